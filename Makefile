@@ -1,0 +1,73 @@
+# Everything a contributor or a CI machine runs. A bare clone needs python3 >= 3.11 and make; each target
+# builds the virtual environment it needs the first time and finds it ready the second time.
+
+PYTHON ?= python3
+VENV ?= .venv
+CORE_VENV ?= .venv-core
+# Processes that run tests side by side. Each may load torch and jax (about 1 GiB), so this is not the core count.
+JOBS ?= 2
+# Further arguments for pytest or bnspec-conformance, as in `make test ARGS='-k renorm'`.
+ARGS ?=
+
+PIP_INSTALL = -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+# What an installed environment depends on: requirements, entry points, pinned versions.
+PINS = pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help conformance test test-core lint format wheel-test clean clean-venv
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+conformance: $(VENV)/.stamp-conformance ## Put the NumPy backend through the conformance suite
+	$(VENV)/bin/bnspec-conformance run numpy $(ARGS)
+
+# One thread per process: the tests' arrays are small, and the processes already use the cores.
+test: $(VENV)/.stamp-dev ## Run every test on every subject that a CPU can run
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+test-core: $(CORE_VENV)/.stamp-core ## Run the tests without torch, jax and MPI
+	OMP_NUM_THREADS=1 $(CORE_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: $(VENV)/.stamp-dev ## Check format, style and types
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m mypy
+	$(VENV)/bin/python -m pyright --pythonpath $(VENV)/bin/python
+
+format: $(VENV)/.stamp-dev ## Format the code and apply the safe fixes
+	$(VENV)/bin/python -m ruff check --fix-only --quiet .
+	$(VENV)/bin/python -m ruff format .
+
+wheel-test: ## Build sdist and wheel, and test the installed wheel away from the source tree
+	PYTHON=$(PYTHON) .ci/wheel-test
+
+clean: ## Remove what builds and runs left behind
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find bnspec backends conformance tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+clean-venv: ## Remove the virtual environments
+	rm -rf $(VENV) $(CORE_VENV)
+
+# A stamp is written last, so an interrupted installation starts over. `python -m venv` on an existing
+# environment keeps what is installed there.
+%/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "bnspec needs Python 3.11 or newer; choose one with make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(@D)
+	@touch $@
+
+$(VENV)/.stamp-conformance: $(PINS) | $(VENV)/.stamp-venv
+	$(VENV)/bin/python $(PIP_INSTALL) --editable '.[conformance]'
+	@touch $@
+
+# The full environment contains the smaller one, so both stamps are fresh afterwards.
+$(VENV)/.stamp-dev: $(PINS) | $(VENV)/.stamp-venv
+	$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.stamp-conformance
+
+$(CORE_VENV)/.stamp-core: $(PINS) | $(CORE_VENV)/.stamp-venv
+	$(CORE_VENV)/bin/python $(PIP_INSTALL) --editable '.[conformance,safetensors,strict]' pytest-xdist
+	@touch $@

@@ -1,0 +1,48 @@
+"""CuPy arrays on CUDA devices, on CuPy's current device and stream."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cupy
+
+from bnspec import SpecificationKernels
+from bnspec._protocols import Kernels
+
+__all__ = ["CupyBackend"]
+
+
+class CupyBackend:
+    """Backend "cupy"."""
+
+    name = "cupy"
+
+    def __init__(self) -> None:
+        self.kernels: Kernels = SpecificationKernels()
+
+    def version(self) -> str:
+        """CuPy's version."""
+        return str(cupy.__version__)
+
+    def devices(self) -> Sequence[str]:
+        """Every CUDA device; none where there is no driver."""
+        try:
+            number = cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError:
+            return ()
+        return tuple(f"cuda:{i}" for i in range(number))
+
+    def dtypes(self) -> Sequence[str]:
+        """CuPy's own floating dtypes."""
+        return ("float16", "float32", "float64")
+
+    def asarray(self, values: Any) -> Any:
+        """Copy to the current device."""
+        return cupy.array(values)
+
+    def to_numpy(self, x: Any) -> Any:
+        """Copy to the host."""
+        return cupy.asnumpy(x)
+
+    def synchronize(self) -> None:
+        """Wait for the current device."""
+        cupy.cuda.Device().synchronize()

@@ -1,0 +1,55 @@
+"""JAX arrays, eager or inside ``jax.jit`` and ``jax.grad``.
+
+Loading this module tells JAX that bnspec's configurations and group layouts are static, so that what
+`batch_norm` saves may leave a jitted function.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy
+import numpy
+
+from bnspec import BatchNormConfig, SpecificationKernels
+from bnspec._protocols import Kernels
+from bnspec._types import Groups, Static
+
+__all__ = ["JaxBackend"]
+
+for _static in (BatchNormConfig, Groups, Static):
+    jax.tree_util.register_static(_static)
+
+
+class JaxBackend:
+    """Backend "jax"; float64 only where ``jax_enable_x64`` is on, else every sum carries its rounding error."""
+
+    name = "jax"
+
+    def __init__(self) -> None:
+        self.kernels: Kernels = SpecificationKernels()
+
+    def version(self) -> str:
+        """JAX's version."""
+        return str(jax.__version__)
+
+    def devices(self) -> Sequence[str]:
+        """Every device JAX sees."""
+        return tuple(f"{d.platform}:{d.id}" for d in jax.devices())
+
+    def dtypes(self) -> Sequence[str]:
+        """float64 only with x64 enabled."""
+        wide = ("float64",) if jax.config.jax_enable_x64 else ()
+        return ("bfloat16", "float16", "float32", *wide)
+
+    def asarray(self, values: Any) -> Any:
+        """Return a new array on JAX's default device."""
+        return jax.numpy.asarray(numpy.array(values))
+
+    def to_numpy(self, x: Any) -> Any:
+        """Copy to the host."""
+        return numpy.asarray(x)
+
+    def synchronize(self) -> None:
+        """Wait until the devices are idle."""
+        jax.effects_barrier()

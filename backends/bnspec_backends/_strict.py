@@ -1,0 +1,47 @@
+"""array-api-strict: the array API standard and nothing beyond it.
+
+It serves no user's data; code that runs here makes no call that only one library has.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import array_api_strict
+import numpy
+
+from bnspec import SpecificationKernels
+from bnspec._protocols import Kernels
+
+__all__ = ["StrictBackend"]
+
+
+class StrictBackend:
+    """Backend "strict"."""
+
+    name = "strict"
+
+    def __init__(self) -> None:
+        self.kernels: Kernels = SpecificationKernels()
+
+    def version(self) -> str:
+        """array-api-strict's version."""
+        return str(array_api_strict.__version__)
+
+    def devices(self) -> Sequence[str]:
+        """The host."""
+        return ("cpu",)
+
+    def dtypes(self) -> Sequence[str]:
+        """The standard knows no 16-bit floats."""
+        return ("float32", "float64")
+
+    def asarray(self, values: Any) -> Any:
+        """Return a copy."""
+        return array_api_strict.asarray(numpy.array(values))
+
+    def to_numpy(self, x: Any) -> Any:
+        """Return a NumPy array of the same values."""
+        return numpy.array(numpy.from_dlpack(x))
+
+    def synchronize(self) -> None:
+        """Do nothing: it computes with NumPy."""

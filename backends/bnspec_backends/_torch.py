@@ -1,0 +1,58 @@
+"""torch tensors on the CPU or a CUDA device, differentiable as they are.
+
+Automatic differentiation runs through the specification's own primitives, to any order; bnspec's explicit
+derivatives are there for those who do not want a graph.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+
+from bnspec import SpecificationKernels
+from bnspec._protocols import Kernels
+
+__all__ = ["TorchBackend"]
+
+
+class TorchBackend:
+    """Backend "torch"; new tensors go to torch's default device."""
+
+    name = "torch"
+
+    def __init__(self) -> None:
+        self.kernels: Kernels = SpecificationKernels()
+
+    def version(self) -> str:
+        """torch's version."""
+        return str(torch.__version__)
+
+    def devices(self) -> Sequence[str]:
+        """The host, and every CUDA device."""
+        return ("cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())))
+
+    def dtypes(self) -> Sequence[str]:
+        """All four."""
+        return ("bfloat16", "float16", "float32", "float64")
+
+    def asarray(self, values: Any) -> Any:
+        """Return a new tensor on torch's default device."""
+        values = numpy.array(values)
+        if values.dtype.name == "bfloat16":  # torch reads the bits, not ml_dtypes' type
+            return torch.from_numpy(values.view(numpy.uint16)).view(torch.bfloat16).to(torch.get_default_device())
+        return torch.from_numpy(values).to(torch.get_default_device())
+
+    def to_numpy(self, x: Any) -> Any:
+        """Copy to the host."""
+        x = x.detach().cpu()
+        if x.dtype == torch.bfloat16:
+            import ml_dtypes
+
+            return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        return x.numpy()
+
+    def synchronize(self) -> None:
+        """Wait for the CUDA devices that were used."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()

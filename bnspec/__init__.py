@@ -1,0 +1,79 @@
+"""bnspec: what batch normalization computes, written against the Python array API standard.
+
+The text is ``SPEC.md`` beside this file (``bnspec spec`` prints it); the functions below are the same
+text, executable on the arrays of NumPy, CuPy, torch, JAX and any library that follows the standard.
+"""
+
+from bnspec._batch_norm import (
+    batch_norm,
+    batch_norm_inference,
+    batch_norm_jvp,
+    batch_norm_tangents,
+    batch_norm_vjp,
+)
+from bnspec._config import BatchNormConfig, Renorm
+from bnspec._context import TrainingContext, UpdateCollection, current_context, recompute, training_context
+from bnspec._dialects import Dialect, dialects
+from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, FrozenStatisticsWarning
+from bnspec._init import init
+from bnspec._layer import BatchNorm, BatchRenorm
+from bnspec._moments import merge, moments
+from bnspec._protocols import Backend, Communicator, Kernels, Signature
+from bnspec._registry import (
+    SpecificationKernels,
+    get_backend,
+    get_communicator,
+    kernels_for,
+    known_backends,
+    use_kernels,
+)
+from bnspec._running import running_statistics, update_running
+from bnspec._types import Gradients, Groups, Moments, Params, RunningState, Saved, Tangents
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backend",
+    "BatchNorm",
+    "BatchNormConfig",
+    "BatchRenorm",
+    "CollectiveMismatch",
+    "CollectiveTimeout",
+    "Communicator",
+    "CommunicatorError",
+    "Dialect",
+    "FrozenStatisticsWarning",
+    "Gradients",
+    "Groups",
+    "Kernels",
+    "Moments",
+    "Params",
+    "Renorm",
+    "RunningState",
+    "Saved",
+    "Signature",
+    "SpecificationKernels",
+    "Tangents",
+    "TrainingContext",
+    "UpdateCollection",
+    "__version__",
+    "batch_norm",
+    "batch_norm_inference",
+    "batch_norm_jvp",
+    "batch_norm_tangents",
+    "batch_norm_vjp",
+    "current_context",
+    "dialects",
+    "get_backend",
+    "get_communicator",
+    "init",
+    "kernels_for",
+    "known_backends",
+    "merge",
+    "moments",
+    "recompute",
+    "running_statistics",
+    "training_context",
+    "update_running",
+    "use_kernels",
+]

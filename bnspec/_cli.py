@@ -1,0 +1,110 @@
+"""The command ``bnspec``: what is installed here, what the specification says, which dialects there are.
+
+Each subcommand imports what it needs when it runs, so that ``bnspec spec`` works where no array
+library does.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import bnspec
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        0, or 2 when an argument names something unknown.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except LookupError as error:
+        print(f"bnspec: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has seen enough. Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bnspec", description="Batch normalization as an executable specification.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {bnspec.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    backends = commands.add_parser("backends", help="list the backends and what each can use on this machine")
+    backends.set_defaults(run=_backends)
+
+    spec = commands.add_parser("spec", help="print the specification, or one clause or page of it")
+    spec.add_argument("clause", nargs="?", metavar="CLAUSE", help="a clause (BN-RUN-3) or a family (BN-RUN)")
+    spec.set_defaults(run=_spec)
+
+    dialects = commands.add_parser("dialects", help="list the frameworks whose conventions are known")
+    dialects.set_defaults(run=_dialects)
+    return parser
+
+
+def _backends(options: argparse.Namespace) -> None:
+    from bnspec._registry import known_backends
+
+    rows = [("backend", "status", "version", "devices", "dtypes")]
+    remarks = []
+    for backend in known_backends():
+        # A library that is not there has no version; one that is there may still find no device.
+        status = "ready" if backend.available else "no device" if backend.version else "missing"
+        rows.append((backend.name, status, backend.version or "-", _joined(backend.devices), _joined(backend.dtypes)))
+        if backend.reason:
+            remarks.append(f"{backend.name}: {backend.reason}")
+        if status == "missing" and backend.extra:
+            remarks.append(f"{backend.name}: pip install 'bnspec[{backend.extra}]'")
+    print(_table(rows))
+    if len(rows) == 1:
+        remarks.append("No backend is registered; they are found once bnspec is installed (pip install bnspec).")
+    if remarks:
+        print("", *remarks, sep="\n")
+
+
+def _spec(options: argparse.Namespace) -> None:
+    from bnspec._clauses import clauses, page, specification
+
+    if options.clause is None:
+        print(specification().rstrip())
+        return
+    clause = clauses().get(options.clause.upper())
+    if clause is None:
+        print(page(options.clause))
+    else:
+        print(f"{clause.id} ({clause.title_of_page})\n\n{clause.text}")
+
+
+def _dialects(options: argparse.Namespace) -> None:
+    from bnspec._dialects import dialects
+
+    rows = [("dialect", "epsilon", "decay", "correction", "momentum weighs", "what was looked at")]
+    for row in dialects:
+        correction = f"{row.correction}, fused path only" if row.fused_correction else str(row.correction)
+        rows.append((row.name, f"{row.epsilon:g}", f"{row.decay:g}", correction, row.momentum_weighs, row.title))
+    print(_table(rows))
+
+
+def _joined(names: Sequence[str]) -> str:
+    return ", ".join(names) or "-"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

@@ -1,0 +1,198 @@
+"""The choices on which implementations of batch normalization differ, as one validated record.
+
+Nothing in this file touches an array. What frameworks disagree on most (the channel axis, epsilon,
+decay and the variance that feeds the running state) has no default: whoever builds a configuration
+writes it down, or takes a framework's row from `bnspec.dialects`.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from bnspec._errors import refusal
+
+__all__ = ["BatchNormConfig", "Renorm"]
+
+Averaging = Literal["exponential", "cumulative", "pooled", "debiased"]
+GhostSource = Literal["first", "mean", "merged", "sequential"]
+SyncWeighting = Literal["count", "rank"]
+SingleValue = Literal["raise", "keep", "floor"]
+NonFinite = Literal["propagate", "skip", "raise"]
+RenormForm = Literal["tensorpack", "paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renorm:
+    """Batch renormalization (Ioffe 2017): limits of the corrections and where their reference lives.
+
+    Attributes
+    ----------
+    form : {"tensorpack", "paper"}
+        "tensorpack" (TensorFlow's) keeps a reference mean and deviation of its own, averaged with
+        `decay`; "paper" takes the running mean and deviation for both [BN-RENORM-5, BN-RENORM-6].
+    rmax : float
+        r is clipped to [1/rmax, rmax]; >= 1.
+    dmax : float
+        d is clipped to [-dmax, dmax]; >= 0.
+    decay : float
+        Weight in [0, 1] that the old reference keeps; only the "tensorpack" form uses it.
+    """
+
+    form: RenormForm = "tensorpack"
+    rmax: float
+    dmax: float
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        _one_of("form", self.form, RenormForm, "BN-RENORM-1")
+        _real("rmax", self.rmax, lambda v: v >= 1, "a number >= 1", "BN-RENORM-9", "rmax=1 switches the correction off.")
+        _real("dmax", self.dmax, lambda v: v >= 0, "a number >= 0", "BN-RENORM-9", "dmax=0 switches the correction off.")
+        _decay("decay", self.decay, "BN-RENORM-5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNormConfig:
+    """Everything that determines what a batch-normalization layer computes.
+
+    Attributes
+    ----------
+    axis : int
+        Channel axis of x; negative counts from the end [BN-SHAPE-2].
+    epsilon : float
+        Added to the variance inside the square root; > 0 [BN-NORM-1].
+    decay : float
+        Weight in [0, 1] that the *old* running value keeps [BN-RUN-1].
+    correction : {0, 1}
+        Subtracted from the count in the divisor of the variance that feeds the running state;
+        normalization always divides by the count itself [BN-RUN-3].
+    averaging : {"exponential", "cumulative", "pooled", "debiased"}
+        How batches enter the running state [BN-RUN-1, 5, 6, 7].
+    center, scale : bool
+        Whether beta and gamma exist [BN-NORM-2].
+    virtual_batch_size : int or None
+        Samples per ghost group, None for one group [BN-GRP-2].
+    ghost_source : {"first", "mean", "merged", "sequential"}
+        Which groups feed the running state [BN-RUN-8].
+    sync_weighting : {"count", "rank"}
+        "count" joins ranks exactly; "rank" gives each rank that holds data the same weight, as
+        Horovod's and flax's layers do [BN-SYNC-1, BN-SYNC-8].
+    renorm : Renorm or None
+        Batch renormalization [BN-RENORM-1].
+    single_value : {"raise", "keep", "floor"}
+        What a count of 1 means to correction=1: an error; the running variance stays; or the
+        divisor is max(count - 1, 1), TensorFlow's and Chainer's rule [BN-RUN-4].
+    nonfinite : {"propagate", "skip", "raise"}
+        What a NaN or infinite batch statistic does to the running state [BN-RUN-10].
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a field of the wrong type or outside its range, naming the field and the clause.
+
+    Examples
+    --------
+    >>> config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    >>> BatchNormConfig.from_json(config.to_json()) == config
+    True
+    """
+
+    axis: int
+    epsilon: float
+    decay: float
+    correction: Literal[0, 1]
+    averaging: Averaging = "exponential"
+    center: bool = True
+    scale: bool = True
+    virtual_batch_size: int | None = None
+    ghost_source: GhostSource = "first"
+    sync_weighting: SyncWeighting = "count"
+    renorm: Renorm | None = None
+    single_value: SingleValue = "raise"
+    nonfinite: NonFinite = "propagate"
+
+    def __post_init__(self) -> None:
+        _integer("axis", self.axis, None, "BN-SHAPE-2", "Pass the position of the channel axis, such as 1 or -1.")
+        _real("epsilon", self.epsilon, lambda v: v > 0, "a finite number > 0", "BN-NORM-1", "Usual values are 1e-5 and 1e-3.")
+        _decay("decay", self.decay, "BN-RUN-1")
+        if isinstance(self.correction, bool) or self.correction not in (0, 1):
+            raise refusal(ValueError, "BN-RUN-3", got=f"correction is {self.correction!r}", expected="0 or 1",
+                          do="0 feeds the population variance to the running state, 1 the Bessel-corrected one.")
+        for field in ("center", "scale"):
+            if not isinstance(getattr(self, field), bool):
+                raise refusal(TypeError, "BN-NORM-2", got=f"{field} is {getattr(self, field)!r}", expected="True or False",
+                              do="It says whether the parameter exists.")
+        if self.virtual_batch_size is not None:
+            _integer("virtual_batch_size", self.virtual_batch_size, 1, "BN-GRP-3", "Pass None for one group.")
+        _one_of("averaging", self.averaging, Averaging, "BN-RUN-1")
+        _one_of("ghost_source", self.ghost_source, GhostSource, "BN-RUN-8")
+        _one_of("sync_weighting", self.sync_weighting, SyncWeighting, "BN-SYNC-8")
+        _one_of("single_value", self.single_value, SingleValue, "BN-RUN-4")
+        _one_of("nonfinite", self.nonfinite, NonFinite, "BN-RUN-10")
+        if self.renorm is not None and not isinstance(self.renorm, Renorm):
+            raise refusal(TypeError, "BN-RENORM-1", got=f"renorm is {self.renorm!r}", expected="a bnspec.Renorm or None",
+                          do="Write bnspec.Renorm(rmax=..., dmax=...).")
+        if self.renorm is not None and self.averaging != "exponential":
+            raise refusal(ValueError, "BN-RENORM-5", got=f"renorm with averaging={self.averaging!r}",
+                          expected='averaging="exponential"', do="No published form of renorm averages otherwise.")
+        if self.averaging == "debiased" and self.decay == 1:
+            raise refusal(ValueError, "BN-RUN-7", got='averaging="debiased" with decay=1', expected="decay < 1",
+                          do="1 - decay^t would stay 0, so there is nothing to divide by.")
+        if self.correction == 1 and self.single_value == "keep" and self.averaging in ("cumulative", "debiased"):
+            raise refusal(ValueError, "BN-RUN-4", got=f'single_value="keep" with averaging={self.averaging!r} and correction=1',
+                          expected='single_value "raise" or "floor"',
+                          do="The update counter would count batches whose variance was never averaged.")
+        if self.averaging == "pooled" and self.ghost_source == "mean" and self.virtual_batch_size is not None:
+            raise refusal(ValueError, "BN-RUN-6", got='averaging="pooled" with ghost_source="mean"',
+                          expected='ghost_source "first", "merged" or "sequential"',
+                          do="A mean of variances belongs to no set of elements, so it cannot be pooled.")
+
+    def to_json(self) -> str:
+        """Return the configuration as JSON; `from_json` gives back an equal one."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "BatchNormConfig":
+        """Build a configuration from what `to_json` wrote; unknown fields are an error."""
+        fields = json.loads(text)
+        unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise refusal(ValueError, "BN-STATE-6", got=f"a configuration with the unknown fields {unknown}",
+                          expected=f"only {sorted(f.name for f in dataclasses.fields(cls))}",
+                          do="It may come from a newer bnspec.")
+        if fields.get("renorm") is not None:
+            fields["renorm"] = Renorm(**fields["renorm"])
+        return cls(**fields)
+
+    @property
+    def counts_updates(self) -> bool:
+        """Whether the running state carries a count."""
+        return self.averaging != "exponential"
+
+
+def _real(name: str, value: Any, allowed: Any, expected: str, clause: str, do: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refusal(TypeError, clause, got=f"{name} is {value!r}", expected=expected, do=do)
+    if not (math.isfinite(value) and allowed(value)):
+        raise refusal(ValueError, clause, got=f"{name} is {value!r}", expected=expected, do=do)
+
+
+def _decay(name: str, value: Any, clause: str) -> None:
+    _real(name, value, lambda v: 0 <= v <= 1, "a number in [0, 1]", clause,
+          "It is the weight the old value keeps; a framework that multiplies the new value writes 1 - decay.")
+
+
+def _integer(name: str, value: Any, least: int | None, clause: str, do: str) -> None:
+    expected = "an integer" if least is None else f"an integer >= {least}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise refusal(TypeError, clause, got=f"{name} is {value!r}", expected=expected, do=do)
+    if least is not None and value < least:
+        raise refusal(ValueError, clause, got=f"{name} is {value!r}", expected=expected, do=do)
+
+
+def _one_of(name: str, value: Any, choices: Any, clause: str) -> None:
+    known = get_args(choices)
+    if value not in known:
+        raise refusal(ValueError, clause, got=f"{name} is {value!r}", expected="one of " + ", ".join(map(repr, known)),
+                      do="The clause describes each.")

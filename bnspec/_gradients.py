@@ -1,0 +1,144 @@
+"""Gradients: the derivatives of normalization by batch statistics (SPEC.md, "Gradients").
+
+With g = dy, n the count and S1 = sum g, S2 = sum g*(x - mean) over the group, joined across ranks::
+
+    dx = a*g + b*(x - mean) + c,    a = gamma*r/sqrt(var + epsilon)
+                                    b = -a*S2/(n*(var + epsilon)) + 2*dvar/n
+                                    c = -a*S1/n + dmean/n
+
+so the backward pass is two primitives, one that sums and one that is elementwise, as the forward pass is.
+The same two, fed with the tangent of x, give the directional derivative.
+
+References
+----------
+Ioffe, Szegedy, "Batch Normalization", 2015, section 3 (the chain rule of algorithm 1).
+"""
+
+from array_api_compat import array_namespace
+
+from bnspec._groups import reduced_axes, split, spread, unsplit
+from bnspec._moments import expand_mask
+from bnspec._normalize import factor, row
+from bnspec._precision import arithmetic_dtype, has_headroom, sum_over
+from bnspec._types import Array, Groups, Saved
+
+__all__ = ["grad_input", "grad_sums", "input_coefficients", "parameter_gradients", "tangent_coefficients"]
+
+
+def grad_sums(dy: Array, x: Array, centre: Array, groups: Groups, mask: Array | None) -> tuple[Array, Array]:
+    """Return ``sum dy`` and ``sum dy*(x - centre)`` of each group: primitive 3 of `bnspec.Kernels`.
+
+    Parameters
+    ----------
+    dy, x : array, shape (N, ..., C, ...)
+        Any floating dtype.
+    centre : array, shape (G, C)
+        Of the arithmetic dtype.
+    groups : Groups
+        Channel axis and number of groups.
+    mask : array of bool or None
+        False elements do not count.
+
+    Returns
+    -------
+    tuple of array
+        Two arrays of shape (G, C) in the arithmetic dtype.
+    """
+    xp = array_namespace(x)
+    dtype = arithmetic_dtype(x)
+    g = xp.astype(split(dy, groups), dtype)
+    product = g * (xp.astype(split(x, groups), dtype) - spread(centre, x, groups))
+    if mask is not None:
+        keep = split(expand_mask(mask, x, groups), groups)
+        g = xp.where(keep, g, xp.zeros_like(g))
+        product = xp.where(keep, product, xp.zeros_like(product))
+    axes = reduced_axes(x, groups)
+    plain = has_headroom(x) and has_headroom(dy)
+    return sum_over(g, axes, plain=plain), sum_over(product, axes, plain=plain)
+
+
+def grad_input(
+    dy: Array, x: Array, centre: Array, a: Array, b: Array, c: Array, groups: Groups, mask: Array | None
+) -> Array:
+    """Return ``a*dy + m*(b*(x - centre) + c)``: primitive 4 of `bnspec.Kernels`.
+
+    Parameters
+    ----------
+    dy, x : array, shape (N, ..., C, ...)
+        Any floating dtype.
+    centre, a, b, c : array, shape (G, C)
+        Of the arithmetic dtype.
+    groups : Groups
+        Channel axis and number of groups.
+    mask : array of bool or None
+        m is 1 where it is True or absent, else 0.
+
+    Returns
+    -------
+    array
+        x's shape and dtype, rounded to it once.
+    """
+    xp = array_namespace(x)
+    dtype = arithmetic_dtype(x)
+    statistics = (xp.astype(split(x, groups), dtype) - spread(centre, x, groups)) * spread(b, x, groups)
+    statistics = statistics + spread(c, x, groups)
+    if mask is not None:
+        keep = split(expand_mask(mask, x, groups), groups)
+        statistics = xp.where(keep, statistics, xp.zeros_like(statistics))
+    dx = xp.astype(split(dy, groups), dtype) * spread(a, x, groups) + statistics
+    return unsplit(xp.astype(dx, x.dtype), x)
+
+
+def parameter_gradients(s1: Array, s2: Array, saved: Saved) -> tuple[Array | None, Array | None]:
+    """Return the rank's own ``dgamma = sum g*(xhat*r + d)`` and ``dbeta = sum g``, shape (C,) each.
+
+    s1 and s2 are the local sums of g and g*(x - mean), shape (G, C).
+    """
+    xp = array_namespace(s1)
+    dgamma = dbeta = None
+    if saved.gamma is not None:
+        each = s2 * factor(None, saved.r, saved.inverse_stddev)
+        if saved.d is not None:
+            each = each + saved.d * s1
+        dgamma = xp.astype(xp.sum(each, axis=0), saved.gamma.dtype)
+    if saved.beta is not None:
+        dbeta = xp.astype(xp.sum(s1, axis=0), saved.beta.dtype)
+    return dgamma, dbeta
+
+
+def input_coefficients(
+    s1: Array, s2: Array, dmean: Array | None, dvar: Array | None, saved: Saved
+) -> tuple[Array, Array, Array]:
+    """Return a, b, c of ``dx = a*g + b*(x - mean) + c`` from the joined sums [BN-GRAD-1, BN-GRAD-6].
+
+    dmean and dvar are the joined cotangents of the returned statistics. The divisor is the count, or under
+    ``sync_weighting="rank"`` the number of ranks times the rank's own count [BN-SYNC-8].
+    """
+    assert saved.divisor is not None, "frozen statistics have no input coefficients"
+    n = saved.divisor[:, None]
+    inverse = saved.inverse_stddev
+    a = factor(saved.gamma, saved.r, inverse)
+    b = -a * (inverse * (inverse * (s2 / n)))
+    c = -a * (s1 / n)
+    if dvar is not None:
+        b = b + 2.0 * (dvar / n)
+    if dmean is not None:
+        c = c + dmean / n
+    return a, b, c
+
+
+def tangent_coefficients(
+    mean_dot: Array, var_dot: Array, gamma_dot: Array | None, beta_dot: Array | None, saved: Saved
+) -> tuple[Array, Array, Array]:
+    """Return a, b, c such that ``ydot = a*xdot + b*(x - mean) + c`` [BN-GRAD-4]."""
+    inverse = saved.inverse_stddev
+    a = factor(saved.gamma, saved.r, inverse)
+    b = -a * (inverse * (inverse * (var_dot * 0.5)))
+    c = -a * mean_dot
+    if gamma_dot is not None:
+        b = b + row(gamma_dot, b) * factor(None, saved.r, inverse)
+        if saved.d is not None:
+            c = c + row(gamma_dot, c) * saved.d
+    if beta_dot is not None:
+        c = c + row(beta_dot, c)
+    return a, b, c

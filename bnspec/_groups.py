@@ -1,0 +1,53 @@
+"""Groups: which elements share one mean and one variance (SPEC.md, "Groups").
+
+Every operation sees the batch as an array with one more axis in front: ``(G, N/G, ...)``. Splitting axis 0
+moves no data, plain batch normalization is the case G = 1, and no operation needs to know which it is.
+
+References
+----------
+Hoffer, Hubara, Soudry, "Train longer, generalize better", 2017, algorithm 1 (ghost batches).
+"""
+
+from array_api_compat import array_namespace
+
+from bnspec._types import Array, Groups
+
+__all__ = ["channels", "reduced_axes", "split", "spread", "unsplit"]
+
+
+def split(x: Array, groups: Groups) -> Array:
+    """View x, shape (N, ...), as (G, N/G, ...).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> split(np.zeros((6, 5)), Groups(axis=1, number=3)).shape
+    (3, 2, 5)
+    """
+    xp = array_namespace(x)
+    if groups.number == 1:
+        return xp.expand_dims(x, axis=0)
+    samples = x.shape[0] // groups.number if groups.number else 0
+    return xp.reshape(x, (groups.number, samples, *x.shape[1:]))
+
+
+def unsplit(grouped: Array, like: Array) -> Array:
+    """Undo `split`: give back like's shape."""
+    return array_namespace(grouped).reshape(grouped, like.shape)
+
+
+def spread(v: Array, x: Array, groups: Groups) -> Array:
+    """Reshape per-channel values (G, C) so that they broadcast against ``split(x, groups)``."""
+    shape = [1] * (x.ndim + 1)
+    shape[0], shape[groups.axis + 1] = v.shape
+    return array_namespace(v).reshape(v, tuple(shape))
+
+
+def reduced_axes(x: Array, groups: Groups) -> tuple[int, ...]:
+    """Axes of ``split(x, groups)`` that a statistic sums over: all but the group and the channel."""
+    return tuple(a for a in range(1, x.ndim + 1) if a != groups.axis + 1)
+
+
+def channels(x: Array, groups: Groups) -> int:
+    """C, the length of x's channel axis."""
+    return int(x.shape[groups.axis])

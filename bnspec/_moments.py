@@ -1,0 +1,152 @@
+"""Moments: count, mean and sum of squared deviations of a group (SPEC.md, "Moments").
+
+    mean = sum(x) / n,    m2 = sum((x - mean)^2),    var = m2 / n
+
+computed in three steps that keep every digit at any mean: shift by a value K from the data, so that a
+constant channel is exactly zero from there on; take the mean as ``high = K + sum(x - K)/n`` and what
+rounding left of it as ``low = sum(x - high)/n``; sum the squares of ``(x - high) - low``.
+
+References
+----------
+Chan, Golub, LeVeque, "Algorithms for computing the sample variance", 1983: the corrected two-pass
+algorithm (eq. 1.7), shifting (section 3) and merging (eq. 2.1).
+"""
+
+import math
+
+from array_api_compat import array_namespace, device
+
+from bnspec._groups import channels, reduced_axes, split, spread
+from bnspec._precision import arithmetic_dtype, count_dtype, has_headroom, stop_gradient, sum_over, two_sum
+from bnspec._types import Array, Groups, Moments
+
+__all__ = ["merge", "merge_groups", "moments"]
+
+
+def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
+    """Return the moments of each group and channel: primitive 1 of `bnspec.Kernels`.
+
+    Parameters
+    ----------
+    x : array, shape (N, ..., C, ...)
+        Any floating dtype.
+    groups : Groups
+        Channel axis and number of groups.
+    mask : array of bool or None
+        Broadcasts against x with channel size 1; False elements do not count [BN-MASK-1].
+
+    Returns
+    -------
+    Moments
+        count (G,), mean, mean_low and m2 (G, C) in the arithmetic dtype. A group without elements has
+        mean 0 and m2 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> m = moments(np.asarray([[1.0], [2.0], [6.0]]), Groups(axis=1, number=1), None)
+    >>> m.count.tolist(), m.mean.tolist(), m.m2.tolist()
+    ([3], [[3.0]], [[14.0]])
+    """
+    xp = array_namespace(x)
+    dtype = arithmetic_dtype(x)
+    axes = reduced_axes(x, groups)
+    plain = has_headroom(x)
+    v = xp.astype(split(x, groups), dtype)
+    size = math.prod(v.shape[a] for a in axes)
+    if size == 0:
+        zero = xp.zeros((groups.number, channels(x, groups)), dtype=dtype, device=device(x))
+        count = xp.zeros((groups.number,), dtype=count_dtype(xp), device=device(x))
+        return Moments(count, zero, zero, zero)
+
+    if mask is None:
+        count = xp.full((groups.number,), size, dtype=count_dtype(xp), device=device(x))
+        keep = None
+    else:
+        keep = split(expand_mask(mask, x, groups), groups)
+        ones = xp.astype(keep, count_dtype(xp))
+        count = xp.sum(ones, axis=tuple(range(1, v.ndim)))
+    n = xp.astype(count, dtype)[:, None]
+    empty = n == 0
+    n = n + xp.astype(empty, dtype)
+
+    def total(values: Array) -> Array:
+        if keep is not None:
+            values = xp.where(keep, values, xp.zeros_like(values))
+        return sum_over(values, axes, plain=plain)
+
+    # The largest element lies in the data's range, so x - K never exceeds the spread; K is only a point to measure
+    # from, hence a constant to the gradient.
+    shift = v if keep is None else xp.where(keep, v, xp.full_like(v, -math.inf))
+    shift = stop_gradient(xp.max(shift, axis=axes))
+    shift = xp.where(empty, xp.zeros_like(shift), shift)
+    high = shift + total(v - spread(shift, x, groups)) / n
+    deviation = v - spread(high, x, groups)
+    low = total(deviation) / n
+    deviation = deviation - spread(low, x, groups)
+    if keep is not None:  # before squaring: a masked NaN must not reach the sum's derivative either
+        deviation = xp.where(keep, deviation, xp.zeros_like(deviation))
+    m2 = sum_over(deviation * deviation, axes, plain=plain)
+    return Moments(count, high, low, m2)
+
+
+def expand_mask(mask: Array, x: Array, groups: Groups) -> Array:
+    """Broadcast a mask to x's shape, but for its own channel size (1, or C inside the gradients)."""
+    shape = tuple(mask.shape[a] if a == groups.axis else n for a, n in enumerate(x.shape))
+    return array_namespace(mask).broadcast_to(mask, shape)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Return the moments of two disjoint sets of elements joined [BN-MOM-7].
+
+    With d = mean_b - mean_a and n = n_a + n_b::
+
+        mean = mean_a + d * n_b / n
+        m2   = m2_a + m2_b + d^2 * n_a * n_b / n
+
+    A set without elements is the identity, to the bit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> part = lambda *v: moments(np.asarray(v)[:, None], Groups(axis=1, number=1), None)
+    >>> merge(part(1.0, 2.0), part(6.0)) == part(1.0, 2.0, 6.0)
+    True
+    """
+    xp = array_namespace(a.m2)
+    dtype = a.m2.dtype
+    na, nb = xp.astype(a.count, dtype)[:, None], xp.astype(b.count, dtype)[:, None]
+    mean, low, m2 = merge_weighted((na, a.mean, a.mean_low, a.m2), (nb, b.mean, b.mean_low, b.m2))
+    return Moments(a.count + b.count, mean, low, m2)
+
+
+def merge_weighted(
+    a: tuple[Array, Array, Array, Array], b: tuple[Array, Array, Array, Array]
+) -> tuple[Array, Array, Array]:
+    """Merge (weight, mean, mean_low, m2) of two sets; weights are any numbers >= 0."""
+    (na, mean_a, low_a, m2_a), (nb, mean_b, low_b, m2_b) = a, b
+    xp = array_namespace(m2_a)
+    n = na + nb
+    n = n + xp.astype(n == 0, n.dtype)
+    d = (mean_b - mean_a) + (low_b - low_a)
+    # Dividing last keeps the merge exact where its result is representable [BN-MOM-6].
+    mean, low = two_sum(mean_a, low_a + (d * nb) / n)
+    m2 = (m2_a + m2_b) + (d * d * na * nb) / n
+
+    def unless_empty(merged: Array, va: Array, vb: Array) -> Array:
+        return xp.where(nb == 0, va, xp.where(na == 0, vb, merged))
+
+    return unless_empty(mean, mean_a, mean_b), unless_empty(low, low_a, low_b), unless_empty(m2, m2_a, m2_b)
+
+
+def merge_groups(stats: Moments) -> Moments:
+    """Merge all groups of one call, in order, into one: the population moments of the batch."""
+    joined = group(stats, 0)
+    for j in range(1, stats.m2.shape[0]):
+        joined = merge(joined, group(stats, j))
+    return joined
+
+
+def group(stats: Moments, j: int) -> Moments:
+    """The moments of group j alone."""
+    return Moments(*(field[j : j + 1, ...] for field in stats))

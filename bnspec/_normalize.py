@@ -1,0 +1,84 @@
+"""Normalization: centre, scale and shift (SPEC.md, "Normalization").
+
+    y = gamma * (x - mean) / sqrt(var + epsilon) + beta
+
+evaluated as ``(x - centre)*scale + shift``. The mean is subtracted before anything is multiplied: written
+as ``x*scale + shift`` the formula loses as many digits as mean/std has. The low part of the mean is small
+beside one standard deviation, so the shift carries it.
+
+References
+----------
+Ioffe, Szegedy, "Batch Normalization", 2015, algorithm 1.
+"""
+
+from array_api_compat import array_namespace
+
+from bnspec._groups import split, spread, unsplit
+from bnspec._precision import arithmetic_dtype
+from bnspec._types import Array, Groups, Params
+
+__all__ = ["inverse_stddev", "normalize", "scale_and_shift"]
+
+
+def normalize(x: Array, centre: Array, scale: Array, shift: Array, groups: Groups) -> Array:
+    """Return ``(x - centre)*scale + shift``: primitive 2 of `bnspec.Kernels`.
+
+    Parameters
+    ----------
+    x : array, shape (N, ..., C, ...)
+        Any floating dtype.
+    centre, scale, shift : array, shape (G, C)
+        Of the arithmetic dtype.
+    groups : Groups
+        Channel axis and number of groups.
+
+    Returns
+    -------
+    array
+        x's shape and dtype, rounded to it once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one = lambda v: np.full((1, 1), v)
+    >>> normalize(np.asarray([[1.0], [3.0]]), one(2.0), one(10.0), one(0.5), Groups(axis=1, number=1)).tolist()
+    [[-9.5], [10.5]]
+    """
+    xp = array_namespace(x)
+    v = xp.astype(split(x, groups), arithmetic_dtype(x))
+    y = (v - spread(centre, x, groups)) * spread(scale, x, groups) + spread(shift, x, groups)
+    return unsplit(xp.astype(y, x.dtype), x)
+
+
+def inverse_stddev(var: Array, epsilon: float) -> Array:
+    """Return ``1 / sqrt(var + epsilon)``."""
+    return 1.0 / array_namespace(var).sqrt(var + epsilon)
+
+
+def scale_and_shift(
+    params: Params, inverse: Array, mean_low: Array, r: Array | None, d: Array | None
+) -> tuple[Array, Array]:
+    """Return the (G, C) scale and shift of ``gamma*(xhat*r + d) + beta`` for x centred on the high mean.
+
+    The order is fixed: ``scale = (gamma*r) * inverse``, so that r = 1 leaves every bit as it was [BN-RENORM-3].
+    """
+    scale = factor(params.gamma, r, inverse)
+    shift = -(mean_low * scale)
+    if d is not None:
+        shift = (d if params.gamma is None else row(params.gamma, d) * d) + shift
+    if params.beta is not None:
+        shift = row(params.beta, shift) + shift
+    return scale, shift
+
+
+def factor(gamma: Array | None, r: Array | None, inverse: Array) -> Array:
+    """Return ``(gamma*r) * inverse``, absent factors being 1."""
+    if gamma is None:
+        return inverse if r is None else r * inverse
+    gamma = row(gamma, inverse)
+    return (gamma if r is None else gamma * r) * inverse
+
+
+def row(parameter: Array, like: Array) -> Array:
+    """A parameter of shape (C,) as (1, C) in like's dtype."""
+    return array_namespace(parameter).astype(parameter, like.dtype)[None, :]

@@ -1,0 +1,126 @@
+"""The words a layer's arguments may be given in: the seed's aliases, layouts, initializers and update modes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from array_api_compat import array_namespace, device, is_array_api_obj
+
+from bnspec._errors import refusal
+from bnspec._precision import statistics_dtype
+from bnspec._types import Array
+
+__all__ = ["ALIASES", "EMA_UPDATES", "channel_axis_of", "constant", "from_aliases", "initialize"]
+
+#: Other spellings of a layer's arguments: tensorpack's older ones, and TensorFlow's.
+ALIASES = {
+    "momentum": "decay",
+    "use_bias": "center",
+    "use_scale": "scale",
+    "beta_init": "beta_initializer",
+    "gamma_init": "gamma_initializer",
+    "use_local_stat": "training",
+}
+
+EMA_UPDATES = ("default", "collection", "internal", "skip")
+
+_CHANNELS_LAST = {"channels_last": True, "NHWC": True, "channels_first": False, "NCHW": False}
+
+
+def from_aliases(given: Mapping[str, Any], aliases: Mapping[str, Any], layer: str) -> dict[str, Any]:
+    """Translate aliases into the arguments they stand for.
+
+    Parameters
+    ----------
+    given : mapping
+        The arguments under their own names; those left at None may be given by alias.
+    aliases : mapping
+        What else the caller passed by keyword.
+    layer : str
+        The class's name, for the error text.
+
+    Raises
+    ------
+    TypeError
+        For an unknown word, and for one argument in two spellings.
+
+    Examples
+    --------
+    >>> from_aliases({"decay": None, "scale": None}, {"momentum": 0.5}, "BatchNorm")
+    {'decay': 0.5, 'scale': None}
+    """
+    values = dict(given)
+    for word, value in aliases.items():
+        meant = ALIASES.get(word)
+        if meant is None or meant not in values:
+            raise refusal(TypeError, "BN-ERR-1", got=f"{layer} got the unknown argument {word!r}",
+                          expected="one of its own, or of the aliases " + ", ".join(ALIASES), do="See help(bnspec.BatchNorm).")
+        if values[meant] is not None:
+            raise refusal(TypeError, "BN-ERR-1", got=f"{layer} got {meant} and its alias {word}", expected="one of them",
+                          do=f"Keep {meant}.")
+        values[meant] = value
+    return values
+
+
+def channel_axis_of(axis: int | None, data_format: str, rank: int) -> int:
+    """Return the channel axis a layer uses for x of this rank [BN-SHAPE-2].
+
+    Without an explicit axis, rank 2 has its channels on axis 1 and any other rank where data_format says.
+
+    Examples
+    --------
+    >>> channel_axis_of(None, "NHWC", 4), channel_axis_of(None, "NCHW", 4), channel_axis_of(None, "NHWC", 2)
+    (3, 1, 1)
+    """
+    if axis is not None:
+        return axis
+    return rank - 1 if is_channels_last(data_format) and rank > 2 else 1
+
+
+def is_channels_last(data_format: str) -> bool:
+    """Whether the layout's name puts the channels last; refuse an unknown name."""
+    if data_format not in _CHANNELS_LAST:
+        raise refusal(ValueError, "BN-SHAPE-2", got=f"data_format is {data_format!r}",
+                      expected="one of " + ", ".join(map(repr, _CHANNELS_LAST)), do="Or pass axis= itself.")
+    return _CHANNELS_LAST[data_format]
+
+
+def initialize(initializer: Any, default: float, channels: int, like: Array, what: str) -> Array:
+    """Make a parameter of shape (C,) beside `like`.
+
+    The initializer is None (the default value), a number, an array of shape (C,), or a callable that takes the
+    shape and returns one of these.
+    """
+    if callable(initializer) and not is_array_api_obj(initializer):
+        initializer = initializer((channels,))
+    if initializer is None:
+        initializer = default
+    xp = array_namespace(like)
+    dtype = statistics_dtype(like)
+    if isinstance(initializer, int | float):
+        return xp.full((channels,), float(initializer), dtype=dtype, device=device(like))
+    made = constant(initializer, like, dtype)
+    if tuple(made.shape) != (channels,):
+        raise refusal(ValueError, "BN-SHAPE-6", got=f"{what} gave shape {tuple(made.shape)}", expected=f"shape ({channels},)",
+                      do="Return one value per channel.")
+    return made
+
+
+def constant(values: Any, like: Array, dtype: Any) -> Array:
+    """Copy an array of any library, or nested lists, to like's library and device."""
+    xp = array_namespace(like)
+    if is_array_api_obj(values):
+        if array_namespace(values) is not xp:
+            values = to_numpy(values)
+        values = xp.asarray(values, device=device(like), copy=True)
+    else:
+        values = xp.asarray(values, device=device(like))
+    return xp.astype(values, dtype)
+
+
+def to_numpy(x: Array) -> Any:
+    """Copy an array to the host as NumPy's, through its backend."""
+    from bnspec._precision import library
+    from bnspec._registry import get_backend
+
+    name = library(x)
+    return get_backend("strict" if name == "array_api_strict" else name).to_numpy(x)

@@ -1,0 +1,168 @@
+"""Which library an array belongs to, and in which dtype its statistics are computed [BN-PREC-1].
+
+Three dtypes matter in a call. The input's own: y and dx have it. The *statistics* dtype of parameters
+and running state: float64 for float64 input, else float32. The *arithmetic* dtype of everything in
+between: float64 wherever the device has it, else float32.
+"""
+
+import math
+from typing import Any
+
+from array_api_compat import array_namespace, is_jax_array, is_torch_array
+
+from bnspec._types import Array
+
+__all__ = [
+    "arithmetic_dtype",
+    "count_dtype",
+    "dtype_name",
+    "has_headroom",
+    "library",
+    "stop_gradient",
+    "sum_over",
+    "two_sum",
+    "values",
+]
+
+#: The floating dtypes x may have, by name: ml_dtypes' bfloat16 is no dtype of NumPy's own, so names are the
+#: one thing all libraries agree on.
+FLOATING = ("bfloat16", "float16", "float32", "float64")
+
+
+def dtype_name(dtype: Any) -> str:
+    """Return a dtype's bare name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dtype_name(np.dtype("float32"))
+    'float32'
+    """
+    return str(dtype).rsplit(".", 1)[-1]
+
+
+def library(x: Array) -> str:
+    """Return the name of the library x belongs to, as in the entry-point group ``bnspec.backends``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> library(np.ones(2))
+    'numpy'
+    """
+    name = str(array_namespace(x).__name__)
+    if name.startswith("array_api_compat."):
+        return name.split(".")[1]
+    return name.split(".")[0]
+
+
+def _has_float64(xp: Any) -> bool:
+    return "float64" in xp.__array_namespace_info__().dtypes(kind="real floating")
+
+
+def arithmetic_dtype(x: Array) -> Any:
+    """float64 where x's library has it now (JAX: only with x64 enabled), else float32."""
+    xp = array_namespace(x)
+    return xp.float64 if _has_float64(xp) else xp.float32
+
+
+def statistics_dtype(x: Array) -> Any:
+    """float64 for float64 input, float32 for every other."""
+    xp = array_namespace(x)
+    return xp.float64 if dtype_name(x.dtype) == "float64" else xp.float32
+
+
+def count_dtype(xp: Any) -> Any:
+    """The library's default integer: int64, or int32 for JAX without x64."""
+    return xp.__array_namespace_info__().default_dtypes()["integral"]
+
+
+def has_headroom(x: Array) -> bool:
+    """Whether the arithmetic dtype is wider than x's, so that plain sums are as good as exact ones."""
+    return dtype_name(arithmetic_dtype(x)) != dtype_name(x.dtype)
+
+
+def stop_gradient(x: Array) -> Array:
+    """Return x as a constant to automatic differentiation; NumPy and CuPy have none to stop."""
+    if is_torch_array(x):
+        return x.detach()
+    if is_jax_array(x):
+        from jax.lax import stop_gradient as jax_stop_gradient
+
+        return jax_stop_gradient(x)
+    return x
+
+
+def values(x: Array) -> list[Any] | None:
+    """Return x's elements as Python scalars, or None while JAX traces and there are no values yet.
+
+    On a device this waits for the result, so only the checks that need it ask.
+    """
+    if is_jax_array(x):
+        from jax.core import Tracer
+
+        if isinstance(x, Tracer):
+            return None
+    xp = array_namespace(x)
+    return [v.item() if hasattr(v, "item") else xp.asarray(v).tolist() for v in iter_flat(x)]
+
+
+def iter_flat(x: Array) -> Any:
+    """Iterate over the elements of x in C order as 0-d arrays."""
+    xp = array_namespace(x)
+    flat = xp.reshape(x, (-1,))
+    return (flat[i] for i in range(flat.shape[0]))
+
+
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return fl(a + b) and the rounding error of it, exactly (Knuth, TAOCP 2, 4.2.2 theorem B).
+
+    The error is a constant to the gradient: a + b already carries the whole derivative.
+    """
+    s = a + b
+    bb = s - a
+    return s, stop_gradient((a - (s - bb)) + (b - bb))
+
+
+def sum_over(x: Array, axes: tuple[int, ...], *, plain: bool) -> Array:
+    """Sum an array over some axes.
+
+    Parameters
+    ----------
+    x : array
+        Of the arithmetic dtype.
+    axes : tuple of int
+        Axes to sum over, counted from 0.
+    plain : bool
+        True takes the library's sum, whose error grows with the number of terms. False folds the
+        halves onto each other and carries the rounding error of each addition along (Ogita, Rump
+        and Oishi 2005, cascaded summation on a tree): about one roundoff of the exact sum plus
+        ``u**2 * log2(n) * sum|x|``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.asarray([1e16, 1.0, -1e16])
+    >>> float(sum_over(x, (0,), plain=True)), float(sum_over(x, (0,), plain=False))
+    (0.0, 1.0)
+    """
+    xp = array_namespace(x)
+    if plain:
+        return xp.sum(x, axis=axes)
+    kept = tuple(a for a in range(x.ndim) if a not in axes)
+    length = math.prod(x.shape[a] for a in axes)
+    shape = tuple(x.shape[a] for a in kept)
+    total = xp.reshape(xp.permute_dims(x, (*axes, *kept)), (length, *shape))
+    if length == 0:
+        return xp.sum(total, axis=0)
+    error = xp.zeros_like(total)
+    while length > 1:
+        half = length // 2
+        folded, slip = two_sum(total[:half, ...], total[half : 2 * half, ...])
+        slip = slip + (error[:half, ...] + error[half : 2 * half, ...])
+        # The odd element out waits at the end for the next round.
+        total = xp.concat((folded, total[2 * half :, ...]), axis=0)
+        error = xp.concat((slip, error[2 * half :, ...]), axis=0)
+        length -= half
+    # An infinite or NaN sum has a NaN "error"; the sum itself says what happened.
+    return total[0, ...] + xp.where(xp.isfinite(error[0, ...]), error[0, ...], xp.zeros_like(error[0, ...]))

@@ -1,0 +1,180 @@
+"""Finding what was installed beside the core: backends and communicators, by entry point.
+
+Nothing falls back silently: a name that is asked for and cannot be had is an error that lists the known
+names and the extra to install. What is only discovered is reported with its reason.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from bnspec._errors import refusal
+from bnspec._gradients import grad_input, grad_sums
+from bnspec._moments import moments
+from bnspec._normalize import normalize
+from bnspec._precision import library
+from bnspec._protocols import Backend, Communicator, Kernels
+from bnspec._types import Array
+
+__all__ = [
+    "BackendInfo",
+    "SpecificationKernels",
+    "get_backend",
+    "get_communicator",
+    "kernels_for",
+    "known_backends",
+    "use_kernels",
+]
+
+#: The extra of ``pip install bnspec[...]`` that brings each backend and communicator.
+EXTRAS = {"numpy": "", "strict": "strict", "torch": "torch", "jax": "jax", "cupy": "cuda", "mpi": "mpi", "nccl": "cuda"}
+
+#: The seed's name for synchronization over MPI ranks.
+ALIASES = {"horovod": "mpi"}
+
+
+class SpecificationKernels:
+    """The four primitives as the specification writes them, for the arrays of any library."""
+
+    moments = staticmethod(moments)
+    normalize = staticmethod(normalize)
+    grad_sums = staticmethod(grad_sums)
+    grad_input = staticmethod(grad_input)
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """One line of ``bnspec backends``."""
+
+    name: str
+    available: bool
+    reason: str  # why it is not available; empty where it is
+    version: str
+    devices: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    extra: str  # "torch" in "pip install bnspec[torch]"; empty where nothing is needed
+
+
+_backends: dict[str, Backend] = {}
+_kernels: dict[str, Kernels] = {}
+
+
+def get_backend(name: str) -> Backend:
+    """Return the backend of that name.
+
+    Raises
+    ------
+    LookupError
+        If no installed package knows the name; the text lists the known ones.
+    ImportError
+        If its library is missing; the text names the extra to install.
+    """
+    if name not in _backends:
+        point = _find("bnspec.backends", name, "backend")
+        try:
+            _backends[name] = point.load()()
+        except ImportError as error:
+            raise refusal(
+                ImportError, "BN-ERR-5", got=f"backend {name!r} cannot be imported ({error})",
+                expected="its library to be installed", do=_advice(name),
+            ) from error  # fmt: skip
+    return _backends[name]
+
+
+def known_backends() -> list[BackendInfo]:
+    """Describe every backend that an installed package declares, usable or not, in alphabetical order."""
+    found = []
+    for name in _names("bnspec.backends"):
+        extra = EXTRAS.get(name, "")
+        try:
+            backend = get_backend(name)
+        except ImportError as error:
+            cause = error.__cause__ or error
+            found.append(BackendInfo(name, False, str(cause), "", (), (), extra))
+            continue
+        devices = tuple(backend.devices())
+        reason = "" if devices else "no device"
+        found.append(BackendInfo(name, bool(devices), reason, backend.version(), devices, tuple(backend.dtypes()), extra))
+    return found
+
+
+def get_communicator(name: str) -> Communicator:
+    """Return the communicator that ``sync_statistics=name`` stands for.
+
+    Raises
+    ------
+    LookupError
+        If no installed package provides it; the text lists the known ones.
+    """
+    wanted = ALIASES.get(name.lower(), name.lower())
+    factory: Callable[[], Communicator] = _find("bnspec.communicators", wanted, "communicator").load()
+    return factory()
+
+
+def kernels_for(x: Array) -> Kernels:
+    """Return the primitives that serve x's library: its backend's, else the specification's own."""
+    name = library(x)
+    if name not in _kernels:
+        declared = "strict" if name == "array_api_strict" else name
+        known = declared in _names("bnspec.backends")
+        _kernels[name] = get_backend(declared).kernels if known else SpecificationKernels()
+    return _kernels[name]
+
+
+@contextmanager
+def use_kernels(name: str, kernels: Any) -> Iterator[Kernels]:
+    """Serve one library's arrays by other primitives inside a ``with`` block.
+
+    ``kernels`` needs only the primitives it replaces; the specification's serve the rest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class Loud:
+    ...     def normalize(self, x, centre, scale, shift, groups):
+    ...         print("normalize", x.shape)
+    ...         return normalize(x, centre, scale, shift, groups)
+    >>> with use_kernels("numpy", Loud()) as kernels:
+    ...     kernels_for(np.ones((2, 1))) is kernels
+    True
+    """
+
+    class Overridden(SpecificationKernels):
+        def __getattribute__(self, primitive: str) -> Any:
+            if not primitive.startswith("_") and hasattr(kernels, primitive):
+                return getattr(kernels, primitive)
+            return object.__getattribute__(self, primitive)
+
+    before = _kernels.get(name)
+    overridden = Overridden()
+    _kernels[name] = overridden
+    try:
+        yield overridden
+    finally:
+        if before is None:
+            del _kernels[name]
+        else:
+            _kernels[name] = before
+
+
+def _names(group: str) -> list[str]:
+    return sorted(entry_points(group=group).names)
+
+
+def _find(group: str, name: str, what: str) -> EntryPoint:
+    points = entry_points(group=group)
+    if name in points.names:
+        return points[name]
+    known = ", ".join(sorted(points.names)) or "none: run `pip install -e .` first, entry points exist only in an installed package"
+    raise refusal(LookupError, "BN-ERR-5", got=f"unknown {what} {name!r}", expected=f"one of those installed: {known}",
+                  do=_advice(name))  # fmt: skip
+
+
+def _advice(name: str) -> str:
+    if EXTRAS.get(name):
+        return f"Try `pip install bnspec[{EXTRAS[name]}]`."
+    return "Install the package that provides it."
+
+

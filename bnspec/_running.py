@@ -1,0 +1,270 @@
+"""Running statistics: what is remembered of each batch, and how (SPEC.md, "Running statistics").
+
+    new = old + w*(batch - old),    w = 1 - decay  |  1/(t + 1)  |  n/(N + n)
+
+Every function returns a new state and writes into none.
+
+References
+----------
+Ioffe, Szegedy, "Batch Normalization", 2015, section 3.1 and algorithm 2 (inference and the corrected
+variance); Kingma, Ba, "Adam", 2015, section 3 (dividing by 1 - decay^t); Chan et al. 1983 (pooling).
+"""
+
+import functools
+import math
+import operator
+from typing import NamedTuple
+
+from array_api_compat import array_namespace
+
+from bnspec import _validate
+from bnspec._config import BatchNormConfig
+from bnspec._errors import refusal
+from bnspec._moments import group, merge_groups
+from bnspec._precision import values
+from bnspec._types import Array, Moments, RunningState
+
+__all__ = ["running_statistics", "update_running"]
+
+
+class Feed(NamedTuple):
+    """One step's contribution to the state."""
+
+    count: Array  # shape (), integer
+    mean: Array  # shape (C,), arithmetic dtype
+    m2: Array  # shape (C,), arithmetic dtype
+    var: Array  # shape (C,), arithmetic dtype: m2 / (count - correction), what the state remembers
+    lacking: Array  # shape (), bool: the count is too small and the old variance is to stay
+
+
+def update_running(
+    state: RunningState, stats: Moments, config: BatchNormConfig, *, name: str = "batch_norm"
+) -> RunningState:
+    """Return the running state after one batch.
+
+    Parameters
+    ----------
+    state : RunningState
+        The state before; not written [BN-RUN-12].
+    stats : Moments
+        As returned by `batch_norm`: (G, C) moments, joined across ranks.
+    config : BatchNormConfig
+        Its decay, correction, averaging, ghost_source, single_value, nonfinite and renorm apply.
+    name : str
+        The layer's name, for error texts.
+
+    Returns
+    -------
+    RunningState
+        Arrays of the old state's dtypes.
+
+    Raises
+    ------
+    ValueError
+        If the count does not exceed the correction and ``single_value="raise"`` [BN-RUN-4].
+    FloatingPointError
+        If a statistic is not finite and ``nonfinite="raise"`` [BN-RUN-10].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnspec
+    >>> config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.75, correction=1)
+    >>> params, state = bnspec.init(config, channels=1, like=np.zeros(1))
+    >>> y, stats, saved = bnspec.batch_norm(np.asarray([[1.0], [3.0]]), params, config)
+    >>> new = bnspec.update_running(state, stats, config)   # batch mean 2, corrected variance 2
+    >>> new.mean.tolist(), new.var.tolist()
+    ([0.5], [1.25])
+    """
+    _validate.running(state, stats, config, name)
+    for feed in feeds(stats, state, config, name):
+        state = step(state, feed, config, name)
+    return state
+
+
+def feeds(stats: Moments, state: RunningState, config: BatchNormConfig, name: str) -> list[Feed]:
+    """The contributions of one batch, in order, by the configured ghost source [BN-RUN-8]."""
+    number = stats.m2.shape[0]
+    if number == 0:
+        return []
+    if number == 1 or config.ghost_source == "first":
+        return [feed_of(group(stats, 0), state, config, name)]
+    if config.ghost_source == "merged":
+        return [feed_of(merge_groups(stats), state, config, name)]
+    each = [feed_of(group(stats, j), state, config, name) for j in range(number)]
+    return each if config.ghost_source == "sequential" else [mean_of(each)]
+
+
+def feed_of(one: Moments, state: RunningState, config: BatchNormConfig, name: str) -> Feed:
+    """Turn the moments of one group into a feed; refuse a count that leaves its variance undefined [BN-RUN-4]."""
+    xp = array_namespace(one.m2)
+    count, m2 = one.count[0], one.m2[0, ...]
+    if config.correction and config.single_value == "raise":
+        check_count(count, state, config, name)
+    n = count - config.correction
+    divisor = xp.where(n < 1, xp.ones_like(n), n)
+    var = m2 / xp.astype(divisor, m2.dtype)
+    if config.correction and config.single_value == "raise":  # reached by 1 - 1 only where JAX traces: it cannot raise
+        var = xp.where((n < 1) & (count > 0), xp.full_like(var, math.nan), var)
+    lacking = (n < 1) if config.correction and config.single_value == "keep" else xp.zeros_like(n) > 0
+    return Feed(count, (one.mean + one.mean_low)[0, ...], m2, var, lacking)
+
+
+def check_count(count: Array, state: RunningState, config: BatchNormConfig, name: str) -> None:
+    """Raise where the corrected variance would be undefined and the counts can be read."""
+    counts = values(count)
+    if not counts or counts[0] == 0:
+        return
+    before = values(state.count) if config.averaging == "pooled" and state.count is not None else [0]
+    if before is not None and counts[0] + min(before, default=1) - config.correction <= 0:
+        raise refusal(
+            ValueError, "BN-RUN-4",
+            got=f"{name}: a batch with {counts[0]} value per channel ({state.mean.shape[0]} channels)",
+            expected=f"more than {config.correction} for correction={config.correction}",
+            do='Use a larger batch, correction=0, or single_value="keep" or "floor".',
+        )  # fmt: skip
+
+
+def mean_of(each: list[Feed]) -> Feed:
+    """The plain mean of the groups that hold elements."""
+    xp = array_namespace(each[0].mean)
+    dtype = each[0].mean.dtype
+    held = [feed.count > 0 for feed in each]
+    number = functools.reduce(operator.add, [xp.astype(h, dtype) for h in held])
+    number = number + xp.astype(number == 0, dtype)
+
+    def average(field: str) -> Array:
+        parts = [xp.where(h, getattr(f, field), xp.zeros_like(f.mean)) for h, f in zip(held, each, strict=True)]
+        return functools.reduce(operator.add, parts) / number
+
+    count = functools.reduce(operator.add, [feed.count for feed in each])
+    lacking = functools.reduce(operator.or_, [h & f.lacking for h, f in zip(held, each, strict=True)])
+    return Feed(count, average("mean"), average("m2"), average("var"), lacking)
+
+
+def step(state: RunningState, feed: Feed, config: BatchNormConfig, name: str) -> RunningState:
+    """Apply one feed."""
+    xp = array_namespace(feed.mean)
+    dtype = feed.mean.dtype
+    usable = xp.isfinite(feed.mean) & xp.isfinite(feed.m2)
+    if config.nonfinite == "raise":
+        finite = values(usable)
+        if finite is not None and not all(finite):
+            bad = [c for c, ok in enumerate(finite) if not ok]
+            raise refusal(FloatingPointError, "BN-RUN-10", got=f"{name}: statistics that are not finite in channels {bad}",
+                          expected="finite statistics", do='Look for NaN or overflow in x, or choose nonfinite="skip".')
+    take = feed.count > 0
+    take = usable & take if config.nonfinite == "skip" else take | xp.zeros_like(usable)
+    old = RunningState(*(v if v is None or i == 2 else xp.astype(v, dtype) for i, v in enumerate(state)))
+    keep_var = feed.lacking | xp.zeros_like(take)
+
+    if config.averaging == "pooled":
+        new, keep_var = pool(old, feed, config)
+    else:
+        w = weight(old, config, dtype)
+        new = old._replace(mean=move(old.mean, feed.mean, w), var=move(old.var, feed.var, w))
+        if config.counts_updates:
+            assert old.count is not None
+            new = new._replace(count=count_up(old.count, 1))
+    if config.renorm is not None:
+        new = move_deviations(old, new, feed, config)
+
+    def settle(name: str, before: Array | None, after: Array | None) -> Array | None:
+        if before is None or after is None:
+            return before
+        chosen = take & ~keep_var if name in ("var", "stddev", "renorm_stddev") else take
+        return xp.where(chosen, xp.astype(after, before.dtype), before)
+
+    return RunningState(*map(settle, RunningState._fields, state, new))
+
+
+def weight(old: RunningState, config: BatchNormConfig, dtype: object) -> float | Array:
+    """The share of the new batch: a Python float, or an array of shape (C,) when it depends on the count."""
+    if config.averaging != "cumulative":
+        return 1.0 - config.decay
+    xp = array_namespace(old.mean)
+    return 1.0 / (xp.astype(old.count, dtype) + 1.0)
+
+
+def move(old: Array, batch: Array, w: float | Array) -> Array:
+    """``old + w*(batch - old)``; weight 1 takes the batch and weight 0 keeps the old to the bit [BN-RUN-11]."""
+    if isinstance(w, float):
+        return old if w == 0 else batch if w == 1 else old + w * (batch - old)
+    xp = array_namespace(old)
+    return xp.where(w == 1, batch, old + w * (batch - old))
+
+
+def pool(old: RunningState, feed: Feed, config: BatchNormConfig) -> tuple[RunningState, Array]:
+    """Merge the feed into the moments of all elements seen so far [BN-RUN-6]."""
+    xp = array_namespace(feed.mean)
+    dtype = feed.mean.dtype
+    assert old.count is not None
+    seen, n = xp.astype(old.count, dtype), xp.astype(feed.count, dtype)
+    total = seen + n
+    share = n / (total + xp.astype(total == 0, dtype))
+    first = seen == 0
+    difference = feed.mean - old.mean
+    spare = xp.where(seen > config.correction, seen - config.correction, xp.zeros_like(seen))
+    m2 = xp.where(first, feed.m2, old.var * spare + feed.m2 + difference * difference * (seen * share))
+    divisor = total - config.correction
+    lacking = divisor <= 0
+    keep_var = lacking if config.correction and config.single_value == "keep" else xp.zeros_like(lacking)
+    fallback = xp.full_like(m2, math.nan) if config.single_value == "raise" else m2
+    var = xp.where(lacking, fallback, m2 / (divisor + xp.astype(lacking, dtype) * (1.0 - divisor)))
+    mean = xp.where(first, feed.mean, old.mean + difference * share)
+    return old._replace(mean=mean, var=var, count=count_up(old.count, feed.count)), keep_var
+
+
+def count_up(count: Array, by: int | Array) -> Array:
+    """Add to a counter that stops at its dtype's maximum instead of wrapping [BN-RUN-13]."""
+    xp = array_namespace(count)
+    top = int(xp.iinfo(count.dtype).max)
+    room = top - count
+    by = xp.zeros_like(count) + by
+    return xp.where(room < by, xp.full_like(count, top), count + xp.where(room < by, xp.zeros_like(by), by))
+
+
+def move_deviations(old: RunningState, new: RunningState, feed: Feed, config: BatchNormConfig) -> RunningState:
+    """Renorm's averages of sqrt(var + epsilon), and the inference variance that follows [BN-RENORM-5, 6, 7]."""
+    assert config.renorm is not None
+    xp = array_namespace(feed.mean)
+    sigma = xp.sqrt(feed.var + config.epsilon)
+    stddev = move(old.stddev, sigma, 1.0 - config.decay)
+    var = stddev * stddev - config.epsilon
+    new = new._replace(stddev=stddev, var=xp.where(var < 0, xp.zeros_like(var), var))
+    if config.renorm.form == "paper":
+        return new
+    w = 1.0 - config.renorm.decay
+    return new._replace(
+        renorm_mean=move(old.renorm_mean, feed.mean, w), renorm_stddev=move(old.renorm_stddev, sigma, w)
+    )
+
+
+def running_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Array, Array]:
+    """Return the mean and variance that inference uses, shape (C,), statistics dtype [BN-RUN-7].
+
+    They are the state's own, except under ``averaging="debiased"``: there they are divided by
+    ``1 - decay^t``, and are 0 and 1 before the first update.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.75, correction=0, averaging="debiased")
+    >>> state = RunningState(np.asarray([0.5]), np.asarray([1.0]), count=np.asarray([1]))
+    >>> [v.round(12).tolist() for v in running_statistics(state, config)]
+    [[2.0], [4.0]]
+    """
+    if config.averaging != "debiased":
+        return state.mean, state.var
+    xp = array_namespace(state.mean)
+    t = xp.astype(state.count, state.mean.dtype)
+    fresh = t == 0
+    if config.decay == 0:
+        share = xp.ones_like(t)
+    else:  # expm1 keeps the digits of 1 - decay^t when decay is close to 1
+        share = -xp.expm1(t * math.log(config.decay))
+    share = xp.where(fresh, xp.ones_like(share), share)
+    return (
+        xp.where(fresh, xp.zeros_like(state.mean), state.mean / share),
+        xp.where(fresh, xp.ones_like(state.var), state.var / share),
+    )

@@ -1,0 +1,159 @@
+"""A layer's variables by name: reading, loading, and files (SPEC.md, "Names and serialization")."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from array_api_compat import array_namespace, is_array_api_obj
+
+from bnspec._dialects import Dialect
+from bnspec._errors import refusal
+from bnspec._options import constant, to_numpy
+from bnspec._precision import FLOATING, dtype_name
+from bnspec._types import Array, Params, RunningState
+
+__all__ = ["StateDict"]
+
+_PARAMETERS = ("beta", "gamma")
+
+
+class StateDict:
+    """What `BatchNorm` does with its variables as named arrays."""
+
+    name: str
+    dialect: Dialect
+    renorm: Any
+    params: Params | None
+    state: RunningState | None
+    _loaded: dict[str, Any] | None
+    _fields: dict[str, Any]
+
+    @property
+    def variables(self) -> dict[str, Array]:
+        """The variables under the dialect's names [BN-STATE-1]; before the first call, what was loaded."""
+        if self._loaded is not None:
+            return dict(self._loaded)
+        if self.params is None or self.state is None:
+            return {}
+        return {self._names[field]: value for field, value in _present(self.params, self.state).items()}
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of the variables."""
+        return {name: _copy(v) for name, v in self.variables.items()}
+
+    def load_state_dict(self, values: Mapping[str, Array]) -> None:
+        """Set all variables [BN-STATE-2].
+
+        Parameters
+        ----------
+        values : mapping of str to array
+            Exactly the names of `variables`, arrays of any library. Before the first call they wait for
+            it, to learn library and device.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For other names, shapes or dtypes; the layer stays as it was [BN-STATE-5].
+        """
+        values = dict(values)
+        wanted = {self._names[field] for field in self._expected_fields()}
+        missing, extra = sorted(wanted - set(values)), sorted(set(values) - wanted)
+        if missing or extra:
+            raise refusal(ValueError, "BN-STATE-5", got=f"{self.name}: a state without {missing} and with the unknown {extra}",
+                          expected=f"exactly the names {sorted(wanted)}",
+                          do="Load it into a layer with the options it was saved from, or rename the entries.")  # fmt: skip
+        counter = self._names["count"]
+        lengths = set()
+        for name, value in values.items():
+            if not is_array_api_obj(value) or value.ndim != 1:
+                shape = tuple(value.shape) if is_array_api_obj(value) else type(value).__name__
+                raise refusal(ValueError, "BN-STATE-5", got=f"{self.name}: {name} is {shape}", expected="an array of shape (C,)",
+                              do="The state may belong to another layer.")  # fmt: skip
+            kind = dtype_name(value.dtype)
+            fits = "int" in kind if name == counter else kind in FLOATING
+            if not fits:
+                raise refusal(TypeError, "BN-STATE-5", got=f"{self.name}: {name} has dtype {kind}",
+                              expected="an integer dtype" if name == counter else "one of " + ", ".join(FLOATING),
+                              do="The state may belong to another layer.")  # fmt: skip
+            lengths.add(int(value.shape[0]))
+        channels = None if self.state is None else int(self.state.mean.shape[0])
+        if len(lengths) != 1 or (channels is not None and lengths != {channels}):
+            shapes = {name: tuple(v.shape) for name, v in values.items()}
+            raise refusal(ValueError, "BN-STATE-5", got=f"{self.name}: a state of shapes {shapes}",
+                          expected=f"one length, {'C' if channels is None else channels}",
+                          do="It may belong to a layer with another number of channels.")  # fmt: skip
+        if self.params is None or self.state is None:
+            self._loaded = {name: _copy(v) for name, v in values.items()}
+        else:
+            self.params, self.state = self._fill(self.params, self.state, values)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the variables to a ``.npz`` or ``.safetensors`` file, atomically and without pickle [BN-STATE-3].
+
+        Raises
+        ------
+        RuntimeError
+            Before the first call, when there is nothing to save.
+        ValueError, ImportError
+            For another suffix, or safetensors not being installed.
+        """
+        from bnspec._serialize import save_arrays
+
+        values = self.state_dict()
+        if not values:
+            raise refusal(RuntimeError, "BN-STATE-3", got=f"{self.name}: save before the first call", expected="variables",
+                          do="Call the layer once, or load a state.")  # fmt: skip
+        save_arrays(path, {name: to_numpy(v) for name, v in values.items()}, {"dialect": self.dialect.name})
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a file that is damaged, holds pickles or another layer's variables; the layer stays as it was.
+        """
+        from bnspec._serialize import load_arrays
+
+        self.load_state_dict(load_arrays(path)[0])
+
+    @property
+    def _names(self) -> Mapping[str, str]:
+        names = self.dialect.names
+        if self.renorm is not None:
+            return {"count": "count"} | dict(self.dialect.renorm_names or names)
+        return names
+
+    def _expected_fields(self) -> list[str]:
+        if self.params is not None and self.state is not None:
+            return list(_present(self.params, self.state))
+        fields = [field for field, switch in zip(_PARAMETERS, ("center", "scale"), strict=True) if self._fields.get(switch, True)]
+        fields += ["mean", "var"]
+        if self.renorm is not None:
+            fields += ["stddev"] if self.renorm.form == "paper" else ["stddev", "renorm_mean", "renorm_stddev"]
+        if self._fields.get("averaging", self.dialect.averaging) != "exponential":
+            fields.append("count")
+        return fields
+
+    def _fill(self, params: Params, state: RunningState, values: Mapping[str, Array]) -> tuple[Params, RunningState]:
+        """Replace every present variable by the named value, in the variable's library, device and dtype."""
+        fresh = {}
+        for field, old in _present(params, state).items():
+            new = constant(values[self._names[field]], old, old.dtype)
+            if tuple(new.shape) != tuple(old.shape):
+                raise refusal(ValueError, "BN-STATE-5", got=f"{self.name}: {self._names[field]} of shape {tuple(new.shape)}",
+                              expected=f"shape {tuple(old.shape)}", do="The loaded state has another number of channels than x.")  # fmt: skip
+            fresh[field] = new
+        parameters = {field: fresh.pop(field) for field in _PARAMETERS if field in fresh}
+        return params._replace(**parameters), state._replace(**fresh)
+
+
+def _present(params: Params, state: RunningState) -> dict[str, Array]:
+    """The fields that exist, parameters first, in the seed's order."""
+    order = ("mean", "var", "stddev", "renorm_mean", "renorm_stddev", "count")
+    fields = {"beta": params.beta, "gamma": params.gamma} | {f: getattr(state, f) for f in order}
+    return {field: value for field, value in fields.items() if value is not None}
+
+
+def _copy(v: Array) -> Array:
+    return array_namespace(v).asarray(v, copy=True)

@@ -1,0 +1,130 @@
+"""Reading clauses out of Markdown, and what must hold of the shipped SPEC.md."""
+
+from itertools import groupby
+
+import pytest
+
+from bnspec._clauses import _parse, clauses, page, specification
+from bnspec._cli import main
+
+TEXT = """\
+# A specification
+
+Words about it. **BN-MOM-9** in running text is no clause.
+
+## Moments
+
+Let x be the input.
+
+- **BN-MOM-1** The count is
+  an integer.
+
+  A second paragraph.
+- **BN-MOM-2** The mean.
+- A remark that is no clause.
+- **BN-MOM-3** The variance,
+
+after which a paragraph of the page follows.
+
+```
+## not a page
+- **BN-NOT-A-1** not a clause
+```
+
+### Cases
+
+- **BN-NORM-1** The output.
+
+## Running state
+
+- **BN-RUN-1** The update.
+"""
+
+
+def test_a_clause_ends_at_the_next_item_heading_or_paragraph() -> None:
+    found = _parse(TEXT)
+    assert {name: clause.text for name, clause in found.items()} == {
+        "BN-MOM-1": "The count is\nan integer.\n\nA second paragraph.",
+        "BN-MOM-2": "The mean.",
+        "BN-MOM-3": "The variance,",
+        "BN-NORM-1": "The output.",
+        "BN-RUN-1": "The update.",
+    }
+
+
+def test_a_clause_knows_its_family_and_page() -> None:
+    found = _parse(TEXT)
+    assert (found["BN-NORM-1"].family, found["BN-NORM-1"].title_of_page) == ("BN-NORM", "Moments")
+    assert (found["BN-RUN-1"].family, found["BN-RUN-1"].title_of_page) == ("BN-RUN", "Running state")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("## Page\n- **BN-A-1** x\n- **BN-A-1** y\n", "clause BN-A-1 occurs twice, under 'Page' and 'Page'"),
+        ("- **BN-A-1** x\n\n## Page\n", "clause BN-A-1 stands before the first page"),
+    ],
+)
+def test_a_broken_text_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        _parse(text)
+    assert str(caught.value) == problem
+
+
+def test_every_shipped_clause_has_a_text() -> None:
+    assert clauses()
+    assert [clause.id for clause in clauses().values() if len(clause.text.split()) < 3] == []
+
+
+def test_shipped_clauses_are_numbered_from_one_without_gaps_and_in_order() -> None:
+    for family, members in groupby(clauses().values(), key=lambda clause: clause.family):
+        ids = [clause.id for clause in members]
+        assert ids == [f"{family}-{number}" for number in range(1, len(ids) + 1)]
+
+
+def test_every_bold_id_that_starts_a_line_of_the_shipped_text_was_read() -> None:
+    written = [line.split("**")[1] for line in specification().splitlines() if line.lstrip(" -*").startswith("BN-")]
+    assert [name for name in written if name not in clauses()] == []
+
+
+def test_the_page_of_a_clause_is_the_page_of_its_family() -> None:
+    text = page("BN-MOM-1")
+    assert text.startswith("## ")
+    assert page("bn-mom") == text
+    assert "**BN-MOM-1**" in text
+    assert "**BN-RUN-1**" not in text
+
+
+def test_clauses_returns_a_dictionary_of_ones_own() -> None:
+    clauses().clear()
+    assert clauses()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("BN-MOM-99", "BN-MOM-1, BN-MOM-2"), ("MOM-3", "BN-MOM-3"), ("BN-MOMENTS", "BN-MOM"), ("?", "BN-RUN")],
+)
+def test_an_unknown_clause_is_refused_with_the_near_names(name: str, near: str) -> None:
+    with pytest.raises(LookupError) as caught:
+        page(name)
+    text = str(caught.value)
+    assert text.startswith(f"{name!r} names no clause of SPEC.md; expected ")
+    assert near in text
+    assert "[BN-ERR-5]" in text
+
+
+def test_the_command_prints_a_clause_a_page_or_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    clause = clauses()["BN-MOM-1"]
+    assert main(["spec", "bn-mom-1"]) == 0
+    assert capsys.readouterr().out == f"BN-MOM-1 ({clause.title_of_page})\n\n{clause.text}\n"
+    assert main(["spec", "BN-MOM"]) == 0
+    assert capsys.readouterr().out == page("BN-MOM") + "\n"
+    assert main(["spec"]) == 0
+    assert capsys.readouterr().out.strip() == specification().strip()
+
+
+def test_the_command_reports_an_unknown_clause_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spec", "BN-MOM-99"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("bnspec: 'BN-MOM-99' names no clause of SPEC.md; expected ")
