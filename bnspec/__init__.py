@@ -16,7 +16,7 @@ from bnspec._context import TrainingContext, UpdateCollection, current_context, 
 from bnspec._dialects import Dialect, dialects
 from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, FrozenStatisticsWarning
 from bnspec._init import init
-from bnspec._layer import BatchNorm, BatchRenorm
+from bnspec._layer import BatchNorm
 from bnspec._moments import merge, moments
 from bnspec._protocols import Backend, Communicator, Kernels, Signature
 from bnspec._registry import (
@@ -27,6 +27,7 @@ from bnspec._registry import (
     known_backends,
     use_kernels,
 )
+from bnspec._renorm_layer import BatchRenorm
 from bnspec._running import running_statistics, update_running
 from bnspec._types import Gradients, Groups, Moments, Params, RunningState, Saved, Tangents
 

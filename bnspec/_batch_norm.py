@@ -10,6 +10,7 @@ from array_api_compat import array_namespace
 from bnspec import _validate
 from bnspec._config import BatchNormConfig
 from bnspec._gradients import input_coefficients, parameter_gradients, tangent_coefficients
+from bnspec._groups import split, spread, unsplit
 from bnspec._moments import expand_mask
 from bnspec._normalize import factor, inverse_stddev, scale_and_shift
 from bnspec._precision import arithmetic_dtype, stop_gradient
@@ -97,9 +98,20 @@ def batch_norm(
         assert state is not None
         r, d = corrections(stats, state, config)
     scale, shift = scale_and_shift(params, inverse, stats.mean_low, r, d)
-    y = _normalize(kernels, x, mask, stats.mean, scale, shift, groups)
-    saved = Saved(x, mask, params.gamma, params.beta, stats.mean, stats.mean_low, inverse, divisor, r, d,
-                  Static(groups, config, name))  # fmt: skip
+    y = _normalize(kernels, x, mask, stats, scale, shift, groups)
+    saved = Saved(
+        x,
+        mask,
+        params.gamma,
+        params.beta,
+        stats.mean,
+        stats.mean_low,
+        inverse,
+        divisor,
+        r,
+        d,
+        Static(groups, config, name),
+    )
     return y, stats, saved
 
 
@@ -147,13 +159,17 @@ def batch_norm_inference(
     """
     groups = _validate.inference(x, params, state, config, name)
     xp = array_namespace(x)
-    mean, var = (xp.astype(v, arithmetic_dtype(x))[None, :] for v in running_statistics(state, config))
+    wide = state._replace(
+        mean=xp.astype(state.mean, arithmetic_dtype(x)), var=xp.astype(state.var, arithmetic_dtype(x))
+    )
+    mean, var = (stop_gradient(v)[None, :] for v in running_statistics(wide, config))
     inverse = inverse_stddev(var, config.epsilon)
     low = xp.zeros_like(mean)
     scale, shift = scale_and_shift(params, inverse, low, None, None)
     y = kernels_for(x).normalize(x, mean, scale, shift, groups)
-    saved = Saved(x, None, params.gamma, params.beta, mean, low, inverse, None, None, None,
-                  Static(groups, config, name))  # fmt: skip
+    saved = Saved(
+        x, None, params.gamma, params.beta, mean, low, inverse, None, None, None, Static(groups, config, name)
+    )
     return y, saved
 
 
@@ -312,16 +328,20 @@ def batch_norm_jvp(
 
 
 def _normalize(
-    kernels: Kernels, x: Array, mask: Array | None, centre: Array, scale: Array, shift: Array, groups: Groups
+    kernels: Kernels, x: Array, mask: Array | None, stats: Moments, scale: Array, shift: Array, groups: Groups
 ) -> Array:
-    """Normalize, keeping masked NaN and infinity out of the derivative of scale and shift [BN-MASK-3]."""
+    """Normalize; automatic differentiation takes xhat as 0 where x is masked and not finite [BN-MASK-3]."""
+    centre = stats.mean
     if mask is None:
         return kernels.normalize(x, centre, scale, shift, groups)
     xp = array_namespace(x)
     usable = expand_mask(mask, x, groups) | xp.isfinite(x)
     y = kernels.normalize(xp.where(usable, x, xp.zeros_like(x)), centre, scale, shift, groups)
     image = kernels.normalize(x, stop_gradient(centre), stop_gradient(scale), stop_gradient(shift), groups)
-    return xp.where(usable, y, image)
+    # y of an x at the mean: its derivative, added as a zero, is what the statistics and parameters see of the others.
+    middle = ((stop_gradient(centre) - centre) + stop_gradient(stats.mean_low)) * scale + shift
+    seen = spread(xp.astype(middle - stop_gradient(middle), x.dtype), x, groups)
+    return xp.where(usable, y, unsplit(split(image, groups) + seen, x))
 
 
 def _usable(saved: Saved) -> tuple[Array, Array | None]:

@@ -47,8 +47,12 @@ class Renorm:
 
     def __post_init__(self) -> None:
         _one_of("form", self.form, RenormForm, "BN-RENORM-1")
-        _real("rmax", self.rmax, lambda v: v >= 1, "a number >= 1", "BN-RENORM-9", "rmax=1 switches the correction off.")
-        _real("dmax", self.dmax, lambda v: v >= 0, "a number >= 0", "BN-RENORM-9", "dmax=0 switches the correction off.")
+        _real(
+            "rmax", self.rmax, lambda v: v >= 1, "a finite number >= 1", "BN-RENORM-9", "Use rmax=1 for no correction."
+        )
+        _real(
+            "dmax", self.dmax, lambda v: v >= 0, "a finite number >= 0", "BN-RENORM-9", "Use dmax=0 for no correction."
+        )
         _decay("decay", self.decay, "BN-RENORM-5")
 
 
@@ -114,15 +118,32 @@ class BatchNormConfig:
 
     def __post_init__(self) -> None:
         _integer("axis", self.axis, None, "BN-SHAPE-2", "Pass the position of the channel axis, such as 1 or -1.")
-        _real("epsilon", self.epsilon, lambda v: v > 0, "a finite number > 0", "BN-NORM-1", "Usual values are 1e-5 and 1e-3.")
+        _real(
+            "epsilon",
+            self.epsilon,
+            lambda v: v > 0,
+            "a finite number > 0",
+            "BN-NORM-1",
+            "Usual values are 1e-5 and 1e-3.",
+        )
         _decay("decay", self.decay, "BN-RUN-1")
         if isinstance(self.correction, bool) or self.correction not in (0, 1):
-            raise refusal(ValueError, "BN-RUN-3", got=f"correction is {self.correction!r}", expected="0 or 1",
-                          do="0 feeds the population variance to the running state, 1 the Bessel-corrected one.")
+            raise refusal(
+                ValueError,
+                "BN-RUN-3",
+                got=f"correction is {self.correction!r}",
+                expected="0 or 1",
+                do="0 feeds the population variance to the running state, 1 the Bessel-corrected one.",
+            )
         for field in ("center", "scale"):
             if not isinstance(getattr(self, field), bool):
-                raise refusal(TypeError, "BN-NORM-2", got=f"{field} is {getattr(self, field)!r}", expected="True or False",
-                              do="It says whether the parameter exists.")
+                raise refusal(
+                    TypeError,
+                    "BN-NORM-2",
+                    got=f"{field} is {getattr(self, field)!r}",
+                    expected="True or False",
+                    do="It says whether the parameter exists.",
+                )
         if self.virtual_batch_size is not None:
             _integer("virtual_batch_size", self.virtual_batch_size, 1, "BN-GRP-3", "Pass None for one group.")
         _one_of("averaging", self.averaging, Averaging, "BN-RUN-1")
@@ -131,22 +152,45 @@ class BatchNormConfig:
         _one_of("single_value", self.single_value, SingleValue, "BN-RUN-4")
         _one_of("nonfinite", self.nonfinite, NonFinite, "BN-RUN-10")
         if self.renorm is not None and not isinstance(self.renorm, Renorm):
-            raise refusal(TypeError, "BN-RENORM-1", got=f"renorm is {self.renorm!r}", expected="a bnspec.Renorm or None",
-                          do="Write bnspec.Renorm(rmax=..., dmax=...).")
+            raise refusal(
+                TypeError,
+                "BN-RENORM-1",
+                got=f"renorm is {self.renorm!r}",
+                expected="a bnspec.Renorm or None",
+                do="Write bnspec.Renorm(rmax=..., dmax=...).",
+            )
         if self.renorm is not None and self.averaging != "exponential":
-            raise refusal(ValueError, "BN-RENORM-5", got=f"renorm with averaging={self.averaging!r}",
-                          expected='averaging="exponential"', do="No published form of renorm averages otherwise.")
+            raise refusal(
+                ValueError,
+                "BN-RENORM-5",
+                got=f"renorm with averaging={self.averaging!r}",
+                expected='averaging="exponential"',
+                do="No published form of renorm averages otherwise.",
+            )
         if self.averaging == "debiased" and self.decay == 1:
-            raise refusal(ValueError, "BN-RUN-7", got='averaging="debiased" with decay=1', expected="decay < 1",
-                          do="1 - decay^t would stay 0, so there is nothing to divide by.")
+            raise refusal(
+                ValueError,
+                "BN-RUN-7",
+                got='averaging="debiased" with decay=1',
+                expected="decay < 1",
+                do="1 - decay^t would stay 0, so there is nothing to divide by.",
+            )
         if self.correction == 1 and self.single_value == "keep" and self.averaging in ("cumulative", "debiased"):
-            raise refusal(ValueError, "BN-RUN-4", got=f'single_value="keep" with averaging={self.averaging!r} and correction=1',
-                          expected='single_value "raise" or "floor"',
-                          do="The update counter would count batches whose variance was never averaged.")
+            raise refusal(
+                ValueError,
+                "BN-RUN-4",
+                got=f'single_value="keep" with averaging={self.averaging!r} and correction=1',
+                expected='single_value "raise" or "floor"',
+                do="The update counter would count batches whose variance was never averaged.",
+            )
         if self.averaging == "pooled" and self.ghost_source == "mean" and self.virtual_batch_size is not None:
-            raise refusal(ValueError, "BN-RUN-6", got='averaging="pooled" with ghost_source="mean"',
-                          expected='ghost_source "first", "merged" or "sequential"',
-                          do="A mean of variances belongs to no set of elements, so it cannot be pooled.")
+            raise refusal(
+                ValueError,
+                "BN-RUN-6",
+                got='averaging="pooled" with ghost_source="mean"',
+                expected='ghost_source "first", "merged" or "sequential"',
+                do="A mean of variances belongs to no set of elements, so it cannot be pooled.",
+            )
 
     def to_json(self) -> str:
         """Return the configuration as JSON; `from_json` gives back an equal one."""
@@ -158,9 +202,13 @@ class BatchNormConfig:
         fields = json.loads(text)
         unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
-            raise refusal(ValueError, "BN-STATE-6", got=f"a configuration with the unknown fields {unknown}",
-                          expected=f"only {sorted(f.name for f in dataclasses.fields(cls))}",
-                          do="It may come from a newer bnspec.")
+            raise refusal(
+                ValueError,
+                "BN-STATE-6",
+                got=f"a configuration with the unknown fields {unknown}",
+                expected=f"only {sorted(f.name for f in dataclasses.fields(cls))}",
+                do="It may come from a newer bnspec.",
+            )
         if fields.get("renorm") is not None:
             fields["renorm"] = Renorm(**fields["renorm"])
         return cls(**fields)
@@ -173,20 +221,28 @@ class BatchNormConfig:
 
 def _real(name: str, value: Any, allowed: Any, expected: str, clause: str, do: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise refusal(TypeError, clause, got=f"{name} is {value!r}", expected=expected, do=do)
+        raise refusal(
+            TypeError, clause, got=f"{name} is {value!r}", expected=f"{expected}, as a Python int or float", do=do
+        )
     if not (math.isfinite(value) and allowed(value)):
         raise refusal(ValueError, clause, got=f"{name} is {value!r}", expected=expected, do=do)
 
 
 def _decay(name: str, value: Any, clause: str) -> None:
-    _real(name, value, lambda v: 0 <= v <= 1, "a number in [0, 1]", clause,
-          "It is the weight the old value keeps; a framework that multiplies the new value writes 1 - decay.")
+    _real(
+        name,
+        value,
+        lambda v: 0 <= v <= 1,
+        "a number in [0, 1]",
+        clause,
+        "It is the weight the old value keeps; a framework that multiplies the new value writes 1 - decay.",
+    )
 
 
 def _integer(name: str, value: Any, least: int | None, clause: str, do: str) -> None:
     expected = "an integer" if least is None else f"an integer >= {least}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise refusal(TypeError, clause, got=f"{name} is {value!r}", expected=expected, do=do)
+        raise refusal(TypeError, clause, got=f"{name} is {value!r}", expected=f"{expected}, as a Python int", do=do)
     if least is not None and value < least:
         raise refusal(ValueError, clause, got=f"{name} is {value!r}", expected=expected, do=do)
 
@@ -194,5 +250,10 @@ def _integer(name: str, value: Any, least: int | None, clause: str, do: str) -> 
 def _one_of(name: str, value: Any, choices: Any, clause: str) -> None:
     known = get_args(choices)
     if value not in known:
-        raise refusal(ValueError, clause, got=f"{name} is {value!r}", expected="one of " + ", ".join(map(repr, known)),
-                      do="The clause describes each.")
+        raise refusal(
+            ValueError,
+            clause,
+            got=f"{name} is {value!r}",
+            expected="one of " + ", ".join(map(repr, known)),
+            do="The clause describes each.",
+        )

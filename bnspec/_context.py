@@ -71,13 +71,13 @@ class TrainingContext:
         Whether the call belongs to training.
     tower : int
         Index of the replica; only tower 0 of a training context updates shared variables [BN-UPD-6].
-    updates : UpdateCollection or None
-        Where collected updates go; None outside any context.
+    updates : UpdateCollection
+        Where collected updates go.
     """
 
     is_training: bool
     tower: int = 0
-    updates: UpdateCollection | None = field(default=None, compare=False)
+    updates: UpdateCollection = field(default_factory=UpdateCollection, compare=False)
 
     @property
     def is_main_training_tower(self) -> bool:
@@ -120,8 +120,13 @@ def training_context(
     True
     """
     if isinstance(tower, bool) or not isinstance(tower, int) or tower < 0:
-        raise refusal(ValueError, "BN-UPD-6", got=f"tower is {tower!r}", expected="an integer >= 0",
-                      do="Number the replicas from 0; tower 0 updates.")
+        raise refusal(
+            ValueError,
+            "BN-UPD-6",
+            got=f"tower is {tower!r}",
+            expected="an integer >= 0",
+            do="Number the replicas from 0; tower 0 updates.",
+        )
     if updates is None or not is_training:
         updates = UpdateCollection(frozen=not is_training)
     context = TrainingContext(bool(is_training), tower, updates)
@@ -164,8 +169,8 @@ def warn_frozen(name: str) -> None:
             return
         _frozen_warned = True
     warnings.warn(
-        f"{name} normalizes by its running statistics while training: they stay as they are, and gradients treat them as "
-        "constants [BN-INF-5]. This is said once; other layers may do the same.",
+        f"{name} normalizes by its running statistics while training: they stay as they are, and gradients treat them "
+        "as constants [BN-INF-5]. This is said once; other layers may do the same.",
         FrozenStatisticsWarning,
         stacklevel=3,
     )

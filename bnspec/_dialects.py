@@ -4,6 +4,7 @@ A row gives the values of the configuration that reproduce the framework, the wo
 names of its variables and what it refuses. Nothing else in bnspec knows a framework by name.
 """
 
+import dataclasses
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -109,16 +110,26 @@ class Dialect:
         (0.75, 0.25)
         """
         if momentum is not None and decay is not None:
-            raise refusal(TypeError, "BN-RUN-1", got=f"momentum={momentum} and decay={decay}", expected="one of them",
-                          do="decay is the weight of the old value whatever the framework.")
+            raise refusal(
+                TypeError,
+                "BN-RUN-1",
+                got=f"momentum={momentum} and decay={decay}",
+                expected="one of them",
+                do="decay is the weight of the old value whatever the framework.",
+            )
         if momentum is not None:
+            if isinstance(momentum, bool) or not isinstance(momentum, int | float):
+                raise refusal(
+                    TypeError,
+                    "BN-RUN-1",
+                    got=f"momentum is {momentum!r}",
+                    expected="a Python int or float",
+                    do="Pass the number, or its equivalent as decay, the weight of the old value.",
+                )
             decay = momentum if self.momentum_weighs == "old" else 1.0 - momentum
         decay = self.decay if decay is None else decay
         axis = self.axis if axis is None else axis
         ghost = virtual_batch_size is not None
-        self.check(rank=rank, axis=axis % rank, dtype=dtype, ghost=ghost, sync=sync)
-        if self.float32_decay and dtype == "float64":
-            decay = 1.0 - struct.unpack("f", struct.pack("f", 1.0 - decay))[0]
         plain = not (ghost or sync or renorm is not None) and rank == 4 and dtype != "float64"
         correction = self.correction if plain or not self.fused_correction else 0
         values: dict[str, Any] = {
@@ -129,25 +140,50 @@ class Dialect:
             "sync_weighting": self.sync_weighting,
             "single_value": self.single_value,
         }
-        return BatchNormConfig(
+        config = BatchNormConfig(
             axis=axis, decay=decay, renorm=renorm, virtual_batch_size=virtual_batch_size, **(values | fields)
         )
+        self.check(rank=rank, axis=axis % rank, dtype=dtype, ghost=ghost, sync=sync)
+        if self.float32_decay and dtype == "float64":
+            decay = 1.0 - struct.unpack("f", struct.pack("f", 1.0 - decay))[0]
+            config = dataclasses.replace(config, decay=decay)
+        return config
 
     def check(self, *, rank: int, axis: int, dtype: str, ghost: bool, sync: bool) -> None:
         """Refuse what the framework refuses; the specification itself may allow it."""
         who = f"the {self.name} dialect"
         if self.ranks is not None and rank not in self.ranks:
-            raise refusal(ValueError, "BN-SHAPE-1", got=f"x of rank {rank} under {who}", expected=f"rank {_or(self.ranks)}",
-                          do="Reshape x, or use the bnspec dialect, which takes any rank from 2.")
+            raise refusal(
+                ValueError,
+                "BN-SHAPE-1",
+                got=f"x of rank {rank} under {who}",
+                expected=f"rank {_or(self.ranks)}",
+                do="Reshape x, or use the bnspec dialect, which takes any rank from 2.",
+            )
         if self.axes is not None and axis not in self.axes:
-            raise refusal(ValueError, "BN-SHAPE-2", got=f"axis={axis} under {who}", expected=f"axis {_or(self.axes)}",
-                          do="Move the channel axis, or use the bnspec dialect, which takes any.")
+            raise refusal(
+                ValueError,
+                "BN-SHAPE-2",
+                got=f"axis={axis} under {who}",
+                expected=f"axis {_or(self.axes)}",
+                do="Move the channel axis, or use the bnspec dialect, which takes any.",
+            )
         if ghost and sync and not self.ghost_with_sync:
-            raise refusal(ValueError, "BN-SYNC-5", got=f"virtual_batch_size with sync_statistics under {who}",
-                          expected="one of them", do="Drop one, or use the bnspec dialect, which combines them.")
+            raise refusal(
+                ValueError,
+                "BN-SYNC-5",
+                got=f"virtual_batch_size with sync_statistics under {who}",
+                expected="one of them",
+                do="Drop one, or use the bnspec dialect, which combines them.",
+            )
         if dtype == "float64" and (ghost or sync) and not self.wide_ghost_and_sync:
-            raise refusal(TypeError, "BN-PREC-1", got=f"float64 x with {'ghost' if ghost else 'sync'} under {who}",
-                          expected="float32 or float16", do="Cast x, or use the bnspec dialect.")
+            raise refusal(
+                TypeError,
+                "BN-PREC-1",
+                got=f"float64 x with {'ghost' if ghost else 'sync'} under {who}",
+                expected="float32 or float16",
+                do="Cast x, or use the bnspec dialect.",
+            )
 
 
 def _or(values: tuple[int, ...]) -> str:
@@ -157,7 +193,13 @@ def _or(values: tuple[int, ...]) -> str:
 _RENORM = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "var": "moving_variance", "stddev": "moving_stddev",
            "renorm_mean": "renorm_mean", "renorm_stddev": "renorm_stddev"}  # fmt: skip
 _TENSORPACK = {"gamma": "gamma", "beta": "beta", "mean": "mean/EMA", "var": "variance/EMA", "count": "count"}
-_TORCH = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var", "count": "num_batches_tracked"}
+_TORCH = {
+    "gamma": "weight",
+    "beta": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+    "count": "num_batches_tracked",
+}
 _KERAS = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "var": "moving_variance", "count": "count"}
 
 _ROWS = (
@@ -173,13 +215,15 @@ _ROWS = (
     Dialect(name="keras", title="keras.layers.BatchNormalization, keras 3.15", epsilon=1e-3, decay=0.99, axis=-1,
             names=_KERAS, renorm_names=_RENORM),
     Dialect(name="tf_keras", title="tf_keras BatchNormalization, tf-keras 2.21", epsilon=1e-3, decay=0.99, correction=1,
-            fused_correction=True, single_value="floor", ghost_source="mean", axis=-1, names=_KERAS, renorm_names=_RENORM),
+            fused_correction=True, single_value="floor", ghost_source="mean", axis=-1, names=_KERAS,
+            renorm_names=_RENORM),
     Dialect(name="flax", title="flax.linen.BatchNorm and flax.nnx.BatchNorm, flax 0.12.8", epsilon=1e-5, decay=0.99,
             axis=-1, sync_weighting="rank",
             names={"gamma": "scale", "beta": "bias", "mean": "mean", "var": "var", "count": "count"}),
     Dialect(name="haiku", title="haiku.BatchNorm, haiku 0.0.17 (decay has no default there)", epsilon=1e-5, decay=0.99,
             axis=-1, averaging="debiased", sync_weighting="rank",
-            names={"gamma": "scale", "beta": "offset", "mean": "mean_ema/hidden", "var": "var_ema/hidden", "count": "counter"}),
+            names={"gamma": "scale", "beta": "offset", "mean": "mean_ema/hidden", "var": "var_ema/hidden",
+                   "count": "counter"}),
     Dialect(name="equinox", title='equinox.nn.BatchNorm(mode="ema"), equinox 0.13.8', epsilon=1e-5, decay=0.99, axis=1,
             sync_weighting="rank",
             names={"gamma": "weight", "beta": "bias", "mean": "mean", "var": "var", "count": "count"}),
@@ -212,9 +256,14 @@ class _Dialects:
             raise AttributeError(str(error)) from None
 
     def __getitem__(self, name: str) -> Dialect:
-        if name not in self._rows:
-            raise refusal(LookupError, "BN-ERR-5", got=f"unknown dialect {name!r}", expected="one of " + ", ".join(self._rows),
-                          do="`bnspec dialects` shows what each means.")
+        if name not in self.names():
+            raise refusal(
+                LookupError,
+                "BN-ERR-5",
+                got=f"unknown dialect {name!r}",
+                expected="one of " + ", ".join(self._rows),
+                do="`bnspec dialects` shows what each means.",
+            )
         return self._rows[name]
 
     def __iter__(self) -> Iterator[Dialect]:

@@ -48,8 +48,13 @@ def init(config: BatchNormConfig, *, channels: int, like: Array) -> tuple[Params
     """
     floating("like", like, "init")
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 0:
-        raise refusal(ValueError, "BN-SHAPE-4", got=f"channels is {channels!r}", expected="an integer >= 0",
-                      do="Pass the length of the channel axis.")
+        raise refusal(
+            ValueError,
+            "BN-SHAPE-4",
+            got=f"channels is {channels!r}",
+            expected="an integer >= 0",
+            do="Pass the length of the channel axis.",
+        )
     xp = array_namespace(like)
     here: dict[str, Any] = {"device": device(like)}
     dtype = statistics_dtype(like)

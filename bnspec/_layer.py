@@ -1,10 +1,9 @@
-"""The layers: what holds parameters and state and composes the functions (SPEC.md, "Update timing").
+"""The layer: what holds parameters and state and composes the functions (SPEC.md, "Update timing").
 
 `BatchNorm` has the arguments, defaults and variable names of tensorpack's layer of that name, for eager
 arrays of any library and any rank. All maths is in the functions; a layer decides which of them run.
 """
 
-import dataclasses
 import functools
 import warnings
 from typing import Any, Self
@@ -25,7 +24,7 @@ from bnspec._state_dict import StateDict
 from bnspec._types import Array, Gradients, Moments, Params, RunningState, Saved
 from bnspec._validate import channel_axis
 
-__all__ = ["BatchNorm", "BatchRenorm"]
+__all__ = ["BatchNorm"]
 
 
 class BatchNorm(StateDict):
@@ -50,8 +49,9 @@ class BatchNorm(StateDict):
         Zeros and ones by default; a callable takes the shape (C,). Aliases beta_init and gamma_init.
     virtual_batch_size : int, optional
         Samples per ghost group; must divide the batch. Only with batch statistics.
-    data_format : {"channels_last", "channels_first", "NHWC", "NCHW"}
-        Where the channels are when axis is None and the rank is not 2.
+    data_format : {"channels_last", "channels_first", "NHWC", "NCHW"}, optional
+        Where the channels are when axis is None and the rank is not 2; by default where the dialect has
+        them, which is last in bnspec's and tensorpack's.
     ema_update : {"default", "collection", "internal", "skip"}
         Who updates the running state: the call itself ("internal"), the caller later by
         ``context.updates.run()`` ("collection"), nobody ("skip"). "default" is "internal", and under the
@@ -110,7 +110,7 @@ class BatchNorm(StateDict):
         beta_initializer: Any = None,
         gamma_initializer: Any = None,
         virtual_batch_size: int | None = None,
-        data_format: str = "channels_last",
+        data_format: str | None = None,
         ema_update: str = "default",
         sync_statistics: str | None = None,
         comm: Communicator | None = None,
@@ -127,10 +127,17 @@ class BatchNorm(StateDict):
         **aliases: Any,
     ) -> None:
         own = from_aliases(
-            {"decay": decay, "center": center, "scale": scale, "beta_initializer": beta_initializer,
-             "gamma_initializer": gamma_initializer, "training": training},
-            aliases, type(self).__name__,
-        )  # fmt: skip
+            {
+                "decay": decay,
+                "center": center,
+                "scale": scale,
+                "beta_initializer": beta_initializer,
+                "gamma_initializer": gamma_initializer,
+                "training": training,
+            },
+            aliases,
+            type(self).__name__,
+        )
         self.dialect = dialects[dialect]
         self.name = name
         self.training: bool | None = own["training"]
@@ -144,23 +151,33 @@ class BatchNorm(StateDict):
         self._fields = {
             key: value
             for key, value in {
-                "decay": own["decay"], "epsilon": epsilon, "center": own["center"], "scale": own["scale"],
-                "virtual_batch_size": virtual_batch_size, "correction": correction, "averaging": averaging,
-                "ghost_source": ghost_source, "sync_weighting": sync_weighting, "single_value": single_value,
+                "decay": own["decay"],
+                "epsilon": epsilon,
+                "center": own["center"],
+                "scale": own["scale"],
+                "virtual_batch_size": virtual_batch_size,
+                "correction": correction,
+                "averaging": averaging,
+                "ghost_source": ghost_source,
+                "sync_weighting": sync_weighting,
+                "single_value": single_value,
                 "nonfinite": nonfinite,
             }.items()
             if value is not None
-        }  # fmt: skip
+        }
         self._ema_update = self._check_update(ema_update)
         self._sync_statistics = self._check_sync(sync_statistics)
         self._comm = comm
         self._training_mode = True
         self._saved: tuple[Saved, Communicator | None] | None = None
         self._loaded: dict[str, Any] | None = None
-        is_channels_last(data_format)
-        # A configuration nobody asks for at this rank; built so that a bad argument is refused here, not at the first call.
+        if data_format is not None:
+            is_channels_last(data_format)
+        # A configuration nobody asks for at this rank; built so that a bad argument is refused here, not at the first
+        # call. A negative axis waits for the call, where x's rank says what it means.
         rank = 4 if self.dialect.ranks is None else max(self.dialect.ranks)
-        self._config(rank, axis if axis is not None else channel_axis_of(None, data_format, rank), "float32", sync=False)
+        early = self.dialect.axis if axis is None or (isinstance(axis, int) and axis < 0) else axis
+        self._config(rank, early, "float32", sync=False)
         if virtual_batch_size is not None and self._joins_ranks:
             self.dialect.check(rank=rank, axis=self.dialect.axis % rank, dtype="float32", ghost=True, sync=True)
 
@@ -184,19 +201,20 @@ class BatchNorm(StateDict):
         TypeError, ValueError, RuntimeError
             Naming the clause; parameters, state and pending updates stay as they were.
         """
-        context = _context.current_context() or TrainingContext(self._training_mode)
+        explicit = _context.current_context()
+        context = explicit or TrainingContext(self._training_mode)
         training = context.is_training if self.training is None else bool(self.training)
         sync = training and self._joins_ranks
         config = self.config_for(x, training=training)
         params, state = self._variables_for(x, config)
         if not training:
             y, saved = batch_norm_inference(x, params, state, config, name=self.name)
-            if context.is_main_training_tower:
+            if explicit is not None and context.is_main_training_tower:  # never outside of a context
                 _context.warn_frozen(self.name)
             self.params, self.state, self._saved, self._loaded = params, state, (saved, None), None
             return y
 
-        mode = self._update_mode(context, ghost=config.virtual_batch_size is not None, sync=sync)
+        mode = self._update_mode(context, explicit is not None, ghost=config.virtual_batch_size is not None, sync=sync)
         comm = self._communicator() if sync else None
         y, stats, saved = batch_norm(
             x, params, config, state=state if config.renorm else None, mask=mask, comm=comm, name=self.name
@@ -204,7 +222,7 @@ class BatchNorm(StateDict):
         if mode == "internal":
             state = update_running(state, stats, config, name=self.name)
         self.params, self.state, self._saved, self._loaded = params, state, (saved, comm), None
-        if mode == "collection" and context.updates is not None:
+        if mode == "collection":
             context.updates.add(functools.partial(self._update, stats, config))
         return y
 
@@ -222,8 +240,13 @@ class BatchNorm(StateDict):
             Before the first call, and for a second backward pass through one call [BN-ERR-4].
         """
         if self._saved is None:
-            raise refusal(RuntimeError, "BN-ERR-4", got=f"{self.name}: backward without a forward pass of its own",
-                          expected="one backward after each call", do="Call the layer first; a call serves one backward.")  # fmt: skip
+            raise refusal(
+                RuntimeError,
+                "BN-ERR-4",
+                got=f"{self.name}: backward without a forward pass of its own",
+                expected="one backward after each call",
+                do="Call the layer first; a call serves one backward.",
+            )
         saved, comm = self._saved
         grads = batch_norm_vjp(dy, saved, comm)
         self._saved = None
@@ -241,7 +264,7 @@ class BatchNorm(StateDict):
 
     def config_for(self, x: Array, *, training: bool = True) -> BatchNormConfig:
         """Return the configuration with which this layer treats x."""
-        axis = channel_axis_of(self._axis, self._data_format, getattr(x, "ndim", 2))
+        axis = channel_axis_of(self._axis, self._data_format, getattr(x, "ndim", 2), self.dialect.axis)
         unused = BatchNormConfig(axis=axis, epsilon=1.0, decay=0.0, correction=0)
         axis = channel_axis(x, unused, self.name)
         return self._config(x.ndim, axis, dtype_name(x.dtype), sync=training and self._joins_ranks, training=training)
@@ -261,7 +284,10 @@ class BatchNorm(StateDict):
             assert self._sync_statistics is not None
             comm = get_communicator(self._sync_statistics)
             if comm.size == 1:
-                warnings.warn(f"{self.name}: sync_statistics={self._sync_statistics!r} with only one rank [BN-SYNC-1]", stacklevel=3)
+                warnings.warn(
+                    f"{self.name}: sync_statistics={self._sync_statistics!r} with only one rank [BN-SYNC-1]",
+                    stacklevel=3,
+                )
             return comm
         return self._comm
 
@@ -286,20 +312,38 @@ class BatchNorm(StateDict):
 
     def _check_update(self, ema_update: str) -> str:
         if ema_update not in EMA_UPDATES:
-            raise refusal(ValueError, "BN-ERR-5", got=f"ema_update is {ema_update!r}",
-                          expected="one of " + ", ".join(map(repr, EMA_UPDATES)), do="BN-UPD describes each.")  # fmt: skip
+            raise refusal(
+                ValueError,
+                "BN-ERR-5",
+                got=f"ema_update is {ema_update!r}",
+                expected="one of " + ", ".join(map(repr, EMA_UPDATES)),
+                do="`bnspec spec BN-UPD` describes each.",
+            )
         return self.dialect.default_update if ema_update == "default" else ema_update
 
     def _check_sync(self, sync_statistics: str | None) -> str | None:
         if sync_statistics is None:
             return None
+        if not isinstance(sync_statistics, str):
+            raise refusal(
+                TypeError,
+                "BN-ERR-5",
+                got=f"sync_statistics is {sync_statistics!r}",
+                expected="None or the name of a communicator",
+                do="Pass a communicator itself as comm=.",
+            )
         known = self.dialect.communicators
         if known is not None and sync_statistics.lower() not in known:
-            raise refusal(ValueError, "BN-ERR-5", got=f"sync_statistics={sync_statistics!r} under the {self.dialect.name} dialect",
-                          expected="None or one of " + ", ".join(map(repr, known)), do="The bnspec dialect takes every installed one.")  # fmt: skip
+            raise refusal(
+                ValueError,
+                "BN-ERR-5",
+                got=f"sync_statistics={sync_statistics!r} under the {self.dialect.name} dialect",
+                expected="None or one of " + ", ".join(map(repr, known)),
+                do="The bnspec dialect takes every installed one.",
+            )
         return sync_statistics.lower()
 
-    def _update_mode(self, context: TrainingContext, *, ghost: bool, sync: bool) -> str:
+    def _update_mode(self, context: TrainingContext, explicit: bool, *, ghost: bool, sync: bool) -> str:
         """Who updates after this call: "internal", "collection" or, for nobody, "skip" [BN-UPD-1 to 7]."""
         mode = self._ema_update
         if mode == "collection" and (ghost or sync) and self.dialect.ghost_and_sync_update_inside:
@@ -307,77 +351,13 @@ class BatchNorm(StateDict):
         replica = context.is_training and not context.is_main_training_tower
         if mode == "skip" or replica or _context.is_recomputing():
             return "skip"
-        if mode == "collection" and context.updates is None:
-            raise refusal(RuntimeError, "BN-UPD-3", got=f'{self.name}: ema_update="collection" outside a training context',
-                          expected="a collection to hand the update to",
-                          do='Wrap the step in `with bnspec.training_context() as context:` and call context.updates.run(), '
-                             'or use ema_update="internal".')  # fmt: skip
+        if mode == "collection" and not explicit:
+            raise refusal(
+                RuntimeError,
+                "BN-UPD-3",
+                got=f'{self.name}: ema_update="collection" outside a training context',
+                expected="a collection to hand the update to",
+                do="Wrap the step in `with bnspec.training_context() as context:` and call context.updates.run(), "
+                'or use ema_update="internal".',
+            )
         return mode
-
-
-class BatchRenorm(BatchNorm):
-    """Batch renormalization as a layer: `BatchNorm` with limits r and d that may change between steps.
-
-    Parameters
-    ----------
-    rmax, dmax : float
-        Limits of the corrections, >= 1 and >= 0; set the attributes of these names to change them [BN-RENORM-9].
-    axis : int, optional
-        As in `BatchNorm`.
-    form : {"tensorpack", "paper"}
-        Where the reference lives [BN-RENORM-5, BN-RENORM-6].
-    renorm_decay : float
-        Decay of the "tensorpack" form's reference.
-    **options
-        Those of `BatchNorm`.
-
-    References
-    ----------
-    Ioffe 2017, algorithm 1; the options are those of tensorpack.models.BatchRenorm.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> layer = BatchRenorm(1.0, 0.0, epsilon=3.0)
-    >>> layer(np.asarray([[1.0], [3.0]])).tolist()     # rmax = 1 and dmax = 0: plain batch normalization
-    [[-0.5], [0.5]]
-    >>> layer.rmax = 3.0
-    >>> list(layer.variables)
-    ['beta', 'gamma', 'moving_mean', 'moving_variance', 'moving_stddev', 'renorm_mean', 'renorm_stddev']
-    """
-
-    def __init__(
-        self,
-        rmax: float,
-        dmax: float,
-        axis: int | None = None,
-        *,
-        form: Any = "tensorpack",
-        renorm_decay: float = 0.99,
-        **options: Any,
-    ) -> None:
-        super().__init__(axis, renorm=Renorm(form=form, rmax=rmax, dmax=dmax, decay=renorm_decay), **options)
-
-    def _limit(self, field: str, value: float) -> None:
-        assert self.renorm is not None
-        self.renorm = dataclasses.replace(self.renorm, **{field: value})
-
-    @property
-    def rmax(self) -> float:
-        """Limit of r and 1/r, >= 1."""
-        assert self.renorm is not None
-        return self.renorm.rmax
-
-    @rmax.setter
-    def rmax(self, value: float) -> None:
-        self._limit("rmax", value)
-
-    @property
-    def dmax(self) -> float:
-        """Limit of \\|d\\|, >= 0."""
-        assert self.renorm is not None
-        return self.renorm.dmax
-
-    @dmax.setter
-    def dmax(self, value: float) -> None:
-        self._limit("dmax", value)

@@ -6,7 +6,7 @@ from typing import Any
 from array_api_compat import array_namespace, device, is_array_api_obj
 
 from bnspec._errors import refusal
-from bnspec._precision import statistics_dtype
+from bnspec._precision import statistics_dtype, stop_gradient
 from bnspec._types import Array
 
 __all__ = ["ALIASES", "EMA_UPDATES", "channel_axis_of", "constant", "from_aliases", "initialize"]
@@ -52,19 +52,30 @@ def from_aliases(given: Mapping[str, Any], aliases: Mapping[str, Any], layer: st
     for word, value in aliases.items():
         meant = ALIASES.get(word)
         if meant is None or meant not in values:
-            raise refusal(TypeError, "BN-ERR-1", got=f"{layer} got the unknown argument {word!r}",
-                          expected="one of its own, or of the aliases " + ", ".join(ALIASES), do="See help(bnspec.BatchNorm).")
+            raise refusal(
+                TypeError,
+                "BN-ERR-1",
+                got=f"{layer} got the unknown argument {word!r}",
+                expected="one of its own, or of the aliases " + ", ".join(ALIASES),
+                do="See help(bnspec.BatchNorm).",
+            )
         if values[meant] is not None:
-            raise refusal(TypeError, "BN-ERR-1", got=f"{layer} got {meant} and its alias {word}", expected="one of them",
-                          do=f"Keep {meant}.")
+            raise refusal(
+                TypeError,
+                "BN-ERR-1",
+                got=f"{layer} got {meant} and its alias {word}",
+                expected="one of them",
+                do=f"Keep {meant}.",
+            )
         values[meant] = value
     return values
 
 
-def channel_axis_of(axis: int | None, data_format: str, rank: int) -> int:
+def channel_axis_of(axis: int | None, data_format: str | None, rank: int, default: int = -1) -> int:
     """Return the channel axis a layer uses for x of this rank [BN-SHAPE-2].
 
-    Without an explicit axis, rank 2 has its channels on axis 1 and any other rank where data_format says.
+    Without an explicit axis, rank 2 has its channels on axis 1 and any other rank where data_format says;
+    without a data_format, on the default axis.
 
     Examples
     --------
@@ -73,14 +84,20 @@ def channel_axis_of(axis: int | None, data_format: str, rank: int) -> int:
     """
     if axis is not None:
         return axis
-    return rank - 1 if is_channels_last(data_format) and rank > 2 else 1
+    last = default == -1 if data_format is None else is_channels_last(data_format)
+    return rank - 1 if last and rank > 2 else 1
 
 
 def is_channels_last(data_format: str) -> bool:
     """Whether the layout's name puts the channels last; refuse an unknown name."""
-    if data_format not in _CHANNELS_LAST:
-        raise refusal(ValueError, "BN-SHAPE-2", got=f"data_format is {data_format!r}",
-                      expected="one of " + ", ".join(map(repr, _CHANNELS_LAST)), do="Or pass axis= itself.")
+    if data_format not in tuple(_CHANNELS_LAST):  # a tuple: what cannot be hashed is refused like any other word
+        raise refusal(
+            ValueError,
+            "BN-SHAPE-2",
+            got=f"data_format is {data_format!r}",
+            expected="one of " + ", ".join(map(repr, _CHANNELS_LAST)),
+            do="Or pass axis= itself.",
+        )
     return _CHANNELS_LAST[data_format]
 
 
@@ -98,10 +115,23 @@ def initialize(initializer: Any, default: float, channels: int, like: Array, wha
     dtype = statistics_dtype(like)
     if isinstance(initializer, int | float):
         return xp.full((channels,), float(initializer), dtype=dtype, device=device(like))
+    if not (is_array_api_obj(initializer) or isinstance(initializer, list | tuple)):
+        raise refusal(
+            TypeError,
+            "BN-SHAPE-6",
+            got=f"{what} is or returned a {type(initializer).__name__}",
+            expected="None, a number, an array or a callable that returns one of these",
+            do="Pass the values themselves.",
+        )
     made = constant(initializer, like, dtype)
     if tuple(made.shape) != (channels,):
-        raise refusal(ValueError, "BN-SHAPE-6", got=f"{what} gave shape {tuple(made.shape)}", expected=f"shape ({channels},)",
-                      do="Return one value per channel.")
+        raise refusal(
+            ValueError,
+            "BN-SHAPE-6",
+            got=f"{what} gave shape {tuple(made.shape)}",
+            expected=f"shape ({channels},)",
+            do="Return one value per channel.",
+        )
     return made
 
 
@@ -111,7 +141,7 @@ def constant(values: Any, like: Array, dtype: Any) -> Array:
     if is_array_api_obj(values):
         if array_namespace(values) is not xp:
             values = to_numpy(values)
-        values = xp.asarray(values, device=device(like), copy=True)
+        values = xp.asarray(stop_gradient(values), device=device(like), copy=True)
     else:
         values = xp.asarray(values, device=device(like))
     return xp.astype(values, dtype)

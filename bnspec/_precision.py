@@ -38,7 +38,8 @@ def dtype_name(dtype: Any) -> str:
     >>> dtype_name(np.dtype("float32"))
     'float32'
     """
-    return str(dtype).rsplit(".", 1)[-1]
+    # NumPy's dtypes have a name, JAX's and NumPy's scalar types a __name__, torch's and strict's only their text.
+    return str(getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype).rsplit(".", 1)[-1])
 
 
 def library(x: Array) -> str:
@@ -103,8 +104,9 @@ def values(x: Array) -> list[Any] | None:
 
         if isinstance(x, Tracer):
             return None
-    xp = array_namespace(x)
-    return [v.item() if hasattr(v, "item") else xp.asarray(v).tolist() for v in iter_flat(x)]
+    kind = dtype_name(x.dtype)
+    scalar = bool if kind == "bool" else int if "int" in kind else float
+    return [scalar(v) for v in iter_flat(x)]
 
 
 def iter_flat(x: Array) -> Any:

@@ -28,9 +28,7 @@ class Kernels(Protocol):
         """``(x - centre)*scale + shift`` in x's dtype and shape."""
         ...
 
-    def grad_sums(
-        self, dy: Array, x: Array, centre: Array, groups: Groups, mask: Array | None
-    ) -> tuple[Array, Array]:
+    def grad_sums(self, dy: Array, x: Array, centre: Array, groups: Groups, mask: Array | None) -> tuple[Array, Array]:
         """``sum dy`` and ``sum dy*(x - centre)`` where the mask is true, per group, each (G, C)."""
         ...
 
@@ -98,9 +96,7 @@ class Communicator(Protocol):
     rank: int
     size: int
 
-    def all_reduce(
-        self, payload: Array, combine: Callable[[Array, Array], Array], signature: Signature
-    ) -> Array:
+    def all_reduce(self, payload: Array, combine: Callable[[Array, Array], Array], signature: Signature) -> Array:
         """Combine the ranks' payloads in an order fixed by rank, and return the result on each.
 
         Parameters

@@ -77,9 +77,12 @@ def get_backend(name: str) -> Backend:
             _backends[name] = point.load()()
         except ImportError as error:
             raise refusal(
-                ImportError, "BN-ERR-5", got=f"backend {name!r} cannot be imported ({error})",
-                expected="its library to be installed", do=_advice(name),
-            ) from error  # fmt: skip
+                ImportError,
+                "BN-ERR-5",
+                got=f"backend {name!r} cannot be imported ({error})",
+                expected="its library to be installed",
+                do=_advice(name),
+            ) from error
     return _backends[name]
 
 
@@ -96,7 +99,9 @@ def known_backends() -> list[BackendInfo]:
             continue
         devices = tuple(backend.devices())
         reason = "" if devices else "no device"
-        found.append(BackendInfo(name, bool(devices), reason, backend.version(), devices, tuple(backend.dtypes()), extra))
+        found.append(
+            BackendInfo(name, bool(devices), reason, backend.version(), devices, tuple(backend.dtypes()), extra)
+        )
     return found
 
 
@@ -107,9 +112,21 @@ def get_communicator(name: str) -> Communicator:
     ------
     LookupError
         If no installed package provides it; the text lists the known ones.
+    ImportError
+        If its library is missing; the text names the extra to install.
     """
     wanted = ALIASES.get(name.lower(), name.lower())
-    factory: Callable[[], Communicator] = _find("bnspec.communicators", wanted, "communicator").load()
+    point = _find("bnspec.communicators", wanted, "communicator", asked=name)
+    try:
+        factory: Callable[[], Communicator] = point.load()
+    except ImportError as error:
+        raise refusal(
+            ImportError,
+            "BN-ERR-5",
+            got=f"communicator {wanted!r} cannot be imported ({error})",
+            expected="its library to be installed",
+            do=_advice(wanted),
+        ) from error
     return factory()
 
 
@@ -163,18 +180,25 @@ def _names(group: str) -> list[str]:
     return sorted(entry_points(group=group).names)
 
 
-def _find(group: str, name: str, what: str) -> EntryPoint:
+def _find(group: str, name: str, what: str, asked: str | None = None) -> EntryPoint:
     points = entry_points(group=group)
     if name in points.names:
         return points[name]
-    known = ", ".join(sorted(points.names)) or "none: run `pip install -e .` first, entry points exist only in an installed package"
-    raise refusal(LookupError, "BN-ERR-5", got=f"unknown {what} {name!r}", expected=f"one of those installed: {known}",
-                  do=_advice(name))  # fmt: skip
+    known = (
+        ", ".join(sorted(points.names))
+        or "none: run `pip install -e .` first, entry points exist only in an installed package"
+    )
+    alias = f" (asked for as {asked!r})" if asked is not None and asked.lower() != name else ""
+    raise refusal(
+        LookupError,
+        "BN-ERR-5",
+        got=f"unknown {what} {name!r}{alias}",
+        expected=f"one of those installed: {known}",
+        do=_advice(name),
+    )
 
 
 def _advice(name: str) -> str:
     if EXTRAS.get(name):
         return f"Try `pip install bnspec[{EXTRAS[name]}]`."
     return "Install the package that provides it."
-
-

@@ -16,9 +16,9 @@ import math
 
 from array_api_compat import array_namespace
 
+from bnspec._config import BatchNormConfig
 from bnspec._precision import stop_gradient
 from bnspec._types import Array, Moments, RunningState
-from bnspec._config import BatchNormConfig
 
 __all__ = ["corrections", "reference"]
 

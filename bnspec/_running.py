@@ -21,7 +21,7 @@ from bnspec import _validate
 from bnspec._config import BatchNormConfig
 from bnspec._errors import refusal
 from bnspec._moments import group, merge_groups
-from bnspec._precision import values
+from bnspec._precision import stop_gradient, values
 from bnspec._types import Array, Moments, RunningState
 
 __all__ = ["running_statistics", "update_running"]
@@ -77,7 +77,12 @@ def update_running(
     ([0.5], [1.25])
     """
     _validate.running(state, stats, config, name)
+    # Constants to automatic differentiation: a state that carried its graph along would grow with every step.
+    state = RunningState(*(v if v is None else stop_gradient(v) for v in state))
+    stats = Moments(*map(stop_gradient, stats))
     for feed in feeds(stats, state, config, name):
+        if config.averaging == "pooled":  # what must exceed the correction is the count so far
+            check_count(feed.count, state, config, name)
         state = step(state, feed, config, name)
     return state
 
@@ -99,7 +104,7 @@ def feed_of(one: Moments, state: RunningState, config: BatchNormConfig, name: st
     """Turn the moments of one group into a feed; refuse a count that leaves its variance undefined [BN-RUN-4]."""
     xp = array_namespace(one.m2)
     count, m2 = one.count[0], one.m2[0, ...]
-    if config.correction and config.single_value == "raise":
+    if config.averaging != "pooled":
         check_count(count, state, config, name)
     n = count - config.correction
     divisor = xp.where(n < 1, xp.ones_like(n), n)
@@ -112,17 +117,20 @@ def feed_of(one: Moments, state: RunningState, config: BatchNormConfig, name: st
 
 def check_count(count: Array, state: RunningState, config: BatchNormConfig, name: str) -> None:
     """Raise where the corrected variance would be undefined and the counts can be read."""
+    if config.correction == 0 or config.single_value != "raise":
+        return
     counts = values(count)
     if not counts or counts[0] == 0:
         return
     before = values(state.count) if config.averaging == "pooled" and state.count is not None else [0]
     if before is not None and counts[0] + min(before, default=1) - config.correction <= 0:
         raise refusal(
-            ValueError, "BN-RUN-4",
+            ValueError,
+            "BN-RUN-4",
             got=f"{name}: a batch with {counts[0]} value per channel ({state.mean.shape[0]} channels)",
             expected=f"more than {config.correction} for correction={config.correction}",
             do='Use a larger batch, correction=0, or single_value="keep" or "floor".',
-        )  # fmt: skip
+        )
 
 
 def mean_of(each: list[Feed]) -> Feed:
@@ -151,8 +159,13 @@ def step(state: RunningState, feed: Feed, config: BatchNormConfig, name: str) ->
         finite = values(usable)
         if finite is not None and not all(finite):
             bad = [c for c, ok in enumerate(finite) if not ok]
-            raise refusal(FloatingPointError, "BN-RUN-10", got=f"{name}: statistics that are not finite in channels {bad}",
-                          expected="finite statistics", do='Look for NaN or overflow in x, or choose nonfinite="skip".')
+            raise refusal(
+                FloatingPointError,
+                "BN-RUN-10",
+                got=f"{name}: statistics that are not finite in channels {bad}",
+                expected="finite statistics",
+                do='Look for NaN or overflow in x, or choose nonfinite="skip".',
+            )
     take = feed.count > 0
     take = usable & take if config.nonfinite == "skip" else take | xp.zeros_like(usable)
     old = RunningState(*(v if v is None or i == 2 else xp.astype(v, dtype) for i, v in enumerate(state)))

@@ -235,7 +235,7 @@ def _from_npy(data: bytes, name: str) -> "np.ndarray[Any, Any]":
         raise ValueError(f"its member {name!r} is a .npy array of version {version}")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
     rest = data[stream.tell() :]
-    if dtype.hasobject or dtype.name not in DTYPES or not dtype.isnative or fortran_order:
+    if dtype.name not in DTYPES or not dtype.isnative or fortran_order:
         raise ValueError(f"its member {name!r} holds {dtype} (objects and pickles are never read)")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(rest):
         raise ValueError(f"its member {name!r} has {len(rest)} bytes for shape {shape} and dtype {dtype}")

@@ -6,15 +6,17 @@ from typing import Any
 
 from array_api_compat import array_namespace, is_array_api_obj
 
+from bnspec._config import Renorm
 from bnspec._dialects import Dialect
 from bnspec._errors import refusal
 from bnspec._options import constant, to_numpy
-from bnspec._precision import FLOATING, dtype_name
+from bnspec._precision import FLOATING, dtype_name, stop_gradient
 from bnspec._types import Array, Params, RunningState
 
 __all__ = ["StateDict"]
 
 _PARAMETERS = ("beta", "gamma")
+_RENORM = {"stddev": "moving_stddev", "renorm_mean": "renorm_mean", "renorm_stddev": "renorm_stddev"}
 
 
 class StateDict:
@@ -22,7 +24,7 @@ class StateDict:
 
     name: str
     dialect: Dialect
-    renorm: Any
+    renorm: Renorm | None
     params: Params | None
     state: RunningState | None
     _loaded: dict[str, Any] | None
@@ -59,29 +61,46 @@ class StateDict:
         wanted = {self._names[field] for field in self._expected_fields()}
         missing, extra = sorted(wanted - set(values)), sorted(set(values) - wanted)
         if missing or extra:
-            raise refusal(ValueError, "BN-STATE-5", got=f"{self.name}: a state without {missing} and with the unknown {extra}",
-                          expected=f"exactly the names {sorted(wanted)}",
-                          do="Load it into a layer with the options it was saved from, or rename the entries.")  # fmt: skip
+            raise refusal(
+                ValueError,
+                "BN-STATE-5",
+                got=f"{self.name}: a state without {missing} and with the unknown {extra}",
+                expected=f"exactly the names {sorted(wanted)}",
+                do="Load it into a layer with the options it was saved from, or rename the entries.",
+            )
         counter = self._names["count"]
         lengths = set()
         for name, value in values.items():
             if not is_array_api_obj(value) or value.ndim != 1:
-                shape = tuple(value.shape) if is_array_api_obj(value) else type(value).__name__
-                raise refusal(ValueError, "BN-STATE-5", got=f"{self.name}: {name} is {shape}", expected="an array of shape (C,)",
-                              do="The state may belong to another layer.")  # fmt: skip
+                error: type[Exception] = TypeError
+                got, do = f"is a {type(value).__name__}", "Convert it first, for example with numpy.asarray."
+                if is_array_api_obj(value):
+                    error = ValueError
+                    got, do = f"has shape {tuple(value.shape)}", "The state may belong to another layer."
+                raise refusal(
+                    error, "BN-STATE-5", got=f"{self.name}: {name} {got}", expected="an array of shape (C,)", do=do
+                )
             kind = dtype_name(value.dtype)
             fits = "int" in kind if name == counter else kind in FLOATING
             if not fits:
-                raise refusal(TypeError, "BN-STATE-5", got=f"{self.name}: {name} has dtype {kind}",
-                              expected="an integer dtype" if name == counter else "one of " + ", ".join(FLOATING),
-                              do="The state may belong to another layer.")  # fmt: skip
+                raise refusal(
+                    TypeError,
+                    "BN-STATE-5",
+                    got=f"{self.name}: {name} has dtype {kind}",
+                    expected="an integer dtype" if name == counter else "one of " + ", ".join(FLOATING),
+                    do="The state may belong to another layer.",
+                )
             lengths.add(int(value.shape[0]))
         channels = None if self.state is None else int(self.state.mean.shape[0])
         if len(lengths) != 1 or (channels is not None and lengths != {channels}):
             shapes = {name: tuple(v.shape) for name, v in values.items()}
-            raise refusal(ValueError, "BN-STATE-5", got=f"{self.name}: a state of shapes {shapes}",
-                          expected=f"one length, {'C' if channels is None else channels}",
-                          do="It may belong to a layer with another number of channels.")  # fmt: skip
+            raise refusal(
+                ValueError,
+                "BN-STATE-5",
+                got=f"{self.name}: a state of shapes {shapes}",
+                expected=f"one length, {'C' if channels is None else channels}",
+                do="It may belong to a layer with another number of channels.",
+            )
         if self.params is None or self.state is None:
             self._loaded = {name: _copy(v) for name, v in values.items()}
         else:
@@ -101,8 +120,13 @@ class StateDict:
 
         values = self.state_dict()
         if not values:
-            raise refusal(RuntimeError, "BN-STATE-3", got=f"{self.name}: save before the first call", expected="variables",
-                          do="Call the layer once, or load a state.")  # fmt: skip
+            raise refusal(
+                RuntimeError,
+                "BN-STATE-3",
+                got=f"{self.name}: save before the first call",
+                expected="variables",
+                do="Call the layer once, or load a state.",
+            )
         save_arrays(path, {name: to_numpy(v) for name, v in values.items()}, {"dialect": self.dialect.name})
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -121,13 +145,18 @@ class StateDict:
     def _names(self) -> Mapping[str, str]:
         names = self.dialect.names
         if self.renorm is not None:
-            return {"count": "count"} | dict(self.dialect.renorm_names or names)
+            own = dict(names) | _RENORM  # a framework without renorm has no names for it
+            return {"count": "count"} | dict(self.dialect.renorm_names or own)
         return names
 
     def _expected_fields(self) -> list[str]:
         if self.params is not None and self.state is not None:
             return list(_present(self.params, self.state))
-        fields = [field for field, switch in zip(_PARAMETERS, ("center", "scale"), strict=True) if self._fields.get(switch, True)]
+        fields = [
+            field
+            for field, switch in zip(_PARAMETERS, ("center", "scale"), strict=True)
+            if self._fields.get(switch, True)
+        ]
         fields += ["mean", "var"]
         if self.renorm is not None:
             fields += ["stddev"] if self.renorm.form == "paper" else ["stddev", "renorm_mean", "renorm_stddev"]
@@ -141,8 +170,13 @@ class StateDict:
         for field, old in _present(params, state).items():
             new = constant(values[self._names[field]], old, old.dtype)
             if tuple(new.shape) != tuple(old.shape):
-                raise refusal(ValueError, "BN-STATE-5", got=f"{self.name}: {self._names[field]} of shape {tuple(new.shape)}",
-                              expected=f"shape {tuple(old.shape)}", do="The loaded state has another number of channels than x.")  # fmt: skip
+                raise refusal(
+                    ValueError,
+                    "BN-STATE-5",
+                    got=f"{self.name}: {self._names[field]} of shape {tuple(new.shape)}",
+                    expected=f"shape {tuple(old.shape)}",
+                    do="The loaded state has another number of channels than x.",
+                )
             fresh[field] = new
         parameters = {field: fresh.pop(field) for field in _PARAMETERS if field in fresh}
         return params._replace(**parameters), state._replace(**fresh)
@@ -156,4 +190,4 @@ def _present(params: Params, state: RunningState) -> dict[str, Array]:
 
 
 def _copy(v: Array) -> Array:
-    return array_namespace(v).asarray(v, copy=True)
+    return array_namespace(v).asarray(stop_gradient(v), copy=True)

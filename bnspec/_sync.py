@@ -82,12 +82,12 @@ def _add(a: Array, b: Array) -> Array:
 def _unpack(payload: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
     c = (payload.shape[1] - 3) // 3
     lanes = tuple(payload[:, i : i + 1] for i in range(3))
-    return (*lanes, payload[:, 3 : 3 + c], payload[:, 3 + c : 3 + 2 * c], payload[:, 3 + 2 * c :])  # type: ignore[return-value]
+    return (*lanes, payload[:, 3 : 3 + c], payload[:, 3 + c : 3 + 2 * c], payload[:, 3 + 2 * c :])
 
 
 def _merge_payloads(a: Array, b: Array) -> Array:
     high_a, low_a, *weighted_a = _unpack(a)
     high_b, low_b, *weighted_b = _unpack(b)
-    merged = merge_weighted(tuple(weighted_a), tuple(weighted_b))  # type: ignore[arg-type]
+    merged = merge_weighted(tuple(weighted_a), tuple(weighted_b))
     lanes = [high_a + high_b, low_a + low_b, weighted_a[0] + weighted_b[0]]
     return array_namespace(a).concat([*lanes, *merged], axis=1)

@@ -46,7 +46,8 @@ class RunningState(NamedTuple):
 
     mean: Array  # shape (C,), statistics dtype; average of the batch means
     var: Array  # shape (C,), statistics dtype; average of the batch variances, m2 / (count - correction)
-    count: Array | None = None  # shape (C,), integer: updates seen, or elements seen when averaging is "pooled"
+    # Typed as Any, which includes None: `tuple` has a method of this name, and checkers forbid a stricter override.
+    count: Array = None  # shape (C,), integer: updates seen, or elements seen when averaging is "pooled"
     stddev: Array | None = None  # shape (C,), statistics dtype; renorm: average of sqrt(var + epsilon)
     renorm_mean: Array | None = None  # shape (C,), statistics dtype; renorm "tensorpack" form: the reference mean
     renorm_stddev: Array | None = None  # shape (C,), statistics dtype; the reference of sqrt(var + epsilon)

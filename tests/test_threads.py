@@ -191,6 +191,14 @@ def test_arrays_of_other_libraries(library):
     assert len({id(result) for result in results}) == 3
 
 
+def test_the_threads_have_ended_when_run_returns():
+    ranks = []
+    for _ in range(100):
+        threads.run(3, lambda comm: ranks.append(threading.current_thread()))
+        assert not any(thread.is_alive() for thread in ranks[-3:])
+    assert all(thread.daemon for thread in ranks)
+
+
 def test_args_give_each_rank_its_value():
     assert run(3, lambda comm, value: (comm.rank, value), args="abc") == [(0, "a"), (1, "b"), (2, "c")]
 
@@ -414,7 +422,9 @@ def test_a_rank_that_raises_ends_the_wait_of_the_others_at_once():
 def test_a_rank_that_returns_early_ends_the_wait_of_the_others_at_once():
     def body(comm):
         summed(comm)
-        if comm.rank != 1:
+        if comm.rank == 1:
+            time.sleep(0.2)  # the others wait already
+        else:
             summed(comm, "bn2")
 
     start = time.monotonic()

@@ -39,7 +39,7 @@ class JaxBackend:
 
     def dtypes(self) -> Sequence[str]:
         """float64 only with x64 enabled."""
-        wide = ("float64",) if jax.config.jax_enable_x64 else ()
+        wide = ("float64",) if jax.config.read("jax_enable_x64") else ()
         return ("bfloat16", "float16", "float32", *wide)
 
     def asarray(self, values: Any) -> Any:

@@ -12,8 +12,8 @@ a group costs a few integer sums, O(1) rationals, and one integer product and on
     mean' = sum w x',  var' = 2*h,  h = sum w x'*(x - mean)
 
 The differences of large sums above lose nothing, because no operation rounds. A masked element that is not
-finite has xhat*r + d taken as 0 in every sum and tangent. A group with an unmasked value that is not finite is NaN
-wherever the formula uses its statistics (dbeta is not).
+finite has its xhat taken as 0 in every sum and tangent. A group with an unmasked value that is not finite is NaN
+wherever the formula uses its statistics (dbeta and mean' do not).
 """
 
 import math
@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from bnspec_conformance._exact_state import Channel, Stat, advance, reference, used
 from bnspec_conformance._layout import Layout, layouts
-from bnspec_conformance._rational import Number, dot, integers, linear, number, power, root, rounded
+from bnspec_conformance._rational import Number, dot, integers, linear, number, root, rounded
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome, as_float64
 
 __all__ = ["batch", "channel_state", "inference", "pack_state", "parameter"]
@@ -86,7 +86,7 @@ def _fold(inputs: RankInputs, layout: Layout) -> _Rank:
         np.where(finite, raw, 0.0),
         live,
         live | finite,
-        (live & ~finite).any(axis=2),
+        np.asarray((live & ~finite).any(axis=2)),
         [int(v) for v in mask.sum(axis=(1, 2))],
         layout.optional(inputs.dy),
         layout.optional(inputs.xdot),
@@ -188,9 +188,7 @@ def _share(rank: _Rank, g: int, c: int, w: Fraction) -> _Share:
     dy, udy = _maybe_integers(rank.dy[g, c])
     xdot, uxdot = _maybe_integers(rank.xdot[g, c])
     live, solid = rank.live[g, c], rank.solid[g, c]
-    return _Share(
-        rank.count[g], w, x, ux, live.tolist(), solid.tolist(), bool(live.all()), dy, udy, xdot, uxdot
-    )
+    return _Share(rank.count[g], w, x, ux, live.tolist(), solid.tolist(), bool(live.all()), dy, udy, xdot, uxdot)
 
 
 class _Cell:
@@ -250,7 +248,7 @@ class _Cell:
                 continue
             solid = own if all(s.solid) else sum(compress(s.dy, s.solid)) * s.udy
             product = dot(s.dy, s.x) * s.udy * s.ux - self.mean * solid
-            _add(sums[0][i], c, self.r * self.istd * product + self.d * solid)
+            _add(sums[0][i], c, self.r * self.istd * product + self.d * own)
             total, moment = total + own, moment + product
         cotangents = [sum(float(a[g, c]) for a in arrays) if arrays else 0.0 for arrays in (case.dmean, case.dvar)]
         exact = [
@@ -273,14 +271,18 @@ class _Cell:
     def jvp(
         self, ranks: list[_Rank], g: int, c: int, gamma: Number, gamma_dot: Number, beta_dot: Number
     ) -> tuple[float, float]:
-        if self.mean is None or any(s.xdot is None for s in self.shares):
+        if any(s.xdot is None for s in self.shares):
             return math.nan, math.nan
         shift, h = Fraction(0), Fraction(0)
         for s in self.shares:
             tangent = s.over_live(s.xdot or [])
             own = sum(tangent) * s.uxdot
             shift += s.w * own
+            if self.mean is None:
+                continue
             h += s.w * (dot(tangent, s.over_live(s.x)) * s.uxdot * s.ux - self.mean * own)
+        if self.mean is None:
+            return rounded(shift), math.nan
         if not (gamma is None or gamma_dot is None or beta_dot is None or self.r is None or self.d is None):
             a = gamma * self.r * self.istd
             slope = gamma_dot * self.r * self.istd - a * self.precision * h
@@ -288,7 +290,7 @@ class _Cell:
                 constant = gamma_dot * self.d + beta_dot - a * shift - slope * self.mean
                 rank.ydot[g, c] = linear(constant, (a * s.uxdot, s.xdot or []), (slope * s.ux, s.x))
                 if not all(s.solid):
-                    odd = linear(beta_dot - a * shift, (a * s.uxdot, s.xdot or []))
+                    odd = linear(gamma_dot * self.d + beta_dot - a * shift, (a * s.uxdot, s.xdot or []))
                     rank.ydot[g, c] = np.where(rank.solid[g, c], rank.ydot[g, c], odd)
         return rounded(shift), rounded(2 * h)
 
@@ -326,7 +328,10 @@ def inference(case: Case) -> Outcome:
             if mean is None or var is None or var + Fraction(config.epsilon) <= 0:
                 continue
             istd = root(1 / (var + Fraction(config.epsilon)))
-            if s.dy is not None and finite[0, c].all():
+            if not finite[0, c].all():  # no sum is exact any more; infinities keep their sign
+                with np.errstate(all="ignore"):
+                    dgamma[c] = (rank.dy[0, c] * (rank.raw[0, c] - rounded(mean)) * rounded(istd)).sum()
+            elif s.dy is not None:
                 dgamma[c] = rounded(istd * (dot(s.dy, s.x) * s.udy * s.ux - mean * sum(s.dy) * s.udy))
             if gamma is None:
                 continue
@@ -338,11 +343,9 @@ def inference(case: Case) -> Outcome:
                 rank.dx[0, c] = linear(Fraction(0), (a * s.udy, s.dy))
             if s.xdot is not None and gamma_dot is not None and beta_dot is not None:
                 slope = gamma_dot * istd
-                rank.ydot[0, c] = linear(
-                    beta_dot - slope * mean, (a * s.uxdot, s.xdot), (slope * s.ux, s.x)
-                )
+                rank.ydot[0, c] = linear(beta_dot - slope * mean, (a * s.uxdot, s.xdot), (slope * s.ux, s.x))
                 if gamma_dot:
-                    rank.ydot[0, c][~finite[0, c]] = math.nan
+                    _affine_of_odd(rank.ydot[0, c], rank.raw[0, c], finite[0, c], slope)
         grad = case.has_vjp
         results.append(
             RankOutcome(

@@ -1,7 +1,8 @@
 """The running state in exact arithmetic, one channel at a time; independent of bnspec.
 
 A value that is not a number is None and spreads like a NaN. The order of decisions for one update:
-nothing happens for count 0; then ``nonfinite``; then the divisor (``single_value``); then the weight.
+nothing happens for count 0; then the divisor (``single_value``), which depends on counts alone; then ``nonfinite``;
+then the weight.
 """
 
 from dataclasses import dataclass
@@ -25,15 +26,6 @@ class Stat:
     m2: Number
 
 
-@dataclass(frozen=True)
-class _Feed:
-    """What one update receives; ``var`` is the fed variance, ``keep_var`` says there is none."""
-
-    stat: Stat
-    var: Number
-    keep_var: bool
-
-
 def advance(config: BatchNormConfig, old: Channel, groups: list[Stat], limit: int) -> Channel:
     """The state after one call.
 
@@ -50,8 +42,9 @@ def advance(config: BatchNormConfig, old: Channel, groups: list[Stat], limit: in
     Raises
     ------
     ValueError
-        For a count the correction leaves nothing of (``single_value="raise"``), or a statistic that is
-        not finite (``nonfinite="raise"``).
+        For a count the correction leaves nothing of (``single_value="raise"``).
+    FloatingPointError
+        For a statistic that is not finite (``nonfinite="raise"``).
     """
     for stat in _sources(config, groups):
         old = _step(config, old, stat, limit)
@@ -93,10 +86,11 @@ def _sources(config: BatchNormConfig, groups: list[Stat]) -> list[list[Stat]]:
 
 def _merge(stats: list[Stat]) -> Stat:
     n = sum(stat.n for stat in stats)
-    if any(stat.mean is None or stat.m2 is None for stat in stats):
+    known = [(stat.n, stat.mean, stat.m2) for stat in stats if stat.mean is not None and stat.m2 is not None]
+    if len(known) < len(stats):
         return Stat(n, None, None)
-    mean = sum(((stat.mean or 0) * stat.n for stat in stats), Fraction(0)) / n
-    m2 = sum(((stat.m2 or 0) + stat.n * ((stat.mean or 0) - mean) ** 2 for stat in stats), Fraction(0))
+    mean = sum((k * mu for k, mu, _ in known), Fraction(0)) / n
+    m2 = sum((squares + k * (mu - mean) ** 2 for k, mu, squares in known), Fraction(0))
     return Stat(n, mean, m2)
 
 
@@ -134,17 +128,20 @@ def _step(config: BatchNormConfig, old: Channel, stats: list[Stat], limit: int) 
     stats = [stat for stat in stats if stat.n]
     if not stats:
         return old
+    if config.averaging == "pooled":
+        fed = [_fed_variance(config, stats[0].n + int(old["count"] or 0), None)]
+    else:
+        fed = [_fed_variance(config, stat.n, stat.m2) for stat in stats]
     if any(stat.mean is None or stat.m2 is None for stat in stats):
         if config.nonfinite == "raise":
-            raise ValueError("a batch statistic is not finite [BN-RUN-10]")
+            raise FloatingPointError("a batch statistic is not finite [BN-RUN-10]")
         if config.nonfinite == "skip":
             return old
     if config.averaging == "pooled":
         return _pool(config, old, stats[0], limit)
     mean = _average([stat.mean for stat in stats])
-    fed = [_fed_variance(config, stat.n, stat.m2) for stat in stats]
-    variances = [var for var, keep in fed if not keep]  # a group without a fed variance has no say in their mean
-    var = _average(variances) if variances else None
+    keep_var = any(keep for _, keep in fed)
+    var = _average([var for var, _ in fed])
     new = dict(old)
     weight = 1 - Fraction(config.decay)
     if config.counts_updates:
@@ -157,7 +154,7 @@ def _step(config: BatchNormConfig, old: Channel, stats: list[Stat], limit: int) 
     slow = 1 - Fraction(renorm.decay) if renorm is not None else weight
     if own:
         new["renorm_mean"] = _mix(old["renorm_mean"], mean, slow)
-    if not variances:
+    if keep_var:
         return new
     if renorm is None:
         new["var"] = _mix(old["var"], var, weight)
@@ -165,9 +162,8 @@ def _step(config: BatchNormConfig, old: Channel, stats: list[Stat], limit: int) 
     sigma = None if var is None else root(var + Fraction(config.epsilon))
     if own:
         new["renorm_stddev"] = _mix(old["renorm_stddev"], sigma, slow)
-    if weight:
-        deviation = new["stddev"] = _mix(old["stddev"], sigma, weight)
-        new["var"] = None if deviation is None else max(deviation**2 - Fraction(config.epsilon), Fraction(0))
+    deviation = new["stddev"] = _mix(old["stddev"], sigma, weight)
+    new["var"] = None if deviation is None else max(deviation**2 - Fraction(config.epsilon), Fraction(0))
     return new
 
 
@@ -175,8 +171,6 @@ def _pool(config: BatchNormConfig, old: Channel, stat: Stat, limit: int) -> Chan
     """Merge the group with all elements seen; old m2 is recovered from the stored variance."""
     seen = int(old["count"] or 0)
     divisor = seen - config.correction
-    if config.single_value == "floor":
-        divisor = max(divisor, 1)
     new = dict(old)
     new["count"] = Fraction(min(seen + stat.n, limit))
     if seen == 0:

@@ -39,6 +39,8 @@ class Joined:
         Shape (G, C, L) booleans.
     centred : list of array
         Shape (G, C, L): x - mean; 0 at masked values that are not finite.
+    high, low : array
+        Shape (G, C): the mean as an unevaluated sum.
     mean, var : array
         Shape (G, C).
     """
@@ -47,6 +49,8 @@ class Joined:
     weights: list[Floats]
     live: list[Array]
     centred: list[Floats]
+    high: Floats
+    low: Floats
     mean: Floats
     var: Floats
 
@@ -78,14 +82,18 @@ def moments(case: Case, plan: list[Layout]) -> Joined:
             sum(np.sum(np.where(m, a * w, 0.0), axis=2) for a, w, m in zip(arrays, shaped, live, strict=True))
         )
 
-    high = average(values)
+    # Shifted by the largest value, so that equal values have exactly themselves as their mean.
+    tops = [np.max(v, axis=2, initial=-np.inf, where=m) for v, m in zip(values, live, strict=True)]
+    top = np.max(tops, axis=0)
+    top = np.where(np.isfinite(top), top, 0.0)
+    high = top * (np.asarray(total) > 0)[:, None] + average([v - top[:, :, None] for v in values])
     rest = [v - high[:, :, None] for v in values]
     low = average(rest)
     finite = [np.isfinite(layout.fold(as_float64(r.x))) for r, layout in zip(case.ranks, plan, strict=True)]
     centred = [np.where(f, d - low[:, :, None], 0.0) for d, f in zip(rest, finite, strict=True)]
     var = average([d * d for d in centred])
     nan = np.where(poison, np.nan, 0.0)
-    return Joined(counts, shaped, live, centred, high + low + nan, var + nan)
+    return Joined(counts, shaped, live, centred, high, low, high + low + nan, var + nan)
 
 
 def batch(case: Case, corrections: Corrections | None = None) -> Outcome:
@@ -106,9 +114,12 @@ def batch(case: Case, corrections: Corrections | None = None) -> Outcome:
         solid = [m | np.isfinite(x) for m, x in zip(joined.live, raw, strict=True)]
         s1 = np.asarray(sum(v.sum(axis=2) for v in g))[:, :, None]
         t = np.asarray(sum((v * z).sum(axis=2) for v, z in zip(g, joined.centred, strict=True)))[:, :, None]
-        dmean, dvar = (np.asarray(sum(v) if v else np.zeros_like(istd))[:, :, None] for v in (case.dmean, case.dvar))
+        dmean, dvar = (
+            np.asarray(sum(as_float64(q) for q in v) if v else np.zeros_like(istd))[:, :, None]
+            for v in (case.dmean, case.dvar)
+        )
         tangents = list(zip(joined.weights, joined.live, xd, joined.centred, strict=True))
-        mean_dot = np.asarray(sum((w * m * v).sum(axis=2) for w, m, v, _ in tangents)) + 0 * joined.mean
+        mean_dot = np.asarray(sum((w * m * v).sum(axis=2) for w, m, v, _ in tangents))
         h = np.asarray(sum((w * m * v * z).sum(axis=2) for w, m, v, z in tangents)) + 0 * joined.mean
         slope = (gamma_dot * r * istd)[:, :, None] - a * ((istd**2) * h)[:, :, None]
         state = _advance(case, count, joined)
@@ -118,9 +129,9 @@ def batch(case: Case, corrections: Corrections | None = None) -> Outcome:
             y = a * np.where(solid[i], z, raw[i]) + (gamma * d + beta)[:, :, None]
             pull = dmean - a * s1 + (2 * dvar - a * (istd**2)[:, :, None] * t) * z
             dx = a * g[i] + np.where(m, w * pull, 0.0)
-            dgamma = np.where(solid[i], g[i] * (z * scale + d[:, :, None]), 0.0).sum(axis=(0, 2))
-            affine = slope * z + (gamma_dot * d)[:, :, None]
-            ydot = a * (xd[i] - mean_dot[:, :, None]) + np.where(solid[i], affine, 0.0) + beta_dot[:, None]
+            dgamma = (g[i] * (z * scale + d[:, :, None])).sum(axis=(0, 2))
+            affine = slope * z + (gamma_dot * d + beta_dot)[:, :, None]
+            ydot = a * (xd[i] - mean_dot[:, :, None]) + affine
             results.append(
                 RankOutcome(
                     y=layout.unfold(y),
@@ -196,6 +207,9 @@ def _advance(case: Case, count: Array, joined: Joined) -> dict[str, Array] | Non
         for g, n in enumerate(count.tolist()):
             var = number(float(joined.var[g, c]))
             mean = number(float(joined.mean[g, c]))
+            if mean is not None:  # as a pair, so that merging groups far from 0 loses nothing
+                low = Fraction(float(joined.low[g, c]))
+                mean = low + Fraction(float(joined.high[g, c]))
             stats.append(Stat(n, mean, None if var is None else var * Fraction(n)))
         after.append(advance(case.config, channel_state(case.state, c), stats, limit))
     return pack_state(case.state, after)

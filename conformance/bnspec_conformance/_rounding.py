@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Approx", "Arithmetic", "arithmetic", "cast_error", "limits"]
+__all__ = ["Approx", "Arithmetic", "arithmetic", "cast_error", "growth", "limits"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,8 +36,8 @@ class Arithmetic:
     u : float
         Unit roundoff, half the distance from 1 to the next number.
     eta : float
-        Largest error of a result that underflows: half the smallest subnormal, rounded up to all of it, or
-        the smallest normal number where subnormals are flushed.
+        Largest error of a result that underflows: half the smallest subnormal (all of it for float64, which
+        has no half of it), or the smallest normal number where subnormals are flushed.
     largest : float
         The largest finite number.
     """
@@ -57,7 +57,13 @@ def arithmetic(dtype: npt.DTypeLike, flush: bool = False) -> Arithmetic:
     """The arithmetic of a dtype, with or without subnormal numbers."""
     digits, low, high = limits(dtype)
     largest = (2.0 - 2.0**-digits) * 2.0**high
-    return Arithmetic(2.0 ** -(digits + 1), 2.0**low if flush else max(2.0 ** (low - digits), 5e-324), largest)
+    return Arithmetic(2.0 ** -(digits + 1), 2.0**low if flush else max(2.0 ** (low - digits - 1), 5e-324), largest)
+
+
+def growth(additions: Floats, u: float) -> Floats:
+    """gamma_n = n u/(1 - n u), the relative error a sum of positive terms can gather; infinite from n u = 1 on."""
+    nu = np.asarray(additions) * u
+    return np.where(nu < 1, nu / np.where(nu < 1, 1 - nu, 1), np.inf)
 
 
 def cast_error(reference: Floats, error: Floats, dtype: npt.DTypeLike, flush: bool) -> Floats:
@@ -111,10 +117,8 @@ class Approx:
 
     def sum(self, live: npt.NDArray[np.bool_], additions: Floats) -> "Approx":
         """Sum over the last axis where `live`; `additions` bounds the depth of the summation."""
-        nu = additions * self.within.u
-        growth = np.where(nu < 1, nu / np.where(nu < 1, 1 - nu, 1), np.inf)
         size = np.where(live, np.abs(self.value) + self.error, 0.0).sum(axis=-1)
-        error = np.where(live, self.error, 0.0).sum(axis=-1) + growth * size
+        error = np.where(live, self.error, 0.0).sum(axis=-1) + growth(additions, self.within.u) * size
         value = np.where(live, self.value, 0.0).sum(axis=-1)
         return Approx(value, np.where(size > self.within.largest, np.inf, error), self.within)
 
@@ -122,12 +126,12 @@ class Approx:
         """The same number where the error is known to be no larger than `error`."""
         return Approx(self.value, np.minimum(self.error, error), self.within)
 
-    def off_by(self, error: npt.ArrayLike) -> "Approx":
+    def off_by(self, error: float | Floats) -> "Approx":
         """The same number with a further error."""
         return Approx(self.value, self.error + error, self.within)
 
     def where(self, condition: npt.NDArray[np.bool_], other: "Approx") -> "Approx":
-        """This number where the condition holds, else the other."""
+        """These numbers where the condition holds, else the others."""
         value = np.where(condition, self.value, other.value)
         return Approx(value, np.where(condition, self.error, other.error), self.within)
 

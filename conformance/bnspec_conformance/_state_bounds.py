@@ -32,10 +32,11 @@ def state_approx(state: dict[str, Array], one: Approx) -> State:
     return {name: one.like(as_float64(values)) for name, values in state.items()}
 
 
-def running_approx(config: BatchNormConfig, state: State) -> tuple[Approx, Approx]:
+def running_approx(config: BatchNormConfig, state: State, dtype: npt.DTypeLike) -> tuple[Approx, Approx]:
     """Mean and variance that inference uses; debiasing divides by 1 - decay**t.
 
-    The power of a decay that was rounded once errs by t*u*decay**t, the difference from 1 adds u.
+    The power of a decay that was rounded once errs by t*u*decay**t, the difference from 1 adds u. The
+    quotients are values of the public ``running_statistics``, so they may be cast to the state's dtype.
     """
     mean, var = state["mean"], state["var"]
     if config.averaging != "debiased":
@@ -46,7 +47,8 @@ def running_approx(config: BatchNormConfig, state: State) -> tuple[Approx, Appro
     grown = np.where(none, 1.0, -np.expm1(np.where(t > 0, t, 1) * np.log(max(config.decay, 5e-324))))
     divisor = mean.like(grown, np.where(none, 0.0, (2 * t * faded + 2) * mean.within.u))
     zero, one = mean.like(np.zeros_like(t)), mean.like(np.ones_like(t))
-    return zero.where(none, mean / divisor), one.where(none, var / divisor)
+    mean, var = (mean / divisor).cast(dtype, False), (var / divisor).cast(dtype, False)
+    return zero.where(none, mean), one.where(none, var)
 
 
 def advance_bounds(
@@ -130,9 +132,7 @@ def _average(values: list[Approx]) -> Approx:
     return total / total.like(float(len(values)))
 
 
-def _step(
-    config: BatchNormConfig, old: State, stats: list[FedGroup], dtypes: dict[str, Array], flush: bool
-) -> State:
+def _step(config: BatchNormConfig, old: State, stats: list[FedGroup], dtypes: dict[str, Array], flush: bool) -> State:
     new, one = dict(old), old["mean"]
     u = one.within.u
     fraction = 1 - config.decay
@@ -143,7 +143,8 @@ def _step(
         if config.averaging == "cumulative":
             weight = one.like(1 / t, np.where(t == 1, 0.0, 2 * u / t))
     mean = _average([_collapsed(s.mean) for s in stats])
-    fed = [var for var in (_fed(config, s) for s in stats) if var is not None]
+    fed = [_fed(config, s) for s in stats]
+    known = [var for var in fed if var is not None]
     new["mean"] = _mix(old["mean"], mean, weight)
     renorm = config.renorm
     own = renorm is not None and renorm.form == "tensorpack"
@@ -153,9 +154,9 @@ def _step(
         slow = one.like(np.full(one.value.shape, part), 0.0 if part in (0, 1) else 2 * u)
     if own:
         new["renorm_mean"] = _mix(old["renorm_mean"], mean, slow)
-    if not fed:
+    if len(known) < len(fed):
         return new
-    var = _average(fed)
+    var = _average(known)
     if renorm is None:
         new["var"] = _mix(old["var"], var, weight)
         return new
@@ -163,21 +164,17 @@ def _step(
     sigma = (var + eps).root()
     if own:
         new["renorm_stddev"] = _mix(old["renorm_stddev"], sigma, slow)
-    if fraction:
-        deviation = new["stddev"] = _mix(old["stddev"], sigma, weight)
-        kept = deviation.cast(dtypes["stddev"].dtype, flush)  # the variance may be taken before or after the cast
-        square = kept * kept - eps
-        new["var"] = one.like(np.maximum(square.value, 0.0), square.error)
+    deviation = new["stddev"] = _mix(old["stddev"], sigma, weight)
+    kept = deviation.cast(dtypes["stddev"].dtype, flush)  # the variance may be taken before or after the cast
+    square = kept * kept - eps
+    new["var"] = one.like(np.maximum(square.value, 0.0), square.error)
     return new
 
 
 def _pool(config: BatchNormConfig, old: State, stat: FedGroup) -> State:
     seen, one = old["count"].value, old["mean"]
     n = seen + stat.n
-    divisor = seen - config.correction
-    if config.single_value == "floor":
-        divisor = np.maximum(divisor, 1)
-    m2 = old["var"] * one.like(np.maximum(divisor, 0))
+    m2 = old["var"] * one.like(np.maximum(seen - config.correction, 0))
     apart = _collapsed(stat.mean) - old["mean"]
     both = one.like(seen * stat.n) / one.like(n)
     total = m2 + stat.var * one.like(float(stat.n)) + apart * apart * both

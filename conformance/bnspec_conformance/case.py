@@ -63,6 +63,8 @@ class Case:
         Which statistics normalize: the batch's, or the running ones as constants.
     update : bool
         Whether the running state advances afterwards (batch mode with a state only).
+    note : str
+        What the case is, for the reader of a report, where its numbers alone do not say.
     """
 
     config: BatchNormConfig
@@ -76,6 +78,10 @@ class Case:
     state: dict[str, Array] | None = None
     mode: Literal["batch", "inference"] = "batch"
     update: bool = True
+    note: str = ""
+
+    def __repr__(self) -> str:
+        return f"Case({self.describe()})"
 
     @property
     def channels(self) -> int:
@@ -122,6 +128,8 @@ class Case:
             words.append("inference")
         elif self.state is not None and not self.update:
             words.append("no update")
+        if self.note:
+            words.append(f"({self.note})")
         return " ".join(words)
 
 

@@ -89,7 +89,10 @@ def _builders() -> dict[str, tuple[Callable[[np.random.Generator], Any], float]]
     pair = np.array([1e6, -3e4, 1000.0, 16777214.0])
     gap = np.array([0.0625, 0.001953125, 0.00006103515625, 1.0])
     table: dict[str, tuple[Callable[[np.random.Generator], Any], float]] = {
-        "ordinary": (lambda rng: normal(rng) * np.array([1.0, 2.0, 0.5, 1.0]) + np.array([0.0, 1.0, -0.5, 3.0]), EPSILON)
+        "ordinary": (
+            lambda rng: normal(rng) * np.array([1.0, 2.0, 0.5, 1.0]) + np.array([0.0, 1.0, -0.5, 3.0]),
+            EPSILON,
+        )
     }
     for power in range(2, 7):
         table[f"mean_over_std_1e{power}"] = (far(10.0**power), EPSILON)
@@ -134,10 +137,10 @@ def exact_inputs(
     """Inputs whose mean and variance are found without rounding, in any order of summation.
 
     Each channel is ``2**k * (m + t_j + e_i)`` with integers: m the channel's centre, t_j the offset of group j, e_i the
-    deviation within a group, a random order of one multiset per channel. Offsets and deviations both sum to 0 and have a
-    sum of squares that is their number times an integer (or their number is a power of two, and the quotient a
-    dyadic rational), so mean and variance are representable for every group and for the whole batch, n a power
-    of two or not. All integers stay below 2**8 and every sum of them, or of their squares, below 2**24 for up
+    deviation within a group, a random order of one multiset per channel. Offsets and deviations both sum to 0 and
+    have a sum of squares that is their number times an integer (or their number is a power of two, and the quotient
+    a dyadic rational), so mean and variance are representable for every group and for the whole batch, n a power of
+    two or not. All integers stay below 2**8 and every sum of them, or of their squares, below 2**24 for up
     to 2**15 elements: no partial sum is rounded in float32, nor a value in bfloat16. Only the final quotients must be
     true divisions.
 

@@ -51,7 +51,9 @@ def exact(case: Case) -> Outcome:
     Raises
     ------
     ValueError
-        Where the configuration says that the call is refused [BN-GRP-3, BN-RUN-4, BN-RUN-10, BN-SYNC-9].
+        Where the specification says that the call is refused [BN-GRP-3, BN-RUN-4, BN-SYNC-9].
+    FloatingPointError
+        For a batch statistic that is not finite under ``nonfinite="raise"`` [BN-RUN-10].
     """
     return _exact.inference(case) if case.mode == "inference" else _exact.batch(case)
 

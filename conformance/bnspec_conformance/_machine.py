@@ -1,0 +1,257 @@
+"""Layers driven by random calls in any order beside a model in plain NumPy that only keeps a list of updates.
+
+All numbers are small multiples of powers of two (integers as input, four elements per channel, decay 1/2), so
+that every statistic and every running value is representable in float32: the model and the layer agree to the
+bit, whichever dtype a conforming layer computes in [BN-MOM-6, BN-RUN-1].
+"""
+
+import importlib.util
+import tempfile
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import bnspec
+from bnspec._context import forget_frozen_warning
+from bnspec_conformance._layers import snapshot
+from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
+from bnspec_conformance.trial import Trial
+
+__all__ = ["machine"]
+
+#: Updates after which a running value could need more bits than float32 has.
+_MOST = 12
+_EPSILON = 0.25
+_SUFFIXES = (".npz", ".safetensors") if importlib.util.find_spec("safetensors") else (".npz",)
+_NAMES = ("beta", "gamma", "mean/EMA", "variance/EMA")
+#: Layers by how they are made; what `ema_update="default"` means without and with the dialect is part of the model.
+_LAYERS = {
+    "internal": ({"ema_update": "internal"}, "internal"),
+    "collection": ({"ema_update": "collection"}, "collection"),
+    "skip": ({"ema_update": "skip"}, "skip"),
+    "default": ({}, "internal"),
+    "tensorpack": ({"dialect": "tensorpack"}, "collection"),
+}
+
+
+@dataclass
+class Model:
+    """What a layer has to be: its parameters, the state it began with, and the batches fed to it since."""
+
+    start: dict[str, Array] | None = None  # None before the first call
+    updates: list[tuple[Array, Array]] = field(default_factory=list)
+    depth: int = 0  # updates that went into `start`
+    unanswered: Case | None = None  # the call that backward would serve
+
+    def called(self) -> None:
+        """Variables exist from the first call on."""
+        if self.start is None:
+            self.set((np.zeros(2), np.ones(2), np.zeros(2), np.ones(2)))
+
+    def set(self, values: Any, depth: int = 0) -> None:
+        """Begin anew from these variables."""
+        self.start, self.updates, self.depth = dict(zip(_NAMES, values)), [], depth
+
+    def steps(self) -> int:
+        """Updates that went into the variables as they are."""
+        return self.depth + len(self.updates)
+
+    def variables(self) -> dict[str, Array]:
+        """Replay the updates, each by half the difference."""
+        if self.start is None:
+            return {}
+        found = dict(self.start)
+        for mean, var in self.updates:
+            found["mean/EMA"] = found["mean/EMA"] + (mean - found["mean/EMA"]) / 2
+            found["variance/EMA"] = found["variance/EMA"] + (var - found["variance/EMA"]) / 2
+        return {name: np.asarray(v, dtype="float32") for name, v in found.items()}
+
+
+kinds = st.sampled_from(sorted(_LAYERS))
+batches = st.lists(st.integers(-3, 3), min_size=8, max_size=8).map(lambda v: np.asarray(v, "float32").reshape(4, 2))
+vectors = st.lists(st.integers(-4, 4), min_size=2, max_size=2).map(lambda v: np.asarray(v, "float32") / 2)
+
+
+def machine(t: Trial) -> type[RuleBasedStateMachine]:
+    """The machine for one subject."""
+    backend = t.needs_backend()
+
+    class Layers(RuleBasedStateMachine):
+        """Layers of every update mode that share one collection, some files and some state dictionaries."""
+
+        snapshots: Bundle[Any] = Bundle("snapshots")
+        files: Bundle[Any] = Bundle("files")
+
+        @initialize()
+        def begin(self) -> None:
+            forget_frozen_warning()
+            common: dict[str, Any] = {"decay": 0.5, "epsilon": _EPSILON}
+            self.layers = {kind: bnspec.BatchNorm(**common, **options) for kind, (options, _) in _LAYERS.items()}
+            self.models = {kind: Model() for kind in _LAYERS}
+            self.updates = bnspec.UpdateCollection()
+            self.pending: list[tuple[str, Array, Array]] = []
+            self.warned = False
+            self.saved = 0
+            self.folder = tempfile.TemporaryDirectory(prefix="bnspec-machine-")
+
+        def teardown(self) -> None:
+            if hasattr(self, "folder"):
+                self.folder.cleanup()
+            forget_frozen_warning()
+
+        def call(self, kind: str, x: Array, *, training: bool | None = None, **context: Any) -> Any:
+            """Call a layer; check y, and that exactly the warnings come that are due."""
+            layer, model = self.layers[kind], self.models[kind]
+            batch = training if training is not None else context.get("is_training", True)
+            frozen_step = not batch and context.get("is_training", False) and context.get("tower", 0) == 0
+            layer.training = training
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                if context:
+                    with bnspec.training_context(updates=self.updates, **context) as inside:
+                        y = layer(backend.asarray(x))
+                        t.require(context["is_training"] or len(inside.updates) == 0, "a frozen collection holds an update")
+                else:
+                    y = layer(backend.asarray(x))
+            expected = int(frozen_step and not self.warned)
+            t.require(len(seen) == expected, f"{len(seen)} warnings, expected {expected}: {[str(w.message) for w in seen]}")
+            self.warned |= frozen_step
+            model.called()
+            held = model.variables()
+            config = bnspec.BatchNormConfig(axis=1, epsilon=_EPSILON, decay=0.5, correction=0)
+            case = Case(config=config, ranks=(RankInputs(x),), gamma=held["gamma"], beta=held["beta"],
+                        state={"mean": held["mean/EMA"], "var": held["variance/EMA"]},
+                        mode="batch" if batch else "inference", update=False)  # fmt: skip
+            y = np.asarray(backend.to_numpy(y))
+            t.agree(case, "y", outcome=Outcome((RankOutcome(y=y),)))
+            model.unanswered = case
+            return y
+
+        def feed(self, kind: str, x: Array, mode: str) -> None:
+            """What the model makes of a training step."""
+            wide = np.asarray(x, "float64")
+            mean, var = wide.mean(axis=0), ((wide - wide.mean(axis=0)) ** 2).mean(axis=0)
+            if mode == "internal":
+                self.models[kind].updates.append((mean, var))
+            elif mode == "collection":
+                self.pending.append((kind, mean, var))
+
+        def room(self) -> bool:
+            return max(m.steps() for m in self.models.values()) + len(self.pending) < _MOST
+
+        @precondition(room)
+        @rule(kind=kinds, x=batches)
+        def train(self, kind: str, x: Array) -> None:
+            self.call(kind, x, is_training=True)
+            self.feed(kind, x, _LAYERS[kind][1])
+
+        @precondition(room)
+        @rule(kind=kinds, x=batches)
+        def train_twice_in_one_step(self, kind: str, x: Array) -> None:
+            y = self.call(kind, x, is_training=True)
+            self.feed(kind, x, _LAYERS[kind][1])
+            with bnspec.recompute():
+                t.same(self.call(kind, x, is_training=True), y, "y of the repeated pass", None)
+
+        @precondition(room)
+        @rule(kind=st.sampled_from(("internal", "skip", "default")), x=batches)
+        def train_without_context(self, kind: str, x: Array) -> None:
+            self.call(kind, x)
+            self.feed(kind, x, _LAYERS[kind][1])
+
+        @precondition(room)
+        @rule(kind=kinds, x=batches)
+        def train_in_a_prediction_context(self, kind: str, x: Array) -> None:
+            self.call(kind, x, training=True, is_training=False)
+            self.feed(kind, x, {"collection": "dropped"}.get(_LAYERS[kind][1], _LAYERS[kind][1]))
+
+        @rule(kind=kinds, x=batches)
+        def second_tower(self, kind: str, x: Array) -> None:
+            self.call(kind, x, is_training=True, tower=1)
+
+        @rule(kind=kinds, x=batches, tower=st.sampled_from((0, 1)))
+        def freeze(self, kind: str, x: Array, tower: int) -> None:
+            self.call(kind, x, training=False, is_training=True, tower=tower)
+
+        @rule(kind=kinds, x=batches, alone=st.booleans())
+        def infer(self, kind: str, x: Array, alone: bool) -> None:
+            self.call(kind, x, **({"training": False} if alone else {"is_training": False}))
+
+        @rule()
+        def run_collection(self) -> None:
+            self.updates.run()
+            for kind, mean, var in self.pending:
+                self.models[kind].updates.append((mean, var))
+            self.pending = []
+
+        @rule(kind=kinds, dy=batches)
+        def backward(self, kind: str, dy: Array) -> None:
+            layer, model = self.layers[kind], self.models[kind]
+            if model.unanswered is None:
+                t.refuses(lambda: layer.backward(backend.asarray(dy)), RuntimeError, "BN-ERR-4")
+                return
+            rank = RankInputs(model.unanswered.ranks[0].x, dy)
+            case, model.unanswered = Case(**{**vars(model.unanswered), "ranks": (rank,)}), None
+            dx = np.asarray(backend.to_numpy(layer.backward(backend.asarray(dy))))
+            t.agree(case, "dx", outcome=Outcome((RankOutcome(dx=dx),)))
+
+        @rule(kind=kinds, gamma=vectors, beta=vectors)
+        def optimize(self, kind: str, gamma: Array, beta: Array) -> None:
+            if self.models[kind].start is not None and self.layers[kind].params is not None:
+                self.layers[kind].params = bnspec.Params(backend.asarray(gamma), backend.asarray(beta))
+                self.models[kind].start = self.models[kind].start | {"gamma": gamma, "beta": beta}
+
+        @rule(target=snapshots, kind=kinds)
+        def take_state_dict(self, kind: str) -> Any:
+            return self.layers[kind].state_dict(), self.models[kind].variables(), self.models[kind].steps()
+
+        @rule(target=files, kind=kinds, suffix=st.sampled_from(_SUFFIXES))
+        def save(self, kind: str, suffix: str) -> Any:
+            self.saved += 1
+            path = Path(self.folder.name) / f"{self.saved}{suffix}"
+            if self.models[kind].start is None:
+                t.refuses(lambda: self.layers[kind].save(path), RuntimeError, "BN-STATE-3")
+                return None
+            self.layers[kind].save(path)
+            return path, self.models[kind].variables(), self.models[kind].steps()
+
+        @rule(kind=kinds, source=st.one_of(snapshots, files))
+        def load(self, kind: str, source: Any) -> None:
+            if source is None or not source[1] or source[2] + len(self.pending) > _MOST:
+                return
+            stored, values, depth = source
+            layer = self.layers[kind]
+            layer.load(stored) if isinstance(stored, Path) else layer.load_state_dict(stored)
+            self.models[kind].set([values[name] for name in _NAMES], depth)
+
+        @rule(kind=kinds, broken=st.sampled_from(("missing", "unknown", "shape", "dtype", "x")))
+        def refuse(self, kind: str, broken: str) -> None:
+            layer = self.layers[kind]
+            before = snapshot(t, layer, self.updates)
+            bad = {name: backend.asarray(np.full(2, 7, "float32")) for name in _NAMES}
+            if broken == "missing":
+                del bad["gamma"]
+            elif broken != "x":
+                wrong = {"shape": np.ones(3, "float32"), "dtype": np.ones(2, "int32")}.get(broken, np.ones(2, "float32"))
+                bad["variance/EMA" if broken != "unknown" else "moving_mean"] = backend.asarray(wrong)
+            if broken == "x":
+                t.refuses(lambda: layer(backend.asarray(np.ones((4, 2), "int32"))), TypeError, "BN-SHAPE-5")
+            else:
+                t.refuses(lambda: layer.load_state_dict(bad), (ValueError, TypeError), "BN-STATE-5")
+            t.require(snapshot(t, layer, self.updates) == before, f"a refusal ({broken}) changed something")
+
+        @invariant()
+        def variables_are_the_models(self) -> None:
+            if not hasattr(self, "layers"):
+                return
+            t.require(len(self.updates) == len(self.pending), f"{len(self.updates)} updates pending, not {len(self.pending)}")
+            for kind, layer in self.layers.items():
+                found = {name: np.asarray(backend.to_numpy(v)) for name, v in layer.variables.items()}
+                t.same(found, self.models[kind].variables(), f"{kind}: variables", None)
+
+    return Layers

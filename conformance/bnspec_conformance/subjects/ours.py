@@ -1,0 +1,138 @@
+"""bnspec's own backends as subjects: the specification's functions on the arrays of one library."""
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+
+import bnspec
+from bnspec_backends import threads
+from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
+
+__all__ = ["Ours", "jax", "numpy", "strict", "torch"]
+
+
+@dataclasses.dataclass
+class Ours:
+    """One backend; several ranks run as threads."""
+
+    name: str
+    backend: Any
+    arithmetic: Literal["float64", "float32"] = "float64"
+    flushes: bool = False
+    examples: int = 40
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """What the backend takes."""
+        return tuple(self.backend.dtypes())
+
+    def version(self) -> str:
+        """The library and its version."""
+        return f"bnspec {bnspec.__version__} on {self.name} {self.backend.version()}"
+
+    def supports(self, case: Case) -> str | None:
+        """Every case of a dtype the library has."""
+        for rank in case.ranks:
+            for array in (rank.x, rank.dy, rank.xdot):
+                if array is not None and array.dtype.name not in self.dtypes:
+                    return f"{self.name} has no {array.dtype.name}"
+        return None
+
+    def run(self, case: Case) -> Outcome:
+        """Run the case on as many threads as it has ranks."""
+        if len(case.ranks) == 1:
+            return Outcome((self._rank(case, case.ranks[0], 0, None),))
+
+        def one(comm: bnspec.Communicator) -> RankOutcome:
+            return self._rank(case, case.ranks[comm.rank], comm.rank, comm)
+
+        return Outcome(tuple(threads.run(len(case.ranks), one, deadline=60.0)))
+
+    def _rank(self, case: Case, rank: RankInputs, number: int, comm: Any) -> RankOutcome:
+        put = self._put
+        params = bnspec.Params(
+            put(_or_default(case.gamma, 1.0, case)) if case.config.scale else None,
+            put(_or_default(case.beta, 0.0, case)) if case.config.center else None,
+        )
+        state = None
+        if case.state is not None:
+            state = bnspec.RunningState(**{k: put(v) for k, v in case.state.items()})
+        dots = (
+            put(case.gamma_dot) if case.config.scale else None,
+            put(case.beta_dot) if case.config.center else None,
+        )
+        more = (
+            None if case.dmean is None else put(case.dmean[number]),
+            None if case.dvar is None else put(case.dvar[number]),
+        )
+        given = (put(rank.x), put(rank.dy), put(rank.mask), put(rank.xdot))
+        with np.errstate(all="ignore"):  # per thread, so here: overflow and NaN are part of many cases
+            result = _run(case.config, case.mode, case.update, comm, *given, params, state, dots, more)
+        self.backend.synchronize()
+        take = self._take
+        kept: Any = None
+        if result["state"] is not None:
+            kept = {k: take(v) for k, v in result["state"]._asdict().items() if v is not None}
+        return RankOutcome(state=kept, **{k: take(v) for k, v in result.items() if k != "state"})
+
+    def _put(self, values: Array | None) -> Any:
+        return None if values is None else self.backend.asarray(values)
+
+    def _take(self, values: Any) -> Array | None:
+        return None if values is None else np.asarray(self.backend.to_numpy(values))
+
+
+def _run(
+    config: bnspec.BatchNormConfig, mode: str, update: bool, comm: Any, x: Any, dy: Any, mask: Any, xdot: Any,
+    params: bnspec.Params, state: Any, dots: tuple[Any, Any], more: tuple[Any, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Everything a case asks for, with bnspec's functional interface."""
+    result: dict[str, Any] = dict.fromkeys(RankOutcome.__dataclass_fields__)
+    if mode == "inference":
+        result["y"], saved = bnspec.batch_norm_inference(x, params, state, config)
+    else:
+        result["y"], stats, saved = bnspec.batch_norm(x, params, config, state=state, mask=mask, comm=comm)
+        result |= {"count": stats.count, "mean": stats.mean + stats.mean_low, "var": stats.var}
+        if state is not None and update:
+            result["state"] = bnspec.update_running(state, stats, config)
+    if dy is not None:
+        grads = bnspec.batch_norm_vjp(dy, saved, comm, dmean=more[0], dvar=more[1])
+        result |= {"dx": grads.x, "dgamma": grads.gamma, "dbeta": grads.beta}
+    if xdot is not None:
+        tangents = bnspec.batch_norm_tangents(xdot, saved, *dots, comm)
+        result |= {"ydot": tangents.y, "mean_dot": tangents.mean, "var_dot": tangents.var}
+    return result
+
+
+def _or_default(values: Array | None, default: float, case: Case) -> Array:
+    if values is not None:
+        return values
+    wide = case.ranks[0].x.dtype == np.float64
+    return np.full(case.channels, default, "float64" if wide else "float32")
+
+
+def numpy() -> Ours:
+    """bnspec on NumPy."""
+    return Ours("numpy", bnspec.get_backend("numpy"))
+
+
+def strict() -> Ours:
+    """bnspec on array-api-strict with every flag at its strictest: no call beyond the standard."""
+    import array_api_strict
+
+    array_api_strict.set_array_api_strict_flags(boolean_indexing=False, data_dependent_shapes=False)
+    return Ours("strict", bnspec.get_backend("strict"), examples=20)
+
+
+def torch() -> Ours:
+    """bnspec on torch tensors of the default device."""
+    return Ours("torch", bnspec.get_backend("torch"), examples=20)
+
+
+def jax() -> Ours:
+    """bnspec on JAX arrays, eager, in whatever precision JAX is configured for."""
+    backend = bnspec.get_backend("jax")
+    wide = "float64" in backend.dtypes()
+    # XLA flushes subnormal numbers on the CPU; every new shape compiles, so there are fewer examples.
+    return Ours("jax", backend, "float64" if wide else "float32", flushes=True, examples=6)

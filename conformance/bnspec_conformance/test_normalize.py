@@ -1,0 +1,113 @@
+"""Checks of SPEC.md, "Normalization"."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from bnspec import BatchNormConfig
+from bnspec_conformance import strategies
+from bnspec_conformance.case import Case, Outcome, RankInputs
+from bnspec_conformance.families import hard_families
+from bnspec_conformance.oracle import exact
+from bnspec_conformance.tolerances import hard_bound
+from bnspec_conformance.trial import Trial, clauses, explore
+
+
+@clauses("BN-NORM-1")
+@explore(strategies.cases)
+def test_formula(t: Trial, case: Case) -> None:
+    """y is gamma*(x - mean)/sqrt(var + epsilon) + beta."""
+    t.agree(case, "y")
+
+
+@clauses("BN-NORM-2")
+@explore(lambda s: strategies.cases(s, derivatives=True))
+def test_absent_parameters(t: Trial, case: Case) -> None:
+    """Without center there is no beta and no gradient of it; without scale no gamma."""
+    for center, scale in ((False, True), (True, False), (False, False)):
+        config = dataclasses.replace(case.config, center=center, scale=scale)
+        gamma, beta = case.gamma if scale else None, case.beta if center else None
+        own = dataclasses.replace(case, config=config, gamma=gamma, beta=beta, gamma_dot=None, beta_dot=None)
+        got = t.agree(own, "y", "dx").ranks[0]
+        t.require((got.dbeta is not None) == center, "dbeta is there exactly when center is", own)
+        t.require((got.dgamma is not None) == scale, "dgamma is there exactly when scale is", own)
+
+
+def hard_case(name: str) -> Case:
+    """One hard family as a case."""
+    x, gamma, beta, dy, epsilon = hard_families()[name]
+    config = BatchNormConfig(axis=x.ndim - 1, epsilon=epsilon, decay=0.9, correction=0)
+    return Case(config=config, ranks=(RankInputs(x, dy),), gamma=gamma, beta=beta, note=f"hard family {name}")
+
+
+#: The families that float32 arithmetic alone cannot reach, and why; it is held to all others.
+BEYOND_FLOAT32 = {
+    "denormal": "XLA flushes subnormal numbers",
+    "denormal_and_normal": "XLA flushes subnormal numbers",
+    "huge_1e+19": "the squares overflow",
+    "huge_1e+30": "the squares overflow",
+    "near_float_max": "x - K overflows",
+    "two_values_far": "dx is what remains of terms 1e7 times as large",
+}
+
+
+def hard(subject: Any) -> Any:
+    """Names of the hard families this subject's arithmetic is held to."""
+    wide = subject.arithmetic == "float64"
+    return st.sampled_from([n for n in hard_families() if wide or n not in BEYOND_FLOAT32])
+
+
+@clauses("BN-NORM-3", "BN-MOM-8")
+@explore(hard, share=3.0)
+def test_hard_families(t: Trial, name: str) -> None:
+    """y stays within 8 float32 roundoffs on inputs where implementations lose digits."""
+    case = hard_case(name)
+    reference = exact(case).ranks[0]
+    got = t.run(case).ranks[0]
+    assert got.y is not None and reference.y is not None
+    t.within(got.y, reference.y, hard_bound(reference.y, case.gamma, axis=-1), "y", case)
+    t.agree(case, "mean", "var")
+
+
+@clauses("BN-NORM-4")
+@explore(lambda s: strategies.cases(s, narrow=False, epsilon=1.0))
+def test_laws(t: Trial, case: Case) -> None:
+    """An exact shift or power-of-two scale of x changes no more than rounding; permuted samples give permuted y."""
+    rng = np.random.default_rng(3)
+    x = rng.integers(-64, 64, case.ranks[0].x.shape).astype(case.ranks[0].x.dtype)
+    case = dataclasses.replace(case, ranks=(RankInputs(x),))
+    scaled = dataclasses.replace(
+        case, ranks=(RankInputs(x * 8),), config=dataclasses.replace(case.config, epsilon=case.config.epsilon * 64)
+    )
+    shifted = dataclasses.replace(case, ranks=(RankInputs(x + 4096),))
+    order = rng.permutation(x.shape[0])
+    permuted = dataclasses.replace(case, ranks=(RankInputs(x[order]),))
+    reference = exact(case)
+    y = reference.ranks[0].y
+    assert y is not None
+    t.agree(case, "y", reference=reference)
+    for own, expected in ((scaled, y), (shifted, y), (permuted, y[order])):
+        known = exact(own)
+        t.agree(own, "y", reference=Outcome((dataclasses.replace(known.ranks[0], y=expected),)))
+
+
+@clauses("BN-NORM-5", "BN-MOM-5", "BN-MOM-4")
+@explore(lambda s: strategies.cases(s, center=True))
+def test_constant_channel(t: Trial, case: Case) -> None:
+    """A constant channel has exactly its value as mean, variance 0, and y equal to beta, to the bit."""
+    rng = np.random.default_rng(case.channels)
+    shape, axis = case.ranks[0].x.shape, case.config.axis
+    values = (rng.standard_normal(case.channels) * 10.0 ** rng.integers(-3, 4, case.channels)).astype(
+        case.ranks[0].x.dtype
+    )
+    spread = [1] * len(shape)
+    spread[axis] = case.channels
+    x = np.broadcast_to(values.reshape(spread), shape).copy()
+    case = dataclasses.replace(case, ranks=(RankInputs(x),))
+    got = t.run(case).ranks[0]
+    assert got.y is not None and got.mean is not None and got.var is not None and case.beta is not None
+    t.same(got.mean, values.astype(got.mean.dtype)[None, :], "mean", case)
+    t.same(got.var, np.zeros_like(got.var), "var", case)
+    t.same(got.y, np.broadcast_to(case.beta.astype(x.dtype).reshape(spread), shape), "y", case)

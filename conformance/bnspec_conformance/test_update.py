@@ -1,0 +1,284 @@
+"""Checks of SPEC.md, "Update timing", and of the layer's part of "Inference and frozen"."""
+
+import dataclasses
+import itertools
+import warnings
+from typing import Any
+
+import hypothesis
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import run_state_machine_as_test
+
+import bnspec
+from bnspec._context import forget_frozen_warning
+from bnspec_conformance import strategies
+from bnspec_conformance._layers import layer_of, outcome_of, state_of
+from bnspec_conformance._machine import machine
+from bnspec_conformance.case import Case, RankInputs
+from bnspec_conformance.oracle import exact
+from bnspec_conformance.subjects import Subject
+from bnspec_conformance.trial import Trial, Violation, clauses, explore
+
+
+def steps(subject: Subject) -> st.SearchStrategy[Case]:
+    """Cases of one training step with a running state that has seen batches before."""
+    return strategies.cases(subject, ghost=True, running=True) if subject.examples >= 10 else strategies.cases(subject, running=True)
+
+
+def host(t: Trial, array: Any) -> Any:
+    """A copy as NumPy's."""
+    return np.array(t.needs_backend().to_numpy(array))
+
+
+def again(case: Case, seed: int) -> Case:
+    """The same step with another batch of the same shape, far enough from the first to tell their order."""
+    rng = np.random.default_rng(seed)
+    x = case.ranks[0].x
+    return dataclasses.replace(case, ranks=(RankInputs((rng.standard_normal(x.shape) * 2 + 3).astype(x.dtype)),))
+
+
+@clauses("BN-UPD-1")
+@explore(steps, share=0.5)
+def test_skip(t: Trial, case: Case) -> None:
+    """skip leaves the state to the bit, in every kind of context, and y is that of the other modes."""
+    put = t.needs_backend().asarray
+    x = put(case.ranks[0].x)
+    y = host(t, layer_of(t, case, ema_update="internal")(x))
+    layer = layer_of(t, case, ema_update="skip", training=True)
+    before = state_of(t, layer)
+    t.same(host(t, layer(x)), y, "y of skip", case)
+    for training in (True, False):
+        with bnspec.training_context(is_training=training) as context:
+            t.same(host(t, layer(x)), y, "y of skip", case)
+            t.require(len(context.updates) == 0, "skip collected an update", case)
+            context.updates.run()
+    t.same(state_of(t, layer), before, "variables", case)
+
+
+@clauses("BN-UPD-2")
+@explore(steps)
+def test_internal(t: Trial, case: Case) -> None:
+    """internal has updated the state when the call returns, with the statistics of this call, once."""
+    layer = layer_of(t, case, ema_update="internal")
+    y = layer(t.needs_backend().asarray(case.ranks[0].x))
+    t.agree(case, "y", "state", outcome=outcome_of(t, layer, case, y=y))
+
+
+@clauses("BN-UPD-2", "BN-UPD-3")
+@explore(steps, share=0.5)
+def test_internal_in_a_context(t: Trial, case: Case) -> None:
+    """Inside a training context internal updates just once and leaves nothing to run."""
+    layer = layer_of(t, case, ema_update="internal")
+    with bnspec.training_context() as context:
+        layer(t.needs_backend().asarray(case.ranks[0].x))
+        t.agree(case, "state", outcome=outcome_of(t, layer, case))
+        context.updates.run()
+    t.agree(case, "state", outcome=outcome_of(t, layer, case))
+
+
+@clauses("BN-UPD-3")
+@explore(steps)
+def test_collection(t: Trial, case: Case) -> None:
+    """Collected updates wait, then apply in call order, each against the state of that moment; and only once."""
+    put = t.needs_backend().asarray
+    later = again(case, 1)
+    layer, twin, one = (layer_of(t, case, ema_update=mode) for mode in ("collection", "internal", "collection"))
+    before = state_of(t, layer)
+    with bnspec.training_context() as context:
+        layer(put(case.ranks[0].x))
+        layer(put(later.ranks[0].x))
+        one(put(case.ranks[0].x))
+        t.same(state_of(t, layer), before, "variables before the collection ran", case)
+        t.require(len(context.updates) == 3, f"{len(context.updates)} updates are pending after three calls", case)
+    elsewhere = dataclasses.replace(case, state=strategies.states(case.config, case.channels, case.ranks[0].x.dtype, 99))
+    for each in (layer, twin):  # the state changes between the calls and the run
+        each.load_state_dict(layer_of(t, elsewhere).variables)
+    for batch in (case, later):
+        twin(put(batch.ranks[0].x))
+    context.updates.run()
+    t.agree(case, "state", outcome=outcome_of(t, one, case))
+    t.same(state_of(t, layer), state_of(t, twin), "variables", case)
+    context.updates.run()
+    t.require(len(context.updates) == 0, "updates are left after the run", case)
+    t.same(state_of(t, layer), state_of(t, twin), "variables after a second run", case)
+
+
+@clauses("BN-UPD-3", "BN-ERR-2")
+@explore(lambda s: strategies.cases(s, running=True), share=0.25)
+def test_no_collection(t: Trial, case: Case) -> None:
+    """Outside of any context there is no collection to hand the update to, so the call is refused."""
+    layer = layer_of(t, case, ema_update="collection")
+    before = state_of(t, layer)
+    t.refuses(lambda: layer(t.needs_backend().asarray(case.ranks[0].x)), RuntimeError, "BN-UPD-3")
+    t.same(state_of(t, layer), before, "variables", case)
+
+
+@clauses("BN-UPD-4")
+@explore(lambda s: strategies.cases(s, running=True), share=0.5)
+def test_default(t: Trial, case: Case) -> None:
+    """default is internal for a layer without a dialect and collection under the tensorpack dialect."""
+    put = t.needs_backend().asarray
+    plain = {"virtual_batch_size": None, "axis": 1, "correction": 0}
+    rng = np.random.default_rng(case.channels)
+    x = (rng.standard_normal((4, case.channels)) + 2).astype(case.ranks[0].x.dtype)
+    case = dataclasses.replace(case, config=dataclasses.replace(case.config, **plain), ranks=(RankInputs(x),))
+    for how in ({}, {"ema_update": "default"}):
+        bare, seed = layer_of(t, case, **how), layer_of(t, case, dialect="tensorpack", **how)
+        before = state_of(t, seed)
+        with bnspec.training_context() as context:
+            bare(put(x))
+            t.agree(case, "state", outcome=outcome_of(t, bare, case))
+            seed(put(x))
+            t.same(state_of(t, seed), before, "variables under the tensorpack dialect", case)
+            context.updates.run()
+        t.agree(case, "state", outcome=outcome_of(t, bare, case))
+        if x.dtype != np.float64:  # for float64 that dialect rounds 1 - decay to float32
+            t.agree(case, "state", outcome=outcome_of(t, seed, case))
+
+
+@clauses("BN-UPD-5")
+@explore(steps)
+def test_recompute(t: Trial, case: Case) -> None:
+    """A forward pass repeated under recompute gives the same y and updates nothing, in either mode."""
+    x = t.needs_backend().asarray(case.ranks[0].x)
+    for mode in ("internal", "collection"):
+        layer, next_layer = layer_of(t, case, ema_update=mode), layer_of(t, case, ema_update=mode)
+        with bnspec.training_context() as context:
+            y = host(t, layer(x))
+            with bnspec.recompute():
+                t.same(host(t, layer(x)), y, "y of the repeated pass", case)
+            t.require(len(context.updates) == (mode == "collection"), f"{len(context.updates)} updates are pending", case)
+            next_layer(x)  # the block is over: this call counts
+            context.updates.run()
+        t.agree(case, "state", outcome=outcome_of(t, layer, case))
+        t.agree(case, "state", outcome=outcome_of(t, next_layer, case))
+
+
+@clauses("BN-UPD-6")
+@explore(steps)
+def test_towers(t: Trial, case: Case) -> None:
+    """The other towers normalize by their own statistics, update nothing and collect nothing."""
+    put = t.needs_backend().asarray
+    other = again(case, 2)
+    for mode in ("internal", "collection"):
+        layer = layer_of(t, case, ema_update=mode)
+        before = state_of(t, layer)
+        updates = bnspec.UpdateCollection()
+        for tower in (1, 2):
+            with bnspec.training_context(tower=tower, updates=updates):
+                y = layer(put(other.ranks[0].x))
+            t.agree(dataclasses.replace(other, update=False), "y", outcome=outcome_of(t, layer, other, y=y))
+        t.require(len(updates) == 0, "another tower than 0 collected an update", case)
+        t.same(state_of(t, layer), before, "variables", case)
+        with bnspec.training_context(tower=0, updates=updates):
+            layer(put(case.ranks[0].x))
+        updates.run()
+        t.agree(case, "state", outcome=outcome_of(t, layer, case))
+
+
+@clauses("BN-UPD-7")
+@explore(steps)
+def test_prediction_context(t: Trial, case: Case) -> None:
+    """With training=True in a prediction context internal updates, and what is collected is dropped."""
+    x = t.needs_backend().asarray(case.ranks[0].x)
+    internal, collected = (layer_of(t, case, ema_update=mode, training=True) for mode in ("internal", "collection"))
+    before = state_of(t, collected)
+    with bnspec.training_context(is_training=False) as context:
+        y = internal(x)
+        t.agree(case, "y", "state", outcome=outcome_of(t, internal, case, y=y))
+        t.same(host(t, collected(x)), host(t, y), "y", case)
+        t.require(len(context.updates) == 0, "the frozen collection kept an update", case)
+        context.updates.run()
+    t.same(state_of(t, collected), before, "variables", case)
+
+
+@clauses("BN-INF-5")
+@explore(lambda s: strategies.cases(s, running=True, narrow=False), share=0.1)
+def test_frozen_warning(t: Trial, case: Case) -> None:
+    """One FrozenStatisticsWarning per process, from tower 0 of a training context alone."""
+    x = t.needs_backend().asarray(case.ranks[0].x)
+    first, second = layer_of(t, case, training=False, name="first"), layer_of(t, case, training=False)
+    forget_frozen_warning()
+
+    def warned(layer: bnspec.BatchNorm, **context: Any) -> list[str]:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            if context:
+                with bnspec.training_context(**context):
+                    layer(x)
+            else:
+                layer(x)
+        strange = [w for w in seen if not issubclass(w.category, bnspec.FrozenStatisticsWarning)]
+        t.require(not strange, f"other warnings: {[str(w.message) for w in strange]}", case)
+        return [str(w.message) for w in seen]
+
+    try:
+        t.require(not warned(first), "warned outside of any context", case)
+        t.require(not warned(first, is_training=False), "warned in a prediction context", case)
+        t.require(not warned(first, tower=1), "warned from another tower than 0", case)
+        trained = layer_of(t, case, training=True, ema_update="skip")
+        t.require(not warned(trained, tower=0), "warned of batch statistics", case)
+        said = warned(first, tower=0)
+        t.require(len(said) == 1 and "first" in said[0], f"the main tower's first frozen call said {said}", case)
+        t.require(not warned(first, tower=0) and not warned(second, tower=0), "warned a second time", case)
+    finally:
+        forget_frozen_warning()
+
+
+@clauses("BN-INF-6", "BN-UPD-1", "BN-UPD-3")
+@explore(lambda s: strategies.cases(s, running=True, derivatives=True, center=True, scale=True), share=0.1)
+def test_independent_switches(t: Trial, case: Case) -> None:
+    """Which statistics normalize, who updates and what gets gradients are three choices; all combinations work."""
+    put = t.needs_backend().asarray
+    rank = dataclasses.replace(case.ranks[0], xdot=None)
+    batch = dataclasses.replace(case, ranks=(rank,), gamma_dot=None, beta_dot=None)
+    running = dataclasses.replace(batch, mode="inference", update=False)
+    references = {True: exact(batch), False: exact(running)}
+    for training, mode, trainable in itertools.product((True, False), ("internal", "collection", "skip"), (True, False)):
+        layer = layer_of(t, batch, training=training, ema_update=mode, trainable=trainable)
+        before = state_of(t, layer)
+        with bnspec.training_context() as context, warnings.catch_warnings():
+            warnings.simplefilter("ignore", bnspec.FrozenStatisticsWarning)
+            y = layer(put(rank.x))
+            t.require(len(context.updates) == (training and mode == "collection"), "pending updates are wrong", batch)
+            context.updates.run()
+        dx = layer.backward(put(rank.dy))
+        own = batch if training else running
+        outcome = outcome_of(t, layer, batch, y=y, dx=dx)
+        t.agree(own, "y", "dx", outcome=outcome, reference=references[training])
+        if training and mode != "skip":
+            t.agree(own, "state", outcome=outcome, reference=references[training])
+        else:
+            t.same(state_of(t, layer), before, "variables", batch)
+        grads = layer.gradients
+        assert grads is not None
+        there = grads.gamma is not None and grads.beta is not None
+        none = grads.gamma is None and grads.beta is None
+        t.require(there if trainable else none, f"trainable={trainable} with gradients {grads.gamma}, {grads.beta}", own)
+        if trainable:
+            outcome = outcome_of(t, layer, batch, dgamma=grads.gamma, dbeta=grads.beta)
+            t.agree(own, "dgamma", "dbeta", outcome=outcome, reference=references[training])
+
+
+@clauses("BN-UPD-1", "BN-UPD-2", "BN-UPD-3", "BN-UPD-4", "BN-UPD-5", "BN-UPD-6", "BN-UPD-7", "BN-INF-4", "BN-INF-5",
+         "BN-STATE-2", "BN-STATE-3", "BN-ERR-2", "BN-ERR-4")  # fmt: skip
+@explore()
+def test_any_order_of_calls(t: Trial) -> None:
+    """Whatever a layer is asked in whatever order, its variables are those of a model that keeps a list of updates."""
+    t.needs_backend()
+    driven = hypothesis.seed(t.budget.seed)(machine(t))
+    settings = hypothesis.settings(
+        max_examples=t.examples,
+        stateful_step_count=25,
+        database=None,
+        deadline=None,
+        report_multiple_bugs=False,
+        print_blob=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    try:
+        run_state_machine_as_test(driven, settings=settings)  # type: ignore[no-untyped-call]
+    except Violation as error:  # the steps are the case here
+        steps_taken = "\n".join(getattr(error, "__notes__", []))
+        raise Violation(f"{error}\n{steps_taken}", error.details | {"script": steps_taken}) from None
