@@ -13,7 +13,16 @@ from typing import Any, Literal, get_args
 
 from bnspec._errors import refusal
 
-__all__ = ["BatchNormConfig", "Renorm"]
+__all__ = [
+    "Averaging",
+    "BatchNormConfig",
+    "GhostSource",
+    "NonFinite",
+    "Renorm",
+    "RenormForm",
+    "SingleValue",
+    "SyncWeighting",
+]
 
 Averaging = Literal["exponential", "cumulative", "pooled", "debiased"]
 GhostSource = Literal["first", "mean", "merged", "sequential"]
@@ -209,9 +218,18 @@ class BatchNormConfig:
                 expected=f"only {sorted(f.name for f in dataclasses.fields(cls))}",
                 do="It may come from a newer bnspec.",
             )
-        if fields.get("renorm") is not None:
-            fields["renorm"] = Renorm(**fields["renorm"])
-        return cls(**fields)
+        try:
+            if fields.get("renorm") is not None:
+                fields["renorm"] = Renorm(**fields["renorm"])
+            return cls(**fields)
+        except TypeError as error:
+            raise refusal(
+                ValueError,
+                "BN-STATE-6",
+                got=f"a configuration that cannot be built ({error})",
+                expected="what to_json wrote",
+                do="Write it anew with BatchNormConfig.to_json.",
+            ) from error
 
     @property
     def counts_updates(self) -> bool:

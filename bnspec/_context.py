@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 
 from bnspec._errors import FrozenStatisticsWarning, refusal
 
-__all__ = ["TrainingContext", "UpdateCollection", "current_context", "is_recomputing", "recompute", "training_context"]
+__all__ = [
+    "TrainingContext",
+    "UpdateCollection",
+    "current_context",
+    "forget_frozen_warning",
+    "is_recomputing",
+    "recompute",
+    "training_context",
+    "warn_frozen",
+]
 
 
 class UpdateCollection:
@@ -33,7 +42,7 @@ class UpdateCollection:
 
     def __init__(self, *, frozen: bool = False) -> None:
         self._pending: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an update may add another
         self.frozen = frozen
 
     def add(self, update: Callable[[], None]) -> None:

@@ -19,7 +19,8 @@ from array_api_compat import array_namespace
 from bnspec._groups import reduced_axes, split, spread, unsplit
 from bnspec._moments import expand_mask
 from bnspec._normalize import factor, row
-from bnspec._precision import arithmetic_dtype, has_headroom, sum_over
+from bnspec._precision import arithmetic_dtype, has_headroom
+from bnspec._sums import sum_over
 from bnspec._types import Array, Groups, Saved
 
 __all__ = ["grad_input", "grad_sums", "input_coefficients", "parameter_gradients", "tangent_coefficients"]

@@ -17,10 +17,18 @@ import math
 from array_api_compat import array_namespace, device
 
 from bnspec._groups import channels, reduced_axes, split, spread
-from bnspec._precision import arithmetic_dtype, count_dtype, has_headroom, stop_gradient, sum_over, two_sum
+from bnspec._precision import arithmetic_dtype, count_dtype, has_headroom, stop_gradient
+from bnspec._sums import sum_over, two_sum
 from bnspec._types import Array, Groups, Moments
 
-__all__ = ["merge", "merge_groups", "moments"]
+__all__ = [
+    "expand_mask",
+    "group",
+    "merge",
+    "merge_groups",
+    "merge_weighted",
+    "moments",
+]
 
 
 def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:

@@ -17,7 +17,13 @@ from bnspec._groups import split, spread, unsplit
 from bnspec._precision import arithmetic_dtype
 from bnspec._types import Array, Groups, Params
 
-__all__ = ["inverse_stddev", "normalize", "scale_and_shift"]
+__all__ = [
+    "factor",
+    "inverse_stddev",
+    "normalize",
+    "row",
+    "scale_and_shift",
+]
 
 
 def normalize(x: Array, centre: Array, scale: Array, shift: Array, groups: Groups) -> Array:

@@ -9,7 +9,16 @@ from bnspec._errors import refusal
 from bnspec._precision import statistics_dtype, stop_gradient
 from bnspec._types import Array
 
-__all__ = ["ALIASES", "EMA_UPDATES", "channel_axis_of", "constant", "from_aliases", "initialize"]
+__all__ = [
+    "ALIASES",
+    "EMA_UPDATES",
+    "channel_axis_of",
+    "constant",
+    "from_aliases",
+    "initialize",
+    "is_channels_last",
+    "to_numpy",
+]
 
 #: Other spellings of a layer's arguments: tensorpack's older ones, and TensorFlow's.
 ALIASES = {

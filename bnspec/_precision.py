@@ -5,7 +5,6 @@ and running state: float64 for float64 input, else float32. The *arithmetic* dty
 between: float64 wherever the device has it, else float32.
 """
 
-import math
 from typing import Any
 
 from array_api_compat import array_namespace, is_jax_array, is_torch_array
@@ -13,14 +12,14 @@ from array_api_compat import array_namespace, is_jax_array, is_torch_array
 from bnspec._types import Array
 
 __all__ = [
+    "FLOATING",
     "arithmetic_dtype",
     "count_dtype",
     "dtype_name",
     "has_headroom",
     "library",
+    "statistics_dtype",
     "stop_gradient",
-    "sum_over",
-    "two_sum",
     "values",
 ]
 
@@ -106,65 +105,11 @@ def values(x: Array) -> list[Any] | None:
             return None
     kind = dtype_name(x.dtype)
     scalar = bool if kind == "bool" else int if "int" in kind else float
-    return [scalar(v) for v in iter_flat(x)]
+    return [scalar(v) for v in _iter_flat(x)]
 
 
-def iter_flat(x: Array) -> Any:
+def _iter_flat(x: Array) -> Any:
     """Iterate over the elements of x in C order as 0-d arrays."""
     xp = array_namespace(x)
     flat = xp.reshape(x, (-1,))
     return (flat[i] for i in range(flat.shape[0]))
-
-
-def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return fl(a + b) and the rounding error of it, exactly (Knuth, TAOCP 2, 4.2.2 theorem B).
-
-    The error is a constant to the gradient: a + b already carries the whole derivative.
-    """
-    s = a + b
-    bb = s - a
-    return s, stop_gradient((a - (s - bb)) + (b - bb))
-
-
-def sum_over(x: Array, axes: tuple[int, ...], *, plain: bool) -> Array:
-    """Sum an array over some axes.
-
-    Parameters
-    ----------
-    x : array
-        Of the arithmetic dtype.
-    axes : tuple of int
-        Axes to sum over, counted from 0.
-    plain : bool
-        True takes the library's sum, whose error grows with the number of terms. False folds the
-        halves onto each other and carries the rounding error of each addition along (Ogita, Rump
-        and Oishi 2005, cascaded summation on a tree): about one roundoff of the exact sum plus
-        ``u**2 * log2(n) * sum|x|``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> x = np.asarray([1e16, 1.0, -1e16])
-    >>> float(sum_over(x, (0,), plain=True)), float(sum_over(x, (0,), plain=False))
-    (0.0, 1.0)
-    """
-    xp = array_namespace(x)
-    if plain:
-        return xp.sum(x, axis=axes)
-    kept = tuple(a for a in range(x.ndim) if a not in axes)
-    length = math.prod(x.shape[a] for a in axes)
-    shape = tuple(x.shape[a] for a in kept)
-    total = xp.reshape(xp.permute_dims(x, (*axes, *kept)), (length, *shape))
-    if length == 0:
-        return xp.sum(total, axis=0)
-    error = xp.zeros_like(total)
-    while length > 1:
-        half = length // 2
-        folded, slip = two_sum(total[:half, ...], total[half : 2 * half, ...])
-        slip = slip + (error[:half, ...] + error[half : 2 * half, ...])
-        # The odd element out waits at the end for the next round.
-        total = xp.concat((folded, total[2 * half :, ...]), axis=0)
-        error = xp.concat((slip, error[2 * half :, ...]), axis=0)
-        length -= half
-    # An infinite or NaN sum has a NaN "error"; the sum itself says what happened.
-    return total[0, ...] + xp.where(xp.isfinite(error[0, ...]), error[0, ...], xp.zeros_like(error[0, ...]))

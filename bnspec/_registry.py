@@ -19,7 +19,9 @@ from bnspec._protocols import Backend, Communicator, Kernels
 from bnspec._types import Array
 
 __all__ = [
+    "ALIASES",
     "BackendInfo",
+    "EXTRAS",
     "SpecificationKernels",
     "get_backend",
     "get_communicator",

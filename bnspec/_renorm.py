@@ -1,7 +1,7 @@
 """Batch renormalization: corrections that make a batch's statistics agree with the reference (SPEC.md).
 
     sigma = sqrt(var + epsilon),  s = max(reference deviation, sqrt(epsilon))
-    r = clip(sigma / s, 1/rmax, rmax),   d = clip((mean - reference mean) / s, -dmax, dmax)
+    r = _clip(sigma / s, 1/rmax, rmax),   d = _clip((mean - reference mean) / s, -dmax, dmax)
     y = gamma * (xhat*r + d) + beta
 
 r and d are constants to the gradient. The reference is the state *before* this step's update.
@@ -50,12 +50,12 @@ def corrections(stats: Moments, state: RunningState, config: BatchNormConfig) ->
     mean, stddev = (xp.astype(v, stats.m2.dtype)[None, :] for v in reference(state, config))
     floor = math.sqrt(config.epsilon)
     s = xp.where(stddev < floor, xp.full_like(stddev, floor), stddev)
-    r = clip(xp.sqrt(stats.var + config.epsilon) / s, 1.0 / config.renorm.rmax, config.renorm.rmax)
-    d = clip(((stats.mean - mean) + stats.mean_low) / s, -config.renorm.dmax, config.renorm.dmax)
+    r = _clip(xp.sqrt(stats.var + config.epsilon) / s, 1.0 / config.renorm.rmax, config.renorm.rmax)
+    d = _clip(((stats.mean - mean) + stats.mean_low) / s, -config.renorm.dmax, config.renorm.dmax)
     return stop_gradient(r), stop_gradient(d)
 
 
-def clip(v: Array, low: float, high: float) -> Array:
+def _clip(v: Array, low: float, high: float) -> Array:
     """Limit v to [low, high]; NaN stays NaN, so that a bad channel shows."""
     xp = array_namespace(v)
     v = xp.where(v < low, xp.full_like(v, low), v)

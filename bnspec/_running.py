@@ -27,7 +27,7 @@ from bnspec._types import Array, Moments, RunningState
 __all__ = ["running_statistics", "update_running"]
 
 
-class Feed(NamedTuple):
+class _Feed(NamedTuple):
     """One step's contribution to the state."""
 
     count: Array  # shape (), integer
@@ -80,42 +80,42 @@ def update_running(
     # Constants to automatic differentiation: a state that carried its graph along would grow with every step.
     state = RunningState(*(v if v is None else stop_gradient(v) for v in state))
     stats = Moments(*map(stop_gradient, stats))
-    for feed in feeds(stats, state, config, name):
+    for feed in _feeds(stats, state, config, name):
         if config.averaging == "pooled":  # what must exceed the correction is the count so far
-            check_count(feed.count, state, config, name)
-        state = step(state, feed, config, name)
+            _check_count(feed.count, state, config, name)
+        state = _step(state, feed, config, name)
     return state
 
 
-def feeds(stats: Moments, state: RunningState, config: BatchNormConfig, name: str) -> list[Feed]:
+def _feeds(stats: Moments, state: RunningState, config: BatchNormConfig, name: str) -> list[_Feed]:
     """The contributions of one batch, in order, by the configured ghost source [BN-RUN-8]."""
     number = stats.m2.shape[0]
     if number == 0:
         return []
     if number == 1 or config.ghost_source == "first":
-        return [feed_of(group(stats, 0), state, config, name)]
+        return [_feed_of(group(stats, 0), state, config, name)]
     if config.ghost_source == "merged":
-        return [feed_of(merge_groups(stats), state, config, name)]
-    each = [feed_of(group(stats, j), state, config, name) for j in range(number)]
-    return each if config.ghost_source == "sequential" else [mean_of(each)]
+        return [_feed_of(merge_groups(stats), state, config, name)]
+    each = [_feed_of(group(stats, j), state, config, name) for j in range(number)]
+    return each if config.ghost_source == "sequential" else [_mean_of(each)]
 
 
-def feed_of(one: Moments, state: RunningState, config: BatchNormConfig, name: str) -> Feed:
+def _feed_of(one: Moments, state: RunningState, config: BatchNormConfig, name: str) -> _Feed:
     """Turn the moments of one group into a feed; refuse a count that leaves its variance undefined [BN-RUN-4]."""
     xp = array_namespace(one.m2)
     count, m2 = one.count[0], one.m2[0, ...]
     if config.averaging != "pooled":
-        check_count(count, state, config, name)
+        _check_count(count, state, config, name)
     n = count - config.correction
     divisor = xp.where(n < 1, xp.ones_like(n), n)
     var = m2 / xp.astype(divisor, m2.dtype)
     if config.correction and config.single_value == "raise":  # reached by 1 - 1 only where JAX traces: it cannot raise
         var = xp.where((n < 1) & (count > 0), xp.full_like(var, math.nan), var)
     lacking = (n < 1) if config.correction and config.single_value == "keep" else xp.zeros_like(n) > 0
-    return Feed(count, (one.mean + one.mean_low)[0, ...], m2, var, lacking)
+    return _Feed(count, (one.mean + one.mean_low)[0, ...], m2, var, lacking)
 
 
-def check_count(count: Array, state: RunningState, config: BatchNormConfig, name: str) -> None:
+def _check_count(count: Array, state: RunningState, config: BatchNormConfig, name: str) -> None:
     """Raise where the corrected variance would be undefined and the counts can be read."""
     if config.correction == 0 or config.single_value != "raise":
         return
@@ -133,7 +133,7 @@ def check_count(count: Array, state: RunningState, config: BatchNormConfig, name
         )
 
 
-def mean_of(each: list[Feed]) -> Feed:
+def _mean_of(each: list[_Feed]) -> _Feed:
     """The plain mean of the groups that hold elements."""
     xp = array_namespace(each[0].mean)
     dtype = each[0].mean.dtype
@@ -147,10 +147,10 @@ def mean_of(each: list[Feed]) -> Feed:
 
     count = functools.reduce(operator.add, [feed.count for feed in each])
     lacking = functools.reduce(operator.or_, [h & f.lacking for h, f in zip(held, each, strict=True)])
-    return Feed(count, average("mean"), average("m2"), average("var"), lacking)
+    return _Feed(count, average("mean"), average("m2"), average("var"), lacking)
 
 
-def step(state: RunningState, feed: Feed, config: BatchNormConfig, name: str) -> RunningState:
+def _step(state: RunningState, feed: _Feed, config: BatchNormConfig, name: str) -> RunningState:
     """Apply one feed."""
     xp = array_namespace(feed.mean)
     dtype = feed.mean.dtype
@@ -172,15 +172,15 @@ def step(state: RunningState, feed: Feed, config: BatchNormConfig, name: str) ->
     keep_var = feed.lacking | xp.zeros_like(take)
 
     if config.averaging == "pooled":
-        new, keep_var = pool(old, feed, config)
+        new, keep_var = _pool(old, feed, config)
     else:
-        w = weight(old, config, dtype)
-        new = old._replace(mean=move(old.mean, feed.mean, w), var=move(old.var, feed.var, w))
+        w = _weight(old, config, dtype)
+        new = old._replace(mean=_move(old.mean, feed.mean, w), var=_move(old.var, feed.var, w))
         if config.counts_updates:
             assert old.count is not None
-            new = new._replace(count=count_up(old.count, 1))
+            new = new._replace(count=_count_up(old.count, 1))
     if config.renorm is not None:
-        new = move_deviations(old, new, feed, config)
+        new = _move_deviations(old, new, feed, config)
 
     def settle(name: str, before: Array | None, after: Array | None) -> Array | None:
         if before is None or after is None:
@@ -191,7 +191,7 @@ def step(state: RunningState, feed: Feed, config: BatchNormConfig, name: str) ->
     return RunningState(*map(settle, RunningState._fields, state, new))
 
 
-def weight(old: RunningState, config: BatchNormConfig, dtype: object) -> float | Array:
+def _weight(old: RunningState, config: BatchNormConfig, dtype: object) -> float | Array:
     """The share of the new batch: a Python float, or an array of shape (C,) when it depends on the count."""
     if config.averaging != "cumulative":
         return 1.0 - config.decay
@@ -199,7 +199,7 @@ def weight(old: RunningState, config: BatchNormConfig, dtype: object) -> float |
     return 1.0 / (xp.astype(old.count, dtype) + 1.0)
 
 
-def move(old: Array, batch: Array, w: float | Array) -> Array:
+def _move(old: Array, batch: Array, w: float | Array) -> Array:
     """``old + w*(batch - old)``; weight 1 takes the batch and weight 0 keeps the old to the bit [BN-RUN-11]."""
     if isinstance(w, float):
         return old if w == 0 else batch if w == 1 else old + w * (batch - old)
@@ -207,7 +207,7 @@ def move(old: Array, batch: Array, w: float | Array) -> Array:
     return xp.where(w == 1, batch, old + w * (batch - old))
 
 
-def pool(old: RunningState, feed: Feed, config: BatchNormConfig) -> tuple[RunningState, Array]:
+def _pool(old: RunningState, feed: _Feed, config: BatchNormConfig) -> tuple[RunningState, Array]:
     """Merge the feed into the moments of all elements seen so far [BN-RUN-6]."""
     xp = array_namespace(feed.mean)
     dtype = feed.mean.dtype
@@ -225,10 +225,10 @@ def pool(old: RunningState, feed: Feed, config: BatchNormConfig) -> tuple[Runnin
     fallback = xp.full_like(m2, math.nan) if config.single_value == "raise" else m2
     var = xp.where(lacking, fallback, m2 / (divisor + xp.astype(lacking, dtype) * (1.0 - divisor)))
     mean = xp.where(first, feed.mean, old.mean + difference * share)
-    return old._replace(mean=mean, var=var, count=count_up(old.count, feed.count)), keep_var
+    return old._replace(mean=mean, var=var, count=_count_up(old.count, feed.count)), keep_var
 
 
-def count_up(count: Array, by: int | Array) -> Array:
+def _count_up(count: Array, by: int | Array) -> Array:
     """Add to a counter that stops at its dtype's maximum instead of wrapping [BN-RUN-13]."""
     xp = array_namespace(count)
     top = int(xp.iinfo(count.dtype).max)
@@ -237,19 +237,19 @@ def count_up(count: Array, by: int | Array) -> Array:
     return xp.where(room < by, xp.full_like(count, top), count + xp.where(room < by, xp.zeros_like(by), by))
 
 
-def move_deviations(old: RunningState, new: RunningState, feed: Feed, config: BatchNormConfig) -> RunningState:
+def _move_deviations(old: RunningState, new: RunningState, feed: _Feed, config: BatchNormConfig) -> RunningState:
     """Renorm's averages of sqrt(var + epsilon), and the inference variance that follows [BN-RENORM-5, 6, 7]."""
     assert config.renorm is not None
     xp = array_namespace(feed.mean)
     sigma = xp.sqrt(feed.var + config.epsilon)
-    stddev = move(old.stddev, sigma, 1.0 - config.decay)
+    stddev = _move(old.stddev, sigma, 1.0 - config.decay)
     var = stddev * stddev - config.epsilon
     new = new._replace(stddev=stddev, var=xp.where(var < 0, xp.zeros_like(var), var))
     if config.renorm.form == "paper":
         return new
     w = 1.0 - config.renorm.decay
     return new._replace(
-        renorm_mean=move(old.renorm_mean, feed.mean, w), renorm_stddev=move(old.renorm_stddev, sigma, w)
+        renorm_mean=_move(old.renorm_mean, feed.mean, w), renorm_stddev=_move(old.renorm_stddev, sigma, w)
     )
 
 

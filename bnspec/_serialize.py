@@ -24,7 +24,14 @@ from bnspec._errors import refusal
 if TYPE_CHECKING:  # `import bnspec` must not load NumPy
     import numpy as np
 
-__all__ = ["load_arrays", "save_arrays"]
+__all__ = [
+    "DTYPES",
+    "FORMAT_VERSION",
+    "HEADER",
+    "RESERVED",
+    "load_arrays",
+    "save_arrays",
+]
 
 #: Version of the layout that is written; files of any other version are refused.
 FORMAT_VERSION = 1

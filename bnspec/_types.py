@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
 
-__all__ = ["Array", "Gradients", "Groups", "Moments", "Params", "RunningState", "Saved", "Tangents"]
+__all__ = [
+    "Array",
+    "Gradients",
+    "Groups",
+    "Moments",
+    "Params",
+    "RunningState",
+    "Saved",
+    "Static",
+    "Tangents",
+]
 
 #: An array of any library that follows the Python array API standard.
 Array = Any

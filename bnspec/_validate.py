@@ -13,7 +13,15 @@ from bnspec._errors import refusal
 from bnspec._precision import FLOATING, dtype_name, library
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved
 
-__all__ = ["channel_axis", "derivative", "floating", "forward", "inference"]
+__all__ = [
+    "channel_axis",
+    "derivative",
+    "floating",
+    "forward",
+    "inference",
+    "running",
+    "same_home",
+]
 
 
 def forward(

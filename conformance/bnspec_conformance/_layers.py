@@ -69,7 +69,9 @@ def state_of(t: Trial, layer: bnspec.BatchNorm) -> dict[str, Array]:
 def outcome_of(t: Trial, layer: bnspec.BatchNorm, case: Case, **fields: Any) -> Outcome:
     """The layer's running state, and arrays of the library under the names of `RankOutcome`, as an outcome."""
     held = state_of(t, layer)
-    fields_of_state = {field: held[name] for field, name in names_of(case.config).items() if field not in ("beta", "gamma")}
+    fields_of_state = {
+        field: held[name] for field, name in names_of(case.config).items() if field not in ("beta", "gamma")
+    }
     taken = {field: None if v is None else np.array(t.needs_backend().to_numpy(v)) for field, v in fields.items()}
     return Outcome((RankOutcome(state=fields_of_state, **taken),))
 

@@ -115,11 +115,15 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
                 if context:
                     with bnspec.training_context(updates=self.updates, **context) as inside:
                         y = layer(backend.asarray(x))
-                        t.require(context["is_training"] or len(inside.updates) == 0, "a frozen collection holds an update")
+                        t.require(
+                            context["is_training"] or len(inside.updates) == 0, "a frozen collection holds an update"
+                        )
                 else:
                     y = layer(backend.asarray(x))
             expected = int(frozen_step and not self.warned)
-            t.require(len(seen) == expected, f"{len(seen)} warnings, expected {expected}: {[str(w.message) for w in seen]}")
+            t.require(
+                len(seen) == expected, f"{len(seen)} warnings, expected {expected}: {[str(w.message) for w in seen]}"
+            )
             self.warned |= frozen_step
             model.called()
             held = model.variables()
@@ -237,7 +241,9 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
             if broken == "missing":
                 del bad["gamma"]
             elif broken != "x":
-                wrong = {"shape": np.ones(3, "float32"), "dtype": np.ones(2, "int32")}.get(broken, np.ones(2, "float32"))
+                wrong = {"shape": np.ones(3, "float32"), "dtype": np.ones(2, "int32")}.get(
+                    broken, np.ones(2, "float32")
+                )
                 bad["variance/EMA" if broken != "unknown" else "moving_mean"] = backend.asarray(wrong)
             if broken == "x":
                 t.refuses(lambda: layer(backend.asarray(np.ones((4, 2), "int32"))), TypeError, "BN-SHAPE-5")
@@ -249,7 +255,9 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
         def variables_are_the_models(self) -> None:
             if not hasattr(self, "layers"):
                 return
-            t.require(len(self.updates) == len(self.pending), f"{len(self.updates)} updates pending, not {len(self.pending)}")
+            t.require(
+                len(self.updates) == len(self.pending), f"{len(self.updates)} updates pending, not {len(self.pending)}"
+            )
             for kind, layer in self.layers.items():
                 found = {name: np.asarray(backend.to_numpy(v)) for name, v in layer.variables.items()}
                 t.same(found, self.models[kind].variables(), f"{kind}: variables", None)

@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from bnspec._config import BatchNormConfig
 
-__all__ = ["Array", "Case", "Outcome", "RankInputs", "RankOutcome"]
+__all__ = [
+    "Array",
+    "Case",
+    "Outcome",
+    "RankInputs",
+    "RankOutcome",
+    "as_float64",
+]
 
 Array = npt.NDArray[Any]
 

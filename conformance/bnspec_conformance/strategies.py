@@ -17,7 +17,17 @@ from bnspec_conformance.case import Array, Case, RankInputs
 from bnspec_conformance.families import exact_inputs
 from bnspec_conformance.subjects import Subject
 
-__all__ = ["arrays", "cases", "configs", "dtypes", "example", "masks", "shapes", "states"]
+__all__ = [
+    "arrays",
+    "cases",
+    "configs",
+    "dtype_of",
+    "dtypes",
+    "example",
+    "masks",
+    "shapes",
+    "states",
+]
 
 #: Few shapes for a subject that compiles anew for each (it declares few examples).
 _COMPILED = ((4, 3), (4, 2, 3), (4, 3, 2, 2), (2, 2, 1, 3, 2))

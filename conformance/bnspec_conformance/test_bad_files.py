@@ -22,7 +22,11 @@ def bad_dicts(t: Trial, case: Case, layer: Any) -> Iterator[tuple[str, dict[str,
     some = sorted(held)[case.ranks[0].x.size % len(held)]
     yield "a name is missing", {n: v for n, v in held.items() if n != some}, [some]
     yield "a name is unknown", held | {"moving_average": held[some]}, ["moving_average"]
-    yield "a name is of another dialect", {("running_mean" if "mean" in n else n): v for n, v in held.items()}, ["running_mean"]
+    yield (
+        "a name is of another dialect",
+        {("running_mean" if "mean" in n else n): v for n, v in held.items()},
+        ["running_mean"],
+    )
     yield "nothing is there", {}, sorted(held)
     for name in held:
         value = state_of(t, layer)[name]
@@ -103,7 +107,9 @@ def test_bad_files(t: Trial, case: Case) -> None:
         with folder() as path:
             layer.save(path / f"good{suffix}")
             good = (path / f"good{suffix}").read_bytes()
-            other = layer_of(t, dataclasses.replace(case, config=dataclasses.replace(case.config, scale=not case.config.scale)))
+            other = layer_of(
+                t, dataclasses.replace(case, config=dataclasses.replace(case.config, scale=not case.config.scale))
+            )
             other.save(path / f"other{suffix}")
             wrong = dict(bad_files(good, suffix, sorted(names_of(case.config).values())))
             wrong["another layer's file"] = (path / f"other{suffix}").read_bytes()

@@ -63,7 +63,9 @@ def test_npz(t: Trial, case: Case) -> None:
     with folder() as path:
         saved(t, case, path, ".npz")
         with np.load(path / "state.npz", allow_pickle=False) as opened:
-            t.require(set(names_of(case.config).values()) <= set(opened), "numpy.load does not find the variables", case)
+            t.require(
+                set(names_of(case.config).values()) <= set(opened), "numpy.load does not find the variables", case
+            )
 
 
 @clauses("BN-STATE-3")
@@ -126,7 +128,11 @@ def test_atomic_write(t: Trial, case: Case) -> None:
                 with watched(lambda: contents.add(_content(target))):  # noqa: B023
                     layer.save(target)
             new = _content(file)
-            t.require(seen[file] <= {old, new} and old in seen[file], f"{len(seen[file])} contents of the file were seen", case)
+            t.require(
+                seen[file] <= {old, new} and old in seen[file],
+                f"{len(seen[file])} contents of the file were seen",
+                case,
+            )
             t.require(seen[fresh] <= {None, new}, "a partial file had the final name", case)
 
 

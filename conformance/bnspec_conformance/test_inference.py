@@ -186,7 +186,9 @@ def test_switches(t: Trial) -> None:
         False: (still, bnspec.batch_norm_vjp(dy, frozen)),
     }
     modes = ("internal", "collection", "skip", "default")
-    for training, mode, trainable, where in itertools.product((None, True, False), modes, (True, False), (None, True, False)):
+    for training, mode, trainable, where in itertools.product(
+        (None, True, False), modes, (True, False), (None, True, False)
+    ):
         if mode == "collection" and where is None:
             continue  # there is no collection to hand the update to
         batch = training if training is not None else where is not False
@@ -212,6 +214,8 @@ def test_switches(t: Trial) -> None:
         assert layer.gradients is not None
         for name in ("gamma", "beta"):
             found = getattr(layer.gradients, name)
-            t.require((found is not None) == trainable, what + f"the gradient of {name} is there exactly when trainable", case)
+            t.require(
+                (found is not None) == trainable, what + f"the gradient of {name} is there exactly when trainable", case
+            )
             if found is not None:
                 t.same(backend.to_numpy(found), backend.to_numpy(getattr(gradients, name)), what + f"d{name}", case)

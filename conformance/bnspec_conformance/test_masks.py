@@ -9,8 +9,8 @@ import numpy as np
 import bnspec
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance import strategies
-from bnspec_conformance.autodiff import library_derivatives
-from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
+from bnspec_conformance.autodiff import double_precision, library_derivatives
+from bnspec_conformance.case import Array, Case, RankInputs, RankOutcome
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.tolerances import bounds
@@ -118,19 +118,34 @@ def test_library_derivatives(t: Trial) -> None:
     """The library's own gradient takes a masked NaN or infinity as the formula does, and its second one stays finite."""
     backend = t.needs_backend()
     for case in forced()[:2]:
-        for held in (holding(case, [float("nan"), float("inf")]), case):
-            case = dataclasses.replace(held, dmean=None, dvar=None)
-            rank = case.ranks[0]
-            assert rank.xdot is not None
-            params = bnspec.Params(backend.asarray(case.gamma), backend.asarray(case.beta))
-            weights, mask = backend.asarray(rank.dy), backend.asarray(rank.mask)
+        for each in (holding(case, [float("nan"), float("inf")]), case):
+            rank = RankInputs(
+                *(v.astype("float64") for v in (each.ranks[0].x, each.ranks[0].dy)), mask=each.ranks[0].mask
+            )  # type: ignore[union-attr]
+            own = dataclasses.replace(
+                each, ranks=(rank,), dmean=None, dvar=None, gamma_dot=None, beta_dot=None, update=False
+            )
+            with double_precision(t):
+                first, second = library_derivatives(backend, loss_of(own, backend), rank.x, np.ones_like(rank.x), compiled=True)
+            want = exact(own)
+            assert want.ranks[0].dx is not None
+            allowed = bounds(own, want, "float64", t.subject.flushes).ranks[0].dx
+            assert allowed is not None
+            t.within(first, want.ranks[0].dx, allowed, "the library's dx", own)
+            t.require(bool(np.isfinite(second).all()), "the library's second derivative is not finite", own)
 
-            def loss(x: Any, config: Any = case.config, params: Any = params, mask: Any = mask, w: Any = weights) -> Any:
-                return (w * bnspec.batch_norm(x, params, config, mask=mask)[0]).sum()
 
-            first, second = library_derivatives(backend, loss, rank.x, rank.xdot)
-            t.agree(case, "dx", outcome=Outcome((RankOutcome(dx=first),)))
-            t.require(bool(np.isfinite(second).all()), "the library's second derivative is not finite", case)
+def loss_of(case: Case, backend: Any) -> Any:
+    """sum dy*y as a function of x in the backend's arrays, made when it is called."""
+
+    def loss(x: Any) -> Any:
+        put = backend.asarray
+        y, _, _ = bnspec.batch_norm(
+            x, bnspec.Params(put(case.gamma), put(case.beta)), case.config, mask=put(case.ranks[0].mask)
+        )
+        return (put(case.ranks[0].dy) * y).sum()
+
+    return loss
 
 
 @clauses("BN-MASK-4")
@@ -161,7 +176,9 @@ def test_all_masked(t: Trial) -> None:
         fed = fields.get("virtual_batch_size") and fields.get("ghost_source") == "merged"
         for mask in (nothing, half) if "virtual_batch_size" in fields else (nothing,):
             case = masked_example(mask, **fields)
-            got = t.agree(case, "count", "mean", "var", "y", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot").ranks[0]
+            got = t.agree(
+                case, "count", "mean", "var", "y", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot"
+            ).ranks[0]
             if mask is nothing or not fed:  # "first" is an empty group here
                 kept(t, case, got)
             else:

@@ -67,7 +67,12 @@ def test_state_dict(t: Trial, case: Case) -> None:
     used.load_state_dict(given)
     with np.errstate(all="ignore"):
         used(put(case.ranks[0].x))
-    t.same({n: np.array(t.needs_backend().to_numpy(v)) for n, v in given.items()}, values, "the dictionary that was loaded", case)
+    t.same(
+        {n: np.array(t.needs_backend().to_numpy(v)) for n, v in given.items()},
+        values,
+        "the dictionary that was loaded",
+        case,
+    )
 
 
 @clauses("BN-STATE-2", "BN-STATE-5")
@@ -97,8 +102,12 @@ def test_configuration(t: Trial, config: bnspec.BatchNormConfig) -> None:
     t.require(back == config and repr(back) == repr(config), f"{config} came back as {back}")
     fields = json.loads(text)
     t.require(set(fields) == {f.name for f in dataclasses.fields(config)}, f"the JSON has the fields {sorted(fields)}")
-    said = t.refuses(lambda: bnspec.BatchNormConfig.from_json(json.dumps(fields | {"momentum": 0.1})), ValueError, "BN-STATE-6")
+    said = t.refuses(
+        lambda: bnspec.BatchNormConfig.from_json(json.dumps(fields | {"momentum": 0.1})), ValueError, "BN-STATE-6"
+    )
     t.require("momentum" in said, f"the refusal does not name the field: {said}")
     for name in ("axis", "epsilon", "decay", "correction"):  # another value is another configuration
         other = dataclasses.replace(config, **{name: {"axis": 2, "correction": 1 - config.correction}.get(name, 0.625)})
-        t.require(bnspec.BatchNormConfig.from_json(other.to_json()) == other != config, f"{name} is lost in {other.to_json()}")
+        t.require(
+            bnspec.BatchNormConfig.from_json(other.to_json()) == other != config, f"{name} is lost in {other.to_json()}"
+        )

@@ -120,7 +120,9 @@ def test_gradients(t: Trial, case: Case) -> None:
     for name, parameter in (("dgamma", case.gamma), ("dbeta", case.beta)):
         gradient = getattr(got, name)
         if gradient is not None and parameter is not None:
-            t.require(gradient.dtype == parameter.dtype, f"{name} is {gradient.dtype}, the parameter {parameter.dtype}", case)
+            t.require(
+                gradient.dtype == parameter.dtype, f"{name} is {gradient.dtype}, the parameter {parameter.dtype}", case
+            )
     for gradient in (got.dx, got.ydot):
         t.require(gradient is None or gradient.dtype == case.ranks[0].x.dtype, "dx or ydot has not x's dtype", case)
 
@@ -132,7 +134,12 @@ def test_gradient_sums(t: Trial, dtype: Any) -> None:
     rng = np.random.default_rng(6)
     x = rng.standard_normal((4096, 2)).astype(dtype)
     for dy in (np.ones_like(x), np.full_like(x, 30), rng.choice([1.0, 2.0], x.shape).astype(dtype)):
-        case = Case(config=config(), ranks=(RankInputs(x, dy),), gamma=np.asarray([1.0, 2.0], "float32"), beta=np.zeros(2, "float32"))
+        case = Case(
+            config=config(),
+            ranks=(RankInputs(x, dy),),
+            gamma=np.asarray([1.0, 2.0], "float32"),
+            beta=np.zeros(2, "float32"),
+        )
         t.agree(case, "dx", "dgamma", "dbeta")
 
 
@@ -159,10 +166,15 @@ def test_inference(t: Trial, dtype: Any) -> None:
     at = np.asarray([1000.0, 3.0, 5000.0]).astype(dtype)
     x = np.stack([at, at * dtype.type(1.25)])
     off = 1 + 2.0**-12  # between two 16-bit numbers
-    state = {"mean": (as_float64(at) * off).astype("float32"), "var": np.asarray([0.75 * off, 1e-6, 70000.0], "float32")}
+    state = {
+        "mean": (as_float64(at) * off).astype("float32"),
+        "var": np.asarray([0.75 * off, 1e-6, 70000.0], "float32"),
+    }
     gamma, beta = (np.asarray(v, "float32") for v in ([off, 3 * off, 1.0], [0.0, off * 100, 2.0**-13]))
     dy = np.ones_like(x)
-    case = Case(config=config(epsilon=1e-7), ranks=(RankInputs(x, dy),), gamma=gamma, beta=beta, state=state, mode="inference")
+    case = Case(
+        config=config(epsilon=1e-7), ranks=(RankInputs(x, dy),), gamma=gamma, beta=beta, state=state, mode="inference"
+    )
     t.agree(case, "y", "dx", "dgamma", "dbeta")
 
 

@@ -99,7 +99,9 @@ def test_library_derivatives(t: Trial) -> None:
             state = bnspec.RunningState(**{k: backend.asarray(v) for k, v in each.state.items()})
             weights = backend.asarray(each.ranks[0].dy)
 
-            def loss(x: Any, config: Any = each.config, params: Any = params, state: Any = state, w: Any = weights) -> Any:
+            def loss(
+                x: Any, config: Any = each.config, params: Any = params, state: Any = state, w: Any = weights
+            ) -> Any:
                 return (w * bnspec.batch_norm(x, params, config, state=state)[0]).sum()
 
             assert each.ranks[0].xdot is not None
@@ -109,7 +111,7 @@ def test_library_derivatives(t: Trial) -> None:
 
 
 @clauses("BN-RENORM-3")
-@explore(lambda s: drawn(s, derivatives=True, ghost=True, mask=True, ranks=2 if s.examples >= 10 else 1))
+@explore(lambda s: drawn(s, derivatives=True, ghost=True, mask=True, ranks=2 if s.examples >= 10 else 1), share=0.5)
 def test_closed_limits(t: Trial, case: Case) -> None:
     """rmax = 1 and dmax = 0 is batch normalization to the bit, whatever the reference."""
     case = limited(case, 1.0, 0.0)
@@ -191,7 +193,13 @@ def test_state(t: Trial, case: Case) -> None:
 def test_state_and_inference(t: Trial) -> None:
     """Corrections, decays and a deviation below sqrt(epsilon) show in the state and in what inference makes of it."""
     for form in _FORMS:
-        for correction, decay, deviation in ((0, 0.75, 1.0), (1, 0.25, 2.0), (1, 0.0, 1.0), (0, 1.0, 0.0), (0, 1.0, 0.5)):
+        for correction, decay, deviation in (
+            (0, 0.75, 1.0),
+            (1, 0.25, 2.0),
+            (1, 0.0, 1.0),
+            (0, 1.0, 0.0),
+            (0, 1.0, 0.5),
+        ):
             case = strategies.example(config(form, correction=correction, decay=decay, epsilon=1.0))
             assert case.state is not None
             case = dataclasses.replace(case, state=case.state | {"stddev": np.full(3, deviation, np.float32)})
@@ -236,7 +244,15 @@ def test_limits(t: Trial) -> None:
     """rmax below 1, a negative dmax and limits that are not finite are refused; 1 and 0 are allowed."""
     t.needs_backend()
     nan, infinite = float("nan"), float("inf")
-    for rmax, dmax in ((0.999, 1.0), (-2.0, 1.0), (nan, 1.0), (infinite, 1.0), (2.0, -1e-9), (2.0, nan), (2.0, infinite)):
+    for rmax, dmax in (
+        (0.999, 1.0),
+        (-2.0, 1.0),
+        (nan, 1.0),
+        (infinite, 1.0),
+        (2.0, -1e-9),
+        (2.0, nan),
+        (2.0, infinite),
+    ):
         t.refuses(lambda rmax=rmax, dmax=dmax: Renorm(rmax=rmax, dmax=dmax), ValueError, "BN-RENORM-9")
     t.require(Renorm(rmax=1, dmax=0).rmax == 1, "rmax=1 and dmax=0 must be allowed")
     layer = bnspec.BatchRenorm(3.0, 5.0)

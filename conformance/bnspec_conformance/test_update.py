@@ -23,7 +23,11 @@ from bnspec_conformance.trial import Trial, Violation, clauses, explore
 
 def steps(subject: Subject) -> st.SearchStrategy[Case]:
     """Cases of one training step with a running state that has seen batches before."""
-    return strategies.cases(subject, ghost=True, running=True) if subject.examples >= 10 else strategies.cases(subject, running=True)
+    return (
+        strategies.cases(subject, ghost=True, running=True)
+        if subject.examples >= 10
+        else strategies.cases(subject, running=True)
+    )
 
 
 def host(t: Trial, array: Any) -> Any:
@@ -91,7 +95,9 @@ def test_collection(t: Trial, case: Case) -> None:
         one(put(case.ranks[0].x))
         t.same(state_of(t, layer), before, "variables before the collection ran", case)
         t.require(len(context.updates) == 3, f"{len(context.updates)} updates are pending after three calls", case)
-    elsewhere = dataclasses.replace(case, state=strategies.states(case.config, case.channels, case.ranks[0].x.dtype, 99))
+    elsewhere = dataclasses.replace(
+        case, state=strategies.states(case.config, case.channels, case.ranks[0].x.dtype, 99)
+    )
     for each in (layer, twin):  # the state changes between the calls and the run
         each.load_state_dict(layer_of(t, elsewhere).variables)
     for batch in (case, later):
@@ -148,7 +154,9 @@ def test_recompute(t: Trial, case: Case) -> None:
             y = host(t, layer(x))
             with bnspec.recompute():
                 t.same(host(t, layer(x)), y, "y of the repeated pass", case)
-            t.require(len(context.updates) == (mode == "collection"), f"{len(context.updates)} updates are pending", case)
+            t.require(
+                len(context.updates) == (mode == "collection"), f"{len(context.updates)} updates are pending", case
+            )
             next_layer(x)  # the block is over: this call counts
             context.updates.run()
         t.agree(case, "state", outcome=outcome_of(t, layer, case))
@@ -235,7 +243,9 @@ def test_independent_switches(t: Trial, case: Case) -> None:
     batch = dataclasses.replace(case, ranks=(rank,), gamma_dot=None, beta_dot=None)
     running = dataclasses.replace(batch, mode="inference", update=False)
     references = {True: exact(batch), False: exact(running)}
-    for training, mode, trainable in itertools.product((True, False), ("internal", "collection", "skip"), (True, False)):
+    for training, mode, trainable in itertools.product(
+        (True, False), ("internal", "collection", "skip"), (True, False)
+    ):
         layer = layer_of(t, batch, training=training, ema_update=mode, trainable=trainable)
         before = state_of(t, layer)
         with bnspec.training_context() as context, warnings.catch_warnings():
@@ -255,7 +265,9 @@ def test_independent_switches(t: Trial, case: Case) -> None:
         assert grads is not None
         there = grads.gamma is not None and grads.beta is not None
         none = grads.gamma is None and grads.beta is None
-        t.require(there if trainable else none, f"trainable={trainable} with gradients {grads.gamma}, {grads.beta}", own)
+        t.require(
+            there if trainable else none, f"trainable={trainable} with gradients {grads.gamma}, {grads.beta}", own
+        )
         if trainable:
             outcome = outcome_of(t, layer, batch, dgamma=grads.gamma, dbeta=grads.beta)
             t.agree(own, "dgamma", "dbeta", outcome=outcome, reference=references[training])
