@@ -4,15 +4,10 @@ The text is ``SPEC.md`` beside this file (``bnspec spec`` prints it); the functi
 text, executable on the arrays of NumPy, CuPy, torch, JAX and any library that follows the standard.
 """
 
-from bnspec._batch_norm import (
-    batch_norm,
-    batch_norm_inference,
-    batch_norm_jvp,
-    batch_norm_tangents,
-    batch_norm_vjp,
-)
+from bnspec._batch_norm import batch_norm, batch_norm_inference
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext, UpdateCollection, current_context, recompute, training_context
+from bnspec._derivatives import batch_norm_jvp, batch_norm_tangents, batch_norm_vjp
 from bnspec._dialects import Dialect, dialects
 from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, FrozenStatisticsWarning
 from bnspec._init import init

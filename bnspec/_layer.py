@@ -9,9 +9,10 @@ import warnings
 from typing import Any, Self
 
 from bnspec import _context
-from bnspec._batch_norm import batch_norm, batch_norm_inference, batch_norm_vjp
+from bnspec._batch_norm import batch_norm, batch_norm_inference
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext
+from bnspec._derivatives import batch_norm_vjp
 from bnspec._dialects import dialects
 from bnspec._errors import refusal
 from bnspec._init import init

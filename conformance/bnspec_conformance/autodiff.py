@@ -28,7 +28,9 @@ def double_precision(t: Trial) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def library_derivatives(backend: Any, loss: Callable[[Any], Any], x: Array, direction: Array, *, compiled: bool = False) -> tuple[Array, Array]:
+def library_derivatives(
+    backend: Any, loss: Callable[[Any], Any], x: Array, direction: Array, *, compiled: bool = False
+) -> tuple[Array, Array]:
     """Return the gradient of ``loss`` at x and its Hessian times a direction, as the library computes them.
 
     Parameters

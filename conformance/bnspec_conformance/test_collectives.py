@@ -52,7 +52,9 @@ def failing(t: Trial, what: str, *ranks: Callable[[Any], object], names: tuple[s
     t.require(set(errors) == present, f"{what}: ranks {sorted(errors)} were told, not {sorted(present)}")
     t.require(max(late) < _DEADLINE + _MARGIN, f"{what}: it took {max(late):.1f} s")
     for text in errors.values():
-        named = {int(n) for group in re.findall(r"ranks? (\d+(?:(?:, | and )\d+)*)", text) for n in re.findall(r"\d+", group)}
+        named = {
+            int(n) for group in re.findall(r"ranks? (\d+(?:(?:, | and )\d+)*)", text) for n in re.findall(r"\d+", group)
+        }
         t.require(who <= named, f"{what}: the error names ranks {sorted(named)}, not {sorted(who)}: {text}")
         for name in names:
             t.require(name in text, f"{what}: the error does not name {name}: {text}")
@@ -79,7 +81,9 @@ def test_mismatch(t: Trial) -> None:
     """Ranks that meet with different layers, channels, groups, dtypes, configurations or operations all get an error."""
     backend = t.needs_backend()
 
-    def forward(name: str = "conv3/bn", shape: tuple[int, ...] = (4, 3, 2), dtype: str = "float32", **fields: Any) -> Any:
+    def forward(
+        name: str = "conv3/bn", shape: tuple[int, ...] = (4, 3, 2), dtype: str = "float32", **fields: Any
+    ) -> Any:
         case = strategies.example(config(**fields), [shape])
         x = backend.asarray(case.ranks[0].x.astype(dtype))
         put = {k: None if v is None else backend.asarray(v) for k, v in (("gamma", case.gamma), ("beta", case.beta))}
@@ -163,9 +167,10 @@ def test_silence(t: Trial) -> None:
         seen = Observed(comm)
         layer = bnspec.BatchNorm(1, comm=seen, correction=0, ema_update="internal", name="bn")
         sent = []
-        for step in (layer, layer.backward, layer.eval(), layer.backward):
-            step(x)
-            sent.append(len(seen.messages))
+        for training in (True, False):
+            for call in (layer.train(training), layer.backward):
+                call(x)
+                sent.append(len(seen.messages))
         assert layer.state is not None and layer.params is not None
         _, saved = bnspec.batch_norm_inference(x, layer.params, layer.state, case.config)
         bnspec.batch_norm_vjp(x, saved, seen)
@@ -230,6 +235,8 @@ def test_one_message(t: Trial) -> None:
                 steps(backend, case, seen, name)
             return seen.messages
 
-        wanted = [(operation, name) for name in ("first", "second") for operation in ("moments", "gradients", "tangents")]
+        wanted = [
+            (operation, name) for name in ("first", "second") for operation in ("moments", "gradients", "tangents")
+        ]
         for rank, messages in enumerate(threads.run(2, one, deadline=5.0)):
             t.require(messages == wanted, f"{what}: rank {rank} sent {messages}", case)

@@ -126,7 +126,9 @@ def test_library_derivatives(t: Trial) -> None:
                 each, ranks=(rank,), dmean=None, dvar=None, gamma_dot=None, beta_dot=None, update=False
             )
             with double_precision(t):
-                first, second = library_derivatives(backend, loss_of(own, backend), rank.x, np.ones_like(rank.x), compiled=True)
+                first, second = library_derivatives(
+                    backend, loss_of(own, backend), rank.x, np.ones_like(rank.x), compiled=True
+                )
             want = exact(own)
             assert want.ranks[0].dx is not None
             allowed = bounds(own, want, "float64", t.subject.flushes).ranks[0].dx

@@ -1,0 +1,195 @@
+"""The derivatives of both forward operations: cotangents pulled back, tangents pushed forward.
+
+Each is one pass that sums, one message between ranks, and one elementwise pass; `bnspec._gradients` holds
+the formulas.
+"""
+
+from array_api_compat import array_namespace
+
+from bnspec import _validate
+from bnspec._gradients import input_coefficients, parameter_gradients, tangent_coefficients
+from bnspec._moments import expand_mask
+from bnspec._normalize import factor
+from bnspec._protocols import Communicator, Kernels
+from bnspec._registry import kernels_for
+from bnspec._sync import join_sums, signature
+from bnspec._types import Array, Gradients, Saved, Tangents
+
+__all__ = ["batch_norm_jvp", "batch_norm_tangents", "batch_norm_vjp"]
+
+
+def batch_norm_vjp(
+    dy: Array,
+    saved: Saved,
+    comm: Communicator | None = None,
+    *,
+    dmean: Array | None = None,
+    dvar: Array | None = None,
+) -> Gradients:
+    """Pull a cotangent of y back to x, gamma and beta.
+
+    With g = dy, m the mask as 0 and 1, sums over the group and joined across ranks::
+
+        dbeta  = sum_local g
+        dgamma = sum_local g*(xhat*r + d)
+        dx     = gamma*r/sqrt(var + epsilon) * (g - m*(sum g + xhat * sum g*xhat)/n)
+                 + m*(dmean + 2*dvar*(x - mean))/n
+
+    and, for what `batch_norm_inference` saved, ``dx = g*gamma/sqrt(var + epsilon)``.
+
+    Parameters
+    ----------
+    dy : array
+        x's shape, any floating dtype.
+    saved : Saved
+        From the forward pass.
+    comm : Communicator, optional
+        The one of the forward pass; frozen gradients never use it [BN-SYNC-10].
+    dmean, dvar : array, shape (G, C), optional
+        Cotangents of the returned ``stats.mean`` and ``stats.var`` [BN-GRAD-6]; on all ranks or none.
+
+    Returns
+    -------
+    Gradients
+        x in x's dtype; gamma and beta in theirs, or None; both are this rank's own [BN-SYNC-7].
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a dy that does not belong to the saved x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnspec
+    >>> config = bnspec.BatchNormConfig(axis=1, epsilon=3.0, decay=0.9, correction=0)
+    >>> params, state = bnspec.init(config, channels=1, like=np.zeros(1))
+    >>> y, stats, saved = bnspec.batch_norm(np.asarray([[1.0], [3.0]]), params, config)   # xhat = -1/2, 1/2
+    >>> grads = bnspec.batch_norm_vjp(np.asarray([[0.0], [4.0]]), saved)
+    >>> grads.x.tolist(), grads.gamma.tolist(), grads.beta.tolist()
+    ([[-0.75], [0.75]], [2.0], [4.0])
+    """
+    groups, config, name = saved.static.groups, saved.static.config, saved.static.name
+    _validate.derivative("dy", dy, saved, dmean=dmean, dvar=dvar)
+    kernels = kernels_for(saved.x)
+    x, s1, s2 = _cotangent_sums(kernels, dy, saved)
+    dgamma, dbeta = parameter_gradients(s1, s2, saved)
+    if saved.divisor is None:  # an affine map: not even an infinite x reaches dx
+        xp = array_namespace(x)
+        still = xp.zeros_like(saved.centre)
+        g = dy if dy.dtype == x.dtype else xp.astype(dy, saved.centre.dtype)
+        dx = kernels.normalize(g, still, factor(saved.gamma, None, saved.inverse_stddev), still, groups)
+        return Gradients(xp.astype(dx, x.dtype), dgamma, dbeta)
+
+    extra = [v for v in (dmean, dvar) if v is not None]
+    about = signature("gradients", name, saved.x, s1.shape, config)
+    s1, s2, *extra = join_sums([s1, s2, *extra], comm, about)
+    dmean = extra.pop(0) if dmean is not None else None
+    dvar = extra.pop(0) if dvar is not None else None
+    a, b, c = input_coefficients(s1, s2, dmean, dvar, saved)
+    c = c - b * saved.centre_low
+    return Gradients(kernels.grad_input(dy, x, saved.centre, a, b, c, groups, saved.mask), dgamma, dbeta)
+
+
+def batch_norm_tangents(
+    xdot: Array,
+    saved: Saved,
+    gamma_dot: Array | None = None,
+    beta_dot: Array | None = None,
+    comm: Communicator | None = None,
+) -> Tangents:
+    """Push a tangent of x, gamma and beta forward to y, mean and var.
+
+    ::
+
+        mean_dot = sum m*xdot / n,    var_dot = 2 * sum m*xdot*(x - mean) / n
+        ydot = gamma*r*((xdot - mean_dot) - (x - mean)*var_dot/(2*(var + epsilon)))/sqrt(var + epsilon)
+               + gamma_dot*(xhat*r + d) + beta_dot
+
+    Parameters
+    ----------
+    xdot : array
+        x's shape, any floating dtype.
+    saved : Saved
+        From the forward pass.
+    gamma_dot, beta_dot : array, shape (C,), optional
+        Tangents of the parameters; absent means 0.
+    comm : Communicator, optional
+        The one of the forward pass.
+
+    Returns
+    -------
+    Tangents
+        y in x's dtype; mean and var (G, C), None for frozen statistics.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a tangent that does not belong to the saved x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnspec
+    >>> config = bnspec.BatchNormConfig(axis=1, epsilon=3.0, decay=0.9, correction=0)
+    >>> params, state = bnspec.init(config, channels=1, like=np.zeros(1))
+    >>> y, stats, saved = bnspec.batch_norm(np.asarray([[1.0], [3.0]]), params, config)
+    >>> t = bnspec.batch_norm_tangents(np.asarray([[0.0], [4.0]]), saved)
+    >>> t.y.tolist(), t.mean.tolist(), t.var.tolist()
+    ([[-0.75], [0.75]], [[2.0]], [[4.0]])
+    """
+    groups, config, name = saved.static.groups, saved.static.config, saved.static.name
+    _validate.derivative("xdot", xdot, saved, gamma_dot=gamma_dot, beta_dot=beta_dot)
+    kernels = kernels_for(saved.x)
+    if saved.divisor is None:
+        xp = array_namespace(saved.centre)
+        mean_dot = var_dot = None
+        still = xp.zeros_like(saved.centre)
+        a, b, c = tangent_coefficients(still, still, gamma_dot, beta_dot, saved)
+    else:
+        s1, centred = kernels.grad_sums(xdot, saved.x, saved.centre, groups, saved.mask)
+        s2 = centred - saved.centre_low * s1
+        n = saved.divisor[:, None]
+        about = signature("tangents", name, saved.x, s1.shape, config)
+        mean_dot, var_dot = join_sums([s1 / n, 2.0 * (s2 / n)], comm, about)
+        a, b, c = tangent_coefficients(mean_dot, var_dot, gamma_dot, beta_dot, saved)
+    x, usable = _usable(saved)
+    y = kernels.grad_input(xdot, x, saved.centre, a, b, c - b * saved.centre_low, groups, None)
+    if usable is not None:  # xhat counts as 0 where x is masked and not finite
+        still = kernels.grad_input(xdot, x, saved.centre, a, b * 0.0, c, groups, None)
+        y = array_namespace(y).where(usable, y, still)
+    return Tangents(y, mean_dot, var_dot)
+
+
+def batch_norm_jvp(
+    xdot: Array,
+    saved: Saved,
+    gamma_dot: Array | None = None,
+    beta_dot: Array | None = None,
+    comm: Communicator | None = None,
+) -> Array:
+    """Return the directional derivative of y alone: ``batch_norm_tangents(...).y`` [BN-GRAD-4]."""
+    return batch_norm_tangents(xdot, saved, gamma_dot, beta_dot, comm).y
+
+
+def _usable(saved: Saved) -> tuple[Array, Array | None]:
+    """Return x with 0 for masked NaN and infinity, and where x counts as it is (None: everywhere)."""
+    if saved.mask is None:
+        return saved.x, None
+    xp = array_namespace(saved.x)
+    usable = expand_mask(saved.mask, saved.x, saved.static.groups) | xp.isfinite(saved.x)
+    return xp.where(usable, saved.x, xp.zeros_like(saved.x)), usable
+
+
+def _cotangent_sums(kernels: Kernels, dy: Array, saved: Saved) -> tuple[Array, Array, Array]:
+    """Return x without masked NaN and infinity, the local ``sum g`` and ``sum g*(x - mean)``.
+
+    Every g counts, masked or not, since every y depends on the statistics; an x that is masked and not
+    finite adds nothing to the second sum [BN-MASK-3].
+    """
+    x, usable = _usable(saved)
+    s1, centred = kernels.grad_sums(dy, x, saved.centre, saved.static.groups, None)
+    if usable is None:
+        return x, s1, centred - saved.centre_low * s1
+    s1_usable, centred = kernels.grad_sums(dy, x, saved.centre, saved.static.groups, usable)
+    return x, s1, centred - saved.centre_low * s1_usable
