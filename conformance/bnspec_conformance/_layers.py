@@ -10,7 +10,7 @@ import bnspec
 from bnspec_conformance.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.trial import Trial
 
-__all__ = ["arrays_of", "awkward", "layer_of", "names_of", "outcome_of", "snapshot", "state_of"]
+__all__ = ["arrays_of", "awkward", "host", "layer_of", "names_of", "outcome_of", "snapshot", "state_of"]
 
 
 def names_of(config: bnspec.BatchNormConfig) -> dict[str, str]:
@@ -63,7 +63,12 @@ def layer_of(t: Trial, case: Case, **options: Any) -> bnspec.BatchNorm:
 
 def state_of(t: Trial, layer: bnspec.BatchNorm) -> dict[str, Array]:
     """The layer's variables as NumPy arrays of their own."""
-    return {name: np.array(t.needs_backend().to_numpy(value)) for name, value in layer.state_dict().items()}
+    return {name: host(t, value) for name, value in layer.state_dict().items()}
+
+
+def host(t: Trial, array: Any) -> Array:
+    """A copy as NumPy's; before the first call a layer may hold NumPy's arrays itself, read from a file."""
+    return np.array(array if isinstance(array, np.ndarray) else t.needs_backend().to_numpy(array))
 
 
 def outcome_of(t: Trial, layer: bnspec.BatchNorm, case: Case, **fields: Any) -> Outcome:
@@ -72,7 +77,7 @@ def outcome_of(t: Trial, layer: bnspec.BatchNorm, case: Case, **fields: Any) -> 
     fields_of_state = {
         field: held[name] for field, name in names_of(case.config).items() if field not in ("beta", "gamma")
     }
-    taken = {field: None if v is None else np.array(t.needs_backend().to_numpy(v)) for field, v in fields.items()}
+    taken = {field: None if v is None else host(t, v) for field, v in fields.items()}
     return Outcome((RankOutcome(state=fields_of_state, **taken),))
 
 
@@ -99,11 +104,8 @@ def snapshot(t: Trial, *watched: Any) -> list[Any]:
 
 
 def _bits(t: Trial, array: Any) -> Any:
-    if isinstance(array, np.ndarray):
-        host = array
-    else:
-        try:
-            host = np.asarray(t.needs_backend().to_numpy(array))
-        except Exception:  # an array of another library, given to be refused
-            host = np.asarray(array)
-    return str(array.dtype), host.shape, host.tobytes()
+    try:
+        held = host(t, array)
+    except Exception:  # an array of another library, given to be refused
+        held = np.asarray(array)
+    return str(array.dtype), held.shape, held.tobytes()

@@ -18,7 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 import bnspec
 from bnspec._context import forget_frozen_warning
-from bnspec_conformance._layers import snapshot
+from bnspec_conformance._layers import host, snapshot
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
 from bnspec_conformance.trial import Trial
 

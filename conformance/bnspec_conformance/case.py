@@ -90,6 +90,9 @@ class Case:
     def __repr__(self) -> str:
         return f"Case({self.describe()})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # what Hypothesis and IPython print
+        printer.text(repr(self))
+
     @property
     def channels(self) -> int:
         """Number of channels."""

@@ -22,7 +22,7 @@ from bnspec_conformance.trial import Budget, Violation
 __all__ = ["Record"]
 
 #: Subjects a plain run of pytest takes where they can be imported.
-DEFAULT = ("numpy", "strict", "torch", "jax")
+DEFAULT = ("numpy", "strict", "torch", "jax", "cupy")
 
 
 @dataclasses.dataclass
@@ -112,18 +112,17 @@ class _Run:
         """Say what is tested, from where."""
         import bnspec
 
-        have = [s.version() if not isinstance(s, str) else s for s in self.subjects.values()]
+        have = [s.version() if not isinstance(s, str) else f"skipped: {s}" for s in self.subjects.values()]
         return [f"bnspec: {bnspec.__file__}", *(f"subject: {line}" for line in have)]
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run every check on every subject."""
         if "subject" not in metafunc.fixturenames:
             return
-        marked: list[Any] = []
-        for name, subject in self.subjects.items():
-            absent = [pytest.mark.skip(reason=f"not supported: {subject}")] if isinstance(subject, str) else []
-            marked.append(pytest.param(subject, id=name, marks=absent))
-        metafunc.parametrize("subject", marked, scope="session")
+        present = {name: s for name, s in self.subjects.items() if not isinstance(s, str)}
+        if not present:
+            raise pytest.UsageError("no subject is installed: run `pip install -e .` first")
+        metafunc.parametrize("subject", list(present.values()), ids=list(present), scope="session")
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out the checks of other clauses."""

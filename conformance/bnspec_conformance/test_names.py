@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import bnspec
 from bnspec_conformance import strategies
-from bnspec_conformance._layers import arrays_of, awkward, layer_of, names_of, state_of
+from bnspec_conformance._layers import arrays_of, awkward, host, layer_of, names_of, state_of
 from bnspec_conformance.case import Case
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trial import NotSupported, Trial, clauses, explore
@@ -39,7 +39,7 @@ def test_names(t: Trial, case: Case) -> None:
         assert params is not None and state is not None
         for field, name in names_of(config).items():  # the name belongs to that array, not to another one
             value = getattr(params, field) if field in ("beta", "gamma") else getattr(state, field)
-            t.same(held[name], np.array(t.needs_backend().to_numpy(value)), name, case)
+            t.same(held[name], host(t, value), name, case)
 
 
 @clauses("BN-STATE-2")
@@ -53,7 +53,7 @@ def test_state_dict(t: Trial, case: Case) -> None:
     used(put(case.ranks[0].x))
     source.load_state_dict(given)
     kept = source.state_dict()
-    before = {name: np.array(t.needs_backend().to_numpy(v)) for name, v in kept.items()}
+    before = {name: host(t, v) for name, v in kept.items()}
     t.same(before, {n: v.astype(before[n].dtype) for n, v in values.items()}, "state_dict", case)
     for other in (new, used):
         other.load_state_dict(kept)
@@ -62,13 +62,13 @@ def test_state_dict(t: Trial, case: Case) -> None:
         source(put(case.ranks[0].x))
         used(put(case.ranks[0].x))
     t.same(state_of(t, used), state_of(t, source), "variables after loading and one more step", case)
-    after = {name: np.array(t.needs_backend().to_numpy(v)) for name, v in kept.items()}
+    after = {name: host(t, v) for name, v in kept.items()}
     t.same(after, before, "the state_dict after the layer trained on", case)
     used.load_state_dict(given)
     with np.errstate(all="ignore"):
         used(put(case.ranks[0].x))
     t.same(
-        {n: np.array(t.needs_backend().to_numpy(v)) for n, v in given.items()},
+        {n: host(t, v) for n, v in given.items()},
         values,
         "the dictionary that was loaded",
         case,

@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 import bnspec
 from bnspec._context import forget_frozen_warning
 from bnspec_conformance import strategies
-from bnspec_conformance._layers import layer_of, outcome_of, state_of
+from bnspec_conformance._layers import host, layer_of, outcome_of, state_of
 from bnspec_conformance._machine import machine
 from bnspec_conformance.case import Case, RankInputs
 from bnspec_conformance.oracle import exact
@@ -28,11 +28,6 @@ def steps(subject: Subject) -> st.SearchStrategy[Case]:
         if subject.examples >= 10
         else strategies.cases(subject, running=True)
     )
-
-
-def host(t: Trial, array: Any) -> Any:
-    """A copy as NumPy's."""
-    return np.array(t.needs_backend().to_numpy(array))
 
 
 def again(case: Case, seed: int) -> Case:

@@ -9,7 +9,7 @@ import bnspec
 from bnspec_backends import threads
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
 
-__all__ = ["Ours", "jax", "numpy", "strict", "torch"]
+__all__ = ["Ours", "cupy", "jax", "numpy", "strict", "torch"]
 
 
 @dataclasses.dataclass
@@ -136,3 +136,11 @@ def jax() -> Ours:
     wide = "float64" in backend.dtypes()
     # XLA flushes subnormal numbers on the CPU; every new shape compiles, so there are fewer examples.
     return Ours("jax", backend, "float64" if wide else "float32", flushes=True, examples=6)
+
+
+def cupy() -> Ours:
+    """bnspec on CuPy arrays of the current CUDA device."""
+    backend = bnspec.get_backend("cupy")
+    if not backend.devices():
+        raise ImportError("CuPy is installed, but there is no CUDA device")
+    return Ours("cupy", backend, examples=20)

@@ -1,0 +1,234 @@
+"""Where the ranks of one thread communicator meet: deposits, comparison, and every way a meeting can fail."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+from array_api_compat import array_namespace, device, is_array_api_obj
+
+from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, refusal
+from bnspec._protocols import Signature
+from bnspec._types import Array
+
+__all__ = ["Hub", "Session", "error_text", "facts_of", "ranks_text"]
+
+
+class Session(Protocol):
+    """What a hub needs of the run it belongs to."""
+
+    deadline: float
+    members: tuple[int, ...]
+
+    def register(self, hub: "Hub") -> None:
+        """Tell the hub, from now on, of every rank that ends."""
+        ...
+
+
+class _Deposit(NamedTuple):
+    facts: Mapping[str, str]  # what must be equal on all ranks, as text
+    payload: Any
+
+
+class _Meeting:
+    """One collective: who came, and how it ended."""
+
+    def __init__(self) -> None:
+        self.deposits: dict[int, _Deposit] = {}
+        self.results: list[Any] | None = None
+
+
+class Hub:
+    """Where the ranks of one communicator meet. `places` count its ranks, `members` are their numbers in `run`."""
+
+    def __init__(self, session: Session, members: Sequence[int]) -> None:
+        self.session = session
+        self.members = tuple(members)
+        self.condition = threading.Condition()
+        self.meeting = _Meeting()
+        self.calls = [0] * len(self.members)  # collectives each rank entered
+        self.returned: list[int] = []
+        self.error: CommunicatorError | None = None  # the first failure; set once
+        self.cause: BaseException | None = None  # what a rank raised, where that was the failure
+        session.register(self)
+
+    def part(self, places: Sequence[int]) -> "Hub":
+        return Hub(self.session, [self.members[place] for place in places])
+
+    def meet(
+        self,
+        place: int,
+        payload: Any,
+        describe: Callable[[], dict[str, str]],
+        finish: Callable[[list[Any]], list[Any]],
+    ) -> Any:
+        with self.condition:
+            if self.error is not None:
+                raise CommunicatorError(
+                    f"rank {self.members[place]} cannot use this communicator, which failed before: {self.error}"
+                ) from (self.cause or self.error)
+            self.calls[place] += 1
+            try:
+                facts = {"sequence number": str(self.calls[place]), **describe()}
+            except Exception as error:
+                self._rank_failed(place, error)
+                raise
+            meeting = self.meeting
+            if place in meeting.deposits:
+                self._fail(
+                    f"rank {self.members[place]} entered {_where(facts)} on one thread while it waits on another",
+                    "one collective at a time on each rank",
+                    "Give each thread a communicator of its own with split().",
+                )
+            meeting.deposits[place] = _Deposit(facts, payload)
+            if self.returned:
+                self._fail_returned()
+            elif len(meeting.deposits) == len(self.members):
+                self._finish(meeting, place, finish)
+            elif not self.condition.wait_for(lambda: meeting.results is not None or self.error, self.session.deadline):
+                self._fail_late(meeting)
+            if meeting.results is None:
+                self._raise()
+            return meeting.results[place]
+
+    def leave(self, place: int, error: BaseException | None) -> None:
+        """A rank's function ended: those who wait for it now, or will, must not wait for the deadline."""
+        with self.condition:
+            if error is not None:
+                self._rank_failed(place, error)
+                return
+            self.returned.append(place)
+            if self.meeting.deposits:
+                self._fail_returned()
+
+    def interrupt(self, error: BaseException) -> None:
+        with self.condition:
+            self._fail(f"the caller of run ended with {error_text(error)}", "it to wait", "Start again.", cause=error)
+
+    # Everything below runs with the condition held. The fold does too: those who wait have nothing else to do.
+
+    def _finish(self, meeting: _Meeting, place: int, finish: Callable[[list[Any]], list[Any]]) -> None:
+        deposits = [meeting.deposits[each] for each in range(len(self.members))]
+        if differences := self._differences([deposit.facts for deposit in deposits]):
+            self._fail(
+                f"the ranks met in one collective with {self._layers(meeting)}, and differ in {differences}",
+                "the same on every rank",
+                "Call the same layers in the same order, with the same options and input dtype, on every rank.",
+                kind=CollectiveMismatch,
+            )
+            return
+        try:
+            meeting.results = finish([deposit.payload for deposit in deposits])
+        except BaseException as error:
+            self._rank_failed(place, error)
+            raise
+        self.meeting = _Meeting()
+        self.condition.notify_all()
+
+    def _fail(
+        self,
+        got: str,
+        expected: str,
+        do: str,
+        kind: type[CommunicatorError] = CommunicatorError,
+        cause: BaseException | None = None,
+    ) -> None:
+        if self.error is None:
+            if self.members != self.session.members:
+                got = f"in the part of {ranks_text(self.members)}: {got}"
+            error = refusal(kind, "BN-SYNC-9", got=got, expected=expected, do=do)
+            assert isinstance(error, CommunicatorError)
+            self.error, self.cause = error, cause
+            self.condition.notify_all()
+
+    def _raise(self) -> NoReturn:
+        """Raise the failure, a new exception on each rank: a traceback belongs to one thread."""
+        assert self.error is not None
+        raise type(self.error)(str(self.error)) from self.cause
+
+    def _rank_failed(self, place: int, error: BaseException) -> None:
+        waiting = self.meeting.deposits.keys() - {place}
+        where = f" while {self._layers(self.meeting)} waited" if waiting else ""
+        self._fail(
+            f"rank {self.members[place]} raised {error_text(error)}{where}",
+            "every rank to reach every collective",
+            f"Correct the error of rank {self.members[place]}; it is the cause of this one.",
+            cause=error,
+        )
+
+    def _fail_returned(self) -> None:
+        gone = ranks_text([self.members[place] for place in self.returned])
+        self._fail(
+            f"{gone} returned from the function given to run, while {self._layers(self.meeting)} waited",
+            "every rank to take part in every collective",
+            "Call the layers equally often on every rank; a rank without samples passes an empty batch.",
+        )
+
+    def _fail_late(self, meeting: _Meeting) -> None:
+        absent = ranks_text([rank for place, rank in enumerate(self.members) if place not in meeting.deposits])
+        self._fail(
+            f"{self._layers(meeting)} waited up to {self.session.deadline:g} s, and {absent} did not arrive",
+            "every rank within the deadline",
+            f"Find out what {absent} did instead, or give run a longer deadline.",
+            kind=CollectiveTimeout,
+        )
+
+    def _layers(self, meeting: _Meeting) -> str:
+        """Who came with what: ``'bn1' (moments, collective 3) from ranks 0 and 2``."""
+        groups: dict[str, list[int]] = {}
+        for place, deposit in sorted(meeting.deposits.items()):
+            groups.setdefault(_where(deposit.facts), []).append(self.members[place])
+        return " and ".join(f"{where} from {ranks_text(ranks)}" for where, ranks in groups.items())
+
+    def _differences(self, facts: Sequence[Mapping[str, str]]) -> str:
+        """Each field that is not the same on all ranks, with the ranks that sent each value; empty when all agree."""
+        keys = {key: None for each in facts for key in each}
+        if len({each["operation"] for each in facts}) > 1:  # their fields differ by nature
+            keys = {key: None for key in keys if all(key in each for each in facts)}
+        fields = []
+        for key in keys:
+            senders: dict[str, list[int]] = {}
+            for rank, each in zip(self.members, facts):
+                senders.setdefault(each.get(key, "absent"), []).append(rank)
+            if len(senders) > 1:
+                fields.append(
+                    f"{key} ({' and '.join(f'{value} from {ranks_text(ranks)}' for value, ranks in senders.items())})"
+                )
+        return ", ".join(fields)
+
+
+def facts_of(payload: Array, signature: Signature) -> dict[str, str]:
+    """What has to be equal on all ranks, field by field, as text."""
+    tracer = getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", ())
+    if isinstance(payload, tracer) or not is_array_api_obj(payload):
+        raise refusal(
+            TypeError,
+            "BN-SYNC-9",
+            got=f"the payload of layer {signature.layer!r} is a {type(payload).__name__}",
+            expected="an array that holds values, which threads can exchange",
+            do="Under jax.jit, grad or vmap use the library's own collectives; with threads call the layer eagerly.",
+        )
+    facts = {key: repr(value) for key, value in signature._asdict().items() if key != "options"}
+    try:
+        facts |= {f"options.{key}": json.dumps(value) for key, value in json.loads(signature.options).items()}
+    except (AttributeError, ValueError):  # the options are no JSON object
+        facts["options"] = repr(signature.options)
+    return facts | {
+        "payload shape": str(tuple(payload.shape)),
+        "payload dtype": str(payload.dtype),
+        "payload library": array_namespace(payload).__name__.removeprefix("array_api_compat."),
+        "payload device": str(device(payload)),
+    }
+
+
+def _where(facts: Mapping[str, str]) -> str:
+    return f"layer {facts['layer']} ({facts['operation'].strip(chr(39))}, collective {facts['sequence number']})"
+
+
+def ranks_text(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+
+
+def error_text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

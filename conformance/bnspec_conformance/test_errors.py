@@ -1,0 +1,255 @@
+"""Checks of SPEC.md, "Errors": every refusal says four things and changes nothing."""
+
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bnspec
+from bnspec._clauses import clauses as known_clauses
+from bnspec_conformance._layers import host, snapshot, state_of
+from bnspec_conformance._refusals import Row, Setting, arrays, masks, options, timing
+from bnspec_conformance.trial import NotSupported, Trial, clauses, explore
+
+#: what came; expected what was expected [clause]. What to do.
+_FORM = re.compile(r"\S.*; expected \S.* \[(BN-[A-Z]+-[1-9][0-9]*)\]\. \S.*[.]", re.DOTALL)
+
+Rows = Callable[[Setting], Iterator[Row]]
+
+
+def setting(t: Trial, kind: type[bnspec.BatchNorm] = bnspec.BatchNorm, **options: Any) -> Setting:
+    """A layer that has seen two batches, with an update pending and a backward pass due."""
+    put = t.needs_backend().asarray
+    x, dy = (put(v.astype("float32")) for v in np.random.default_rng(8).standard_normal((2, 6, 3)))
+    layer = bnspec.BatchNorm(axis=1, ema_update="collection", name="bn7", **options)
+    updates = bnspec.UpdateCollection()
+    with bnspec.training_context(updates=updates):
+        layer(x)
+        updates.run()
+        layer(x)
+    return Setting(put, layer, updates, x, dy)
+
+
+def refuse_all(t: Trial, rows: Rows, **options: Any) -> None:
+    """Make every refusal of a table on one layer; afterwards it goes on like its twin, which saw none of them."""
+    s, twin = (setting(t, **options) for _ in range(2))
+    for row in rows(s):
+        before = snapshot(t, s.layer, s.updates, s.x, s.dy, *row.given)
+        text = t.refuses(row.call, row.kinds, row.clause)
+        found = _FORM.fullmatch(text)
+        t.require(found is not None, f"{row.what}: not of the form 'came; expected wanted [clause]. Advice.': {text}")
+        assert found is not None
+        t.require(found[1] in known_clauses(), f"{row.what}: {found[1]} is no clause")
+        for word in row.words:
+            t.require(word in text.split(" [BN-")[0], f"{row.what}: the text does not mention {word!r}: {text}")
+        for content in row.contents:
+            t.require(content not in text, f"{row.what}: the text shows the contents of an array: {text}")
+        after = snapshot(t, s.layer, s.updates, s.x, s.dy, *row.given)
+        t.require(after == before, f"{row.what}: the refusal changed something")
+    goes_on(t, s, twin)
+
+
+def goes_on(t: Trial, s: Setting, twin: Setting) -> None:
+    """Require that what is due on both layers comes out the same."""
+    backend = t.needs_backend()
+    results = []
+    for each in (s, twin):
+        dx = each.layer.backward(each.dy)
+        each.updates.run()
+        with bnspec.training_context(updates=each.updates):
+            y = each.layer(each.x)
+        grads = each.layer.gradients
+        assert grads is not None
+        arrays = (dx, grads.gamma, grads.beta, y)
+        results.append([None if a is None else host(t, a) for a in arrays])
+    for name, a, b in zip(("dx", "dgamma", "dbeta", "y"), *results):
+        t.same(a, b, f"{name} after the refusals", None)
+    t.same(state_of(t, s.layer), state_of(t, twin.layer), "variables after the refusals", None)
+    t.require(len(s.updates) == len(twin.updates), "other updates are pending after the refusals")
+
+
+@clauses("BN-ERR-1", "BN-ERR-2", "BN-SHAPE-1", "BN-SHAPE-2", "BN-SHAPE-5", "BN-SHAPE-6", "BN-GRP-3")
+@explore()
+def test_refused_arrays(t: Trial) -> None:
+    """Arrays of a wrong rank, dtype or length, an axis out of range, groups that do not fit."""
+    refuse_all(t, arrays)
+
+
+@clauses("BN-ERR-1", "BN-ERR-2", "BN-MASK-7")
+@explore()
+def test_refused_masks(t: Trial) -> None:
+    """Masks of another shape or dtype."""
+    refuse_all(t, masks)
+
+
+@clauses("BN-ERR-1", "BN-ERR-2", "BN-NORM-1", "BN-RUN-1", "BN-RENORM-9", "BN-GRP-3")
+@explore()
+def test_refused_options(t: Trial) -> None:
+    """Numbers outside their range, words that no clause knows, combinations that a dialect refuses."""
+    refuse_all(t, options)
+
+
+@clauses("BN-ERR-1", "BN-ERR-2", "BN-RUN-4", "BN-UPD-3")
+@explore()
+def test_refused_moments(t: Trial) -> None:
+    """What is refused for when it is called or for what the batch holds: one value and correction 1, no collection."""
+    refuse_all(t, timing, correction=1)
+
+
+@clauses("BN-RUN-4", "BN-ERR-2")
+@explore()
+def test_refused_run(t: Trial) -> None:
+    """A collected update that cannot be made is refused by the run; what was pending before it is done, it stays."""
+    s = setting(t, correction=1)
+    with bnspec.training_context(updates=s.updates):
+        s.layer(s.x[:1, :])
+        s.layer(s.x)
+    t.refuses(s.updates.run, ValueError, "BN-RUN-4")
+    before = snapshot(t, s.layer, s.updates, s.x)
+    t.refuses(s.updates.run, ValueError, "BN-RUN-4")
+    t.require(snapshot(t, s.layer, s.updates, s.x) == before, "a refused run changed something")
+
+
+@clauses("BN-ERR-3", "BN-ERR-2")
+@explore()
+def test_two_libraries(t: Trial) -> None:
+    """Arrays of two libraries in one call are refused, wherever the second one is."""
+    backend = t.needs_backend()
+    for name, module in (("numpy", "numpy"), ("strict", "array_api_strict"), ("torch", "torch")):
+        if name != backend.name and find_spec(module) is not None:
+            other = bnspec.get_backend(name).asarray
+            break
+    else:
+        raise NotSupported("there is no second library")
+    elsewhere(t, other, TypeError)
+
+
+@clauses("BN-ERR-3", "BN-ERR-2")
+@explore()
+def test_two_devices(t: Trial) -> None:
+    """Arrays on two devices in one call are refused, wherever the second one is."""
+    backend = t.needs_backend()
+    if backend.name == "strict":
+        import array_api_strict
+
+        elsewhere(t, lambda v: array_api_strict.asarray(v, device=array_api_strict.Device("device1")), ValueError)
+    elif backend.name == "torch":
+        elsewhere(t, lambda v: backend.asarray(v).to("meta"), ValueError)
+    else:
+        raise NotSupported(f"{t.subject.name} has one device here")
+
+
+def elsewhere(t: Trial, other: Callable[[Any], Any], kind: type[Exception]) -> None:
+    """Refuse the foreign array in every place of every function and of the layer."""
+    ones, config = np.ones(3, "float32"), bnspec.BatchNormConfig(axis=1, epsilon=1e-3, decay=0.5, correction=0)
+
+    def rows(s: Setting) -> Iterator[Row]:
+        x = host(t, s.x)
+        mine, _ = bnspec.init(config, channels=3, like=s.x)
+        good = bnspec.RunningState(s.put(ones), s.put(ones))
+        _, stats, saved = bnspec.batch_norm(s.x, mine, config)
+        alien, vector, mask = other(x), other(ones), other(np.ones((6, 1), bool))
+        gamma, beta = mine._replace(gamma=vector), mine._replace(beta=vector)
+        bad_mean, bad_var = good._replace(mean=vector), good._replace(var=vector)
+        calls: dict[str, Callable[[], Any]] = {
+            "gamma": lambda: bnspec.batch_norm(s.x, gamma, config),
+            "beta": lambda: bnspec.batch_norm(s.x, beta, config),
+            "mask": lambda: bnspec.batch_norm(s.x, mine, config, mask=mask),
+            "x": lambda: bnspec.batch_norm(alien, mine, config),
+            "gamma of inference": lambda: bnspec.batch_norm_inference(s.x, gamma, good, config),
+            "the state's mean": lambda: bnspec.batch_norm_inference(s.x, mine, bad_mean, config),
+            "the state's var": lambda: bnspec.batch_norm_inference(s.x, mine, bad_var, config),
+            "the state to update": lambda: bnspec.update_running(bad_var, stats, config),
+            "dy": lambda: bnspec.batch_norm_vjp(alien, saved),
+            "dmean": lambda: bnspec.batch_norm_vjp(s.x, saved, dmean=other(ones[None, :])),
+            "xdot": lambda: bnspec.batch_norm_tangents(alien, saved),
+            "gamma_dot": lambda: bnspec.batch_norm_tangents(s.x, saved, vector),
+            "x of a layer": lambda: s.train(alien),
+            "mask of a layer": lambda: s.train(s.x, mask=mask),
+            "dy of a layer": lambda: s.layer.backward(alien),
+        }
+        for what, call in calls.items():
+            yield Row(what, call, kind, "BN-ERR-3")
+
+    refuse_all(t, rows)
+
+
+@clauses("BN-ERR-4")
+@explore()
+def test_backward(t: Trial) -> None:
+    """backward before a call, or twice for one, is refused; the next call serves one again."""
+    s, twin = setting(t), setting(t)
+    new = bnspec.BatchNorm(name="new")
+    t.refuses(lambda: new.backward(s.dy), RuntimeError, "BN-ERR-4")
+    t.require(new.gradients is None and not new.variables, "the refused backward left something behind")
+    new(s.x)
+    new.backward(s.dy)
+    s.layer.backward(s.dy)
+    for each in (new, s.layer):
+        before = snapshot(t, each, s.updates, s.dy)
+        for _ in range(2):
+            t.refuses(lambda: each.backward(s.dy), RuntimeError, "BN-ERR-4")  # noqa: B023
+        t.require(snapshot(t, each, s.updates, s.dy) == before, "the refused backward changed something")
+    s.layer.eval()(s.x)  # frozen passes count as well
+    s.layer.backward(s.dy)
+    t.refuses(lambda: s.layer.backward(s.dy), RuntimeError, "BN-ERR-4")
+    s.layer.train()
+    with bnspec.training_context():
+        s.layer(s.x)
+    again, other = s.layer.backward(s.dy), twin.layer.backward(s.dy)
+    t.same(*(host(t, v) for v in (again, other)), "dx of the next call", None)
+
+
+@clauses("BN-ERR-5")
+@explore()
+def test_unknown_names(t: Trial) -> None:
+    """An unknown dialect, backend, communicator or update mode is refused with the list of the known ones."""
+    t.needs_backend()
+    x = t.needs_backend().asarray(np.ones((4, 2), "float32"))
+    layer = bnspec.BatchNorm(sync_statistics="nothing_such")
+    backends, communicators = (sorted(entry_points(group=f"bnspec.{g}").names) for g in ("backends", "communicators"))
+    dialects = list(bnspec.dialects.names())
+    tables: list[tuple[Callable[[], Any], list[str]]] = [
+        (lambda: bnspec.BatchNorm(dialect="nothing_such"), dialects),
+        (lambda: bnspec.dialects["nothing_such"], dialects),
+        (lambda: bnspec.get_backend("nothing_such"), backends),
+        (lambda: bnspec.get_communicator("nothing_such"), communicators),
+        (lambda: layer(x), communicators),
+        (lambda: bnspec.BatchNorm(ema_update="nothing_such"), ["default", "collection", "internal", "skip"]),
+        (lambda: bnspec.BatchNorm(dialect="tensorpack", sync_statistics="nothing_such"), ["nccl", "horovod"]),
+    ]
+    for call, known in tables:
+        text = t.refuses(call, (LookupError, ValueError), "BN-ERR-5")
+        unnamed = [name for name in ("nothing_such", *known) if name not in text]
+        t.require(not unnamed, f"the refusal does not name {unnamed}: {text}")
+    t.require(not layer.variables, "the refused call left variables behind")
+
+
+@clauses("BN-ERR-5")
+@explore()
+def test_absent_library(t: Trial) -> None:
+    """A backend or communicator that is known but cannot be imported is refused with what to install, not replaced."""
+    t.needs_backend()
+    with tempfile.TemporaryDirectory(prefix="bnspec-absent-") as folder:
+        info = Path(folder) / "bnspec_absent-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bnspec-absent\nVersion: 1.0\n")
+        groups = ("backends", "communicators")
+        (info / "entry_points.txt").write_text("".join(f"[bnspec.{g}]\nabsent = nowhere_at_all:Thing\n" for g in groups))
+        sys.path.insert(0, folder)
+        try:
+            for call in (bnspec.get_backend, bnspec.get_communicator):
+                text = t.refuses(lambda: call("absent"), ImportError, "BN-ERR-5")  # noqa: B023
+                t.require("nowhere_at_all" in text and "nstall" in text, f"the refusal does not say what to install: {text}")
+        finally:
+            sys.path.remove(folder)
+    for known in bnspec.known_backends():
+        if not known.available and known.reason != "no device" and known.extra:
+            text = t.refuses(lambda: bnspec.get_backend(known.name), ImportError, "BN-ERR-5")  # noqa: B023
+            t.require(f"pip install bnspec[{known.extra}]" in text, f"the refusal does not say what to install: {text}")
