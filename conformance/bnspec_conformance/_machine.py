@@ -131,7 +131,7 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
             case = Case(config=config, ranks=(RankInputs(x),), gamma=held["gamma"], beta=held["beta"],
                         state={"mean": held["mean/EMA"], "var": held["variance/EMA"]},
                         mode="batch" if batch else "inference", update=False)  # fmt: skip
-            y = np.asarray(backend.to_numpy(y))
+            y = host(t, y)
             t.agree(case, "y", outcome=Outcome((RankOutcome(y=y),)))
             model.unanswered = case
             return y
@@ -201,7 +201,7 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
                 return
             rank = RankInputs(model.unanswered.ranks[0].x, dy)
             case, model.unanswered = Case(**{**vars(model.unanswered), "ranks": (rank,)}), None
-            dx = np.asarray(backend.to_numpy(layer.backward(backend.asarray(dy))))
+            dx = host(t, layer.backward(backend.asarray(dy)))
             t.agree(case, "dx", outcome=Outcome((RankOutcome(dx=dx),)))
 
         @rule(kind=kinds, gamma=vectors, beta=vectors)
@@ -259,7 +259,7 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
                 len(self.updates) == len(self.pending), f"{len(self.updates)} updates pending, not {len(self.pending)}"
             )
             for kind, layer in self.layers.items():
-                found = {name: np.asarray(backend.to_numpy(v)) for name, v in layer.variables.items()}
+                found = {name: host(t, v) for name, v in layer.variables.items()}
                 t.same(found, self.models[kind].variables(), f"{kind}: variables", None)
 
     return Layers

@@ -76,18 +76,45 @@ def arrays(s: Setting) -> Iterator[Row]:
     yield from three("another number of channels", full(6, 4), ValueError, "BN-SHAPE-6", "gamma", "(3,)", "(4,)")
     for axis in (2, -3, 5):
         bad = config(axis=axis)
-        yield Row(f"axis {axis}", lambda bad=bad: bnspec.batch_norm(s.x, params, bad), ValueError, "BN-SHAPE-2", (f"axis={axis}",))
+        yield Row(
+            f"axis {axis}",
+            lambda bad=bad: bnspec.batch_norm(s.x, params, bad),
+            ValueError,
+            "BN-SHAPE-2",
+            (f"axis={axis}",),
+        )
         layer = bnspec.BatchNorm(axis=axis)
-        yield Row(f"axis {axis} of a layer", lambda layer=layer: layer(s.x), ValueError, "BN-SHAPE-2", (f"axis={axis}",), (layer,))
+        yield Row(
+            f"axis {axis} of a layer",
+            lambda layer=layer: layer(s.x),
+            ValueError,
+            "BN-SHAPE-2",
+            (f"axis={axis}",),
+            (layer,),
+        )
     for shape in ((1,), (4,), (3, 1), (1, 3), ()):
         vector = full(*shape)
         for field in ("gamma", "beta"):
             wrong = params._replace(**{field: vector})
-            yield Row(f"{field} {shape}", lambda p=wrong: bnspec.batch_norm(s.x, p, plain), ValueError, "BN-SHAPE-6", (field,), (vector,))
+            yield Row(
+                f"{field} {shape}",
+                lambda p=wrong: bnspec.batch_norm(s.x, p, plain),
+                ValueError,
+                "BN-SHAPE-6",
+                (field,),
+                (vector,),
+            )
         for field in ("mean", "var"):
             held = state._replace(**{field: vector})
             words = (f"state.{field}", str(shape))
-            yield Row(f"{field} {shape}", lambda h=held: bnspec.update_running(h, stats, plain), ValueError, "BN-SHAPE-6", words, (vector,))
+            yield Row(
+                f"{field} {shape}",
+                lambda h=held: bnspec.update_running(h, stats, plain),
+                ValueError,
+                "BN-SHAPE-6",
+                words,
+                (vector,),
+            )
             yield Row(f"{field} {shape}, inference", lambda h=held: bnspec.batch_norm_inference(s.x, params, h, plain),
                       ValueError, "BN-SHAPE-6", words, (vector,))  # fmt: skip
     for virtual in (4, 5, 7):
@@ -98,21 +125,38 @@ def arrays(s: Setting) -> Iterator[Row]:
         yield Row(f"V={virtual} of a layer", lambda layer=layer: layer(s.x), ValueError, "BN-GRP-3", words, (layer,))
     zero = config(virtual_batch_size=2, axis=0)
     six = bnspec.init(zero, channels=6, like=s.x)[0]
-    yield Row("V with channels on axis 0", lambda: bnspec.batch_norm(s.x, six, zero), ValueError, "BN-GRP-3", ("axis 0",))
+    yield Row(
+        "V with channels on axis 0", lambda: bnspec.batch_norm(s.x, six, zero), ValueError, "BN-GRP-3", ("axis 0",)
+    )
     for what, dy in (("rank", full(3)), ("shape", full(6, 4)), ("batch", full(5, 3))):
-        yield Row(f"dy of another {what}", lambda dy=dy: bnspec.batch_norm_vjp(dy, saved), ValueError, "BN-GRAD-1", ("dy",), (dy,))
-        yield Row(f"dy of another {what}, layer", lambda dy=dy: s.layer.backward(dy), ValueError, "BN-GRAD-1", ("dy",), (dy,))
-    yield Row("integer dy", lambda: s.layer.backward(full(6, 3, dtype="int32")), TypeError, "BN-SHAPE-5", ("dy", "int32"))
+        yield Row(
+            f"dy of another {what}",
+            lambda dy=dy: bnspec.batch_norm_vjp(dy, saved),
+            ValueError,
+            "BN-GRAD-1",
+            ("dy",),
+            (dy,),
+        )
+        yield Row(
+            f"dy of another {what}, layer", lambda dy=dy: s.layer.backward(dy), ValueError, "BN-GRAD-1", ("dy",), (dy,)
+        )
+    yield Row(
+        "integer dy", lambda: s.layer.backward(full(6, 3, dtype="int32")), TypeError, "BN-SHAPE-5", ("dy", "int32")
+    )
 
 
 def masks(s: Setting) -> Iterator[Row]:
     """Masks that do not fit x."""
     for shape in ((6,), (6, 3), (1, 3), (5, 1), (6, 1, 1), (2, 1), ()):
         mask = s.put(np.ones(shape, bool))
-        yield Row(f"mask {shape}", lambda m=mask: s.train(s.x, mask=m), ValueError, "BN-MASK-7", ("mask", str(shape)), (mask,))
+        yield Row(
+            f"mask {shape}", lambda m=mask: s.train(s.x, mask=m), ValueError, "BN-MASK-7", ("mask", str(shape)), (mask,)
+        )
     for dtype in ("float32", "int32"):
         mask = s.put(np.ones((6, 1), dtype))
-        yield Row(f"mask of {dtype}", lambda m=mask: s.train(s.x, mask=m), TypeError, "BN-MASK-7", ("mask", dtype), (mask,))
+        yield Row(
+            f"mask of {dtype}", lambda m=mask: s.train(s.x, mask=m), TypeError, "BN-MASK-7", ("mask", dtype), (mask,)
+        )
     yield Row("a list", lambda: s.train(s.x, mask=[[True]] * 6), TypeError, "BN-MASK-7", ("mask", "list"))
 
 
@@ -135,7 +179,9 @@ def options(s: Setting) -> Iterator[Row]:
         for value in values:
             words = (field, repr(value))
             yield Row(f"{field}={value!r}", lambda f=field, v=value: config(**{f: v}), both, clause, words)
-            yield Row(f"{field}={value!r}, layer", lambda f=field, v=value: bnspec.BatchNorm(**{f: v}), both, clause, words)
+            yield Row(
+                f"{field}={value!r}, layer", lambda f=field, v=value: bnspec.BatchNorm(**{f: v}), both, clause, words
+            )
     for axis in (1.0, True, "1"):
         yield Row(f"axis={axis!r}", lambda a=axis: config(axis=a), both, "BN-SHAPE-2", ("axis", repr(axis)))
     renorm = bnspec.BatchRenorm(2.0, 1.0)
@@ -145,19 +191,45 @@ def options(s: Setting) -> Iterator[Row]:
             words = (field, repr(value))
             one = {"rmax": 2.0, "dmax": 1.0, field: value}
             yield Row(f"{field}={value}", lambda one=one: bnspec.Renorm(**one), ValueError, "BN-RENORM-9", words)
-            yield Row(f"{field}={value}, layer", lambda one=one: bnspec.BatchRenorm(**one), ValueError, "BN-RENORM-9", words)
-            yield Row(f"{field}={value}, set", lambda f=field, v=value: setattr(renorm, f, v), ValueError, "BN-RENORM-9", words, (renorm,))
-    yield Row("renorm without a state", lambda: bnspec.batch_norm(s.x, _params(s), config(renorm=renorm.renorm)), TypeError, "BN-RENORM-4")
+            yield Row(
+                f"{field}={value}, layer", lambda one=one: bnspec.BatchRenorm(**one), ValueError, "BN-RENORM-9", words
+            )
+            yield Row(
+                f"{field}={value}, set",
+                lambda f=field, v=value: setattr(renorm, f, v),
+                ValueError,
+                "BN-RENORM-9",
+                words,
+                (renorm,),
+            )
+    yield Row(
+        "renorm without a state",
+        lambda: bnspec.batch_norm(s.x, _params(s), config(renorm=renorm.renorm)),
+        TypeError,
+        "BN-RENORM-4",
+    )
     seed: dict[str, Any] = {"dialect": "tensorpack"}
     yield Row("ghost and sync", lambda: bnspec.BatchNorm(virtual_batch_size=2, sync_statistics="nccl", **seed), ValueError,
               "BN-SYNC-5", ("virtual_batch_size", "sync_statistics", "tensorpack"))  # fmt: skip
     three = s.put(np.full((2, 3, 4), _SECRET, "float32"))
     yield Row("rank 3", lambda: bnspec.BatchNorm(**seed)(three), ValueError, "BN-SHAPE-1", ("tensorpack",), (three,))
     yield Row("an unknown argument", lambda: bnspec.BatchNorm(momentun=0.9), TypeError, "BN-ERR-1", ("momentun",))
-    yield Row("an argument twice", lambda: bnspec.BatchNorm(decay=0.9, momentum=0.9), TypeError, "BN-ERR-1", ("decay", "momentum"))
+    yield Row(
+        "an argument twice",
+        lambda: bnspec.BatchNorm(decay=0.9, momentum=0.9),
+        TypeError,
+        "BN-ERR-1",
+        ("decay", "momentum"),
+    )
     for switch in ("center", "scale"):
         off = config(**{switch: False})
-        yield Row(f"{switch} off and given", lambda off=off: bnspec.batch_norm(s.x, _params(s), off), ValueError, "BN-NORM-2", (switch,))
+        yield Row(
+            f"{switch} off and given",
+            lambda off=off: bnspec.batch_norm(s.x, _params(s), off),
+            ValueError,
+            "BN-NORM-2",
+            (switch,),
+        )
 
 
 def _params(s: Setting) -> bnspec.Params:
@@ -172,4 +244,9 @@ def timing(s: Setting) -> Iterator[Row]:
     yield Row("one value", lambda: layer(one), ValueError, "BN-RUN-4", ("alone", "1 value"), (layer, one))
     yield Row("no collection", lambda: s.layer(s.x), RuntimeError, "BN-UPD-3", ("bn7", "collection"))
     for tower in (-1, 1.0, True):
-        yield Row(f"tower {tower!r}", lambda tower=tower: bnspec.training_context(tower=tower).__enter__(), (ValueError, TypeError), "BN-UPD-6")
+        yield Row(
+            f"tower {tower!r}",
+            lambda tower=tower: bnspec.training_context(tower=tower).__enter__(),
+            (ValueError, TypeError),
+            "BN-UPD-6",
+        )

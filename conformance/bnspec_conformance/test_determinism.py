@@ -166,7 +166,11 @@ def compiled(t: Trial, jax: Any, case: Case) -> Outcome:
     """The case inside one jitted function."""
     backend, rank, held = t.needs_backend(), case.ranks[0], case.state
     assert held is not None
-    put = {k: None if v is None else backend.asarray(v) for k, v in {**vars(rank), **vars(case)}.items() if isinstance(v, np.ndarray)}
+    put = {
+        k: None if v is None else backend.asarray(v)
+        for k, v in {**vars(rank), **vars(case)}.items()
+        if isinstance(v, np.ndarray)
+    }
     params = bnspec.Params(put.get("gamma"), put.get("beta"))
     state = bnspec.RunningState(**{k: backend.asarray(v) for k, v in held.items()})
 

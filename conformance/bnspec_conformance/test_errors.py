@@ -57,7 +57,6 @@ def refuse_all(t: Trial, rows: Rows, **options: Any) -> None:
 
 def goes_on(t: Trial, s: Setting, twin: Setting) -> None:
     """Require that what is due on both layers comes out the same."""
-    backend = t.needs_backend()
     results = []
     for each in (s, twin):
         dx = each.layer.backward(each.dy)
@@ -241,12 +240,13 @@ def test_absent_library(t: Trial) -> None:
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bnspec-absent\nVersion: 1.0\n")
         groups = ("backends", "communicators")
-        (info / "entry_points.txt").write_text("".join(f"[bnspec.{g}]\nabsent = nowhere_at_all:Thing\n" for g in groups))
+        points = [f"[bnspec.{group}]\nabsent = nowhere_at_all:Thing\n" for group in groups]
+        (info / "entry_points.txt").write_text("".join(points))
         sys.path.insert(0, folder)
         try:
             for call in (bnspec.get_backend, bnspec.get_communicator):
                 text = t.refuses(lambda: call("absent"), ImportError, "BN-ERR-5")  # noqa: B023
-                t.require("nowhere_at_all" in text and "nstall" in text, f"the refusal does not say what to install: {text}")
+                t.require("nowhere_at_all" in text and "nstall" in text, f"nothing says what to install: {text}")
         finally:
             sys.path.remove(folder)
     for known in bnspec.known_backends():

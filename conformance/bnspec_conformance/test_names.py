@@ -91,9 +91,14 @@ def test_dict_is_no_window(t: Trial, case: Case) -> None:
     t.same(state_of(t, layer), before, "variables", case)
 
 
+def configurations(subject: Subject) -> st.SearchStrategy[bnspec.BatchNormConfig]:
+    """Configurations with and without ghost groups, renorm and the options of the running state."""
+    switches = itertools.product((False, True), (False, True), (None, 2))
+    return st.one_of(*(strategies.configs(1, running=r, renorm=n, ghost=g) for r, n, g in switches))
+
+
 @clauses("BN-STATE-6")
-@explore(lambda s: st.one_of(*(strategies.configs(1, running=r, renorm=n, ghost=g)
-                               for r in (False, True) for n in (False, True) for g in (None, 2))), share=2.0)  # fmt: skip
+@explore(configurations, share=2.0)
 def test_configuration(t: Trial, config: bnspec.BatchNormConfig) -> None:
     """from_json(to_json()) is the configuration, every field of it; an unknown field is refused."""
     t.needs_backend()

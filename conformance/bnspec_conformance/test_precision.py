@@ -72,7 +72,7 @@ def test_arithmetic(t: Trial, case: Case) -> None:
 @clauses("BN-PREC-2")
 @explore(narrow_cases)
 def test_narrow(t: Trial, case: Case) -> None:
-    """For 16-bit x statistics are those of float32 or better, y is rounded once, and equals the float32 result rounded."""
+    """For 16-bit x statistics are in float32 or better; y is rounded once and equals that for float32 x, rounded."""
     got = t.agree(case, "y", "mean", "var")
     x = case.ranks[0].x.astype(np.float32)
     wide = dataclasses.replace(case, ranks=(RankInputs(x),))
@@ -146,7 +146,7 @@ def test_gradient_sums(t: Trial, dtype: Any) -> None:
 @clauses("BN-PREC-3")
 @explore(narrow, share=0.1)
 def test_wide_cotangent(t: Trial, dtype: Any) -> None:
-    """dy is taken as it comes: a float32 dy for a 16-bit x keeps its digits; parameters may have other dtypes than x."""
+    """A float32 dy for a 16-bit x keeps its digits, and parameters may have other dtypes than x."""
     backend = t.needs_backend()
     x = np.asarray([[0.0, 1.0], [0.0, 3.0], [0.0, 1.0], [2.0, 3.0]]).astype(dtype)
     dy = (1 + 2.0**-16 * np.arange(8)).reshape(4, 2).astype("float32")
