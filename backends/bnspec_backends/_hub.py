@@ -64,16 +64,16 @@ class Hub:
         finish: Callable[[list[Any]], list[Any]],
     ) -> Any:
         with self.condition:
-            if self.error is not None:
-                raise CommunicatorError(
-                    f"rank {self.members[place]} cannot use this communicator, which failed before: {self.error}"
-                ) from (self.cause or self.error)
             self.calls[place] += 1
             try:
                 facts = {"sequence number": str(self.calls[place]), **describe()}
             except Exception as error:
                 self._rank_failed(place, error)
                 raise
+            if self.error is not None:
+                raise CommunicatorError(
+                    f"rank {self.members[place]} cannot enter {_where(facts)}: this communicator failed before: {self.error}"
+                ) from (self.cause or self.error)
             meeting = self.meeting
             if place in meeting.deposits:
                 self._fail(

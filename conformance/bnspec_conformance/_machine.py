@@ -8,7 +8,6 @@ bit, whichever dtype a conforming layer computes in [BN-MOM-6, BN-RUN-1].
 import importlib.util
 import tempfile
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 import bnspec
 from bnspec._context import forget_frozen_warning
 from bnspec_conformance._layers import host, snapshot
+from bnspec_conformance._model import NAMES, Model
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
 from bnspec_conformance.trial import Trial
 
@@ -28,48 +28,14 @@ __all__ = ["machine"]
 _MOST = 12
 _EPSILON = 0.25
 _SUFFIXES = (".npz", ".safetensors") if importlib.util.find_spec("safetensors") else (".npz",)
-_NAMES = ("beta", "gamma", "mean/EMA", "variance/EMA")
 #: Layers by how they are made; what `ema_update="default"` means without and with the dialect is part of the model.
-_LAYERS = {
+_LAYERS: dict[str, tuple[dict[str, Any], str]] = {
     "internal": ({"ema_update": "internal"}, "internal"),
     "collection": ({"ema_update": "collection"}, "collection"),
     "skip": ({"ema_update": "skip"}, "skip"),
     "default": ({}, "internal"),
     "tensorpack": ({"dialect": "tensorpack"}, "collection"),
 }
-
-
-@dataclass
-class Model:
-    """What a layer has to be: its parameters, the state it began with, and the batches fed to it since."""
-
-    start: dict[str, Array] | None = None  # None before the first call
-    updates: list[tuple[Array, Array]] = field(default_factory=list)
-    depth: int = 0  # updates that went into `start`
-    unanswered: Case | None = None  # the call that backward would serve
-
-    def called(self) -> None:
-        """Variables exist from the first call on."""
-        if self.start is None:
-            self.set((np.zeros(2), np.ones(2), np.zeros(2), np.ones(2)))
-
-    def set(self, values: Any, depth: int = 0) -> None:
-        """Begin anew from these variables."""
-        self.start, self.updates, self.depth = dict(zip(_NAMES, values)), [], depth
-
-    def steps(self) -> int:
-        """Updates that went into the variables as they are."""
-        return self.depth + len(self.updates)
-
-    def variables(self) -> dict[str, Array]:
-        """Replay the updates, each by half the difference."""
-        if self.start is None:
-            return {}
-        found = dict(self.start)
-        for mean, var in self.updates:
-            found["mean/EMA"] = found["mean/EMA"] + (mean - found["mean/EMA"]) / 2
-            found["variance/EMA"] = found["variance/EMA"] + (var - found["variance/EMA"]) / 2
-        return {name: np.asarray(v, dtype="float32") for name, v in found.items()}
 
 
 kinds = st.sampled_from(sorted(_LAYERS))
@@ -206,9 +172,10 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
 
         @rule(kind=kinds, gamma=vectors, beta=vectors)
         def optimize(self, kind: str, gamma: Array, beta: Array) -> None:
-            if self.models[kind].start is not None and self.layers[kind].params is not None:
+            start = self.models[kind].start
+            if start is not None and self.layers[kind].params is not None:
                 self.layers[kind].params = bnspec.Params(backend.asarray(gamma), backend.asarray(beta))
-                self.models[kind].start = self.models[kind].start | {"gamma": gamma, "beta": beta}
+                self.models[kind].start = start | {"gamma": gamma, "beta": beta}
 
         @rule(target=snapshots, kind=kinds)
         def take_state_dict(self, kind: str) -> Any:
@@ -231,13 +198,13 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
             stored, values, depth = source
             layer = self.layers[kind]
             layer.load(stored) if isinstance(stored, Path) else layer.load_state_dict(stored)
-            self.models[kind].set([values[name] for name in _NAMES], depth)
+            self.models[kind].set([values[name] for name in NAMES], depth)
 
         @rule(kind=kinds, broken=st.sampled_from(("missing", "unknown", "shape", "dtype", "x")))
         def refuse(self, kind: str, broken: str) -> None:
             layer = self.layers[kind]
             before = snapshot(t, layer, self.updates)
-            bad = {name: backend.asarray(np.full(2, 7, "float32")) for name in _NAMES}
+            bad = {name: backend.asarray(np.full(2, 7, "float32")) for name in NAMES}
             if broken == "missing":
                 del bad["gamma"]
             elif broken != "x":

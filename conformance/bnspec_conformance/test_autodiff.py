@@ -27,7 +27,13 @@ def variants(subject: Subject) -> st.SearchStrategy[tuple[Case, ...]]:
     if subject.backend is not None and subject.backend.name not in ("torch", "jax"):
         raise NotSupported(f"{subject.name} does not differentiate")
     kinds: tuple[dict[str, bool], ...] = ({}, {"ghost": True}, {"mask": True}, {"renorm": True})
-    common = {"dtype": np.dtype("float64"), "plain": True, "center": True, "scale": True, "epsilon": 0.125}
+    common: dict[str, Any] = {
+        "dtype": np.dtype("float64"),
+        "plain": True,
+        "center": True,
+        "scale": True,
+        "epsilon": 0.125,
+    }
     each = (strategies.cases(subject, derivatives=True, statistics=True, **common, **kind) for kind in kinds)
     return st.tuples(*each).map(lambda cases: tuple(dataclasses.replace(c, update=False) for c in cases))
 
@@ -83,9 +89,9 @@ def flat(outcome: Outcome) -> Array:
 
 
 def quotient(f: Callable[[Array], Array], at: Array, along: Array, noise: Array) -> tuple[Array, Array]:
-    """Derivative of an array function along a direction by extrapolated central differences, and its own error estimate.
+    """Derivative of an array function along a direction by extrapolated central differences; its error.
 
-    The estimate is, per element, the smallest spread of the extrapolation plus the noise of f divided by the step.
+    The error is estimated per element: the smallest spread of the extrapolation plus the noise of f divided by the step.
     """
     best, error = np.zeros_like(noise), np.full_like(noise, np.inf)
     table: list[list[Array]] = []

@@ -99,7 +99,7 @@ def bad_files(good: bytes, suffix: str, names: list[str]) -> Iterator[tuple[str,
 @clauses("BN-STATE-5", "BN-ERR-2")
 @explore(layers, share=0.1)
 def test_bad_files(t: Trial, case: Case) -> None:
-    """A file that is cut, damaged, foreign, another layer's or holds pickles is refused; nothing changes, nothing runs."""
+    """A cut, damaged or foreign file, another layer's, or one with pickles is refused; nothing changes or runs."""
     layer, new = layer_of(t, case), layer_of(t, case)
     layer(t.needs_backend().asarray(case.ranks[0].x))
     for suffix in SUFFIXES:

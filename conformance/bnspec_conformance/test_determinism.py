@@ -174,7 +174,6 @@ def compiled(t: Trial, jax: Any, case: Case) -> Outcome:
     params = bnspec.Params(put.get("gamma"), put.get("beta"))
     state = bnspec.RunningState(**{k: backend.asarray(v) for k, v in held.items()})
 
-    @jax.jit
     def step(x: Any, dy: Any, xdot: Any, params: Any, dots: Any, state: Any) -> dict[str, Any]:
         y, stats, saved = bnspec.batch_norm(x, params, case.config, state=state)
         grads = bnspec.batch_norm_vjp(dy, saved)
@@ -184,7 +183,7 @@ def compiled(t: Trial, jax: Any, case: Case) -> Outcome:
                 "dbeta": grads.beta, "ydot": tangents.y, "mean_dot": tangents.mean, "var_dot": tangents.var,
                 "state": {k: v for k, v in new._asdict().items() if v is not None}}  # fmt: skip
 
-    found = step(put["x"], put["dy"], put["xdot"], params, (put.get("gamma_dot"), put.get("beta_dot")), state)
+    found = jax.jit(step)(put["x"], put["dy"], put["xdot"], params, (put.get("gamma_dot"), put.get("beta_dot")), state)
     return Outcome((RankOutcome(**jax.tree_util.tree_map(np.asarray, found)),))
 
 

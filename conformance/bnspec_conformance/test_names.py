@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -112,7 +113,8 @@ def test_configuration(t: Trial, config: bnspec.BatchNormConfig) -> None:
     )
     t.require("momentum" in said, f"the refusal does not name the field: {said}")
     for name in ("axis", "epsilon", "decay", "correction"):  # another value is another configuration
-        other = dataclasses.replace(config, **{name: {"axis": 2, "correction": 1 - config.correction}.get(name, 0.625)})
+        change: dict[str, Any] = {name: {"axis": 2, "correction": 1 - config.correction}.get(name, 0.625)}
+        other = dataclasses.replace(config, **change)
         t.require(
             bnspec.BatchNormConfig.from_json(other.to_json()) == other != config, f"{name} is lost in {other.to_json()}"
         )

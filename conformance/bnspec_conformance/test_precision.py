@@ -19,7 +19,9 @@ from bnspec_conformance.trial import NotSupported, Trial, clauses, explore
 def narrow(subject: Subject) -> st.SearchStrategy[Any]:
     """The 16-bit dtypes that the subject takes."""
     names = [n for n in ("float16", "bfloat16") if n in subject.dtypes]
-    return st.sampled_from(names).map(strategies.dtype_of) if names else st.nothing()
+    if not names:
+        raise NotSupported(f"{subject.name} has no dtype of 16 bits")
+    return st.sampled_from(names).map(strategies.dtype_of)
 
 
 def narrow_cases(subject: Subject, **options: Any) -> st.SearchStrategy[Case]:

@@ -100,7 +100,10 @@ def test_empty(t: Trial, case: Case) -> None:
         )
         t.agree(own, "y", "dx", "dgamma", "dbeta", "ydot", "state", "count", "mean", "var")
         if where != axis:  # count 0
-            t.same(t.run(own).ranks[0].state, own.state, "the state after a batch without elements", own)
+            got = t.run(own).ranks[0].state or {}
+            assert own.state is not None
+            kept = {k: v.astype(got[k].dtype) for k, v in own.state.items()}  # JAX without x64 has no int64 counter
+            t.same(got, kept, "the state after a batch without elements", own)
 
 
 @clauses("BN-SHAPE-5")

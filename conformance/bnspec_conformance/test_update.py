@@ -1,7 +1,6 @@
 """Checks of SPEC.md, "Update timing"."""
 
 import dataclasses
-from typing import Any
 
 import hypothesis
 import numpy as np
@@ -14,7 +13,7 @@ from bnspec_conformance._layers import host, layer_of, outcome_of, state_of
 from bnspec_conformance._machine import machine
 from bnspec_conformance.case import Case, RankInputs
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.trial import Trial, Violation, clauses, explore
+from bnspec_conformance.trial import SLOW_OR_LARGE, Trial, Violation, clauses, explore
 
 
 def steps(subject: Subject) -> st.SearchStrategy[Case]:
@@ -116,11 +115,12 @@ def test_no_collection(t: Trial, case: Case) -> None:
 def test_default(t: Trial, case: Case) -> None:
     """default is internal for a layer without a dialect and collection under the tensorpack dialect."""
     put = t.needs_backend().asarray
-    plain = {"virtual_batch_size": None, "axis": 1, "correction": 0}
+    plain: dict[str, Any] = {"virtual_batch_size": None, "axis": 1, "correction": 0}
     rng = np.random.default_rng(case.channels)
     x = (rng.standard_normal((4, case.channels)) + 2).astype(case.ranks[0].x.dtype)
     case = dataclasses.replace(case, config=dataclasses.replace(case.config, **plain), ranks=(RankInputs(x),))
-    for how in ({}, {"ema_update": "default"}):
+    hows: tuple[dict[str, Any], ...] = ({}, {"ema_update": "default"})
+    for how in hows:
         bare, seed = layer_of(t, case, **how), layer_of(t, case, dialect="tensorpack", **how)
         before = state_of(t, seed)
         with bnspec.training_context() as context:
@@ -206,10 +206,11 @@ def test_any_order_of_calls(t: Trial) -> None:
         deadline=None,
         report_multiple_bugs=False,
         print_blob=False,
-        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+        suppress_health_check=SLOW_OR_LARGE,
     )
     try:
-        run_state_machine_as_test(driven, settings=settings)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(driven, settings=settings)
     except Violation as error:  # the steps are the case here
         steps_taken = "\n".join(getattr(error, "__notes__", []))
         raise Violation(f"{error}\n{steps_taken}", error.details | {"script": steps_taken}) from None

@@ -22,10 +22,10 @@ from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.tolerances import bounds, ulps, violations
 
-__all__ = ["Budget", "NotSupported", "Trial", "Violation", "clauses", "explore"]
+__all__ = ["SLOW_OR_LARGE", "Budget", "NotSupported", "Trial", "Violation", "clauses", "explore"]
 
-# Exact arithmetic takes its time, and a case has many parts; both are known.
-_SLOW_OR_LARGE = (
+#: Exact arithmetic takes its time, and a case has many parts; both are known.
+SLOW_OR_LARGE = (
     hypothesis.HealthCheck.too_slow,
     hypothesis.HealthCheck.data_too_large,
     hypothesis.HealthCheck.large_base_example,
@@ -289,7 +289,7 @@ def _search(check: Callable[..., None], trial: Trial, strategy: Any, examples: i
         report_multiple_bugs=False,
         print_blob=False,
         phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
-        suppress_health_check=_SLOW_OR_LARGE,
+        suppress_health_check=SLOW_OR_LARGE,
     )
     @hypothesis.given(strategy)
     def one(drawn: Any) -> None:
