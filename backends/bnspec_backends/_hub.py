@@ -71,9 +71,10 @@ class Hub:
                 self._rank_failed(place, error)
                 raise
             if self.error is not None:
-                raise CommunicatorError(
-                    f"rank {self.members[place]} cannot enter {_where(facts)}: this communicator failed before: {self.error}"
-                ) from (self.cause or self.error)
+                here = f"rank {self.members[place]} cannot enter {_where(facts)}"
+                raise CommunicatorError(f"{here}: this communicator failed before: {self.error}") from (
+                    self.cause or self.error
+                )
             meeting = self.meeting
             if place in meeting.deposits:
                 self._fail(

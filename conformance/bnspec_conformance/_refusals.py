@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,10 @@ class Row:
 
 def config(**fields: Any) -> bnspec.BatchNormConfig:
     """A configuration, valid but for the given fields."""
-    return _make.BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.5, "correction": 0} | fields))
+    made: bnspec.BatchNormConfig = _make.BatchNormConfig(
+        **({"axis": 1, "epsilon": 1e-3, "decay": 0.5, "correction": 0} | fields)
+    )
+    return made
 
 
 def arrays(s: Setting) -> Iterator[Row]:
@@ -80,28 +84,17 @@ def arrays(s: Setting) -> Iterator[Row]:
     for axis in (2, -3, 5):
         bad = config(axis=axis)
         yield Row(
-            f"axis {axis}",
-            lambda bad=bad: bnspec.batch_norm(s.x, params, bad),
-            ValueError,
-            "BN-SHAPE-2",
-            (f"axis={axis}",),
+            f"axis {axis}", partial(bnspec.batch_norm, s.x, params, bad), ValueError, "BN-SHAPE-2", (f"axis={axis}",)
         )
         layer = bnspec.BatchNorm(axis=axis)
-        yield Row(
-            f"axis {axis} of a layer",
-            lambda layer=layer: layer(s.x),
-            ValueError,
-            "BN-SHAPE-2",
-            (f"axis={axis}",),
-            (layer,),
-        )
+        yield Row(f"axis {axis} of a layer", partial(layer, s.x), ValueError, "BN-SHAPE-2", (f"axis={axis}",), (layer,))
     for shape in ((1,), (4,), (3, 1), (1, 3), ()):
         vector = full(*shape)
         for field in ("gamma", "beta"):
             wrong = params._replace(**{field: vector})
             yield Row(
                 f"{field} {shape}",
-                lambda p=wrong: bnspec.batch_norm(s.x, p, plain),
+                partial(bnspec.batch_norm, s.x, wrong, plain),
                 ValueError,
                 "BN-SHAPE-6",
                 (field,),
@@ -112,20 +105,20 @@ def arrays(s: Setting) -> Iterator[Row]:
             words = (f"state.{field}", str(shape))
             yield Row(
                 f"{field} {shape}",
-                lambda h=held: bnspec.update_running(h, stats, plain),
+                partial(bnspec.update_running, held, stats, plain),
                 ValueError,
                 "BN-SHAPE-6",
                 words,
                 (vector,),
             )
-            yield Row(f"{field} {shape}, inference", lambda h=held: bnspec.batch_norm_inference(s.x, params, h, plain),
+            yield Row(f"{field} {shape}, inference", partial(bnspec.batch_norm_inference, s.x, params, held, plain),
                       ValueError, "BN-SHAPE-6", words, (vector,))  # fmt: skip
     for virtual in (4, 5, 7):
         bad = config(virtual_batch_size=virtual)
         words = (f"virtual_batch_size={virtual}", "6")
-        yield Row(f"V={virtual}", lambda bad=bad: bnspec.batch_norm(s.x, params, bad), ValueError, "BN-GRP-3", words)
+        yield Row(f"V={virtual}", partial(bnspec.batch_norm, s.x, params, bad), ValueError, "BN-GRP-3", words)
         layer = bnspec.BatchNorm(virtual_batch_size=virtual)
-        yield Row(f"V={virtual} of a layer", lambda layer=layer: layer(s.x), ValueError, "BN-GRP-3", words, (layer,))
+        yield Row(f"V={virtual} of a layer", partial(layer, s.x), ValueError, "BN-GRP-3", words, (layer,))
     zero = config(virtual_batch_size=2, axis=0)
     six = bnspec.init(zero, channels=6, like=s.x)[0]
     yield Row(
@@ -133,15 +126,10 @@ def arrays(s: Setting) -> Iterator[Row]:
     )
     for what, dy in (("rank", full(3)), ("shape", full(6, 4)), ("batch", full(5, 3))):
         yield Row(
-            f"dy of another {what}",
-            lambda dy=dy: bnspec.batch_norm_vjp(dy, saved),
-            ValueError,
-            "BN-GRAD-1",
-            ("dy",),
-            (dy,),
+            f"dy of another {what}", partial(bnspec.batch_norm_vjp, dy, saved), ValueError, "BN-GRAD-1", ("dy",), (dy,)
         )
         yield Row(
-            f"dy of another {what}, layer", lambda dy=dy: s.layer.backward(dy), ValueError, "BN-GRAD-1", ("dy",), (dy,)
+            f"dy of another {what}, layer", partial(s.layer.backward, dy), ValueError, "BN-GRAD-1", ("dy",), (dy,)
         )
     yield Row(
         "integer dy", lambda: s.layer.backward(full(6, 3, dtype="int32")), TypeError, "BN-SHAPE-5", ("dy", "int32")
@@ -153,12 +141,12 @@ def masks(s: Setting) -> Iterator[Row]:
     for shape in ((6,), (6, 3), (1, 3), (5, 1), (6, 1, 1), (2, 1), ()):
         mask = s.put(np.ones(shape, bool))
         yield Row(
-            f"mask {shape}", lambda m=mask: s.train(s.x, mask=m), ValueError, "BN-MASK-7", ("mask", str(shape)), (mask,)
+            f"mask {shape}", partial(s.train, s.x, mask=mask), ValueError, "BN-MASK-7", ("mask", str(shape)), (mask,)
         )
     for dtype in ("float32", "int32"):
         mask = s.put(np.ones((6, 1), dtype))
         yield Row(
-            f"mask of {dtype}", lambda m=mask: s.train(s.x, mask=m), TypeError, "BN-MASK-7", ("mask", dtype), (mask,)
+            f"mask of {dtype}", partial(s.train, s.x, mask=mask), TypeError, "BN-MASK-7", ("mask", dtype), (mask,)
         )
     yield Row("a list", lambda: s.train(s.x, mask=[[True]] * 6), TypeError, "BN-MASK-7", ("mask", "list"))
 
@@ -181,25 +169,21 @@ def options(s: Setting) -> Iterator[Row]:
     for field, clause, values in numbers:
         for value in values:
             words = (field, repr(value))
-            yield Row(f"{field}={value!r}", lambda f=field, v=value: config(**{f: v}), both, clause, words)
-            yield Row(
-                f"{field}={value!r}, layer", lambda f=field, v=value: _make.BatchNorm(**{f: v}), both, clause, words
-            )
+            yield Row(f"{field}={value!r}", partial(config, **{field: value}), both, clause, words)
+            yield Row(f"{field}={value!r}, layer", partial(_make.BatchNorm, **{field: value}), both, clause, words)
     for axis in (1.0, True, "1"):
-        yield Row(f"axis={axis!r}", lambda a=axis: config(axis=a), both, "BN-SHAPE-2", ("axis", repr(axis)))
+        yield Row(f"axis={axis!r}", partial(config, axis=axis), both, "BN-SHAPE-2", ("axis", repr(axis)))
     renorm = bnspec.BatchRenorm(2.0, 1.0)
     renorm(s.x)
     for field, values in (("rmax", (0.5, 0.0, -2.0, nan, inf)), ("dmax", (-1.0, nan, inf))):
         for value in values:
             words = (field, repr(value))
             one = {"rmax": 2.0, "dmax": 1.0, field: value}
-            yield Row(f"{field}={value}", lambda one=one: _make.Renorm(**one), ValueError, "BN-RENORM-9", words)
-            yield Row(
-                f"{field}={value}, layer", lambda one=one: _make.BatchRenorm(**one), ValueError, "BN-RENORM-9", words
-            )
+            yield Row(f"{field}={value}", partial(_make.Renorm, **one), ValueError, "BN-RENORM-9", words)
+            yield Row(f"{field}={value}, layer", partial(_make.BatchRenorm, **one), ValueError, "BN-RENORM-9", words)
             yield Row(
                 f"{field}={value}, set",
-                lambda f=field, v=value: setattr(renorm, f, v),
+                partial(setattr, renorm, field, value),
                 ValueError,
                 "BN-RENORM-9",
                 words,
@@ -226,7 +210,7 @@ def options(s: Setting) -> Iterator[Row]:
         off = config(**{switch: False})
         yield Row(
             f"{switch} off and given",
-            lambda off=off: bnspec.batch_norm(s.x, _params(s), off),
+            partial(bnspec.batch_norm, s.x, _params(s), off),
             ValueError,
             "BN-NORM-2",
             (switch,),
@@ -246,8 +230,5 @@ def timing(s: Setting) -> Iterator[Row]:
     yield Row("no collection", lambda: s.layer(s.x), RuntimeError, "BN-UPD-3", ("bn7", "collection"))
     for tower in (-1, 1.0, True):
         yield Row(
-            f"tower {tower!r}",
-            lambda n=tower: _make.training_context(tower=n).__enter__(),
-            (ValueError, TypeError),
-            "BN-UPD-6",
+            f"tower {tower!r}", _make.training_context(tower=tower).__enter__, (ValueError, TypeError), "BN-UPD-6"
         )

@@ -18,7 +18,7 @@ from bnspec_conformance.trial import Trial, clauses, explore
 
 def bad_dicts(t: Trial, case: Case, layer: Any) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
     """What is wrong, the dictionary, and the names the refusal has to mention."""
-    put, held = t.needs_backend().asarray, layer.state_dict()
+    put, held, plain = t.needs_backend().asarray, layer.state_dict(), state_of(t, layer)
     some = sorted(held)[case.ranks[0].x.size % len(held)]
     yield "a name is missing", {n: v for n, v in held.items() if n != some}, [some]
     yield "a name is unknown", held | {"moving_average": held[some]}, ["moving_average"]
@@ -29,7 +29,7 @@ def bad_dicts(t: Trial, case: Case, layer: Any) -> Iterator[tuple[str, dict[str,
     )
     yield "nothing is there", {}, sorted(held)
     for name in held:
-        value = state_of(t, layer)[name]
+        value = plain[name]
         yield "an array is longer", held | {name: put(np.concatenate([value, value, value[:1]]))}, [name]
         yield "an array has rank 2", held | {name: put(value[None, :])}, [name]
         yield "an array has rank 0", held | {name: put(np.asarray(value.dtype.type(1)))}, [name]
@@ -37,7 +37,7 @@ def bad_dicts(t: Trial, case: Case, layer: Any) -> Iterator[tuple[str, dict[str,
         other = "float32" if name == "count" else "int32"
         yield "an array has another kind of dtype", held | {name: put(np.ones(len(value), other))}, [name]
         yield "an array is boolean", held | {name: put(np.ones(len(value), bool))}, [name]
-    every = {n: put(np.concatenate([v, v, v[:1]])) for n, v in state_of(t, layer).items()}
+    every = {n: put(np.concatenate([v, v, v[:1]])) for n, v in plain.items()}
     yield "every array is longer", every, sorted(every)
 
 

@@ -1,6 +1,7 @@
 """Checks of SPEC.md, "Update timing"."""
 
 import dataclasses
+from typing import Any
 
 import hypothesis
 import numpy as np

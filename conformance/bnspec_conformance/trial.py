@@ -280,6 +280,7 @@ def explore(
 def _search(check: Callable[..., None], trial: Trial, strategy: Any, examples: int, seed: int) -> None:
     __tracebackhide__ = True
     reasons: list[str] = []
+    ran = False
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -293,8 +294,12 @@ def _search(check: Callable[..., None], trial: Trial, strategy: Any, examples: i
     )
     @hypothesis.given(strategy)
     def one(drawn: Any) -> None:
+        nonlocal ran
+        if not ran and len(reasons) >= examples:  # it will not be supported the next time either
+            hypothesis.reject()
         try:
             check(trial, drawn)
+            ran = True
         except NotSupported as reason:
             reasons.append(str(reason))
             hypothesis.reject()
