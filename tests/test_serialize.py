@@ -192,7 +192,7 @@ def test_another_suffix_lists_both(tmp_path, name):
         None,
         object(),
     ],
-    ids=str,
+    ids=["objects", "text", "complex", "dates", "records", "None", "object"],
 )
 def test_a_dtype_that_is_not_held_is_refused(path, value):
     with pytest.raises(TypeError, match=r"'mean' is a .*; expected an array of dtype bool, .* \[BN-STATE-3\]"):

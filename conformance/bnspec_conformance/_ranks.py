@@ -1,4 +1,4 @@
-"""Ranks under observation: a communicator that notes every message and can be late, and one batch made of the ranks'."""
+"""Ranks under observation: a communicator that notes every message and can be late, and one batch made of theirs."""
 
 import dataclasses
 import time

@@ -1,6 +1,7 @@
 """Checks of SPEC.md, "Masks"."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_statistics(t: Trial, case: Case) -> None:
 @clauses("BN-MASK-1", "BN-MASK-2", "BN-MASK-4")
 @explore()
 def test_forced(t: Trial) -> None:
-    """Parts of samples, whole samples, all but one and only one element masked, plainly, in ghost groups and with renorm."""
+    """Parts of samples, whole samples, all but one and only one element masked; plain, ghost and renorm."""
     for fields in ({}, {"virtual_batch_size": 2, "ghost_source": "merged"}, {"renorm": _RENORM}):
         for case in forced(**fields):
             t.agree(case, "count", "mean", "var", "y", "dx", "dgamma", "dbeta", "ydot", "state")
@@ -115,13 +116,13 @@ def test_masked_nonfinite_and_renorm(t: Trial) -> None:
 @clauses("BN-MASK-3", "BN-MASK-4")
 @explore()
 def test_library_derivatives(t: Trial) -> None:
-    """The library's own gradient takes a masked NaN or infinity as the formula does, and its second one stays finite."""
+    """The library's own gradient takes a masked NaN or infinity as the formula does; the second stays finite."""
     backend = t.needs_backend()
     for case in forced()[:2]:
         for each in (holding(case, [float("nan"), float("inf")]), case):
-            rank = RankInputs(
-                *(v.astype("float64") for v in (each.ranks[0].x, each.ranks[0].dy)), mask=each.ranks[0].mask
-            )  # type: ignore[union-attr]
+            given = each.ranks[0]
+            assert given.dy is not None
+            rank = RankInputs(given.x.astype("float64"), given.dy.astype("float64"), given.mask)
             own = dataclasses.replace(
                 each, ranks=(rank,), dmean=None, dvar=None, gamma_dot=None, beta_dot=None, update=False
             )
@@ -172,9 +173,15 @@ def test_all_masked(t: Trial) -> None:
     nothing, half = np.zeros((4, 1, 2), bool), np.zeros((4, 1, 2), bool)
     half[2:] = True
     for fields in (
-        {}, {"renorm": _RENORM}, {"averaging": "cumulative"}, {"averaging": "pooled"}, {"averaging": "debiased"},
-        {"correction": 1, "single_value": "raise"}, {"virtual_batch_size": 2}, {"virtual_batch_size": 2, "ghost_source": "merged"},
-    ):  # fmt: skip
+        {},
+        {"renorm": _RENORM},
+        {"averaging": "cumulative"},
+        {"averaging": "pooled"},
+        {"averaging": "debiased"},
+        {"correction": 1, "single_value": "raise"},
+        {"virtual_batch_size": 2},
+        {"virtual_batch_size": 2, "ghost_source": "merged"},
+    ):
         fed = fields.get("virtual_batch_size") and fields.get("ghost_source") == "merged"
         for mask in (nothing, half) if "virtual_batch_size" in fields else (nothing,):
             case = masked_example(mask, **fields)
@@ -256,5 +263,5 @@ def test_refusals(t: Trial) -> None:
                   np.ones(4, bool), yes.astype("float32"), yes.astype("int32"), yes.astype("uint8")):  # fmt: skip
         mask = backend.asarray(wrong)
         kinds = (TypeError, ValueError)
-        t.refuses(lambda mask=mask: bnspec.batch_norm(x, params, case.config, mask=mask), kinds, "BN-MASK-7")
+        t.refuses(functools.partial(bnspec.batch_norm, x, params, case.config, mask=mask), kinds, "BN-MASK-7")
     t.refuses(lambda: bnspec.batch_norm(x, params, case.config, mask=[True] * 4), TypeError, "BN-MASK-7")

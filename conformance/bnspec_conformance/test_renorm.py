@@ -1,6 +1,7 @@
 """Checks of SPEC.md, "Batch renormalization"."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ def config(form: Any, **fields: Any) -> BatchNormConfig:
     """Renorm on axis 1 with limits that do not bind, unless told otherwise."""
     limits = {name: fields.pop(name, _WIDE) for name in ("rmax", "dmax")}
     renorm = Renorm(form=form, decay=0.5, **limits)
-    return BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 0, "renorm": renorm} | fields))
+    usual: dict[str, Any] = {"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 0, "renorm": renorm}
+    return BatchNormConfig(**(usual | fields))
 
 
 def limited(case: Case, rmax: float, dmax: float) -> Case:
@@ -130,7 +132,7 @@ def _equal(t: Trial, case: Case) -> None:
 @clauses("BN-RENORM-2", "BN-RENORM-3")
 @explore()
 def test_neutral_reference(t: Trial) -> None:
-    """A reference equal to the batch gives r = 1 and d = 0, hence batch normalization and its derivatives to the bit."""
+    """A reference equal to the batch gives r = 1 and d = 0, so batch normalization, to the bit."""
     for form in _FORMS:
         _equal(t, neutral(form))
 
@@ -162,10 +164,10 @@ def test_layer_reads_before_it_writes(t: Trial) -> None:
             layer = bnspec.BatchRenorm(_WIDE, _WIDE, 1, form=form, renorm_decay=0.5, decay=0.5, ema_update=mode)
             with bnspec.training_context() as context:
                 results[mode] = [backend.to_numpy(layer(x))]
-                context.updates.run()  # type: ignore[union-attr]
+                context.updates.run()
                 layer.rmax, layer.dmax = 1.25, 0.5
                 results[mode].append(backend.to_numpy(layer(x)))
-                context.updates.run()  # type: ignore[union-attr]
+                context.updates.run()
         t.same(results["internal"][0], results["skip"][0], "y of the first step", case)
         t.same(results["internal"][0], results["collection"][0], "y of the first step", case)
         t.same(results["internal"][1], results["collection"][1], "y of the second step", case)
@@ -214,7 +216,7 @@ def test_averaging(t: Trial) -> None:
     """Renorm with an averaging other than exponential is refused."""
     t.needs_backend()
     for averaging in ("cumulative", "pooled", "debiased"):
-        t.refuses(lambda averaging=averaging: config("tensorpack", averaging=averaging), ValueError, "BN-RENORM-5")
+        t.refuses(functools.partial(config, "tensorpack", averaging=averaging), ValueError, "BN-RENORM-5")
 
 
 @clauses("BN-RENORM-8")
@@ -253,7 +255,7 @@ def test_limits(t: Trial) -> None:
         (2.0, nan),
         (2.0, infinite),
     ):
-        t.refuses(lambda rmax=rmax, dmax=dmax: Renorm(rmax=rmax, dmax=dmax), ValueError, "BN-RENORM-9")
+        t.refuses(functools.partial(Renorm, rmax=rmax, dmax=dmax), ValueError, "BN-RENORM-9")
     t.require(Renorm(rmax=1, dmax=0).rmax == 1, "rmax=1 and dmax=0 must be allowed")
     layer = bnspec.BatchRenorm(3.0, 5.0)
     t.refuses(lambda: setattr(layer, "rmax", 0.5), ValueError, "BN-RENORM-9")

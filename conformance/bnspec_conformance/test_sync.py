@@ -176,7 +176,7 @@ def test_gradients(t: Trial, case: Case) -> None:
 @clauses("BN-SYNC-6", "BN-SYNC-7")
 @explore()
 def test_loss_of_one_rank(t: Trial) -> None:
-    """A loss on one rank alone, or of the statistics alone, has a gradient on all, which a difference quotient confirms."""
+    """A loss on one rank alone, or of the statistics alone, has a gradient on all, as a difference quotient says."""
     for case in (world(4, 2), world(4, 2, sync_weighting="rank"), world(4, 0)):
         quiet = [r if i == 0 else dataclasses.replace(r, dy=np.zeros_like(r.x)) for i, r in enumerate(case.ranks)]
         for own in (dataclasses.replace(case, ranks=tuple(quiet), dmean=None, dvar=None), case):
