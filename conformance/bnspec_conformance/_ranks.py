@@ -89,13 +89,14 @@ def concatenated(case: Case) -> tuple[Case, list[Indices]]:
 def shared(one: Outcome, places: list[Indices]) -> Outcome:
     """A single process's outcome as each rank should hold it; parameter gradients, which are local, left out."""
     (whole,) = one.ranks
+
+    def part(values: Any, place: Indices) -> Any:
+        return None if values is None else values[place]
+
     return Outcome(
         tuple(
             dataclasses.replace(
-                whole,
-                dgamma=None,
-                dbeta=None,
-                **{k: None if v is None else v[p] for k, v in (("y", whole.y), ("dx", whole.dx), ("ydot", whole.ydot))},
+                whole, dgamma=None, dbeta=None, y=part(whole.y, p), dx=part(whole.dx, p), ydot=part(whole.ydot, p)
             )
             for p in places
         )
