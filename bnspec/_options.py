@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from array_api_compat import array_namespace, device, is_array_api_obj
+from array_api_compat import array_namespace, device
 
 from bnspec._errors import refusal
-from bnspec._precision import statistics_dtype, stop_gradient
+from bnspec._precision import is_array, statistics_dtype, stop_gradient
 from bnspec._types import Array
 
 __all__ = [
@@ -116,7 +116,7 @@ def initialize(initializer: Any, default: float, channels: int, like: Array, wha
     The initializer is None (the default value), a number, an array of shape (C,), or a callable that takes the
     shape and returns one of these.
     """
-    if callable(initializer) and not is_array_api_obj(initializer):
+    if callable(initializer) and not is_array(initializer):
         initializer = initializer((channels,))
     if initializer is None:
         initializer = default
@@ -124,7 +124,7 @@ def initialize(initializer: Any, default: float, channels: int, like: Array, wha
     dtype = statistics_dtype(like)
     if isinstance(initializer, int | float):
         return xp.full((channels,), float(initializer), dtype=dtype, device=device(like))
-    if not (is_array_api_obj(initializer) or isinstance(initializer, list | tuple)):
+    if not (is_array(initializer) or isinstance(initializer, list | tuple)):
         raise refusal(
             TypeError,
             "BN-SHAPE-6",
@@ -147,7 +147,7 @@ def initialize(initializer: Any, default: float, channels: int, like: Array, wha
 def constant(values: Any, like: Array, dtype: Any) -> Array:
     """Copy an array of any library, or nested lists, to like's library and device."""
     xp = array_namespace(like)
-    if is_array_api_obj(values):
+    if is_array(values):
         if array_namespace(values) is not xp:
             values = to_numpy(values)
         values = xp.asarray(stop_gradient(values), device=device(like), copy=True)

@@ -7,7 +7,7 @@ between: float64 wherever the device has it, else float32.
 
 from typing import Any
 
-from array_api_compat import array_namespace, is_jax_array, is_torch_array
+from array_api_compat import array_namespace, is_array_api_obj, is_jax_array, is_torch_array
 
 from bnspec._types import Array
 
@@ -17,6 +17,7 @@ __all__ = [
     "count_dtype",
     "dtype_name",
     "has_headroom",
+    "is_array",
     "library",
     "statistics_dtype",
     "stop_gradient",
@@ -39,6 +40,11 @@ def dtype_name(dtype: Any) -> str:
     """
     # NumPy's dtypes have a name, JAX's and NumPy's scalar types a __name__, torch's and strict's only their text.
     return str(getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype).rsplit(".", 1)[-1])
+
+
+def is_array(x: Any) -> bool:
+    """Whether x is an array of a library that follows the standard."""
+    return bool(is_array_api_obj(x))
 
 
 def library(x: Array) -> str:

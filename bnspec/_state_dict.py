@@ -4,13 +4,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from array_api_compat import array_namespace, is_array_api_obj
+from array_api_compat import array_namespace
 
 from bnspec._config import Renorm
 from bnspec._dialects import Dialect
 from bnspec._errors import refusal
 from bnspec._options import constant, to_numpy
-from bnspec._precision import FLOATING, dtype_name, stop_gradient
+from bnspec._precision import FLOATING, dtype_name, is_array, stop_gradient
 from bnspec._types import Array, Params, RunningState
 
 __all__ = ["StateDict"]
@@ -71,10 +71,10 @@ class StateDict:
         counter = self._names["count"]
         lengths = set()
         for name, value in values.items():
-            if not is_array_api_obj(value) or value.ndim != 1:
+            if not is_array(value) or value.ndim != 1:
                 error: type[Exception] = TypeError
                 got, do = f"is a {type(value).__name__}", "Convert it first, for example with numpy.asarray."
-                if is_array_api_obj(value):
+                if is_array(value):
                     error = ValueError
                     got, do = f"has shape {tuple(value.shape)}", "The state may belong to another layer."
                 raise refusal(

@@ -6,11 +6,11 @@ checked without reading the arrays' elements is checked here.
 
 from typing import Any
 
-from array_api_compat import device, is_array_api_obj, is_jax_array
+from array_api_compat import device, is_jax_array
 
 from bnspec._config import BatchNormConfig
 from bnspec._errors import refusal
-from bnspec._precision import FLOATING, dtype_name, library
+from bnspec._precision import FLOATING, dtype_name, is_array, library
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved
 
 __all__ = [
@@ -101,7 +101,7 @@ def channel_axis(x: Array, config: BatchNormConfig, name: str) -> int:
 
 def floating(what: str, x: Any, name: str) -> None:
     """Refuse what is no array of a floating dtype the specification covers."""
-    if not is_array_api_obj(x):
+    if not is_array(x):
         raise refusal(
             TypeError,
             "BN-SHAPE-5",
@@ -248,8 +248,8 @@ def _vector(label: str, value: Array, x: Array, axis: int, name: str, owner: str
 
 def _mask(x: Array, axis: int, mask: Any, name: str) -> None:
     fits = tuple(1 if a == axis else n for a, n in enumerate(x.shape))
-    if not is_array_api_obj(mask) or dtype_name(mask.dtype) != "bool":
-        kind = f"dtype {dtype_name(mask.dtype)}" if is_array_api_obj(mask) else f"type {type(mask).__name__}"
+    if not is_array(mask) or dtype_name(mask.dtype) != "bool":
+        kind = f"dtype {dtype_name(mask.dtype)}" if is_array(mask) else f"type {type(mask).__name__}"
         raise refusal(
             TypeError,
             "BN-MASK-7",

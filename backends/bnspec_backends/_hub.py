@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from array_api_compat import array_namespace, device, is_array_api_obj
+from array_api_compat import array_namespace, device
 
 from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, refusal
+from bnspec._precision import is_array
 from bnspec._protocols import Signature
 from bnspec._types import Array
 
@@ -202,7 +203,7 @@ class Hub:
 def facts_of(payload: Array, signature: Signature) -> dict[str, str]:
     """What has to be equal on all ranks, field by field, as text."""
     tracer = getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", ())
-    if isinstance(payload, tracer) or not is_array_api_obj(payload):
+    if isinstance(payload, tracer) or not is_array(payload):
         raise refusal(
             TypeError,
             "BN-SYNC-9",
