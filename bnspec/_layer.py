@@ -217,9 +217,7 @@ class BatchNorm(StateDict):
 
         mode = self._update_mode(context, explicit is not None, ghost=config.virtual_batch_size is not None, sync=sync)
         comm = self._communicator() if sync else None
-        y, stats, saved = batch_norm(
-            x, params, config, state=state if config.renorm else None, mask=mask, comm=comm, name=self.name
-        )
+        y, stats, saved = batch_norm(x, params, config, state=state, mask=mask, comm=comm, name=self.name)
         if mode == "internal":
             state = update_running(state, stats, config, name=self.name)
         self.params, self.state, self._saved, self._loaded = params, state, (saved, comm), None

@@ -5,7 +5,6 @@ smallest one that fails; the elements come from one of a few families with a dra
 nouns; every strategy takes the subject, whose dtypes bound what is drawn.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -18,12 +17,12 @@ from bnspec_conformance.families import exact_inputs
 from bnspec_conformance.subjects import Subject
 
 __all__ = [
+    "SHAPE",
     "arrays",
     "cases",
     "configs",
     "dtype_of",
     "dtypes",
-    "example",
     "masks",
     "shapes",
     "states",
@@ -31,7 +30,7 @@ __all__ = [
 
 #: Few shapes for a subject that compiles anew for each (it declares few examples).
 _COMPILED = ((4, 3), (4, 2, 3), (4, 3, 2, 2), (2, 2, 1, 3, 2))
-_LEAN = (4, 3, 2)
+SHAPE = (4, 3, 2)  #: of `examples.example` and lean cases, so that it is compiled once
 _NARROW = ("float16", "bfloat16")
 
 
@@ -203,7 +202,7 @@ def cases(
     plain : bool
         Only well-conditioned values.
     lean : bool
-        One shape and dtype, that of `example`'s first rank, for a subject that compiles each anew.
+        One shape and dtype, that of `examples.example`'s first rank, for a subject that compiles each anew.
     dtype : dtype, optional
         Instead of a drawn one.
     **fixed
@@ -214,7 +213,7 @@ def cases(
     dtype = draw(dtypes(subject, narrow=narrow), label="dtype") if dtype is None else dtype
     size = draw(st.sampled_from((2,) if lean else (2, 1, 3)), label="virtual_batch_size") if ghost else None
     world = draw(st.integers(min(2, ranks), ranks), label="ranks") if ranks > 1 else 1
-    shape, axis = (_LEAN, 1) if lean else draw(shapes(subject, multiple=size or 1), label="shape")
+    shape, axis = (SHAPE, 1) if lean else draw(shapes(subject, multiple=size or 1), label="shape")
     config = draw(configs(axis, ghost=size, renorm=renorm, running=running, **fixed), label="config")
     channels = shape[axis]
     seed = draw(st.integers(0, 2**16), label="seed")
@@ -248,35 +247,4 @@ def cases(
         state=state,
         mode="inference" if inference else "batch",
         update=running or renorm,
-    )
-
-
-def example(
-    config: BatchNormConfig,
-    shapes: Sequence[tuple[int, ...]] = (_LEAN,),
-    masks: Sequence[Array | None] = (),
-    *,
-    seed: int = 0,
-) -> Case:
-    """A case that must always occur: float32 ranks of these shapes, and everything there is to be derived."""
-    rng = np.random.default_rng(seed)
-    channels, dtype = shapes[0][config.axis], np.dtype("float32")
-    groups = 1 if config.virtual_batch_size is None else shapes[0][0] // config.virtual_batch_size
-    ranks = [
-        RankInputs(x + 2 * rank, dy, mask, xdot)
-        for rank, (shape, mask) in enumerate(zip(shapes, masks or [None] * len(shapes), strict=True))
-        for x, dy, xdot in [rng.standard_normal((3, *shape)).astype(dtype)]
-    ]
-    gamma, beta, gamma_dot, beta_dot = rng.standard_normal((4, channels)).astype(dtype)
-    dmean, dvar = (tuple(rng.standard_normal((len(shapes), groups, channels)).astype(dtype)) for _ in range(2))
-    return Case(
-        config=config,
-        ranks=tuple(ranks),
-        gamma=gamma if config.scale else None,
-        beta=beta if config.center else None,
-        gamma_dot=gamma_dot if config.scale else None,
-        beta_dot=beta_dot if config.center else None,
-        dmean=dmean,
-        dvar=dvar,
-        state=states(config, channels, dtype, seed),
     )

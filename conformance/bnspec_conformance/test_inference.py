@@ -11,6 +11,7 @@ import bnspec
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance import strategies
 from bnspec_conformance.case import Case, RankInputs
+from bnspec_conformance.examples import example
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trial import Trial, clauses, explore
 
@@ -23,7 +24,7 @@ def drawn(s: Subject, **options: Any) -> Any:
 def inference_example(**fields: Any) -> Case:
     """A forced inference case, derivatives included."""
     config = BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 0} | fields))
-    return dataclasses.replace(strategies.example(config), mode="inference", dmean=None, dvar=None)
+    return dataclasses.replace(example(config), mode="inference", dmean=None, dvar=None)
 
 
 #: Every averaging, a ghost batch that does not divide the batch, and both forms of renorm.

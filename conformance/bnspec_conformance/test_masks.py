@@ -10,8 +10,8 @@ import numpy as np
 import bnspec
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance import strategies
-from bnspec_conformance.autodiff import double_precision, library_derivatives
 from bnspec_conformance.case import Array, Case, RankInputs, RankOutcome
+from bnspec_conformance.examples import example
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.tolerances import bounds
@@ -51,7 +51,7 @@ def holding(case: Case, values: Sequence[float]) -> Case:
 def masked_example(mask: Any, **fields: Any) -> Case:
     """A forced case of shape (4, 3, 2) with this mask."""
     mask = np.asarray(mask)
-    return strategies.example(config(**fields), [(4, 3, 2)], [mask.reshape(-1, 1, mask.size // len(mask))])
+    return example(config(**fields), [(4, 3, 2)], [mask.reshape(-1, 1, mask.size // len(mask))])
 
 
 #: Half a sample masked, whole samples, all but one element, one element.
@@ -113,44 +113,6 @@ def test_masked_nonfinite_and_renorm(t: Trial) -> None:
                 t.agree(holding(case, [value]), "y", "dx", "dgamma", "dbeta", "ydot", "state")
 
 
-@clauses("BN-MASK-3", "BN-MASK-4")
-@explore()
-def test_library_derivatives(t: Trial) -> None:
-    """The library's own gradient takes a masked NaN or infinity as the formula does; the second stays finite."""
-    backend = t.needs_backend()
-    for case in forced()[:2]:
-        for each in (holding(case, [float("nan"), float("inf")]), case):
-            given = each.ranks[0]
-            assert given.dy is not None
-            rank = RankInputs(given.x.astype("float64"), given.dy.astype("float64"), given.mask)
-            own = dataclasses.replace(
-                each, ranks=(rank,), dmean=None, dvar=None, gamma_dot=None, beta_dot=None, update=False
-            )
-            with double_precision(t):
-                first, second = library_derivatives(
-                    backend, loss_of(own, backend), rank.x, np.ones_like(rank.x), compiled=True
-                )
-            want = exact(own)
-            assert want.ranks[0].dx is not None
-            allowed = bounds(own, want, "float64", t.subject.flushes).ranks[0].dx
-            assert allowed is not None
-            t.within(first, want.ranks[0].dx, allowed, "the library's dx", own)
-            t.require(bool(np.isfinite(second).all()), "the library's second derivative is not finite", own)
-
-
-def loss_of(case: Case, backend: Any) -> Any:
-    """sum dy*y as a function of x in the backend's arrays, made when it is called."""
-
-    def loss(x: Any) -> Any:
-        put = backend.asarray
-        y, _, _ = bnspec.batch_norm(
-            x, bnspec.Params(put(case.gamma), put(case.beta)), case.config, mask=put(case.ranks[0].mask)
-        )
-        return (put(case.ranks[0].dy) * y).sum()
-
-    return loss
-
-
 @clauses("BN-MASK-4")
 @explore(lambda s: drawn(s, ghost=True, renorm=True, derivatives=True, statistics=True))
 def test_gradient(t: Trial, case: Case) -> None:
@@ -205,7 +167,7 @@ def test_empty_batch(t: Trial) -> None:
     """An empty batch has empty y and dx, parameter gradients 0, and leaves the state to the bit."""
     mask = np.ones((0, 1, 2), bool)
     for fields in ({}, {"averaging": "pooled"}, {"virtual_batch_size": 2}, {"renorm": _RENORM}):
-        case = strategies.example(config(**fields), [(0, 3, 2)], [None if "averaging" in fields else mask])
+        case = example(config(**fields), [(0, 3, 2)], [None if "averaging" in fields else mask])
         got = t.agree(case, "count", "mean", "var", "y", "dx", "dgamma", "dbeta", "ydot").ranks[0]
         kept(t, case, got)
         t.same(got.dgamma, np.zeros(3, np.float32), "dgamma", case)
@@ -255,7 +217,7 @@ def test_nothing_masked(t: Trial, case: Case) -> None:
 def test_refusals(t: Trial) -> None:
     """A mask of another rank, extent or dtype is refused."""
     backend = t.needs_backend()
-    case = strategies.example(config())
+    case = example(config())
     x = backend.asarray(case.ranks[0].x)
     params, _ = bnspec.init(case.config, channels=3, like=x)
     yes = np.ones((4, 1, 2), bool)

@@ -11,6 +11,7 @@ from bnspec_backends import threads
 from bnspec_conformance import strategies
 from bnspec_conformance._ranks import Observed, concatenated, shared, steps
 from bnspec_conformance.case import Array, Case, as_float64
+from bnspec_conformance.examples import example
 from bnspec_conformance.oracle import central_difference, direction, exact
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.tolerances import bounds
@@ -32,7 +33,7 @@ def drawn(s: Subject, **options: Any) -> Any:
 
 def world(*sizes: int, masks: tuple[Array | None, ...] = (), **fields: Any) -> Case:
     """A forced case of ranks with these numbers of samples."""
-    return strategies.example(config(**fields), [(n, 3, 2) for n in sizes], masks)
+    return example(config(**fields), [(n, 3, 2) for n in sizes], masks)
 
 
 _OFF, _HALF = np.zeros((4, 1, 2), bool), np.asarray([1, 1, 0, 0], bool).reshape(4, 1, 1)
@@ -77,7 +78,7 @@ def test_uneven_and_empty(t: Trial) -> None:
 @explore()
 def test_other_extents(t: Trial) -> None:
     """Ranks may differ in every extent but the channel's; weights are elements, not samples."""
-    case = strategies.example(config(), [(4, 3, 2), (2, 3, 4), (2, 3, 0)])
+    case = example(config(), [(4, 3, 2), (2, 3, 4), (2, 3, 0)])
     t.agree(case, *_LOCAL, *_JOINED)
 
 
@@ -154,7 +155,7 @@ def test_forced_ghost(t: Trial) -> None:
     for source in ("first", "mean", "merged", "sequential"):
         options = {"virtual_batch_size": 2, "ghost_source": source, "single_value": "floor"}
         t.agree(world(4, 4, masks=(_HALF, None), **options), *_LOCAL, *_JOINED)
-    t.agree(strategies.example(config(virtual_batch_size=2), [(4, 3, 2), (4, 3, 4)]), *_LOCAL, *_JOINED)
+    t.agree(example(config(virtual_batch_size=2), [(4, 3, 2), (4, 3, 4)]), *_LOCAL, *_JOINED)
 
 
 @clauses("BN-SYNC-6", "BN-SYNC-7")
