@@ -16,17 +16,19 @@ Indices = npt.NDArray[np.int64]
 
 
 class Observed:
-    """Another communicator whose messages are written down; each is sent after a delay."""
+    """Another communicator that notes its messages and when it entered the last; each is sent after a delay."""
 
     def __init__(self, comm: bnspec.Communicator, delay: float = 0.0) -> None:
         self.rank, self.size = comm.rank, comm.size
         self.messages: list[tuple[str, str]] = []
+        self.entered = time.perf_counter()  # what a rank does before its collective is not waiting
         self._comm, self._delay = comm, delay
 
     def all_reduce(self, payload: Any, combine: Any, signature: bnspec.Signature) -> Any:
         """Note operation and layer, wait, and pass it on."""
         self.messages.append((signature.operation, signature.layer))
         time.sleep(self._delay)
+        self.entered = time.perf_counter()
         return self._comm.all_reduce(payload, combine, signature)
 
 

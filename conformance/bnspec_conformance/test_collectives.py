@@ -30,17 +30,6 @@ class _Absent(Exception):
     """What a rank raises that fails on purpose."""
 
 
-class _Timed:
-    """A communicator that notes when the last collective was entered: what a rank does before is not waiting."""
-
-    def __init__(self, comm: Any) -> None:
-        self.rank, self.size, self._comm, self.entered = comm.rank, comm.size, comm, time.perf_counter()
-
-    def all_reduce(self, *given: Any) -> Any:
-        self.entered = time.perf_counter()
-        return self._comm.all_reduce(*given)
-
-
 def failing(t: Trial, what: str, *ranks: Callable[[Any], object], names: tuple[str, ...], who: set[int]) -> None:
     """Require that every rank whose function gets to a collective is told in time, with layers and ranks."""
     __tracebackhide__ = True
@@ -48,7 +37,7 @@ def failing(t: Trial, what: str, *ranks: Callable[[Any], object], names: tuple[s
     late: list[float] = []
 
     def one(comm: Any) -> None:
-        timed = _Timed(comm)
+        timed = Observed(comm)
         try:
             ranks[comm.rank](timed)
         except CommunicatorError as error:
