@@ -126,6 +126,9 @@ class BatchNormConfig:
     nonfinite: NonFinite = "propagate"
 
     def __post_init__(self) -> None:
+        for field in ("epsilon", "decay"):  # so that 1 and 1.0 are one configuration, on every rank
+            if type(getattr(self, field)) is int:
+                object.__setattr__(self, field, float(getattr(self, field)))
         _integer("axis", self.axis, None, "BN-SHAPE-2", "Pass the position of the channel axis, such as 1 or -1.")
         _real(
             "epsilon",
@@ -136,7 +139,7 @@ class BatchNormConfig:
             "Usual values are 1e-5 and 1e-3.",
         )
         _decay("decay", self.decay, "BN-RUN-1")
-        if isinstance(self.correction, bool) or self.correction not in (0, 1):
+        if type(self.correction) is not int or self.correction not in (0, 1):
             raise refusal(
                 ValueError,
                 "BN-RUN-3",

@@ -146,6 +146,9 @@ def batch_norm_tangents(
         mean_dot = var_dot = None
         still = xp.zeros_like(saved.centre)
         a, b, c = tangent_coefficients(still, still, gamma_dot, beta_dot, saved)
+        if gamma_dot is None:  # an affine map: not even an infinite x reaches ydot
+            v = xdot if xdot.dtype == saved.x.dtype else xp.astype(xdot, saved.centre.dtype)
+            return Tangents(xp.astype(kernels.normalize(v, still, a, c, groups), saved.x.dtype), None, None)
     else:
         s1, centred = kernels.grad_sums(xdot, saved.x, saved.centre, groups, saved.mask)
         s2 = centred - saved.centre_low * s1

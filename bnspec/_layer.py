@@ -5,6 +5,7 @@ arrays of any library and any rank. All maths is in the functions; a layer decid
 """
 
 import functools
+import threading
 import warnings
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from bnspec._dialects import dialects
 from bnspec._errors import refusal
 from bnspec._init import init
 from bnspec._options import EMA_UPDATES, channel_axis_of, from_aliases, initialize, is_channels_last
-from bnspec._precision import dtype_name
+from bnspec._precision import dtype_name, stop_gradient
 from bnspec._protocols import Communicator
 from bnspec._registry import get_communicator
 from bnspec._running import update_running
@@ -26,6 +27,9 @@ from bnspec._types import Array, Gradients, Moments, Params, RunningState, Saved
 from bnspec._validate import channel_axis
 
 __all__ = ["BatchNorm"]
+
+#: Guards reading a state, updating it and writing it back; one for all layers, so that a layer can be copied.
+_STATE = threading.RLock()
 
 
 class BatchNorm(StateDict):
@@ -41,7 +45,8 @@ class BatchNorm(StateDict):
         True normalizes by the batch, False by the running statistics. None asks the `training_context`,
         and outside of any the layer's own `train`/`eval` switch, which is on at first. Alias use_local_stat.
     decay : float, optional
-        Weight in [0, 1] the old running value keeps; the dialect's by default (0.9). Alias momentum.
+        Weight in [0, 1] the old running value keeps; the dialect's by default (0.9). Alias momentum, which is taken
+        in the dialect's sense: torch's weighs the new value.
     epsilon : float, optional
         The dialect's by default (1e-5).
     center, scale : bool, optional
@@ -127,6 +132,14 @@ class BatchNorm(StateDict):
         nonfinite: str | None = None,
         **aliases: Any,
     ) -> None:
+        self.dialect = dialects[dialect]
+        momentum = aliases.get("momentum")
+        if (
+            isinstance(momentum, int | float)
+            and not isinstance(momentum, bool)
+            and self.dialect.momentum_weighs == "new"
+        ):
+            aliases["momentum"] = 1.0 - momentum  # in the dialect's own sense of the word [BN-RUN-1]
         own = from_aliases(
             {
                 "decay": decay,
@@ -139,7 +152,6 @@ class BatchNorm(StateDict):
             aliases,
             type(self).__name__,
         )
-        self.dialect = dialects[dialect]
         self.name = name
         self.training: bool | None = own["training"]
         self.trainable = trainable
@@ -208,22 +220,35 @@ class BatchNorm(StateDict):
         sync = training and self._joins_ranks
         config = self.config_for(x, training=training)
         params, state = self._variables_for(x, config)
+        used = params
+        if not self.trainable:  # a constant also to the library's own differentiation [BN-INF-6]
+            used = Params(*(v if v is None else stop_gradient(v) for v in params))
         if not training:
-            y, saved = batch_norm_inference(x, params, state, config, name=self.name)
+            y, saved = batch_norm_inference(x, used, state, config, name=self.name)
             if explicit is not None and context.is_main_training_tower:  # never outside of a context
                 _context.warn_frozen(self.name)
-            self.params, self.state, self._saved, self._loaded = params, state, (saved, None), None
+            self._keep(params, state, (saved, None))
             return y
 
         mode = self._update_mode(context, explicit is not None, ghost=config.virtual_batch_size is not None, sync=sync)
         comm = self._communicator() if sync else None
-        y, stats, saved = batch_norm(x, params, config, state=state, mask=mask, comm=comm, name=self.name)
+        y, stats, saved = batch_norm(x, used, config, state=state, mask=mask, comm=comm, name=self.name)
+        stats = Moments(*map(stop_gradient, stats))  # an update that waits must not keep the graph of its batch
         if mode == "internal":
-            state = update_running(state, stats, config, name=self.name)
-        self.params, self.state, self._saved, self._loaded = params, state, (saved, comm), None
+            with _STATE:  # against the state as it is now: another thread may have moved it since
+                current = state if self.state is None else self.state
+                self.state = update_running(current, stats, config, name=self.name)
+        self._keep(params, state, (saved, comm))
         if mode == "collection":
             context.updates.add(functools.partial(self._update, stats, config))
         return y
+
+    def _keep(self, params: Params, state: RunningState, saved: tuple[Saved, Communicator | None]) -> None:
+        """Keep what backward needs, and the variables if this call made them; never write back what it only read."""
+        with _STATE:
+            self.params = params if self.params is None else self.params
+            self.state = state if self.state is None else self.state
+            self._saved, self._loaded = saved, None
 
     def backward(self, dy: Array) -> Array:
         """Return dx of the last call, and keep all gradients in ``layer.gradients``.
@@ -306,8 +331,9 @@ class BatchNorm(StateDict):
         return self._fill(params, state, self._loaded)
 
     def _update(self, stats: Moments, config: BatchNormConfig) -> None:
-        assert self.state is not None
-        self.state = update_running(self.state, stats, config, name=self.name)
+        with _STATE:
+            assert self.state is not None
+            self.state = update_running(self.state, stats, config, name=self.name)
 
     def _check_update(self, ema_update: str) -> str:
         if ema_update not in EMA_UPDATES:

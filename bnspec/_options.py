@@ -6,7 +6,7 @@ from typing import Any
 from array_api_compat import array_namespace, device
 
 from bnspec._errors import refusal
-from bnspec._precision import is_array, statistics_dtype, stop_gradient
+from bnspec._precision import dtype_name, is_array, statistics_dtype, stop_gradient
 from bnspec._types import Array
 
 __all__ = [
@@ -150,6 +150,8 @@ def constant(values: Any, like: Array, dtype: Any) -> Array:
     if is_array(values):
         if array_namespace(values) is not xp:
             values = to_numpy(values)
+            if dtype_name(values.dtype) == "bfloat16":  # ml_dtypes' type is unknown to the other library
+                values = values.astype("float32")
         values = xp.asarray(stop_gradient(values), device=device(like), copy=True)
     else:
         values = xp.asarray(values, device=device(like))

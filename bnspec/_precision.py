@@ -84,8 +84,8 @@ def count_dtype(xp: Any) -> Any:
 
 
 def has_headroom(x: Array) -> bool:
-    """Whether the arithmetic dtype is wider than x's, so that plain sums are as good as exact ones."""
-    return dtype_name(arithmetic_dtype(x)) != dtype_name(x.dtype)
+    """Whether sums are in float64 and x is narrower, so that plain sums are as good as exact ones."""
+    return dtype_name(arithmetic_dtype(x)) == "float64" != dtype_name(x.dtype)
 
 
 def stop_gradient(x: Array) -> Array:

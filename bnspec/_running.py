@@ -155,6 +155,8 @@ def _step(state: RunningState, feed: _Feed, config: BatchNormConfig, name: str) 
     xp = array_namespace(feed.mean)
     dtype = feed.mean.dtype
     usable = xp.isfinite(feed.mean) & xp.isfinite(feed.m2)
+    top = float(xp.finfo(state.var.dtype).max)  # what the state cannot hold is not finite there
+    usable = usable & ~(xp.abs(feed.mean) > top) & ~(xp.abs(feed.var) > top)
     if config.nonfinite == "raise":
         finite = values(usable)
         if finite is not None and not all(finite):
@@ -217,8 +219,9 @@ def _pool(old: RunningState, feed: _Feed, config: BatchNormConfig) -> tuple[Runn
     share = n / (total + xp.astype(total == 0, dtype))
     first = seen == 0
     difference = feed.mean - old.mean
-    spare = xp.where(seen > config.correction, seen - config.correction, xp.zeros_like(seen))
-    m2 = xp.where(first, feed.m2, old.var * spare + feed.m2 + difference * difference * (seen * share))
+    spare = seen - config.correction  # where it is 0 the old variance says nothing, and may be NaN
+    old_m2 = xp.where(spare > 0, old.var * spare, xp.zeros_like(seen))
+    m2 = xp.where(first, feed.m2, old_m2 + feed.m2 + difference * difference * (seen * share))
     divisor = total - config.correction
     lacking = divisor <= 0
     keep_var = lacking if config.correction and config.single_value == "keep" else xp.zeros_like(lacking)

@@ -9,6 +9,8 @@ References
 Chan, Golub, LeVeque 1983 (merging); Peng et al., "MegDet", 2018, section 3.2 (cross-GPU batch normalization).
 """
 
+import functools
+
 from array_api_compat import array_namespace
 
 from bnspec._config import BatchNormConfig
@@ -27,7 +29,12 @@ _LANE = 4096
 def signature(operation: str, name: str, x: Array, stats_shape: tuple[int, int], config: BatchNormConfig) -> Signature:
     """What the ranks must agree on for this collective [BN-SYNC-9]."""
     number, size = stats_shape
-    return Signature(operation, name, size, number, dtype_name(x.dtype), config.to_json())
+    return Signature(operation, name, size, number, dtype_name(x.dtype), _options(config))
+
+
+@functools.lru_cache(maxsize=256)
+def _options(config: BatchNormConfig) -> str:
+    return config.to_json()
 
 
 def join_moments(

@@ -211,6 +211,14 @@ def facts_of(payload: Array, signature: Signature) -> dict[str, str]:
             expected="an array that holds values, which threads can exchange",
             do="Under jax.jit, grad or vmap use the library's own collectives; with threads call the layer eagerly.",
         )
+    if getattr(payload, "requires_grad", False):
+        raise refusal(
+            TypeError,
+            "BN-SYNC-9",
+            got=f"the payload of layer {signature.layer!r} is part of a graph of automatic differentiation",
+            expected="a plain array: a graph does not reach across threads",
+            do="Detach x and the parameters, and use batch_norm_vjp or layer.backward.",
+        )
     facts = {key: repr(value) for key, value in signature._asdict().items() if key != "options"}
     try:
         facts |= {f"options.{key}": json.dumps(value) for key, value in json.loads(signature.options).items()}

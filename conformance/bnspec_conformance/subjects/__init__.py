@@ -5,6 +5,8 @@ framework's layer and a program behind a pipe are checked by the same clauses.
 """
 
 import importlib
+import os
+import sys
 from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol
 
@@ -14,7 +16,7 @@ __all__ = ["Subject", "SubjectError", "find_subject", "known_subjects"]
 
 
 class Subject(Protocol):
-    """The contract with whatever is tested.
+    """The contract with whatever is tested: name, `supports` and `run`. The rest has defaults.
 
     Attributes
     ----------
@@ -52,6 +54,16 @@ class Subject(Protocol):
         ...
 
 
+#: What a subject need not say: it takes float32 and float64 and computes in float64.
+_DEFAULTS: dict[str, Any] = {
+    "dtypes": ("float32", "float64"),
+    "arithmetic": "float64",
+    "flushes": False,
+    "examples": 40,
+    "backend": None,
+}
+
+
 class SubjectError(Exception):
     """A subject that was asked for cannot be had; the text says why and what to install."""
 
@@ -75,6 +87,8 @@ def find_subject(name: str) -> Subject:
             made: Any = points[name].load()
         elif ":" in name:
             module, attribute = name.split(":", 1)
+            if "" not in sys.path and os.getcwd() not in sys.path:  # a module beside the user, as python -m finds it
+                sys.path.insert(0, os.getcwd())
             made = getattr(importlib.import_module(module), attribute)
         else:
             known = ", ".join(sorted(points.names)) or "none, for bnspec is not installed (`pip install -e .`)"
@@ -82,5 +96,10 @@ def find_subject(name: str) -> Subject:
         subject: Any = made() if callable(made) else made
     except (ImportError, AttributeError) as error:
         raise SubjectError(f"subject {name!r} cannot be had: {error}") from error
+    for field, value in _DEFAULTS.items():
+        if not hasattr(subject, field):
+            setattr(subject, field, value)
+    if not hasattr(subject, "version"):
+        subject.version = lambda: name
     found: Subject = subject
     return found
