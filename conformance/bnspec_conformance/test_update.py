@@ -14,7 +14,7 @@ from bnspec_conformance._layers import host, layer_of, outcome_of, state_of
 from bnspec_conformance._machine import machine
 from bnspec_conformance.case import Case, RankInputs
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.trial import SLOW_OR_LARGE, Trial, Violation, clauses, explore
+from bnspec_conformance.trial import Trial, Violation, clauses, explore, search_settings
 
 
 def steps(subject: Subject) -> st.SearchStrategy[Case]:
@@ -200,16 +200,7 @@ def test_any_order_of_calls(t: Trial) -> None:
     """Whatever a layer is asked in whatever order, its variables are those of a model that keeps a list of updates."""
     t.needs_backend()
     driven = hypothesis.seed(t.budget.seed)(machine(t))
-    settings = hypothesis.settings(
-        max_examples=t.examples,
-        stateful_step_count=25,
-        database=None,
-        deadline=None,
-        report_multiple_bugs=False,
-        print_blob=False,
-        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
-        suppress_health_check=SLOW_OR_LARGE,
-    )
+    settings = search_settings(t.examples, stateful_step_count=25)
     try:
         run_state_machine_as_test(driven, settings=settings)
     except Violation as error:  # the steps are the case here

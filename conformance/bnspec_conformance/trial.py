@@ -22,7 +22,7 @@ from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.tolerances import bounds, ulps, violations
 
-__all__ = ["SLOW_OR_LARGE", "Budget", "NotSupported", "Trial", "Violation", "clauses", "explore"]
+__all__ = ["Budget", "NotSupported", "SLOW_OR_LARGE", "Trial", "Violation", "clauses", "explore", "search_settings"]
 
 #: Exact arithmetic takes its time, and a case has many parts; both are known.
 SLOW_OR_LARGE = (
@@ -277,13 +277,9 @@ def explore(
     return decorate
 
 
-def _search(check: Callable[..., None], trial: Trial, strategy: Any, examples: int, seed: int) -> None:
-    __tracebackhide__ = True
-    reasons: list[str] = []
-    ran = False
-
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
+def search_settings(examples: int, **more: Any) -> hypothesis.settings:
+    """How Hypothesis searches here: nothing kept between runs, no clock, one minimal failure."""
+    return hypothesis.settings(
         max_examples=examples,
         database=None,
         deadline=None,
@@ -291,7 +287,17 @@ def _search(check: Callable[..., None], trial: Trial, strategy: Any, examples: i
         print_blob=False,
         phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
         suppress_health_check=SLOW_OR_LARGE,
+        **more,
     )
+
+
+def _search(check: Callable[..., None], trial: Trial, strategy: Any, examples: int, seed: int) -> None:
+    __tracebackhide__ = True
+    reasons: list[str] = []
+    ran = False
+
+    @hypothesis.seed(seed)
+    @search_settings(examples)
     @hypothesis.given(strategy)
     def one(drawn: Any) -> None:
         nonlocal ran
