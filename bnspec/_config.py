@@ -211,7 +211,12 @@ class BatchNormConfig:
     @classmethod
     def from_json(cls, text: str) -> "BatchNormConfig":
         """Build a configuration from what `to_json` wrote; unknown fields are an error."""
-        fields = json.loads(text)
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise _no_configuration(f"text that is no JSON ({error})") from error
+        if not isinstance(fields, dict):
+            raise _no_configuration(f"JSON that holds a {type(fields).__name__}")
         unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise refusal(
@@ -226,18 +231,22 @@ class BatchNormConfig:
                 fields["renorm"] = Renorm(**fields["renorm"])
             return cls(**fields)
         except TypeError as error:
-            raise refusal(
-                ValueError,
-                "BN-STATE-6",
-                got=f"a configuration that cannot be built ({error})",
-                expected="what to_json wrote",
-                do="Write it anew with BatchNormConfig.to_json.",
-            ) from error
+            raise _no_configuration(f"a configuration that cannot be built ({error})") from error
 
     @property
     def counts_updates(self) -> bool:
         """Whether the running state carries a count."""
         return self.averaging != "exponential"
+
+
+def _no_configuration(got: str) -> Exception:
+    return refusal(
+        ValueError,
+        "BN-STATE-6",
+        got=got,
+        expected="what to_json wrote",
+        do="Write it anew with BatchNormConfig.to_json.",
+    )
 
 
 def _real(name: str, value: Any, allowed: Any, expected: str, clause: str, do: str) -> None:

@@ -148,6 +148,18 @@ def use_kernels(name: str, kernels: Any) -> Iterator[Kernels]:
 
     ``kernels`` needs only the primitives it replaces; the specification's serve the rest.
 
+    Parameters
+    ----------
+    name : str
+        A backend's name, such as "numpy" or "strict".
+    kernels : object
+        Has some of `Kernels`' four methods.
+
+    Raises
+    ------
+    ValueError
+        If it has none of them: a misspelt one would otherwise go unnoticed.
+
     Examples
     --------
     >>> import numpy as np
@@ -166,6 +178,15 @@ def use_kernels(name: str, kernels: Any) -> Iterator[Kernels]:
                 return getattr(kernels, primitive)
             return object.__getattribute__(self, primitive)
 
+    if not any(hasattr(kernels, primitive) for primitive in ("moments", "normalize", "grad_sums", "grad_input")):
+        raise refusal(
+            ValueError,
+            "BN-ERR-5",
+            got=f"kernels of type {type(kernels).__name__} without any primitive",
+            expected="one of moments, normalize, grad_sums, grad_input",
+            do="Give the object the methods that it is to replace.",
+        )
+    name = "array_api_strict" if name == "strict" else name
     before = _kernels.get(name)
     overridden = Overridden()
     _kernels[name] = overridden

@@ -109,6 +109,14 @@ def floating(what: str, x: Any, name: str) -> None:
             expected="an array of NumPy, CuPy, torch, JAX or another array-API library",
             do="Convert it first, for example with numpy.asarray.",
         )
+    if type(x).__module__.startswith("numpy.ma"):  # half of what follows would honour its mask
+        raise refusal(
+            TypeError,
+            "BN-MASK-7",
+            got=f"{name}: {what} is a numpy.ma masked array",
+            expected="a plain array",
+            do="Pass its data, and mask=~numpy.ma.getmaskarray(x) for the elements that count.",
+        )
     if dtype_name(x.dtype) not in FLOATING:
         raise refusal(
             TypeError,
@@ -231,6 +239,14 @@ def _state(x: Array, axis: int, state: RunningState, config: BatchNormConfig, na
                 )
         else:
             _vector(f"state.{label}", value, x, axis, name, "the state", of)
+            if dtype_name(value.dtype) in ("float16", "bfloat16"):
+                raise refusal(
+                    TypeError,
+                    "BN-PREC-1",
+                    got=f"{name}: state.{label} has dtype {dtype_name(value.dtype)}",
+                    expected="float32 or float64",
+                    do="Cast the state; averages kept in 16 bits stand still once an update is below a roundoff.",
+                )
 
 
 def _vector(label: str, value: Array, x: Array, axis: int, name: str, owner: str, of: str = "x") -> None:
