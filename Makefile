@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CORE_VENV ?= .venv-core
+MATRIX_VENV ?= .venv-frameworks
 # Processes that run tests side by side. Each may load torch and jax (about 1 GiB), so this is not the core count.
 JOBS ?= 2
 # Further arguments for pytest or bnspec-conformance, as in `make test ARGS='-k renorm'`.
@@ -16,7 +17,7 @@ PINS = pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help conformance test test-core lint format wheel-test clean clean-venv
+.PHONY: help conformance test test-core selftest matrix matrix-short lint format wheel-test clean clean-venv
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +31,16 @@ test: $(VENV)/.stamp-dev ## Run every test on every subject that a CPU can run
 
 test-core: $(CORE_VENV)/.stamp-core ## Run the tests without torch, jax and MPI
 	OMP_NUM_THREADS=1 $(CORE_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+selftest: $(VENV)/.stamp-conformance ## Show that the suite finds every shipped wrong implementation, and no right one
+	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance selftest --jobs $(JOBS) $(ARGS)
+
+# In an environment of its own: a dozen frameworks, of which the tests need none.
+matrix: $(MATRIX_VENV)/.stamp-frameworks ## Put every framework's own layer to the test and write docs/matrix.md
+	$(MATRIX_VENV)/bin/bnspec-conformance matrix --jobs $(JOBS) -o docs/matrix.md $(ARGS)
+
+matrix-short: $(MATRIX_VENV)/.stamp-frameworks ## Ask every adapter a few questions: do all still run?
+	$(MATRIX_VENV)/bin/bnspec-conformance matrix --jobs $(JOBS) --smoke -o /dev/null $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## Check format, style and types
 	$(VENV)/bin/python -m ruff format --check .
@@ -49,7 +60,7 @@ clean: ## Remove what builds and runs left behind
 	find bnspec backends conformance tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 clean-venv: ## Remove the virtual environments
-	rm -rf $(VENV) $(CORE_VENV)
+	rm -rf $(VENV) $(CORE_VENV) $(MATRIX_VENV)
 
 # A stamp is written last, so an interrupted installation starts over. `python -m venv` on an existing
 # environment keeps what is installed there.
@@ -70,4 +81,8 @@ $(VENV)/.stamp-dev: $(PINS) | $(VENV)/.stamp-venv
 
 $(CORE_VENV)/.stamp-core: $(PINS) | $(CORE_VENV)/.stamp-venv
 	$(CORE_VENV)/bin/python $(PIP_INSTALL) --editable '.[conformance,safetensors,strict]' pytest-xdist
+	@touch $@
+
+$(MATRIX_VENV)/.stamp-frameworks: $(PINS) | $(MATRIX_VENV)/.stamp-venv
+	$(MATRIX_VENV)/bin/python $(PIP_INSTALL) --editable '.[frameworks]'
 	@touch $@

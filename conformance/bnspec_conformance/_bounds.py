@@ -17,6 +17,11 @@ join, to the mean, and ten, all relative, to m2. Everything after c is a short f
 computed by writing that formula in numbers that carry their own error (`bnspec_conformance._rounding`): var,
 istd, renorm's corrections, y, the two gradient sums, dx, the tangents, and the running state.
 
+The plain bound is that of a subject that keeps the mean in one number of W, so that it errs by E = g_{n+3} mean|x| +
+2u|mu|, in x - mean and in everything that follows, and that may evaluate x*scale - mean*scale, which adds
+2u(|x| + |mu|) to each x - mean. It grows with |mean|/std, as such an implementation's error does; that of the one-pass
+variance grows with its square and is still outside.
+
 A subject that flushes subnormal numbers may also take an input for 0 that is smaller than the smallest
 normal number of x's dtype; that much is added to x, dy and the tangent.
 """
@@ -76,9 +81,11 @@ class _Joined:
         return np.asarray((4 * self.one.within.u * np.abs(slope.value) * self.e_hi)[:, :, None])
 
 
-def batch_bounds(case: Case, reference: Outcome, within: Arithmetic, flush: bool) -> list[RankOutcome]:
+def batch_bounds(
+    case: Case, reference: Outcome, within: Arithmetic, flush: bool, plain: bool = False
+) -> list[RankOutcome]:
     """Bounds for normalization by batch statistics; NaN where nothing can be claimed."""
-    parts, joined = _moments(case, reference, within, flush)
+    parts, joined = _moments(case, reference, within, flush, plain)
     beta = _parameter(case.beta, case.config.center, 0.0, case, joined.one)
     shift = joined.gamma * joined.d + beta
     fields: list[dict[str, Array]] = []
@@ -104,7 +111,9 @@ def batch_bounds(case: Case, reference: Outcome, within: Arithmetic, flush: bool
     return [RankOutcome(state=state, **f) for f in fields]
 
 
-def _moments(case: Case, reference: Outcome, within: Arithmetic, flush: bool) -> tuple[list[_Part], _Joined]:
+def _moments(
+    case: Case, reference: Outcome, within: Arithmetic, flush: bool, plain: bool
+) -> tuple[list[_Part], _Joined]:
     one, u, joins = Approx(np.ones(()), np.zeros(()), within), within.u, len(case.ranks) - 1
     first = reference.ranks[0]
     assert first.mean is not None
@@ -130,11 +139,21 @@ def _moments(case: Case, reference: Outcome, within: Arithmetic, flush: bool) ->
     e_hi = np.where(spread == 0, 0.0, 2 * u * np.abs(mean) + growth(n + 3, u) * spread)
     e_hi = np.where(n * spread > within.largest, np.inf, e_hi)
     delta = growth(n + 2, u) * (deviation * (spread > 0) + e_hi) + 5 * joins * u * (spread + e_hi)
+    delta = delta + (1 + joins) * within.eta * (spread > 0)  # the quotients may underflow
+    if plain:
+        size = np.zeros_like(mean)
+        for m, x, w in zip(live, raw, weights, strict=True):
+            size = size + np.where(m, np.abs(x), 0.0).sum(axis=2) * w
+        e_hi = growth(n + 3 + 5 * joins, u) * size + 2 * u * np.abs(mean)
+        delta = e_hi
     delta, e_hi = np.where(n > 0, delta + tiny, 0.0), np.where(n > 0, e_hi, 0.0)
     parts = []
     for i, (rank, layout) in enumerate(zip(case.ranks, plan, strict=True)):
         error = delta[:, :, None] + 2 * u * (np.abs(centred[i]) + e_hi[:, :, None]) + 2 * tiny
-        error = np.where(spread[:, :, None] == 0, np.where(live[i], 2 * tiny, error), error)
+        if plain:
+            error = error + 2 * u * (np.abs(np.where(solid[i], raw[i], 0.0)) + np.abs(mean)[:, :, None])
+        else:
+            error = np.where(spread[:, :, None] == 0, np.where(live[i], 2 * tiny, error), error)
         dy, xdot = layout.optional(rank.dy), layout.optional(rank.xdot)
         parts.append(
             _Part(
@@ -152,7 +171,7 @@ def _moments(case: Case, reference: Outcome, within: Arithmetic, flush: bool) ->
         )
     error = _total([(p.c * p.c).sum(p.live, n + 10.0 * joins + 2) * p.w for p in parts]).error
     # Squares of zeros do not underflow: nothing is left to err in a constant channel unless inputs are flushed.
-    v = one.like(as_float64(first.var), np.where((n > 0) & ((spread > 0) | flush), error, 0.0))
+    v = one.like(as_float64(first.var), np.where((n > 0) & ((spread > 0) | flush | plain), error, 0.0))
     istd = one / (v + _epsilon(case, one)).root()
     r, d = _corrections(case, one, mean, delta, istd)
     gamma = _parameter(case.gamma, case.config.scale, 1.0, case, one)
@@ -199,7 +218,7 @@ def _jvp(case: Case, parts: list[_Part], joined: _Joined, fields: list[dict[str,
         fields[i]["mean_dot"], fields[i]["var_dot"] = mean_dot.error, (one.like(2.0) * h).error
 
 
-def inference_bounds(case: Case, within: Arithmetic, flush: bool) -> list[RankOutcome]:
+def inference_bounds(case: Case, within: Arithmetic, flush: bool, plain: bool = False) -> list[RankOutcome]:
     """Bounds for normalization by running statistics; NaN where nothing can be claimed."""
     assert case.state is not None
     one = Approx(np.ones(()), np.zeros(()), within)
@@ -216,6 +235,8 @@ def inference_bounds(case: Case, within: Arithmetic, flush: bool) -> list[RankOu
         x = layout.fold(as_float64(rank.x))
         everything, depth = np.ones(x.shape, bool), np.asarray(x.shape[2] + 3.0)
         c = one.like(x, tiny) - mean.lifted()
+        if plain:
+            c = c.off_by(2 * within.u * (np.abs(x) + np.abs(mean.value)[..., None]))
         dy = layout.optional(rank.dy)
         g, xdot = one.like(dy, tiny * (dy != 0)), one.like(layout.optional(rank.xdot), tiny)
         y = a.lifted() * c + beta.lifted()

@@ -23,7 +23,7 @@ def double_precision(t: Trial) -> contextlib.AbstractContextManager[Any]:
 
         context: contextlib.AbstractContextManager[Any] = jax.enable_x64(True)
         return context
-    if "float64" not in t.subject.dtypes:
+    if "float64" not in t.subject.scope.dtypes:
         raise NotSupported(f"{t.subject.name} has no float64")
     return contextlib.nullcontext()
 

@@ -180,7 +180,7 @@ def exact_inputs(
     if axis == 0:
         return values.reshape(channels, *rest).astype(dtype)
     blocks = values.reshape(groups, channels, samples // max(groups, 1), *rest).swapaxes(1, 2)
-    return np.moveaxis(blocks.reshape(samples, channels, *rest), 1, axis).astype(dtype)
+    return np.moveaxis(blocks.reshape(samples, channels, *rest), 1, axis).astype(dtype, order="C")
 
 
 def _balanced(rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:

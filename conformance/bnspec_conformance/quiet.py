@@ -21,7 +21,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     stats = terminalreporter.stats
     for report in sorted(stats.get("failed", []) + stats.get("error", []), key=lambda r: len(str(r.longrepr))):
         found = [value for key, value in getattr(report, "user_properties", ()) if key == "bnspec"]
-        text = found[0]["reason"] if found and found[0]["details"] is not None else str(report.longrepr)
+        text = found[0]["reason"] if found and found[0]["violation"] is not None else str(report.longrepr)
         terminalreporter.write_line("")
         terminalreporter.write_line(f"{report.nodeid.rsplit('::', 1)[-1]}")
         terminalreporter.write_line(text)

@@ -5,6 +5,7 @@ smallest one that fails; the elements come from one of a few families with a dra
 nouns; every strategy takes the subject, whose dtypes bound what is drawn.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.case import Array, Case, RankInputs
 from bnspec_conformance.families import exact_inputs
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.scope import Scope
+from bnspec_conformance.subjects import NotSupported, Subject
 
 __all__ = [
     "SHAPE",
@@ -41,7 +43,7 @@ def dtype_of(name: str) -> Any:
 
 def dtypes(subject: Subject, *, narrow: bool = True) -> st.SearchStrategy[Any]:
     """Dtypes of x that the subject takes; float32 comes first, so examples shrink to it."""
-    names = [n for n in ("float32", "float64", *(_NARROW if narrow else ())) if n in subject.dtypes]
+    names = [n for n in ("float32", "float64", *(_NARROW if narrow else ())) if n in subject.scope.dtypes]
     return st.sampled_from(names).map(dtype_of)
 
 
@@ -49,15 +51,16 @@ def dtypes(subject: Subject, *, narrow: bool = True) -> st.SearchStrategy[Any]:
 def shapes(
     draw: st.DrawFn, subject: Subject, *, samples: int | None = None, multiple: int = 1
 ) -> tuple[tuple[int, ...], int]:
-    """A shape of rank 2 to 5 and a channel axis other than 0; small enough for exact arithmetic."""
+    """A shape of rank 2 to 5 and a channel axis other than 0, in scope; small enough for exact arithmetic."""
+    scope = subject.scope
     if subject.examples < 10:
-        shape = list(draw(st.sampled_from(_COMPILED)))
-        axis = draw(st.sampled_from((1, len(shape) - 1)))
+        shape = list(draw(st.sampled_from([s for s in _COMPILED if len(s) in scope.ndims])))
+        axis = draw(st.sampled_from([a for a in (1, len(shape) - 1) if scope.takes_axis(a, len(shape))]))
         if samples is not None:
             shape[0] = samples
         return (-(-shape[0] // multiple) * multiple, *shape[1:]), axis
-    rank = draw(st.sampled_from((2, 4, 3, 5)), label="rank")
-    axis = draw(st.integers(1, rank - 1), label="axis")
+    rank = draw(st.sampled_from([n for n in (2, 4, 3, 5) if n in scope.ndims]), label="rank")
+    axis = draw(st.sampled_from([a for a in range(1, rank) if scope.takes_axis(a, rank)]), label="axis")
     largest = {2: 8, 3: 5, 4: 3, 5: 2}[rank]
     shape = [draw(st.integers(1, largest if a != axis else 3), label=f"dimension {a}") for a in range(rank)]
     shape[0] = samples if samples is not None else multiple * draw(st.integers(1, 8 // multiple or 1), label="N")
@@ -83,7 +86,7 @@ def arrays(
             values = values * np.exp(2 * rng.standard_normal(shape))
         elif kind == "constant":
             values = np.broadcast_to(values.flat[0] if values.size else 0.0, shape)
-        return np.asarray(values).astype(dtype)
+        return np.asarray(values).astype(dtype, order="C")
 
     return st.builds(build, st.sampled_from(kinds), st.integers(0, 2**16), st.integers(0, 4))
 
@@ -108,37 +111,48 @@ def configs(
     /,
     axis: int,
     *,
+    scope: Scope | None = None,
     ghost: int | None = None,
     renorm: bool = False,
     running: bool = False,
     **fixed: Any,
 ) -> BatchNormConfig:
-    """Valid configurations; `fixed` fields keep their value."""
+    """Valid configurations, inside a scope where one is given; `fixed` fields keep their value."""
+    limits: Mapping[str, tuple[Any, ...]] = {} if scope is None else scope.options
+
+    def choose(name: str, *usual: Any) -> Any:
+        allowed = limits.get(name)
+        values = usual if allowed is None else [v for v in usual if v in allowed] or allowed
+        return draw(st.sampled_from(values), label=name)
+
     fields: dict[str, Any] = {
         "axis": axis,
-        "epsilon": draw(st.sampled_from((1e-5, 1e-3, 1.0, 1e-12)), label="epsilon"),
-        "decay": draw(st.sampled_from((0.9, 0.5, 0.999, 0.0)), label="decay"),
+        "epsilon": choose("epsilon", 1e-5, 1e-3, 1.0, 1e-12),
+        "decay": choose("decay", 0.9, 0.5, 0.999, 0.0),
         "correction": 0,
-        "center": draw(st.sampled_from((True, True, False)), label="center"),
-        "scale": draw(st.sampled_from((True, True, False)), label="scale"),
+        "center": choose("center", True, True, False),
+        "scale": choose("scale", True, True, False),
         "virtual_batch_size": ghost,
     }
     if renorm:
         fields["renorm"] = Renorm(
-            form=draw(st.sampled_from(("tensorpack", "paper")), label="form"),
+            form=choose("renorm.form", "tensorpack", "paper"),
             rmax=draw(st.sampled_from((1.5, 1.0, 3.0)), label="rmax"),
             dmax=draw(st.sampled_from((0.5, 0.0, 5.0)), label="dmax"),
             decay=draw(st.sampled_from((0.99, 0.5)), label="renorm decay"),
         )
     if running:
-        fields["correction"] = draw(st.sampled_from((0, 1)), label="correction")
-        fields["single_value"] = "floor"
+        fields["correction"] = choose("correction", 0, 1)
+        fields["single_value"] = choose("single_value", "floor")
         if not renorm:
-            fields["averaging"] = draw(
-                st.sampled_from(("exponential", "cumulative", "pooled", "debiased")), label="averaging"
-            )
+            fields["averaging"] = choose("averaging", "exponential", "cumulative", "pooled", "debiased")
         sources = ("first", "merged", "sequential") + (("mean",) if fields.get("averaging") != "pooled" else ())
-        fields["ghost_source"] = draw(st.sampled_from(sources), label="ghost_source")
+        fields["ghost_source"] = choose("ghost_source", *sources)
+    for name, allowed in limits.items():  # what was not drawn, but can only be one thing
+        if name in BatchNormConfig.__dataclass_fields__ and name not in fields and name not in fixed:
+            fields[name] = allowed[0]
+    if limits.get("correction") == (1,) and "correction" not in fixed:
+        fields["correction"] = 1
     return BatchNormConfig(**(fields | fixed))
 
 
@@ -208,13 +222,27 @@ def cases(
     **fixed
         Fields of the configuration.
     """
+    scope = subject.scope
+    for name, value in fixed.items():
+        if value not in scope.options.get(name, (value,)):
+            raise NotSupported(f"it has no {name}={value!r}")
+    if inference and "inference" not in scope:
+        raise NotSupported("it has no inference")
+    # What a check would like beside its subject matter is left out where the subject has none of it; the clauses
+    # that are about it are not attempted at all.
+    ghost, renorm, mask = (
+        wanted and name in scope for wanted, name in ((ghost, "ghost"), (renorm, "renorm"), (mask, "mask"))
+    )
+    ranks = min(ranks, scope.world)
     lean = lean and subject.examples < 10
     dtype = np.dtype("float32") if lean else dtype
     dtype = draw(dtypes(subject, narrow=narrow), label="dtype") if dtype is None else dtype
     size = draw(st.sampled_from((2,) if lean else (2, 1, 3)), label="virtual_batch_size") if ghost else None
     world = draw(st.integers(min(2, ranks), ranks), label="ranks") if ranks > 1 else 1
     shape, axis = (SHAPE, 1) if lean else draw(shapes(subject, multiple=size or 1), label="shape")
-    config = draw(configs(axis, ghost=size, renorm=renorm, running=running, **fixed), label="config")
+    config = draw(
+        configs(axis, scope=subject.scope, ghost=size, renorm=renorm, running=running, **fixed), label="config"
+    )
     channels = shape[axis]
     seed = draw(st.integers(0, 2**16), label="seed")
     rng = np.random.default_rng(seed)

@@ -8,11 +8,12 @@ import numpy as np
 import bnspec
 from bnspec_conformance.autodiff import double_precision, library_derivatives
 from bnspec_conformance.case import Array, Case, RankInputs
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.test_masks import forced, holding
 from bnspec_conformance.test_renorm import neutral, without
 from bnspec_conformance.tolerances import bounds
-from bnspec_conformance.trial import Trial, clauses, explore
+from bnspec_conformance.trial import Trial
 
 
 @clauses("BN-RENORM-2")

@@ -14,7 +14,8 @@ from bnspec_backends import threads
 from bnspec_conformance._ranks import Observed, steps
 from bnspec_conformance.case import Case
 from bnspec_conformance.examples import example
-from bnspec_conformance.trial import Trial, clauses, explore
+from bnspec_conformance.explore import clauses, explore
+from bnspec_conformance.trial import Trial
 
 _DEADLINE = 0.4
 #: How much later an error may be seen; for a busy machine, not for the communicator, which needs milliseconds.
@@ -97,7 +98,7 @@ def test_mismatch(t: Trial) -> None:
     odd = {
         "layers": forward(name="conv4/bn"),
         "channels": forward(shape=(4, 2, 2)),
-        "dtypes": forward(dtype=next(n for n in t.subject.dtypes if n not in ("float32", "bfloat16"))),
+        "dtypes": forward(dtype=next(n for n in t.subject.scope.dtypes if n not in ("float32", "bfloat16"))),
         "epsilons": forward(epsilon=1e-5),
         "weightings": forward(sync_weighting="rank"),
         "center": forward(center=False),
@@ -238,5 +239,9 @@ def test_one_message(t: Trial) -> None:
         wanted = [
             (operation, name) for name in ("first", "second") for operation in ("moments", "gradients", "tangents")
         ]
-        for rank, messages in enumerate(threads.run(2, one, deadline=5.0)):
+        try:
+            sent = threads.run(2, one, deadline=5.0)
+        except CommunicatorError as error:
+            raise t.broken(f"{what}: a rank sent nothing, or something else: {error}") from error
+        for rank, messages in enumerate(sent):
             t.require(messages == wanted, f"{what}: rank {rank} sent {messages}", case)

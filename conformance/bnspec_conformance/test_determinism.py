@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 import bnspec
 from bnspec_conformance import strategies
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.trial import NotSupported, Trial, clauses, explore
+from bnspec_conformance.trial import NotSupported, Trial
 
 _EVERYTHING = ("y", "mean", "var", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")
 
@@ -57,7 +58,7 @@ def test_same_bits_of_many(t: Trial, dtype: Any) -> None:
     shape = (64, 24, 24, 8) if t.subject.examples >= 10 else (4, 3, 2, 2)
     x, dy = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
     config = bnspec.BatchNormConfig(axis=3, epsilon=1e-5, decay=0.9, correction=0)
-    case = Case(config=config, ranks=(RankInputs(x + dtype.type(3), dy),))
+    case = t.subject.scope.arrange(Case(config=config, ranks=(RankInputs(x + dtype.type(3), dy),)))
     first = copy.deepcopy(values_of(t.run(case).ranks[0]))
     for _ in range(2):
         t.same(values_of(t.run(case).ranks[0]), first, "a later result", case)
@@ -142,7 +143,9 @@ def test_memory_layout(t: Trial, drawn: tuple[Case, str]) -> None:
         )
         case = dataclasses.replace(case, ranks=(RankInputs(*same),))  # type: ignore[arg-type]
     views = dataclasses.replace(t.subject, backend=_Views(backend, _LAYOUTS[kind]))  # type: ignore[type-var]
-    outcome = Trial(views, t.clauses, budget=t.budget).run(case)
+    other = Trial(views, t.clauses, budget=t.budget)
+    outcome = other.run(case)
+    t.absorb(other)
     asked = [f for f in (*_EVERYTHING, "state") if getattr(outcome.ranks[0], f) is not None]
     t.agree(case, *asked, outcome=outcome)
 

@@ -11,7 +11,8 @@ import bnspec
 from bnspec._clauses import clauses as known_clauses
 from bnspec_conformance._layers import host, snapshot, state_of
 from bnspec_conformance._refusals import Row, Setting, arrays, masks, options, timing
-from bnspec_conformance.trial import NotSupported, Trial, clauses, explore
+from bnspec_conformance.explore import clauses, explore
+from bnspec_conformance.trial import NotSupported, Trial
 
 #: what came; expected what was expected [clause]. What to do.
 _FORM = re.compile(r"\S.*; expected \S.* \[(BN-[A-Z]+-[1-9][0-9]*)\]\. \S.*[.]", re.DOTALL)
@@ -109,6 +110,24 @@ def test_refused_run(t: Trial) -> None:
     before = snapshot(t, s.layer, s.updates, s.x)
     t.refuses(s.updates.run, ValueError, "BN-RUN-4")
     t.require(snapshot(t, s.layer, s.updates, s.x) == before, "a refused run changed something")
+
+
+@clauses("BN-ERR-2", "BN-ERR-4")
+@explore()
+def test_refused_call_has_no_backward(t: Trial) -> None:
+    """A call that is refused for its update was no forward pass: backward still answers the call before."""
+    s = setting(t)
+    bad = s.put(np.where(np.arange(3) == 0, np.nan, host(t, s.x)).astype("float32"))
+    found = []
+    for refused in (True, False):
+        layer = bnspec.BatchNorm(axis=1, nonfinite="raise", ema_update="internal", name="bn8")
+        layer(s.x)
+        if refused:
+            before = snapshot(t, layer)
+            t.refuses(lambda: layer(bad), FloatingPointError, "BN-RUN-10")  # noqa: B023
+            t.require(snapshot(t, layer) == before, "the refused call changed something")
+        found.append(host(t, layer.backward(s.dy)))
+    t.same(found[0], found[1], "dx of the call before a refused one", None)
 
 
 @clauses("BN-ERR-3", "BN-ERR-2")

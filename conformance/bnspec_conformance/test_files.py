@@ -15,8 +15,9 @@ import numpy as np
 from bnspec_conformance import strategies
 from bnspec_conformance._layers import awkward, layer_of, names_of, snapshot, state_of
 from bnspec_conformance.case import Case
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.test_names import layers
-from bnspec_conformance.trial import NotSupported, Trial, clauses, explore
+from bnspec_conformance.trial import NotSupported, Trial
 
 SUFFIXES = (".npz", ".safetensors")
 

@@ -10,8 +10,9 @@ from bnspec._context import forget_frozen_warning
 from bnspec_conformance import strategies
 from bnspec_conformance._layers import layer_of, outcome_of, state_of
 from bnspec_conformance.case import Case
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.oracle import exact
-from bnspec_conformance.trial import Trial, clauses, explore
+from bnspec_conformance.trial import Trial
 
 
 @clauses("BN-INF-5")

@@ -7,10 +7,11 @@ import numpy as np
 
 from bnspec_conformance import strategies
 from bnspec_conformance.case import Case, Outcome, as_float64
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.oracle import central_difference, direction, exact
 from bnspec_conformance.test_normalize import hard, hard_case
-from bnspec_conformance.tolerances import bounds, hard_bound
-from bnspec_conformance.trial import Trial, clauses, explore
+from bnspec_conformance.tolerances import hard_bound
+from bnspec_conformance.trial import Trial
 
 
 @clauses("BN-GRAD-1", "BN-GRAD-2", "BN-GRAD-3")
@@ -45,9 +46,10 @@ def test_cotangents_of_statistics(t: Trial, case: Case) -> None:
 @explore(lambda s: strategies.cases(s, derivatives=True, statistics=True, ghost=True, mask=True, plain=True))
 def test_adjoint(t: Trial, case: Case) -> None:
     """The vjp is the transposed jvp: <dy, ydot> = <dx, xdot> + <dgamma, gamma_dot> + <dbeta, beta_dot>."""
+    case = t.fit(case)
     outcome = t.run(case)
     reference = exact(case)
-    allowed = bounds(case, reference, t.subject.arithmetic, t.subject.flushes)
+    allowed = t.bounds(case, reference)
     forward: list[float] = []
     backward: list[float] = []
     slack = 0.0
@@ -59,17 +61,19 @@ def test_adjoint(t: Trial, case: Case) -> None:
             (case.gamma_dot, got.dgamma, limit.dgamma, backward),
             (case.beta_dot, got.dbeta, limit.dbeta, backward),
         ]
-        assert case.dmean is not None and case.dvar is not None
-        pairs += [
-            (case.dmean[number], got.mean_dot, limit.mean_dot, forward),
-            (case.dvar[number], got.var_dot, limit.var_dot, forward),
-        ]
+        if case.dmean is not None and case.dvar is not None:
+            pairs += [
+                (case.dmean[number], got.mean_dot, limit.mean_dot, forward),
+                (case.dvar[number], got.var_dot, limit.var_dot, forward),
+            ]
         for weight, value, bound, side in pairs:
             if weight is None or value is None or bound is None:
                 continue
             w = as_float64(weight)
             side.extend((w * as_float64(value)).ravel().tolist())
             slack += float(np.sum(np.abs(w) * bound))  # each factor is off by at most its bound
+    if not np.isfinite([slack, *forward, *backward]).all():  # something overflows in x's dtype
+        return
     difference = math.fsum(forward) - math.fsum(backward)
     # The products themselves round in float64, once each.
     slack += 2.0**-53 * math.fsum(map(abs, forward + backward))
@@ -80,8 +84,9 @@ def test_adjoint(t: Trial, case: Case) -> None:
 @explore(lambda s: strategies.cases(s, derivatives=True, statistics=True, ghost=True, plain=True), share=0.7)
 def test_central_differences(t: Trial, case: Case) -> None:
     """dx, dgamma and dbeta along a random direction equal the difference quotient of the oracle's own loss."""
+    case = t.fit(case)
     outcome, reference = t.run(case), exact(case)
-    allowed = bounds(case, reference, t.subject.arithmetic, t.subject.flushes)
+    allowed = t.bounds(case, reference)
     seed = int(case.ranks[0].x.size)
     value, uncertain = central_difference(case, seed)
     along = direction(case, seed)
@@ -108,8 +113,8 @@ def _along(outcome: Outcome, along: Any, total: Any) -> float:
 @explore(hard, share=3.0)
 def test_hard_families(t: Trial, name: str) -> None:
     """dx stays within 8 float32 roundoffs of max|dx| where implementations lose digits."""
-    case = hard_case(name)
+    case = t.subject.scope.arrange(hard_case(name))
     reference = exact(case).ranks[0]
     got = t.run(case).ranks[0]
     assert got.dx is not None and reference.dx is not None
-    t.within(got.dx, reference.dx, hard_bound(reference.dx, case.gamma, axis=-1), "dx", case)
+    t.within(got.dx, reference.dx, hard_bound(reference.dx, case.gamma, axis=case.config.axis), "dx", case)

@@ -8,7 +8,8 @@ import numpy as np
 from bnspec import BatchNormConfig
 from bnspec_conformance import strategies
 from bnspec_conformance.case import Case, RankInputs
-from bnspec_conformance.trial import Trial, clauses, explore
+from bnspec_conformance.explore import clauses, explore
+from bnspec_conformance.trial import Trial
 
 
 @clauses("BN-GRP-1")
@@ -44,7 +45,7 @@ def test_each_slice_alone(t: Trial, case: Case) -> None:
         alone = t.run(own).ranks[0]
         for name in ("y", "dx", "ydot"):
             t.same(part(getattr(whole, name)), getattr(alone, name), f"{name} of group {j}", case)
-        for name in ("count", "mean", "var"):
+        for name in ("count", "mean", "var") if whole.mean is not None else ():
             t.same(getattr(whole, name)[j : j + 1], getattr(alone, name), f"{name} of group {j}", case)
     full = dataclasses.replace(
         case, config=dataclasses.replace(case.config, virtual_batch_size=max(1, rank.x.shape[0]))

@@ -12,8 +12,9 @@ from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance import strategies
 from bnspec_conformance.case import Case, RankInputs
 from bnspec_conformance.examples import example
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.trial import Trial, clauses, explore
+from bnspec_conformance.trial import Trial
 
 
 def drawn(s: Subject, **options: Any) -> Any:
@@ -49,8 +50,7 @@ def test_formula(t: Trial, case: Case) -> None:
 @explore()
 def test_kinds(t: Trial) -> None:
     """Every averaging, renorm and a ghost batch size that divides nothing: y and derivatives, and before any update."""
-    for fields in _KINDS:
-        case = inference_example(**fields)
+    for case in t.inside(inference_example(**fields) for fields in _KINDS):
         t.agree(case, "y", "dx", "dgamma", "dbeta", "ydot")
         fresh = strategies.states(case.config, case.channels, np.float32, 0, fresh=True)
         t.agree(dataclasses.replace(case, state=fresh), "y", "dx")
@@ -85,9 +85,11 @@ def test_elements_alone(t: Trial, case: Case) -> None:
     assert beside is not None
     t.same(beside[:1], whole.y[:1], "y of the first sample beside NaN", case)
     mask = np.zeros([1] * x.ndim, bool)
-    masked = t.run(dataclasses.replace(case, ranks=(dataclasses.replace(rank, mask=mask),))).ranks[0]
-    for field in ("y", "dx", "dgamma", "dbeta", "ydot"):
-        t.same(getattr(masked, field), getattr(whole, field), f"{field} with a mask", case)
+    veiled = dataclasses.replace(case, ranks=(dataclasses.replace(rank, mask=mask),))
+    if t.takes(veiled):
+        masked = t.run(veiled).ranks[0]
+        for field in ("y", "dx", "dgamma", "dbeta", "ydot"):
+            t.same(getattr(masked, field), getattr(whole, field), f"{field} with a mask", case)
 
 
 @clauses("BN-INF-2")
@@ -96,10 +98,11 @@ def test_no_other_rank(t: Trial) -> None:
     """Ranks do not join: each has the y and gradients of its own inference; an empty batch goes too."""
     case = inference_example()
     other = RankInputs(*(None if v is None else -2 * v for v in (case.ranks[0].x, case.ranks[0].dy)))  # type: ignore[arg-type]
-    both = t.run(dataclasses.replace(case, ranks=(dataclasses.replace(case.ranks[0], xdot=None), other)))
-    alone = t.run(case).ranks[0]
-    for field in ("y", "dx", "dgamma", "dbeta"):
-        t.same(getattr(both.ranks[0], field), getattr(alone, field), f"{field} beside another rank", case)
+    pair = dataclasses.replace(case, ranks=(dataclasses.replace(case.ranks[0], xdot=None), other))
+    if t.takes(pair):
+        both, alone = t.run(pair).ranks[0], t.run(case).ranks[0]
+        for field in ("y", "dx", "dgamma", "dbeta"):
+            t.same(getattr(both, field), getattr(alone, field), f"{field} beside another rank", case)
     empty = RankInputs(case.ranks[0].x[:0], case.ranks[0].x[:0])
     t.agree(dataclasses.replace(case, ranks=(empty,), gamma_dot=None, beta_dot=None), "y", "dx", "dgamma", "dbeta")
 

@@ -12,10 +12,10 @@ from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance import strategies
 from bnspec_conformance.case import Array, Case, RankInputs, RankOutcome
 from bnspec_conformance.examples import example
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.tolerances import bounds
-from bnspec_conformance.trial import Trial, clauses, explore
+from bnspec_conformance.trial import Trial
 
 #: What a masked element may hold.
 _HELD = (float("nan"), float("inf"), float("-inf"), -1e4, 0.0)
@@ -186,10 +186,10 @@ def test_dropped_samples(t: Trial, case: Case) -> None:
     masked = dataclasses.replace(case, ranks=(dataclasses.replace(rank, dy=dy, mask=mask),))
     dropped = dataclasses.replace(case, ranks=(RankInputs(rank.x[keep], rank.dy[keep]),))
     want, got = exact(dropped).ranks[0], t.run(masked).ranks[0]
-    allowed = bounds(masked, exact(masked), t.subject.arithmetic, t.subject.flushes).ranks[0]
+    allowed = t.bounds(masked, exact(masked)).ranks[0]
     for field in ("count", "mean", "var", "dgamma", "dbeta", "state", "y", "dx"):
         values, references, limits = (getattr(o, field) for o in (got, want, allowed))
-        if references is None:
+        if references is None or values is None:
             continue
         if field != "state":
             values, references, limits = {field: values}, {field: references}, {field: limits}
@@ -227,3 +227,6 @@ def test_refusals(t: Trial) -> None:
         kinds = (TypeError, ValueError)
         t.refuses(functools.partial(bnspec.batch_norm, x, params, case.config, mask=mask), kinds, "BN-MASK-7")
     t.refuses(lambda: bnspec.batch_norm(x, params, case.config, mask=[True] * 4), TypeError, "BN-MASK-7")
+    if backend.name == "numpy":  # an array that has a mask of its own
+        odd = np.ma.masked_array(x, ~np.broadcast_to(yes, x.shape))
+        t.refuses(lambda: bnspec.batch_norm(odd, params, case.config), TypeError, "BN-MASK-7")

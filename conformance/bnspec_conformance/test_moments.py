@@ -9,20 +9,35 @@ from hypothesis import strategies as st
 from bnspec import BatchNormConfig
 from bnspec_conformance import strategies
 from bnspec_conformance.case import Case, RankInputs
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.families import exact_inputs
 from bnspec_conformance.oracle import exact
-from bnspec_conformance.tolerances import bounds
-from bnspec_conformance.trial import Trial, clauses, explore
+from bnspec_conformance.trial import Trial
 
 
 @clauses("BN-MOM-1", "BN-MOM-2", "BN-MOM-3", "BN-MOM-4")
-@explore(lambda s: strategies.cases(s, ghost=True, mask=True))
+@explore(lambda s: st.one_of(strategies.cases(s), strategies.cases(s, ghost=True, mask=True)), share=1.5)
 def test_definitions(t: Trial, case: Case) -> None:
     """count counts unmasked elements; mean and population variance are right within the bound, var never below 0."""
     got = t.agree(case, "count", "mean", "var").ranks[0]
     assert got.count is not None and got.var is not None
     t.require(np.issubdtype(got.count.dtype, np.integer), f"count is {got.count.dtype}", case)
     t.require(bool(np.all(got.var >= 0)), "var is negative", case)
+
+
+@clauses("BN-MOM-1")
+@explore()
+def test_large_counts(t: Trial) -> None:
+    """Counts that 16 bits, or a float of 16 bits, cannot hold are exact; joined over ranks too."""
+    config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    for sizes in ((2049,), (65537,), (4098, 2051)):
+        if len(sizes) > t.subject.scope.world:
+            continue
+        ranks = tuple(RankInputs(np.resize(np.asarray([0, 1], "float32"), (n, 1))) for n in sizes)
+        case = Case(config=config, ranks=ranks, gamma=np.ones(1, "float32"), beta=np.zeros(1, "float32"))
+        for rank in t.run(case).ranks:
+            assert rank.count is not None
+            t.require(int(rank.count[0]) == sum(sizes), f"{sizes} elements are counted as {rank.count[0]}", case)
 
 
 @clauses("BN-MOM-3")
@@ -68,6 +83,24 @@ def test_exact_statistics(t: Trial, case: Case) -> None:
         t.same(got.var, want.var.astype(got.var.dtype), "var", own)
 
 
+@clauses("BN-MOM-6")
+@explore()
+def test_exact_quotients(t: Trial) -> None:
+    """A representable mean is exact where 1/n is not, in one process and merged from ranks: the last step divides."""
+    config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    n = 49  # in float64 n times the rounded 1/n is not 1
+    x = np.zeros((n, 3), "float32")
+    x[-1] = n, -n, 2 * n
+    for parts in ([x], [x[:-1], x[-1:]]):
+        if len(parts) > t.subject.scope.world:
+            continue
+        ranks = tuple(RankInputs(v) for v in parts)
+        case = Case(config=config, ranks=ranks, gamma=np.ones(3, "float32"), beta=np.zeros(3, "float32"))
+        got = t.run(case).ranks[0]
+        assert got.mean is not None
+        t.same(got.mean, np.asarray([[1, -1, 2]], got.mean.dtype), "mean", case)
+
+
 @clauses("BN-MOM-7")
 @explore(lambda s: strategies.cases(s, ghost=True, mask=True))
 def test_merge(t: Trial, case: Case) -> None:
@@ -98,7 +131,7 @@ def test_merge(t: Trial, case: Case) -> None:
     got = dataclasses.replace(t.run(plain).ranks[0], mean=take(joined.mean + joined.mean_low), var=take(joined.var),
                               count=take(joined.count))  # fmt: skip
     want = exact(many)
-    allowed = bounds(many, want, t.subject.arithmetic, t.subject.flushes).ranks[0]
+    allowed = t.bounds(many, want).ranks[0]
     for name in ("count", "mean", "var"):
         t.within(getattr(got, name), getattr(want.ranks[0], name), getattr(allowed, name), name, plain, statistic=True)
     empty = bnspec.moments(x[:0, ...], dataclasses.replace(groups, number=1), None)
@@ -129,19 +162,21 @@ def test_channel_isolation(t: Trial, case: Case) -> None:
         own = dataclasses.replace(case, ranks=(dataclasses.replace(rank, x=x),))
         after = t.run(own).ranks[0]
         for name in ("y", "dx", "ydot"):
-            old, new = (np.moveaxis(getattr(o, name), axis, 0)[1:] for o in (before, after))
-            t.same(new, old, f"{name} of another channel", own)
+            if getattr(before, name) is not None:
+                old, new = (np.moveaxis(getattr(o, name), axis, 0)[1:] for o in (before, after))
+                t.same(new, old, f"{name} of another channel", own)
         for name in ("mean", "var"):
-            t.same(getattr(after, name)[:, 1:], getattr(before, name)[:, 1:], f"{name} of another channel", own)
-        assert before.state is not None and after.state is not None and channels >= 1
-        for name in before.state:
-            t.same(after.state[name][1:], before.state[name][1:], f"state.{name} of another channel", own)
+            if getattr(before, name) is not None:
+                t.same(getattr(after, name)[:, 1:], getattr(before, name)[:, 1:], f"{name} of another channel", own)
+        for name in before.state or {}:
+            assert after.state is not None and channels >= 1
+            t.same(after.state[name][1:], (before.state or {})[name][1:], f"state.{name} of another channel", own)
         for name in ("dgamma", "dbeta"):
             if getattr(before, name) is not None:
                 t.same(getattr(after, name)[1:], getattr(before, name)[1:], f"{name} of another channel", own)
         if not np.isfinite(bad):
             got = after.y
-            assert got is not None and after.var is not None
+            assert got is not None
             first = np.moveaxis(got, axis, 0)[0]
             size = x.shape[0] // case.groups
             t.require(
@@ -149,4 +184,5 @@ def test_channel_isolation(t: Trial, case: Case) -> None:
                 "y of a channel that is not finite is not NaN",
                 own,
             )
-            t.require(not np.isfinite(after.var[0, 0]), "var of a channel that is not finite is finite", own)
+            wild = after.var is None or not np.isfinite(after.var[0, 0])
+            t.require(wild, "var of a channel that is not finite is finite", own)

@@ -12,8 +12,9 @@ import bnspec
 from bnspec_conformance import strategies
 from bnspec_conformance._layers import arrays_of, awkward, host, layer_of, names_of, state_of
 from bnspec_conformance.case import Case
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.trial import NotSupported, Trial, clauses, explore
+from bnspec_conformance.trial import NotSupported, Trial
 
 
 def layers(subject: Subject) -> st.SearchStrategy[Case]:

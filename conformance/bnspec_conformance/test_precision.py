@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 import bnspec
 from bnspec_conformance import strategies
 from bnspec_conformance.case import Array, Case, RankInputs, as_float64
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.tolerances import bounds
-from bnspec_conformance.trial import NotSupported, Trial, clauses, explore
+from bnspec_conformance.trial import NotSupported, Trial
 
 
 def narrow(subject: Subject) -> st.SearchStrategy[Any]:
     """The 16-bit dtypes that the subject takes."""
-    names = [n for n in ("float16", "bfloat16") if n in subject.dtypes]
+    names = [n for n in ("float16", "bfloat16") if n in subject.scope.dtypes]
     if not names:
         raise NotSupported(f"{subject.name} has no dtype of 16 bits")
     return st.sampled_from(names).map(strategies.dtype_of)
@@ -64,6 +64,22 @@ def test_dtypes(t: Trial, case: Case) -> None:
 
 
 @clauses("BN-PREC-1")
+@explore(narrow, share=0.1)
+def test_narrow_state(t: Trial, dtype: Any) -> None:
+    """A running state of 16 bits is refused: its averages would stand still."""
+    put = t.needs_backend().asarray
+    x, ones = put(np.asarray([[0.0], [2.0]], "float32")), np.ones(1, "float32")
+    params, wide = bnspec.Params(put(ones), put(ones)), put(ones)
+    _, stats, _ = bnspec.batch_norm(x, params, config())
+    for state in (
+        bnspec.RunningState(put(ones.astype(dtype)), wide),
+        bnspec.RunningState(wide, put(ones.astype(dtype))),
+    ):
+        t.refuses(lambda: bnspec.update_running(state, stats, config()), TypeError, "BN-PREC-1")  # noqa: B023
+        t.refuses(lambda: bnspec.batch_norm_inference(x, params, state, config()), TypeError, "BN-PREC-1")  # noqa: B023
+
+
+@clauses("BN-PREC-1")
 @explore(lambda s: strategies.cases(s, running=True, narrow=False))
 def test_arithmetic(t: Trial, case: Case) -> None:
     """All arithmetic is in W: on values far from zero nothing is lost that W can hold, and the state is cast once."""
@@ -80,7 +96,7 @@ def test_narrow(t: Trial, case: Case) -> None:
     wide = dataclasses.replace(case, ranks=(RankInputs(x),))
     there = t.agree(wide, "y").ranks[0].y
     y, reference = got.ranks[0].y, exact(case)
-    allowed, more = (bounds(c, reference, t.subject.arithmetic, t.subject.flushes).ranks[0].y for c in (case, wide))
+    allowed, more = (t.bounds(c, reference).ranks[0].y for c in (case, wide))
     assert there is not None and y is not None and allowed is not None and more is not None
     t.within(y, as_float64(there), allowed + more, "y, against that for float32 x", case)
 

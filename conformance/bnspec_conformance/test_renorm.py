@@ -11,8 +11,9 @@ from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance import strategies
 from bnspec_conformance.case import Array, Case, RankInputs
 from bnspec_conformance.examples import example
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.trial import Trial, clauses, explore
+from bnspec_conformance.trial import Trial
 
 _FORMS = ("tensorpack", "paper")
 #: Limits that no example reaches, so that r and d are functions of the batch there.
@@ -110,7 +111,7 @@ def widened(case: Case) -> Case:
 
 def _equal(t: Trial, case: Case) -> None:
     __tracebackhide__ = True
-    if "float64" in t.subject.dtypes:
+    if "float64" in t.subject.scope.dtypes:
         case = widened(case)
     for got, want in zip(t.run(case).ranks, t.run(without(case)).ranks, strict=True):
         for field in ("y", "dx", "dgamma", "dbeta", "ydot"):
@@ -245,6 +246,13 @@ def test_limits(t: Trial) -> None:
     ):
         t.refuses(functools.partial(Renorm, rmax=rmax, dmax=dmax), ValueError, "BN-RENORM-9")
     t.require(Renorm(rmax=1, dmax=0).rmax == 1, "rmax=1 and dmax=0 must be allowed")
-    layer = bnspec.BatchRenorm(3.0, 5.0)
+    case, backend = example(config("paper")), t.needs_backend()
+    x = backend.asarray(case.ranks[0].x)
+    layer, other = (
+        bnspec.BatchRenorm(*limits, 1, form="paper", ema_update="skip") for limits in ((_WIDE, _WIDE), (1.0, 0.0))
+    )
+    layer(x)
+    layer.rmax, layer.dmax = 1.0, 0.0
+    t.same(backend.to_numpy(layer(x)), backend.to_numpy(other(x)), "y after a change of the limits", case)
     t.refuses(lambda: setattr(layer, "rmax", 0.5), ValueError, "BN-RENORM-9")
     t.refuses(lambda: setattr(layer, "dmax", -1.0), ValueError, "BN-RENORM-9")

@@ -12,10 +12,10 @@ from bnspec_conformance import strategies
 from bnspec_conformance._ranks import Observed, concatenated, shared, steps
 from bnspec_conformance.case import Array, Case, as_float64
 from bnspec_conformance.examples import example
+from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.oracle import central_difference, direction, exact
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.tolerances import bounds
-from bnspec_conformance.trial import Trial, clauses, explore
+from bnspec_conformance.trial import Trial
 
 _LOCAL = ("y", "dx", "dgamma", "dbeta", "ydot")
 _JOINED = ("count", "mean", "var", "state", "mean_dot", "var_dot")
@@ -164,7 +164,7 @@ def test_gradients(t: Trial, case: Case) -> None:
     """dx is the gradient of the sum of the losses; dgamma and dbeta are the rank's own, and add up to the whole's."""
     got = t.agree(case, "dx", "dgamma", "dbeta")
     one, reference = exact(concatenated(case)[0]).ranks[0], exact(case)
-    allowed = bounds(case, reference, t.subject.arithmetic, t.subject.flushes)
+    allowed = t.bounds(case, reference)
     for field in ("dgamma", "dbeta"):
         want = getattr(one, field)
         if want is None:
@@ -184,7 +184,7 @@ def test_loss_of_one_rank(t: Trial) -> None:
             got = t.agree(own, "dx", "dgamma", "dbeta")
             value, uncertain = central_difference(own, 5)
             along = direction(own, 5)
-            allowed = bounds(own, exact(own), t.subject.arithmetic, t.subject.flushes)
+            allowed = t.bounds(own, exact(own))
             total, slack = 0.0, uncertain
             for rank, limit, xdot in zip(got.ranks, allowed.ranks, along.x, strict=True):
                 for g, b, v in (

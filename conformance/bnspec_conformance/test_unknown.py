@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 import bnspec
-from bnspec_conformance.trial import Trial, clauses, explore
+from bnspec_conformance.explore import clauses, explore
+from bnspec_conformance.trial import Trial
 
 
 @clauses("BN-ERR-5")

@@ -13,8 +13,9 @@ from bnspec_conformance import strategies
 from bnspec_conformance._layers import host, layer_of, outcome_of, state_of
 from bnspec_conformance._machine import machine
 from bnspec_conformance.case import Case, RankInputs
+from bnspec_conformance.explore import clauses, explore, search_settings
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.trial import Trial, Violation, clauses, explore, search_settings
+from bnspec_conformance.trial import Trial, Violation
 
 
 def steps(subject: Subject) -> st.SearchStrategy[Case]:
@@ -193,6 +194,23 @@ def test_prediction_context(t: Trial, case: Case) -> None:
     t.same(state_of(t, collected), before, "variables", case)
 
 
+@clauses("BN-UPD-7")
+@explore(lambda s: strategies.cases(s, running=True), share=0.25)
+def test_own_switch(t: Trial, case: Case) -> None:
+    """Outside of any context the layer's own switch decides, which is on at first; inside, the context does."""
+    x = t.needs_backend().asarray(case.ranks[0].x)
+    layer = layer_of(t, case, ema_update="skip")
+    running = dataclasses.replace(case, mode="inference", update=False)
+    batch = dataclasses.replace(case, update=False)
+    t.agree(batch, "y", outcome=outcome_of(t, layer, case, y=layer(x)))
+    t.agree(running, "y", outcome=outcome_of(t, layer, case, y=layer.eval()(x)))
+    with bnspec.training_context():
+        t.agree(batch, "y", outcome=outcome_of(t, layer, case, y=layer(x)))
+    t.agree(batch, "y", outcome=outcome_of(t, layer, case, y=layer.train()(x)))
+    with bnspec.training_context(is_training=False):
+        t.agree(running, "y", outcome=outcome_of(t, layer, case, y=layer(x)))
+
+
 @clauses("BN-UPD-1", "BN-UPD-2", "BN-UPD-3", "BN-UPD-4", "BN-UPD-5", "BN-UPD-6", "BN-UPD-7", "BN-INF-4", "BN-INF-5",
          "BN-STATE-2", "BN-STATE-3", "BN-ERR-2", "BN-ERR-4")  # fmt: skip
 @explore()
@@ -200,7 +218,7 @@ def test_any_order_of_calls(t: Trial) -> None:
     """Whatever a layer is asked in whatever order, its variables are those of a model that keeps a list of updates."""
     t.needs_backend()
     driven = hypothesis.seed(t.budget.seed)(machine(t))
-    settings = search_settings(t.examples, stateful_step_count=25)
+    settings = search_settings(t.examples, shrink=t.budget.shrink, stateful_step_count=25)
     try:
         run_state_machine_as_test(driven, settings=settings)
     except Violation as error:  # the steps are the case here

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance._bounds import batch_bounds, inference_bounds
-from bnspec_conformance._rounding import arithmetic, limits
+from bnspec_conformance._rounding import arithmetic as format_of
+from bnspec_conformance._rounding import limits
 from bnspec_conformance.case import Array, Case, Outcome, RankOutcome, as_float64
 
 __all__ = ["bounds", "hard_bound", "ulps", "violations"]
@@ -22,7 +23,12 @@ Floats = npt.NDArray[np.float64]
 
 
 def bounds(
-    case: Case, reference: Outcome, arithmetic_dtype: Literal["float64", "float32"] = "float64", flush: bool = False
+    case: Case,
+    reference: Outcome,
+    arithmetic: Literal["float64", "float32"] = "float64",
+    flush: bool = False,
+    *,
+    plain: bool = False,
 ) -> Outcome:
     """Absolute error bounds of everything in an outcome.
 
@@ -31,10 +37,12 @@ def bounds(
     case : Case
     reference : Outcome
         The exact answer, of `oracle.exact` (or `oracle.float64` where float64's error does not matter).
-    arithmetic_dtype : {"float64", "float32"}
-        What W is.
+    arithmetic : {"float64", "float32"}
+        What W is; for float64 x it is float64 in any case [BN-PREC-1].
     flush : bool
         Whether the subject takes and makes subnormal numbers as 0.
+    plain : bool
+        The bound of an implementation that keeps the mean in one number of W, and may evaluate y as x*scale + shift.
 
     Returns
     -------
@@ -43,14 +51,12 @@ def bounds(
         parameter's dtype; state for the state's dtype; mean, var and their tangents for W; counts 0. Infinite
         where W overflows on the way.
     """
-    within = arithmetic(arithmetic_dtype, flush)
-    if within.u > arithmetic("float32").u / 2 and case.ranks[0].x.dtype == np.float64:
-        raise ValueError("float64 input needs float64 arithmetic [BN-PREC-1]")
+    within = format_of("float64" if case.ranks[0].x.dtype == np.float64 else arithmetic, flush)
     with np.errstate(all="ignore"):
         if case.mode == "inference":
-            result = inference_bounds(case, within, flush)
+            result = inference_bounds(case, within, flush, plain)
         else:
-            result = batch_bounds(case, reference, within, flush)
+            result = batch_bounds(case, reference, within, flush, plain)
     return Outcome(tuple(_claimed(b, r) for b, r in zip(result, reference.ranks, strict=True)))
 
 

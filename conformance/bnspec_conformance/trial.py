@@ -1,49 +1,56 @@
 """What a check does with a subject: run cases, compare, and report a violation so that one can act on it.
 
-A check is a function ``(t, drawn)`` of a `Trial`; `clauses` names what it proves and `explore` makes it a pytest
-test that Hypothesis feeds.
+A check is a function ``(t, drawn)`` of a `Trial`; `bnspec_conformance.explore` makes it a test that Hypothesis feeds.
 """
 
+import collections
 import dataclasses
-import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import hypothesis
 import numpy as np
-import pytest
-from hypothesis.errors import Unsatisfiable
-from hypothesis.strategies import SearchStrategy
 
 from bnspec_conformance._script import script
 from bnspec_conformance.case import Array, Case, Outcome, RankOutcome, as_float64
 from bnspec_conformance.oracle import exact
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.reach import counts_of, reached
+from bnspec_conformance.record import Worst
+from bnspec_conformance.subjects import NotSupported, Subject
+from bnspec_conformance.subjects._process import ProgramError
 from bnspec_conformance.tolerances import bounds, ulps, violations
+from bnspec_conformance.watch import TooLong, deadline
+from bnspec_conformance.wellformed import complaint
 
-__all__ = ["Budget", "NotSupported", "SLOW_OR_LARGE", "Trial", "Violation", "clauses", "explore", "search_settings"]
+__all__ = ["Budget", "NeverSupported", "NotSupported", "Trial", "Violation", "must_be_refused"]
 
-#: Exact arithmetic takes its time, and a case has many parts; both are known.
-SLOW_OR_LARGE = (
-    hypothesis.HealthCheck.too_slow,
-    hypothesis.HealthCheck.data_too_large,
-    hypothesis.HealthCheck.large_base_example,
-    hypothesis.HealthCheck.filter_too_much,
-)
 _STATISTICS = ("mean", "var", "mean_dot", "var_dot", "state")
+
+#: Seconds after which a case is taken for one that never ends.
+PATIENCE = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How long to look: examples per check (None: the subject's own number) and the seed they come from."""
+    """How long to look.
 
-    examples: int | None
-    seed: int
+    Attributes
+    ----------
+    examples : int or None
+        Cases per check; None is the subject's own number.
+    seed : int
+        What they are drawn from.
+    shrink : bool
+        Whether to look for the smallest case that fails, rather than the first.
+    """
+
+    examples: int | None = None
+    seed: int = 0
+    shrink: bool = True
 
 
-class NotSupported(Exception):
-    """The subject declares that it cannot run a case."""
+class NeverSupported(NotSupported):
+    """No case of a check can be run; there is no point in drawing another."""
 
 
 class Violation(AssertionError):
@@ -56,12 +63,31 @@ class Violation(AssertionError):
 
 @dataclasses.dataclass
 class Trial:
-    """One subject under the clauses of one check."""
+    """One subject under the clauses of one check, and what came of it so far.
+
+    Attributes
+    ----------
+    worst : Worst or None
+        The largest error as a share of its bound.
+    cases : int
+        Cases that were run.
+    compared : int
+        Arrays with elements that were compared.
+    informative : bool
+        Whether what was expected in them had more than one value.
+    reached : Counter
+        How many cases had each of `reach.FEATURES`.
+    """
 
     subject: Subject
     clauses: tuple[str, ...]
-    worst: float = 0.0  # largest error seen, as a share of its bound
-    budget: Budget = Budget(None, 0)
+    budget: Budget = Budget()
+    worst: Worst | None = None
+    cases: int = 0
+    compared: int = 0
+    informative: bool = False
+    _value: float | None = None
+    reached: "collections.Counter[str]" = dataclasses.field(default_factory=collections.Counter)
 
     @property
     def examples(self) -> int:
@@ -69,41 +95,107 @@ class Trial:
         return self.budget.examples or self.subject.examples
 
     def run(self, case: Case) -> Outcome:
-        """Run a case that the specification allows."""
+        """Run a case that the specification allows, less the derivatives and the state that are out of scope."""
         __tracebackhide__ = True
-        reason = self.subject.supports(case)
+        case = self.subject.scope.fit(case)
+        reason = self._reason(case)
         if reason is not None:
             raise NotSupported(reason)
+        self.cases += 1
+        self.reached.update(reached(case))
+        given = [(name, array, array.copy()) for name, array in _arrays(case)]
         try:
-            with warnings.catch_warnings():  # a subject may warn; only its results count
+            with warnings.catch_warnings(), deadline(PATIENCE):  # a subject may warn; only its results count
                 warnings.simplefilter("ignore")
-                return self.subject.run(case)
+                outcome = self.subject.run(case)
         except NotSupported:
             raise
-        except Exception as error:
+        except TooLong as error:
+            raise self._violation(str(error), case) from error
+        except (Exception, SystemExit) as error:
             raise self._violation(f"raised {type(error).__name__}: {error}", case) from error
+        for name, array, before in given:
+            if array.tobytes() != before.tobytes():
+                array[...] = before
+                raise self._violation(f"wrote to the array {name} that it was given [BN-SHAPE-3]", case)
+        problem = complaint(outcome, case, self.subject.scope, [array for _, array, _ in given])
+        if problem is not None:
+            raise self._violation(problem, case)
+        return outcome
+
+    def fit(self, case: Case) -> Case:
+        """The case without the derivatives and the state that are out of scope, as `run` runs it."""
+        return self.subject.scope.fit(case)
+
+    def takes(self, case: Case) -> bool:
+        """Whether a case is in scope, derivatives and state aside."""
+        return self._reason(self.fit(case)) is None
+
+    def inside(self, cases: Iterable[Case]) -> list[Case]:
+        """Those of some cases that are in scope.
+
+        Raises
+        ------
+        NotSupported
+            If that is none.
+        """
+        given = list(cases)
+        found = [case for case in given if self.takes(case)]
+        if not found:
+            raise NotSupported(self._reason(self.subject.scope.fit(given[0])) or "no case is in its scope")
+        return found
+
+    def _reason(self, case: Case) -> str | None:
+        """None, or why a case cannot be run."""
+        outside = self.subject.scope.reason(case) if self.subject.scope.declared else None
+        if outside is not None:
+            return outside
+        if must_be_refused(case) and self.subject.backend is None:
+            return "it is to refuse one value per channel"
+        try:
+            reason = self.subject.supports(case)
+        except Exception as error:
+            raise self._violation(f"supports() raised {type(error).__name__}: {error}", case) from error
+        return None if reason is None else str(reason)
+
+    def bounds(self, case: Case, reference: Outcome, *, strict: bool = False) -> Outcome:
+        """How far this subject's results may lie from the reference; `strict` overrules what it declares."""
+        plain = self.subject.bound == "plain" and not strict
+        return bounds(case, reference, self.subject.arithmetic, self.subject.flushes, plain=plain)
 
     def agree(
-        self, case: Case, *fields: str, outcome: Outcome | None = None, reference: Outcome | None = None
+        self,
+        case: Case,
+        *fields: str,
+        outcome: Outcome | None = None,
+        reference: Outcome | None = None,
+        strict: bool = False,
     ) -> Outcome:
         """Compare the named fields of the outcome with the exact answer, each within its computed bound."""
         __tracebackhide__ = True
+        case = self.subject.scope.fit(case)
         outcome = self.run(case) if outcome is None else outcome
         reference = exact(case) if reference is None else reference
-        allowed = bounds(case, reference, self.subject.arithmetic, self.subject.flushes)
+        allowed = self.bounds(case, reference, strict=strict)
+        looked = False
         for rank, (got, want, bound) in enumerate(zip(outcome.ranks, reference.ranks, allowed.ranks, strict=True)):
             for field in fields:
-                self._field(case, rank, field, got, want, bound)
+                looked |= self._field(case, rank, field, got, want, bound)
+        if not looked:
+            raise NotSupported(f"it returns no {' or '.join(fields)} here")
         return outcome
 
     def _field(
         self, case: Case, rank: int, field: str, got: RankOutcome, want: RankOutcome, bound: RankOutcome
-    ) -> None:
+    ) -> bool:
+        """Compare one field; whether there was anything to compare."""
         __tracebackhide__ = True
         values, references, limits = (getattr(o, field) for o in (got, want, bound))
-        if references is None:
-            return
+        if references is None or limits is None:
+            return False
         if values is None:
+            if self.subject.scope.declared:  # what it owes is there, so this is not declared
+                return False
             raise NotSupported(f"it returns no {field}")
         if field != "state":
             values, references, limits = {field: values}, {field: references}, {field: limits}
@@ -113,6 +205,7 @@ class Trial:
                 raise self._violation(f"returned no {name}", case)
             what = f"state.{name}" if field == "state" else name
             self.within(value, reference, limits[name], what, case, rank=rank, statistic=field in _STATISTICS)
+        return True
 
     def within(
         self, got: Array, want: Array, bound: Array, what: str, case: Case, *, rank: int = 0, statistic: bool = False
@@ -129,8 +222,12 @@ class Trial:
         with np.errstate(all="ignore"):
             error = np.abs(as_float64(got) - want)
             share = np.where(np.isfinite(error) & (bound > 0), error / np.where(bound > 0, bound, 1), 0.0)
+        self._note(want)
         if not np.any(wrong):
-            self.worst = max(self.worst, float(np.max(share, initial=0.0)))
+            if share.size and (self.worst is None or float(np.max(share)) > self.worst.share):
+                at = tuple(int(i) for i in np.unravel_index(int(np.argmax(share)), share.shape))
+                off, allowed = (_in_ulps(float(v[at]), float(want[at]), got.dtype) for v in (error, bound))
+                self.worst = Worst(float(share[at]), off, allowed, what, case.describe())
             return
         rank_of = np.where(wrong, np.where(np.isfinite(error), share, np.inf), -1.0)
         index = tuple(int(i) for i in np.unravel_index(int(np.argmax(rank_of)), wrong.shape))
@@ -163,6 +260,7 @@ class Trial:
             f"{what} is {got.dtype}{got.shape} and {want.dtype}{want.shape}",
             case,
         )
+        self._note(want)
         a, b = as_float64(got), as_float64(want)
         differs = ~((a == b) | (np.isnan(a) & np.isnan(b)))
         if not np.any(differs):
@@ -202,10 +300,57 @@ class Trial:
             raise self._violation(f"refused with {type(error).__name__} instead of {kinds}: {error}", None) from error
         raise self._violation(f"did not refuse what {clause} forbids", None)
 
+    def rejects(self, case: Case, kinds: type[Exception] | tuple[type[Exception], ...], clause: str) -> str:
+        """Require that the subject refuses a case; ours in the specification's form, others in their own words."""
+        __tracebackhide__ = True
+        case = self.subject.scope.fit(case)
+        reason = self.subject.scope.reason(case) if self.subject.scope.declared else None
+        reason = self.subject.supports(case) if reason is None else reason
+        if reason is not None:
+            raise NotSupported(str(reason))
+        if self.subject.backend is not None:
+            return self.refuses(lambda: self.subject.run(case), kinds, clause)
+        self.cases += 1
+        self.reached.update(reached(case))
+        try:
+            with warnings.catch_warnings(), deadline(PATIENCE):
+                warnings.simplefilter("ignore")
+                self.subject.run(case)
+        except NotSupported:
+            raise
+        except TooLong as error:
+            raise self._violation(str(error), case) from error
+        except (ProgramError, NotImplementedError) as error:  # a crash refuses nothing
+            raise self._violation(f"raised {type(error).__name__}: {error}", case) from error
+        except Exception as error:
+            return str(error)
+        raise self._violation(f"did not refuse what {clause} forbids", case)
+
+    def absorb(self, other: "Trial") -> None:
+        """Count what another trial of the same check found as one's own."""
+        self.cases += other.cases
+        self.compared += other.compared
+        self.informative |= other.informative
+        self.reached.update(other.reached)
+        if other.worst is not None and (self.worst is None or other.worst.share > self.worst.share):
+            self.worst = other.worst
+
+    def broken(self, problem: str) -> Violation:
+        """A violation that no case shows."""
+        return self._violation(problem, None)
+
+    def _note(self, expected: Any) -> None:
+        """Count a comparison, and whether all of them together could have told anything."""
+        values = as_float64(expected).ravel()
+        self.compared += bool(values.size)
+        if values.size and not self.informative:
+            self._value = float(values[0]) if self._value is None else self._value
+            self.informative = bool(np.any(values != self._value))
+
     def needs_backend(self) -> Any:
         """bnspec's backend of this subject, for clauses about bnspec's own layers."""
         if self.subject.backend is None:
-            raise NotSupported("only bnspec's own backends have its layers")
+            raise NeverSupported("only bnspec's own backends have its layers")
         return self.subject.backend
 
     def _violation(self, problem: str, case: Case | None, **where: Any) -> Violation:
@@ -233,88 +378,25 @@ class Trial:
         return Violation("\n".join(lines), details)
 
 
-def clauses(*ids: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Name the clauses that a check proves; every clause of SPEC.md is named by at least one."""
-
-    def decorate(test: Callable[..., Any]) -> Callable[..., Any]:
-        test.clauses = ids  # type: ignore[attr-defined]
-        return test
-
-    return decorate
+def must_be_refused(case: Case) -> bool:
+    """Whether BN-RUN-4 wants an error: one value per channel in a group that feeds the state."""
+    config = case.config
+    feeds = case.state is not None and case.update and case.mode == "batch" and config.correction == 1
+    return feeds and config.single_value == "raise" and 1 in counts_of(case)
 
 
-def explore(
-    strategy: Callable[[Subject], SearchStrategy[Any]] | None = None, *, share: float = 1.0
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Turn a check into a test over what the strategy draws for the subject.
-
-    Parameters
-    ----------
-    strategy : callable or None
-        Takes the subject. Without one the check runs once, as ``check(t)``.
-    share : float
-        Of the subject's number of examples; below 1 for expensive checks.
-    """
-
-    def decorate(check: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(check)
-        def test(subject: Subject, budget: Budget, request: pytest.FixtureRequest) -> None:
-            trial = Trial(subject, test.clauses, budget=budget)  # type: ignore[attr-defined]
-            try:
-                if strategy is None:
-                    check(trial)
-                else:
-                    examples = max(2, round(share * trial.examples))
-                    _search(check, trial, strategy(subject), examples, budget.seed)
-            except NotSupported as reason:
-                pytest.skip(f"not supported: {reason}")
-            finally:
-                request.node.user_properties.append(("worst", trial.worst))
-
-        del test.__wrapped__  # pytest would ask for the check's own arguments as fixtures
-        return test
-
-    return decorate
-
-
-def search_settings(examples: int, **more: Any) -> hypothesis.settings:
-    """How Hypothesis searches here: nothing kept between runs, no clock, one minimal failure."""
-    return hypothesis.settings(
-        max_examples=examples,
-        database=None,
-        deadline=None,
-        report_multiple_bugs=False,
-        print_blob=False,
-        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
-        suppress_health_check=SLOW_OR_LARGE,
-        **more,
-    )
-
-
-def _search(check: Callable[..., None], trial: Trial, strategy: Any, examples: int, seed: int) -> None:
-    __tracebackhide__ = True
-    reasons: list[str] = []
-    ran = False
-
-    @hypothesis.seed(seed)
-    @search_settings(examples)
-    @hypothesis.given(strategy)
-    def one(drawn: Any) -> None:
-        nonlocal ran
-        if not ran and len(reasons) >= examples:  # it will not be supported the next time either
-            hypothesis.reject()
-        try:
-            check(trial, drawn)
-            ran = True
-        except NotSupported as reason:
-            reasons.append(str(reason))
-            hypothesis.reject()
-
-    try:
-        one()
-    except Unsatisfiable:
-        raise NotSupported(reasons[0] if reasons else "no case could be drawn") from None
+def _arrays(case: Case) -> list[tuple[str, Array]]:
+    """Every array of a case, by name."""
+    found: list[tuple[str, Any]] = [(n, getattr(case, n)) for n in ("gamma", "beta", "gamma_dot", "beta_dot")]
+    found += [(f"state.{k}", v) for k, v in (case.state or {}).items()]
+    for rank in case.ranks:
+        found += [(f.name, getattr(rank, f.name)) for f in dataclasses.fields(rank)]
+    for name in ("dmean", "dvar"):
+        found += [(name, v) for v in getattr(case, name) or ()]
+    return [(name, array) for name, array in found if array is not None]
 
 
 def _in_ulps(error: float, reference: float, dtype: Any) -> float:
+    if not np.issubdtype(dtype, np.inexact) and np.dtype(dtype).kind in "iub":  # a count: its unit is 1
+        return abs(error)
     return float(ulps(error, reference, dtype)) if np.isfinite(error) and np.isfinite(reference) else float("inf")

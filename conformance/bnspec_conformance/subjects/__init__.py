@@ -1,4 +1,4 @@
-"""Subjects: what can be put to the test, found by entry point or by ``module:attribute``.
+"""Subjects: what can be put to the test, found by entry point, by ``module:attribute`` or as ``exec:PROGRAM``.
 
 A subject says which cases it supports and runs one. Nothing else is asked of it, so our own backends, a
 framework's layer and a program behind a pipe are checked by the same clauses.
@@ -11,8 +11,9 @@ from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol
 
 from bnspec_conformance.case import Case, Outcome
+from bnspec_conformance.scope import Scope
 
-__all__ = ["Subject", "SubjectError", "find_subject", "known_subjects"]
+__all__ = ["NotSupported", "Refused", "Subject", "SubjectError", "complete", "find_subject", "known_subjects"]
 
 
 class Subject(Protocol):
@@ -22,23 +23,31 @@ class Subject(Protocol):
     ----------
     name : str
         As it is asked for on the command line.
-    dtypes : tuple of str
-        Dtypes of x it takes, of float16, bfloat16, float32, float64.
+    scope : Scope
+        What it can be asked; cases are drawn inside it.
     arithmetic : {"float64", "float32"}
-        The widest format it computes statistics in; bounds follow from it.
+        The widest format it computes statistics of 32 and 16 bits in; bounds follow from it. float64 x is always
+        computed in float64.
+    bound : {"strict", "plain"}
+        How ordinary clauses judge it: by the specification's bound, or by the wider one of an implementation that
+        keeps the mean in a single number; clauses about hard inputs are strict for all. Reports name it.
     flushes : bool
         Whether subnormal numbers count as 0 on it; declared, so that it is not hidden.
     examples : int
         Cases per check, unless the command line says otherwise.
+    dialect : str or None
+        The row of `bnspec.dialects` that describes it; ``probe`` compares.
     backend : Backend or None
         bnspec's backend, for the clauses about bnspec's own layers; None for everything else.
     """
 
     name: str
-    dtypes: tuple[str, ...]
+    scope: Scope
     arithmetic: Literal["float64", "float32"]
+    bound: Literal["strict", "plain"]
     flushes: bool
     examples: int
+    dialect: str | None
     backend: Any
 
     def version(self) -> str:
@@ -50,16 +59,34 @@ class Subject(Protocol):
         ...
 
     def run(self, case: Case) -> Outcome:
-        """Run the case; an exception means that the case was refused."""
+        """Run the case and return what it gives, in new arrays.
+
+        Raises
+        ------
+        NotSupported
+            For a case that turns out to be beyond it.
+        Refused
+            For a case that it refuses, in its own words, as the specification may ask of it. Any other exception
+            counts as a refusal where one is due, and as a failure everywhere else.
+        """
         ...
 
 
-#: What a subject need not say: it takes float32 and float64 and computes in float64.
+class NotSupported(Exception):
+    """The subject cannot run a case; the text says why."""
+
+
+class Refused(Exception):
+    """The subject refused a case; the text is its own."""
+
+
+#: What a subject need not say.
 _DEFAULTS: dict[str, Any] = {
-    "dtypes": ("float32", "float64"),
     "arithmetic": "float64",
+    "bound": "strict",
     "flushes": False,
     "examples": 40,
+    "dialect": None,
     "backend": None,
 }
 
@@ -74,17 +101,22 @@ def known_subjects() -> list[str]:
 
 
 def find_subject(name: str) -> Subject:
-    """Return a subject by its entry-point name or as ``module:attribute``.
+    """Return a subject by its entry-point name, as ``module:attribute`` or as ``exec:PROGRAM``.
 
     Raises
     ------
     SubjectError
-        For an unknown name, listing the known ones, and for a subject whose library is missing.
+        For an unknown name, listing the known ones, for a subject whose library is missing, and for one whose module
+        does not import.
     """
     points = entry_points(group="bnspec.subjects")
     try:
-        if name in points.names:
-            made: Any = points[name].load()
+        if name.startswith("exec:"):
+            from bnspec_conformance.subjects.program import Program
+
+            made: Any = Program(name)
+        elif name in points.names:
+            made = points[name].load()
         elif ":" in name:
             module, attribute = name.split(":", 1)
             if "" not in sys.path and os.getcwd() not in sys.path:  # a module beside the user, as python -m finds it
@@ -92,13 +124,33 @@ def find_subject(name: str) -> Subject:
             made = getattr(importlib.import_module(module), attribute)
         else:
             known = ", ".join(sorted(points.names)) or "none, for bnspec is not installed (`pip install -e .`)"
-            raise SubjectError(f"unknown subject {name!r}; expected one of {known}, or module:attribute.")
+            raise SubjectError(
+                f"unknown subject {name!r}; expected one of {known}, or module:attribute, or exec:PROGRAM."
+            )
         subject: Any = made() if callable(made) else made
-    except (ImportError, AttributeError) as error:
-        raise SubjectError(f"subject {name!r} cannot be had: {error}") from error
+    except SubjectError:
+        raise
+    except Exception as error:  # the subject's own code: its fault, told without our traceback
+        raise SubjectError(f"subject {name!r} cannot be had: {type(error).__name__}: {error}") from error
+    return complete(subject, name)
+
+
+def complete(subject: Any, name: str) -> Subject:
+    """Give a subject the defaults of what it does not say."""
+    missing = [m for m in ("supports", "run") if not callable(getattr(subject, m, None))]
+    if missing:
+        raise SubjectError(
+            f"subject {name!r} is {type(subject).__name__} without {' and '.join(missing)}; expected an object with "
+            "name, supports(case) and run(case); `bnspec-conformance new-port` writes one to start from."
+        )
+    if not hasattr(subject, "scope"):
+        dtypes = tuple(getattr(subject, "dtypes", Scope.dtypes))
+        subject.scope = Scope(dtypes=dtypes, declared=False)
     for field, value in _DEFAULTS.items():
         if not hasattr(subject, field):
             setattr(subject, field, value)
+    if not hasattr(subject, "name"):
+        subject.name = name
     if not hasattr(subject, "version"):
         subject.version = lambda: name
     found: Subject = subject

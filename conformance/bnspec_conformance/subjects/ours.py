@@ -8,6 +8,7 @@ import numpy as np
 import bnspec
 from bnspec_backends import threads
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
+from bnspec_conformance.scope import Scope
 
 __all__ = ["Ours", "cupy", "jax", "numpy", "strict", "torch"]
 
@@ -21,11 +22,13 @@ class Ours:
     arithmetic: Literal["float64", "float32"] = "float64"
     flushes: bool = False
     examples: int = 40
+    bound: Literal["strict", "plain"] = "strict"
+    dialect: str | None = "bnspec"
 
     @property
-    def dtypes(self) -> tuple[str, ...]:
-        """What the backend takes."""
-        return tuple(self.backend.dtypes())
+    def scope(self) -> Scope:
+        """Everything, in the dtypes that the backend takes."""
+        return Scope(dtypes=tuple(self.backend.dtypes()))
 
     def version(self) -> str:
         """The library and its version."""
@@ -33,11 +36,7 @@ class Ours:
 
     def supports(self, case: Case) -> str | None:
         """Every case of a dtype the library has."""
-        for rank in case.ranks:
-            for array in (rank.x, rank.dy, rank.xdot):
-                if array is not None and array.dtype.name not in self.dtypes:
-                    return f"{self.name} has no {array.dtype.name}"
-        return None
+        return self.scope.reason(case)
 
     def run(self, case: Case) -> Outcome:
         """Run the case on as many threads as it has ranks."""

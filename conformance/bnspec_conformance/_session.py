@@ -1,0 +1,255 @@
+"""One run under pytest: the checks on every subject, waivers, the records, and what is written at the end."""
+
+import dataclasses
+import shlex
+import sys
+import time
+from collections.abc import Collection, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnspec_conformance import report
+from bnspec_conformance.engine import all_checks, checks_of
+from bnspec_conformance.narrow import without_dtypes
+from bnspec_conformance.reach import unreached
+from bnspec_conformance.record import Record
+from bnspec_conformance.report._document import plain, record_from_json
+from bnspec_conformance.subjects import Subject
+from bnspec_conformance.waivers import Facts, Waivers, facts_of
+
+__all__ = ["Session", "matches"]
+
+
+def matches(wanted: str, clause: str) -> bool:
+    """Whether a clause id, or the family it begins with, was meant."""
+    return clause == wanted or clause.startswith(wanted.rstrip("-") + "-")
+
+
+class Session:
+    """The state of one run; its ``pytest_`` methods are pytest's hooks."""
+
+    def __init__(self, config: pytest.Config, subjects: dict[str, Subject | str], waivers: Waivers | None) -> None:
+        self.config = config
+        self.subjects = subjects
+        self.waivers = waivers
+        self.records: list[Record] = []
+        self.content: dict[str, Any] | None = None
+        self.notes: list[str] = []  # what is wrong with the run as a whole
+        self.said: list[str] = []
+        self.progress: report.Progress | None = None
+        self.started = time.perf_counter()
+        self._facts: dict[str, Facts] = {}
+
+    @property
+    def present(self) -> dict[str, Subject]:
+        """The subjects that can be had, by the names they were asked by."""
+        return {name: s for name, s in self.subjects.items() if not isinstance(s, str)}
+
+    def pytest_report_header(self) -> list[str]:
+        """Say what is tested, from where."""
+        import bnspec
+
+        have = [s.version() if not isinstance(s, str) else f"skipped: {s}" for s in self.subjects.values()]
+        return [f"bnspec: {bnspec.__file__}", *(f"subject: {line}" for line in have)]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run every check on every subject."""
+        if not getattr(metafunc.function, "clauses", ()):
+            return
+        if not self.present:
+            raise pytest.UsageError("no subject is installed: run `pip install -e .` first")
+        metafunc.parametrize("subject", list(self.present.values()), ids=list(self.present), scope="session")
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out the checks of other clauses."""
+        wanted = config.getoption("--clause")
+        if not wanted:
+            return
+        chosen = [i for i in items if any(matches(w, c) for w in wanted for c in _clauses_of(i))]
+        config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
+        items[:] = chosen
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Start the progress bar, whose length is known now."""
+        if self.config.getoption("--bnspec-table"):
+            self.progress = report.Progress(len(session.items), sys.stdout)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+        """Keep what a check found, and let a waiver turn its failure into an expected one."""
+        result: Any = yield
+        result.user_properties = [p for p in result.user_properties if p[0] != "bnspec"]
+        ids = _clauses_of(item)
+        if not ids or call.when == "teardown" or (call.when != "call" and result.outcome == "passed"):
+            return result
+        record = _record(item, call, result)
+        if record.outcome == "failed" and self.waivers is not None:
+            record = self._settle(item, record, self.waivers)
+        if record.outcome == "waived":
+            result.outcome, result.wasxfail = "skipped", f"waived: {(record.waiver or {})['reason']}"
+        # user_properties travel from pytest-xdist's workers to the process that reports.
+        result.user_properties.append(("bnspec", plain(record.to_json())))
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect, here or in the process that gathers the workers' reports."""
+        found: list[Any] = [value for key, value in report.user_properties if key == "bnspec"]
+        for value in found:
+            record = record_from_json(value)
+            self.records.append(record)
+            if self.progress is not None:
+                self.progress.advance(record)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Judge the waivers and write the files; a stale waiver fails the run."""
+        if hasattr(self.config, "workerinput"):
+            return
+        if self.progress is not None:
+            self.progress.close()
+        failed = self._judge_waivers() | self._vacuous()
+        self.content = self._document()
+        try:
+            self._write(self.content)
+        except OSError as error:
+            self.said.append(f"cannot write {error.filename}: {error.strerror}")
+            failed = True
+        if failed and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Print the table, below the failures."""
+        if self.content is not None and self.config.getoption("--bnspec-table"):
+            report.table(self.content, sys.stdout)
+        for line in [*self.notes, *self.said]:
+            terminalreporter.write_line(line)
+
+    def _settle(self, item: pytest.Item, record: Record, waivers: Waivers) -> Record:
+        arguments: dict[str, Any] = getattr(item, "funcargs", {})
+        subject: Subject = arguments["subject"]
+
+        def again(dtypes: Collection[str]) -> Record | None:
+            rest = without_dtypes(subject, dtypes)
+            return None if rest is None else all_checks()[record.check].attempt(rest, arguments["budget"])
+
+        return waivers.settle(record, self._about(subject), again)
+
+    def _about(self, subject: Subject) -> Facts:
+        if subject.name not in self._facts:
+            self._facts[subject.name] = facts_of(subject)
+        return self._facts[subject.name]
+
+    def _judge_waivers(self) -> bool:
+        """Add a record for what is stale, or rewrite the file; whether anything is stale."""
+        waivers = self.waivers
+        if waivers is None or self.config.getoption("--bnspec-profile"):  # a part of a scope says nothing of the rest
+            return False
+        facts = [self._about(s) for s in self.present.values()]
+        stale = waivers.stale(self.records, facts, lambda clause: [c.name for c in checks_of(clause)])
+        if waivers.update:
+            from bnspec_conformance._waiver_file import write_changes
+
+            self.said.append(write_changes(Path(waivers.path), waivers.changes(self.records, stale), waivers.today))
+            return False
+        self.records += stale
+        self.notes += [f"stale: {r.subject}: {r.reason}" for r in stale]
+        return bool(stale)
+
+    def _vacuous(self) -> bool:
+        """Say what a run of the whole suite never met although it is in a subject's scope; whether there is any."""
+        option = self.config.getoption
+        if not option("--bnspec-table"):  # pytest may have been given some of the files only
+            return False
+        if (
+            option("--clause")
+            or option("keyword")
+            or option("--bnspec-profile")
+            or option("--max-examples") is not None
+        ):
+            return False
+        vacuous = False
+        for subject in self.present.values():
+            missed = unreached((r for r in self.records if r.subject == subject.name), subject.scope)
+            if missed and subject.scope.declared:
+                self.notes.append(f"vacuous: no case that {subject.name} ran had: {', '.join(missed)}")
+                vacuous = True
+        return vacuous
+
+    def _document(self) -> dict[str, Any]:
+        option = self.config.getoption
+        return report.document(
+            self.records,
+            self.present,
+            seed=int(option("--bnspec-seed") or 0),
+            max_examples=option("--max-examples"),
+            seconds=time.perf_counter() - self.started,
+            command=self._command(),
+            lacking=_lacking(self.records, {s.name: s for s in self.present.values()}),
+            notes=self.notes,
+        )
+
+    def _command(self) -> str:
+        """The call that gives the same result."""
+        option = self.config.getoption
+        words = ["bnspec-conformance", "run", *self.present]
+        for name in option("--clause") or []:
+            words += ["--clause", name]
+        if option("keyword"):
+            words += ["-k", option("keyword")]
+        for name in option("--bnspec-profile") or []:
+            words += ["--profile", name]
+        if option("--max-examples") is not None:
+            words += ["--max-examples", str(option("--max-examples"))]
+        words += ["--no-shrink"] if option("--bnspec-no-shrink") else []
+        words += ["--seed", str(option("--bnspec-seed") or 0)]
+        if option("--bnspec-waivers") is not None:
+            words += ["--waivers", option("--bnspec-waivers")]
+        return shlex.join(words)
+
+    def _write(self, content: dict[str, Any]) -> None:
+        for kind, write in (("json", report.write_json), ("junit", report.write_junit), ("html", report.write_html)):
+            path = self.config.getoption(f"--bnspec-{kind}")
+            if path is not None:
+                write(path, content)
+        folder = self.config.getoption("--bnspec-failures")
+        if folder is not None:
+            written = report.write_failures(Path(folder), content, self.records)
+            self.said += [f"bnspec-conformance replay {shlex.quote(str(path))}" for path in written]
+
+
+def _record(item: pytest.Item, call: pytest.CallInfo[None], result: Any) -> Record:
+    """What the check said of itself; else, of what broke in or before it, all that pytest knows."""
+    found: list[Any] = [value for key, value in item.user_properties if key == "bnspec"]
+    if found and call.when == "call":
+        return Record.from_json(found[-1])
+    function: Any = getattr(item, "function", None)
+    subject = str(getattr(getattr(item, "funcargs", {}).get("subject"), "name", "") or item.name)
+    ids = _clauses_of(item)
+    record = Record(function.check, ids, subject, "failed", call.duration)
+    if result.outcome == "skipped":
+        return dataclasses.replace(record, outcome="not supported", reason=str(result.longrepr[2]))
+    error = None if call.excinfo is None else call.excinfo.value
+    problem = f"the check broke: {type(error).__name__}: {error}"
+    violation = {"clauses": list(ids), "subject": subject, "problem": problem, "case": None}
+    return dataclasses.replace(record, reason=str(result.longrepr), violation=violation)
+
+
+def _lacking(records: Collection[Record], subjects: dict[str, Subject]) -> dict[str, dict[str, str]]:
+    """Why clauses that a check was selected for are none of a subject's."""
+    found: dict[str, dict[str, str]] = {name: {} for name in subjects}
+    for record in records:
+        check, subject = all_checks().get(record.check), subjects.get(record.subject)
+        if check is None or subject is None:
+            continue
+        for clause in check.clauses:
+            reason = subject.scope.lacks(clause)
+            if clause not in record.clauses and reason is not None:
+                found[record.subject][clause] = reason
+    return found
+
+
+def _clauses_of(item: pytest.Item) -> tuple[str, ...]:
+    return tuple(getattr(getattr(item, "function", None), "clauses", ()))

@@ -1,0 +1,25 @@
+"""``bnspec-conformance list``: the clauses and the checks that prove them."""
+
+import argparse
+
+from bnspec import _clauses
+
+__all__ = ["call", "register"]
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the command, which has no arguments."""
+    commands.add_parser("list", help="list the clauses and the checks that prove them").set_defaults(call=call)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Print a line for each clause and one for each of its checks."""
+    from bnspec_conformance.checks import checks
+
+    proofs = checks()
+    for clause, entry in _clauses.clauses().items():
+        first = " ".join(entry.text.split())
+        print(f"{clause:13} {first[:96]}")
+        for name in proofs.get(clause, []):
+            print(f"{'':13}   {name}")
+    return 0

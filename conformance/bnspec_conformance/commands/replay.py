@@ -1,0 +1,142 @@
+"""``bnspec-conformance replay``: run the counterexamples of a failure file or a report again, on any subject."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnspec_conformance.record import Record
+    from bnspec_conformance.report._failures import Failures
+    from bnspec_conformance.subjects import Subject
+
+__all__ = ["call", "register"]
+
+_EPILOG = """exit status: 0 if nothing fails any more, 1 if something still does, 2 if the file or the call is wrong."""
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the arguments."""
+    replay = commands.add_parser("replay", help="run the counterexamples of a file again", epilog=_EPILOG)
+    replay.add_argument("file", metavar="FILE", help="of run --failures, or a report of run --json")
+    replay.add_argument("--subject", metavar="NAME", help="run them on this subject instead of the one that failed")
+    replay.add_argument("--check", metavar="NAME", help="only this check, such as test_running::test_exponential")
+    replay.add_argument("--index", type=int, metavar="N", help="only the Nth of those that are left, from 0")
+    replay.set_defaults(call=call)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run them and say for each whether it still fails."""
+    import bnspec
+    from bnspec_conformance.report import BadReport, read_failures
+    from bnspec_conformance.subjects import SubjectError
+
+    try:
+        given = read_failures(Path(options.file))
+        records = _chosen(given.records, options)
+        subjects = _subjects(records, options.subject, given.asked)
+    except (BadReport, LookupError, SubjectError) as error:
+        print(error.args[0], file=sys.stderr)
+        return 2
+    if given.bnspec != bnspec.__version__:
+        print(f"found with bnspec {given.bnspec}; this is {bnspec.__version__}, whose checks may differ")
+    outcomes = []
+    for number, record in enumerate(records):
+        found = _again(record, subjects[options.subject or record.subject], given)
+        if found is None:
+            print(f"{options.file}: the counterexample of {record.check} cannot be read.", file=sys.stderr)
+            return 2
+        outcomes.append(found.outcome)
+        _say(number, record, found)
+    if len(outcomes) > 1:
+        kinds = dict.fromkeys(outcomes)
+        print("\n" + ", ".join(f"{outcomes.count(o)} {_WORDS[o]}" for o in kinds))
+    return int("failed" in outcomes)
+
+
+_WORDS = {
+    "failed": "still failing",
+    "passed": "passing now",
+    "not supported": "not supported",
+    "untested": "without information",
+}
+
+
+def _chosen(records: "tuple[Record, ...]", options: argparse.Namespace) -> "list[Record]":
+    from bnspec_conformance.engine import all_checks
+
+    if not records:
+        raise LookupError(f"{options.file} has no failure to run again.")
+    names = ", ".join(dict.fromkeys(r.check for r in records))
+    found = [r for r in records if options.check is None or options.check in (r.check, r.check.split("::")[-1])]
+    if not found:
+        raise LookupError(f"{options.file} has no failure of check {options.check!r}; it has {names}.")
+    if options.index is not None:
+        if not 0 <= options.index < len(found):
+            raise LookupError(f"--index is {options.index}; expected 0 to {len(found) - 1}.")
+        found = [found[options.index]]
+    gone = [r.check for r in found if r.check not in all_checks()]
+    if gone:
+        raise LookupError(f"this version of the suite has no check {gone[0]!r}; --check leaves it out.")
+    return found
+
+
+def _subjects(records: "list[Record]", wanted: str | None, asked: Mapping[str, str]) -> "dict[str, Subject]":
+    from bnspec_conformance.subjects import SubjectError, find_subject
+
+    if wanted is not None:
+        return {wanted: find_subject(wanted)}
+    try:
+        return {name: find_subject(asked.get(name, name)) for name in dict.fromkeys(r.subject for r in records)}
+    except SubjectError as error:
+        raise SubjectError(f"{error} Name another one with --subject.") from error
+
+
+def _again(record: "Record", subject: "Subject", given: "Failures") -> "Record | None":
+    """One attempt on the argument that failed, or on the check's own draws; None if the argument is unreadable."""
+    from bnspec_conformance.codec import BadData
+    from bnspec_conformance.drawn import drawn_from_json
+    from bnspec_conformance.engine import all_checks, attempt
+    from bnspec_conformance.trial import Budget
+
+    value = (record.violation or {}).get("drawn")
+    argument: dict[str, Any] = {}
+    if value is not None:
+        try:
+            argument["drawn"] = drawn_from_json(value)
+        except BadData as error:
+            print(error, file=sys.stderr)
+            return None
+    return attempt(all_checks()[record.check], subject, Budget(given.max_examples, given.seed), **argument)
+
+
+def _say(number: int, record: "Record", found: "Record") -> None:
+    violation = record.violation or {}
+    how = "its counterexample" if violation.get("drawn") is not None else "the whole check, with the recorded seed"
+    print(f"\n[{number}] {record.check} ({', '.join(record.clauses)}), {how}")
+    print(f"  before    {record.subject}: {violation.get('problem', record.reason)}")
+    _numbers(violation)
+    print(f"  now       {found.subject}: {_WORDS[found.outcome]}", end="")
+    if found.outcome == "failed":
+        now = found.violation or {}
+        print(f": {now.get('problem', found.reason)}")
+        if now.get("case"):
+            print(f"  case      {now['case']}")
+        _numbers(now)
+        for line in str(now.get("script") or "").splitlines():
+            print("    " + line)
+    elif found.outcome == "passed" and found.worst is not None:
+        worst = found.worst
+        print(f"; the worst is {worst.what}, {worst.error_ulp:.4g} ulp off, bound {worst.bound_ulp:.4g} ulp")
+    else:
+        print(f": {found.reason}" if found.reason else "")
+
+
+def _numbers(violation: dict[str, Any]) -> None:
+    if "got" in violation:
+        got, expected = float(violation["got"]), float(violation["expected"])
+        print(f"  worst at  {list(violation['index'])} of {violation['what']}")
+        print(f"  got       {got!r} ({got.hex()})")
+        print(f"  expected  {expected!r} ({expected.hex()})")
+        print(f"  error     {violation['error_ulp']:.4g} ulp, bound {violation['bound_ulp']:.4g} ulp")

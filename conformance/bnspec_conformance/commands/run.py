@@ -1,0 +1,74 @@
+"""``bnspec-conformance run``: put subjects to the test."""
+
+import argparse
+import sys
+from pathlib import Path
+
+__all__ = ["call", "register"]
+
+_SUITE = Path(__file__).parent.parent
+
+_EPILOG = """exit status: 0 if nothing failed (what a waiver covers counts as known), 1 if something failed or a waiver
+is stale, 2 for a wrong call. Known failures, the reports and replay are described in docs/reports.md."""
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the arguments."""
+    run = commands.add_parser("run", help="put subjects to the test", epilog=_EPILOG)
+    run.add_argument(
+        "subjects", nargs="+", metavar="SUBJECT", help="a name, module:attribute, or exec:PROGRAM on a pipe"
+    )
+    run.add_argument("--max-examples", type=int, metavar="N", help="cases per check (default: the subject's)")
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all cases (default 0)")
+    run.add_argument(
+        "--no-shrink", action="store_true", help="report the first case that fails, not the smallest: quicker"
+    )
+    run.add_argument("-k", metavar="EXPRESSION", help="only checks whose name matches, as pytest's -k")
+    run.add_argument(
+        "--clause", action="append", default=[], metavar="ID", help="only this clause or family; may be repeated"
+    )
+    run.add_argument(
+        "--profile", action="append", default=[], metavar="NAME", help="only this profile, and core; may be repeated"
+    )
+    run.add_argument("--waivers", metavar="FILE", help="known failures, with reasons")
+    run.add_argument("--update-waivers", action="store_true", help="rewrite that file to fit what this run finds")
+    run.add_argument("--json", metavar="FILE", help="write the result as JSON")
+    run.add_argument("--junit", metavar="FILE", help="write the result as JUnit's XML")
+    run.add_argument("--html", metavar="FILE", help="write the result as one HTML file")
+    run.add_argument("--failures", metavar="DIR", help="write each failure to a file that replay can run")
+    run.set_defaults(call=call)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the suite; 0 only if nothing failed."""
+    import pytest
+
+    # Nothing of the user's folder may change the run, and the run leaves nothing there.
+    given = ["-c", str(_SUITE / "pytest.ini"), "--rootdir", str(_SUITE), "--import-mode=importlib", "--noconftest"]
+    given += ["-p", "bnspec_conformance.plugin", "-p", "bnspec_conformance.quiet", "-p", "no:cacheprovider"]
+    given += ["--pyargs", "bnspec_conformance", "-q", "--no-header", "--no-summary", "--show-capture=no"]
+    given += ["--bnspec-table", "--bnspec-seed", str(options.seed)]
+    for name, values in (
+        ("--subject", options.subjects),
+        ("--clause", options.clause),
+        ("--bnspec-profile", options.profile),
+    ):
+        for value in values:
+            given += [name, value]
+    if options.max_examples is not None:
+        given += ["--max-examples", str(options.max_examples)]
+    if options.k:
+        given += ["-k", options.k]
+    if options.no_shrink:
+        given += ["--bnspec-no-shrink"]
+    if options.update_waivers:
+        given += ["--bnspec-update-waivers"]
+    for name in ("json", "junit", "html", "failures", "waivers"):
+        if getattr(options, name) is not None:
+            given += [f"--bnspec-{name}", getattr(options, name)]
+    sys.dont_write_bytecode = True
+    status = int(pytest.main(given))
+    if status == pytest.ExitCode.NO_TESTS_COLLECTED:
+        print("no check is left: --clause and -k leave nothing in common; `bnspec-conformance list`", file=sys.stderr)
+    wrong = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
+    return {**dict.fromkeys(map(int, wrong), 2), int(pytest.ExitCode.INTERRUPTED): 130}.get(status, status)
