@@ -1,0 +1,36 @@
+"""What `bnspec-conformance probe` measures of frameworks' layers, where they are installed."""
+
+import dataclasses
+
+import pytest
+from probed import differing
+
+from bnspec_conformance.probe import probe
+from bnspec_conformance.subjects import find_subject
+
+FIELDS = ("gamma", "beta", "mean", "var", "count")
+
+
+@pytest.mark.parametrize(
+    ("library", "subject", "unnamed"),
+    [
+        ("torch", "_torch_nn:layer", set()),
+        ("torch", "_torch_nn:functional", {"gamma", "beta", "mean", "var", "count"}),
+        ("flax", "_flax:linen", {"count"}),
+        ("flax", "_flax:nnx", {"count"}),
+        ("haiku", "_haiku:haiku", {"count"}),
+        ("equinox", "_equinox:ema", {"mean", "var", "count"}),
+        ("keras", "_keras:keras", {"count"}),
+        ("onnx", "_onnx:reference", {"count"}),
+    ],
+)
+def test_the_layers_of_frameworks_are_what_their_rows_say_but_for_what_they_declare(library, subject, unnamed):
+    pytest.importorskip(library)
+    made = find_subject("bnspec_conformance.subjects." + subject)
+    found = {f.convention: f for f in probe(made)}
+    assert [f for f in found.values() if f.verdict == "differs"] == []
+    assert {n for n in FIELDS if found[f"name of {n}"].verdict == "not observable"} == unnamed
+    assert found["momentum weighs"].verdict == found["default epsilon"].verdict == "same"
+    known = made.departures()
+    silent = dataclasses.replace(made, defaults=dataclasses.replace(made.defaults, departures={}))
+    assert differing(silent) == dict(known)  # each of them is there, and nothing else is
