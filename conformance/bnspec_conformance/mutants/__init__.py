@@ -1,0 +1,63 @@
+"""Wrong implementations on purpose: each a few lines that break one clause, whose checks must find it.
+
+`catalogue` has them all by name, `rows.ROWS` the divergences between implementations that many of them re-create.
+``bnspec-conformance selftest`` applies one after the other and fails if any survives.
+"""
+
+import functools
+from collections.abc import Mapping
+
+from bnspec_conformance.mutants import (
+    errors,
+    ghost,
+    gradients,
+    layers,
+    masks,
+    moments,
+    normalize,
+    precision,
+    renorm,
+    running,
+    shapes,
+    state,
+    sync,
+)
+from bnspec_conformance.mutants.mutant import CannotApply, Mutant
+from bnspec_conformance.mutants.rows import ROWS
+
+__all__ = ["ROWS", "CannotApply", "Mutant", "catalogue"]
+
+#: In the order of the specification's pages.
+_FAMILIES = (
+    shapes,
+    ghost,
+    moments,
+    normalize,
+    gradients,
+    running,
+    layers,
+    renorm,
+    masks,
+    sync,
+    precision,
+    state,
+    errors,
+)
+
+
+@functools.cache
+def catalogue() -> Mapping[str, Mutant]:
+    """Every mutant by name.
+
+    Raises
+    ------
+    ValueError
+        If two have the same name.
+    """
+    found: dict[str, Mutant] = {}
+    for family in _FAMILIES:
+        for mutant in family.MUTANTS:
+            if mutant.name in found:
+                raise ValueError(f"two mutants are called {mutant.name!r}; expected one name for each.")
+            found[mutant.name] = mutant
+    return found

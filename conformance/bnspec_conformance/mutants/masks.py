@@ -1,0 +1,173 @@
+"""Mutants of masks: what a masked element adds to, and what becomes of it."""
+
+from typing import Any
+
+from bnspec import _validate
+from bnspec._batch_norm import _normalize, batch_norm
+from bnspec._derivatives import _cotangent_sums, _usable, batch_norm_vjp
+from bnspec._gradients import grad_input
+from bnspec._moments import moments
+from bnspec._running import _step
+from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
+
+__all__ = ["MUTANTS"]
+
+_TOTAL = "values = xp.where(keep, values, xp.zeros_like(values))"
+_SELECT = "deviation = xp.where(keep, deviation, xp.zeros_like(deviation))"
+_IMAGE = "return xp.where(usable, y, unsplit(split(image, groups) + seen, x))"
+
+
+def _nonzero(original: Any, *given: Any, mask: Any = None, **named: Any) -> Any:
+    return original(*given, mask=mask.astype("bool") if hasattr(mask, "astype") else mask, **named)
+
+
+MUTANTS = (
+    Mutant(
+        name="masked-in-the-mean",
+        clause="BN-MASK-1",
+        row="D14",
+        breaks="Sums masked elements into the mean, and divides by the unmasked count.",
+        apply=edit(moments, _TOTAL, "pass"),
+    ),
+    Mutant(
+        name="masked-in-the-variance",
+        clause="BN-MASK-1",
+        row="D14",
+        breaks="Sums the squares of masked elements into the variance.",
+        apply=edit(moments, _SELECT, "pass"),
+    ),
+    Mutant(
+        name="mask-ignored",
+        clause="BN-MASK-1",
+        row="D14",
+        breaks="Drops the mask.",
+        apply=wrap(batch_norm, lambda original, *given, **named: original(*given, **(named | {"mask": None}))),
+    ),
+    Mutant(
+        name="masked-count-padded",
+        clause="BN-MASK-1",
+        row="D14",
+        breaks="Divides by count + 1e-7, so that no division by 0 occurs.",
+        apply=edit(moments, "n = n + xp.astype(empty, dtype)", "n = n + (0.0 if keep is None else 1e-7)"),
+    ),
+    Mutant(
+        name="masked-output-zero",
+        clause="BN-MASK-2",
+        row="D14",
+        breaks="Gives 0 for y at masked positions.",
+        apply=edit(_normalize, _IMAGE, "return xp.where(expand_mask(mask, x, groups), y, xp.zeros_like(y))"),
+    ),
+    Mutant(
+        name="masked-output-x",
+        clause="BN-MASK-2",
+        row="D14",
+        breaks="Hands x through at masked positions.",
+        apply=edit(_normalize, _IMAGE, "return xp.where(expand_mask(mask, x, groups), y, x)"),
+    ),
+    Mutant(
+        name="mask-multiplies",
+        clause="BN-MASK-3",
+        row="D17",
+        breaks="Multiplies by the mask where it should select, so that NaN*0 enters the sums.",
+        apply=edit(
+            moments,
+            _TOTAL,
+            "values = values * xp.astype(keep, dtype)",
+            _SELECT,
+            "deviation = deviation * xp.astype(keep, dtype)",
+        ),
+    ),
+    Mutant(
+        name="masked-nan-in-gradients",
+        clause="BN-MASK-3",
+        row="D17",
+        breaks="Lets a masked NaN into sum g*xhat.",
+        apply=edit(
+            _cotangent_sums,
+            "s1, centred = kernels.grad_sums(dy, x,",
+            "s1, centred = kernels.grad_sums(dy, saved.x,",
+            "if usable is None:",
+            "if True:",
+        ),
+    ),
+    Mutant(
+        name="masked-nan-in-tangents",
+        clause="BN-MASK-3",
+        row="D17",
+        breaks="Lets a masked NaN into its own dx and tangent.",
+        apply=edit(
+            _usable, "return xp.where(usable, saved.x, xp.zeros_like(saved.x)), usable", "return saved.x, usable"
+        ),
+    ),
+    Mutant(
+        name="masked-cotangents-dropped",
+        clause="BN-MASK-4",
+        row="D14",
+        breaks="Leaves g of masked positions out of the sums, although their y depends on the statistics.",
+        apply=edit(
+            batch_norm_vjp,
+            "x, s1, s2 = _cotangent_sums(kernels, dy, saved)",
+            "x, s1, s2 = _cotangent_sums(kernels, dy, saved)\n"
+            "    if saved.mask is not None:\n"
+            "        s1, s2 = kernels.grad_sums(dy, x, saved.centre, groups, saved.mask)\n"
+            "        s2 = s2 - saved.centre_low * s1",
+        ),
+    ),
+    Mutant(
+        name="masked-dx-of-statistics",
+        clause="BN-MASK-4",
+        row="D14",
+        breaks="Gives masked positions the part of dx that comes through the statistics.",
+        apply=edit(grad_input, "statistics = xp.where(keep, statistics, xp.zeros_like(statistics))", "pass"),
+    ),
+    Mutant(
+        name="all-masked-divides-by-zero",
+        clause="BN-MASK-5",
+        row="D14",
+        breaks="Divides by the count 0 of a group without elements.",
+        apply=edit(moments, "n = n + xp.astype(empty, dtype)", "pass"),
+    ),
+    Mutant(
+        name="all-masked-feeds-zeros",
+        clause="BN-MASK-5",
+        row="D14",
+        breaks="Pulls the running statistics towards 0 by a batch that is masked altogether.",
+        apply=edit(_step, "take = feed.count > 0", "take = feed.count >= 0"),
+    ),
+    Mutant(
+        name="masked-samples-counted",
+        clause="BN-MASK-6",
+        row="D14",
+        breaks="Counts masked samples where it leaves whole samples out of the sums.",
+        apply=edit(
+            moments,
+            "ones = xp.astype(keep, count_dtype(xp))",
+            "ones = xp.astype(keep if math.prod(mask.shape[1:]) > 1 else xp.ones_like(keep), count_dtype(xp))",
+        ),
+    ),
+    Mutant(
+        name="numbers-as-mask",
+        clause="BN-MASK-7",
+        row="D28",
+        breaks="Takes a mask of numbers.",
+        apply=wrap(batch_norm, _nonzero),
+    ),
+    Mutant(
+        name="masked-array-taken",
+        clause="BN-MASK-7",
+        row="D14",
+        breaks="Takes an array with a mask of its own, and honours it here and there.",
+        apply=edit(_validate.floating, 'if type(x).__module__.startswith("numpy.ma"):', "if False:"),
+    ),
+    Mutant(
+        name="mask-of-any-shape",
+        clause="BN-MASK-7",
+        row="D14",
+        breaks="Takes a mask of x's own shape, channels included.",
+        apply=edit(
+            _validate._mask,
+            "if mask.ndim != x.ndim or any(",
+            "if tuple(mask.shape) == tuple(x.shape):\n        return\n    if mask.ndim != x.ndim or any(",
+        ),
+    ),
+)
