@@ -1,0 +1,54 @@
+"""All vectors, by family; a family is one file of an export."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from bnspec_conformance.vectors import (
+    _core,
+    _derivatives,
+    _edges,
+    _ghost,
+    _hard,
+    _inference,
+    _mask,
+    _precision,
+    _refused,
+    _renorm,
+    _running,
+    _running_edges,
+    _sync,
+)
+from bnspec_conformance.vectors._draw import Draw
+from bnspec_conformance.vectors._vector import Vector
+
+__all__ = ["FAMILIES", "catalogue"]
+
+_Makers = tuple[Callable[[Draw], Iterator[Vector]], ...]
+
+#: What each family is about, and who makes it. Most are named for the profile that they need.
+FAMILIES: Mapping[str, tuple[str, _Makers]] = {
+    "core": ("y and the statistics of a batch", (_core.vectors, _edges.vectors)),
+    "hard": ("y, statistics and dx on inputs where implementations lose digits", (_hard.vectors,)),
+    "running": ("the running state after an update", (_running.vectors, _running_edges.vectors)),
+    "inference": ("y and derivatives by the running statistics", (_inference.vectors,)),
+    "grad": ("gradients", (_derivatives.grad,)),
+    "jvp": ("tangents", (_derivatives.jvp,)),
+    "cotangents": ("gradients through the returned mean and variance", (_derivatives.cotangents,)),
+    "ghost": ("virtual batches", (_ghost.vectors,)),
+    "renorm": ("batch renormalization", (_renorm.vectors,)),
+    "mask": ("masks", (_mask.vectors,)),
+    "sync": ("several ranks", (_sync.vectors,)),
+    "precision": ("16 bits, float64, and where numbers are rounded", (_precision.vectors,)),
+    "refused": ("what has to be refused", (_refused.vectors,)),
+}
+
+
+def catalogue(family: str, seed: int = 0) -> list[Vector]:
+    """The vectors of a family, in order; drawn values come from the seed."""
+    draw = Draw(seed)
+    made = [vector for maker in FAMILIES[family][1] for vector in maker(draw)]
+    names = [vector.id for vector in made]
+    assert len(set(names)) == len(names), sorted({n for n in names if names.count(n) > 1})
+    for vector in made:
+        assert vector.id.startswith(f"{family}/"), vector.id
+        assert all(relation.other in names for relation in vector.relations), vector.id
+    return made

@@ -1,0 +1,121 @@
+"""Runs vectors on a subject and writes its results, as a port would."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnspec import BatchNormConfig
+from bnspec_conformance.case import Array, Case, Outcome, RankInputs, as_float64
+from bnspec_conformance.scope import PROFILES, needs
+from bnspec_conformance.subjects import NotSupported, Subject
+from bnspec_conformance.vectors._hex import array_of, encoded, lines, unhexed
+from bnspec_conformance.vectors.files import RESULTS, Vectors
+
+__all__ = ["case_of", "run_vectors", "write_results"]
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def run_vectors(subject: Subject, vectors: Vectors) -> dict[str, Any]:
+    """What a results file of the subject holds."""
+    return {
+        "format": RESULTS,
+        "name": subject.name,
+        "version": subject.version(),
+        "arithmetic": subject.arithmetic,
+        "flushes_subnormals": subject.flushes,
+        "results": {name: _answer(subject, value) for name, value in vectors.cases.items()},
+    }
+
+
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    """Write a results file."""
+    path.write_text("".join(lines(results)) + "\n", encoding="ascii")
+
+
+def case_of(value: dict[str, Any]) -> Case:
+    """The case of a vector.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a configuration that no `BatchNormConfig` can have.
+    """
+    inputs = value["inputs"]
+
+    def arrays(name: str) -> tuple[Array, ...] | None:
+        return tuple(map(array_of, inputs[name])) if name in inputs else None
+
+    def number(field: Any) -> Any:
+        return unhexed(field) if field in ("nan", "inf", "-inf") else field
+
+    config = {k: number(v) for k, v in value["config"].items() if k != "renorm"}
+    renorm = value["config"]["renorm"]
+    config["renorm"] = None if renorm is None else {k: number(v) for k, v in renorm.items()}
+    one = {n: array_of(inputs[n]) for n in ("gamma", "beta", "gamma_dot", "beta_dot") if n in inputs}
+    return Case(
+        config=BatchNormConfig.from_json(json.dumps(config)),
+        ranks=tuple(RankInputs(**{k: array_of(v) for k, v in rank.items()}) for rank in inputs["ranks"]),
+        dmean=arrays("dmean"),
+        dvar=arrays("dvar"),
+        state={k: array_of(v) for k, v in inputs["state"].items()} if "state" in inputs else None,
+        mode=value["mode"],
+        update=value["update"],
+        note=value["id"],
+        **one,
+    )
+
+
+def _answer(subject: Subject, value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        case = case_of(value)
+    except (ValueError, TypeError) as error:
+        if subject.backend is not None:  # its configuration is bnspec's
+            return {"refused": str(error)}
+        return {"unsupported": f"such a configuration cannot be put to it: {error}"}
+    reason = _out_of_reach(subject, case) if value["expect"] == "refused" else _unsupported(subject, case)
+    if reason is not None:
+        return {"unsupported": reason}
+    try:
+        with np.errstate(all="ignore"):
+            return _written(subject.run(case))
+    except NotSupported as error:
+        return {"unsupported": str(error)}
+    except Exception as error:  # a refusal where one is due; elsewhere the verdict makes a failure of it
+        return {"refused": f"{type(error).__name__}: {error}"}
+
+
+def _unsupported(subject: Subject, case: Case) -> str | None:
+    """Why a case is not run: what the subject says, or a parameter of a dtype that it does not have."""
+    for name in ("gamma", "beta"):
+        array: Array | None = getattr(case, name)
+        if array is not None and array.dtype.name not in (*subject.scope.dtypes, case.ranks[0].x.dtype.name, "float32"):
+            return f"it has no {array.dtype.name}, which {name} has"
+    return subject.supports(case)
+
+
+def _out_of_reach(subject: Subject, case: Case) -> str | None:
+    """Why a case that has to be refused cannot even be asked for."""
+    missing = [name for name in PROFILES if name in needs(case) - subject.scope.profiles]
+    if missing:
+        return f"it has no {missing[0]} ({PROFILES[missing[0]]})"
+    dtype = case.ranks[0].x.dtype.name
+    return f"it has no {dtype}" if dtype in _FLOATS and dtype not in subject.scope.dtypes else None
+
+
+def _written(outcome: Outcome) -> dict[str, Any]:
+    ranks = []
+    for rank in outcome.ranks:
+        fields = {k: v for k, v in vars(rank).items() if v is not None and k != "state"}
+        found: dict[str, Any] = {name: _array(values) for name, values in fields.items()}
+        if rank.state is not None:
+            found["state"] = {name: _array(values) for name, values in rank.state.items()}
+        ranks.append(found)
+    return {"ranks": ranks}
+
+
+def _array(values: Array) -> dict[str, Any]:
+    plain = values if values.dtype.kind in "iu" or values.dtype.name in _FLOATS else as_float64(values)
+    return encoded(plain)
