@@ -1,0 +1,69 @@
+"""``bnspec-conformance new-port``: a file to start a port from, which runs at once and says what is to be written."""
+
+import argparse
+import keyword
+import sys
+from importlib import resources
+from pathlib import Path
+
+__all__ = ["call", "register"]
+
+_NEXT = {
+    "python": """
+  bnspec-conformance run {name}:port --clause BN-NORM-1   fails, and says what to write first
+  bnspec-conformance explain BN-NORM-1                    the page of the specification
+""",
+    "c": """
+  cc -std=c99 -O2 -Wall -ffp-contract=off {name}.c -o {name} -lm
+  bnspec-conformance run exec:./{name} --clause BN-NORM-1   fails, and says what to write first
+  bnspec-conformance explain BN-NORM-1                      the page of the specification
+""",
+}
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the arguments."""
+    new = commands.add_parser("new-port", help="write a file to start a port from")
+    new.add_argument("name", metavar="NAME", help="of the port: NAME.py is written, and run as NAME:port")
+    new.add_argument(
+        "--language",
+        choices=("python", "c"),
+        default="python",
+        help="a Python module that calls the port (default), or a C program that is one, behind the line protocol",
+    )
+    new.add_argument("--directory", type=Path, default=Path(), metavar="DIR", help="where (default: here)")
+    new.set_defaults(call=call)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Write the file; 2 if that name or place will not do."""
+    name = str(options.name)
+    suffix = {"python": ".py", "c": ".c"}[options.language]
+    path = Path(options.directory) / (name + suffix)
+    problem = _problem(name, options.language, path)
+    if problem is not None:
+        print(problem, file=sys.stderr)
+        return 2
+    template = resources.files("bnspec_conformance").joinpath("templates", f"port{suffix}.txt")
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:  # "x": never over what is there
+            file.write(template.read_text(encoding="utf-8").replace("@NAME@", name))
+    except OSError as error:
+        print(f"{path} cannot be written: {error.strerror}.", file=sys.stderr)
+        return 2
+    there = "" if path.parent == Path() else f", in {path.parent}"
+    print(f"wrote {path}; next{there}:\n{_NEXT[options.language].format(name=name)}")
+    print("Then write the functions of its part 2 in their order. docs/porting.md goes through it step by step.")
+    return 0
+
+
+def _problem(name: str, language: str, path: Path) -> str | None:
+    if not name.isascii() or not name.isidentifier() or keyword.iskeyword(name):
+        return f"{name!r} cannot be imported; expected a Python identifier such as my_port."
+    if language == "python" and (name in sys.stdlib_module_names or name in ("bnspec", "bnspec_conformance", "numpy")):
+        return f"{name!r} would hide the module of that name; choose another, such as {name}_port."
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}; make it first."
+    if path.exists():
+        return f"{path} exists; choose another name, or remove it."
+    return None
