@@ -1,0 +1,99 @@
+"""``bnspec-conformance matrix``: every subject that can be had against every clause, as one page."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bnspec_conformance.matrix import Row
+
+__all__ = ["call", "register"]
+
+
+#: One clause of each kind of work that an adapter does.
+_SMOKE = ("BN-NORM-1", "BN-RUN-1", "BN-INF-1", "BN-GRAD-1", "BN-GRAD-4", "BN-MASK-2", "BN-SYNC-8", "BN-RENORM-1")
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the arguments."""
+    matrix = commands.add_parser("matrix", help="write the divergence table of all subjects that can be had")
+    matrix.add_argument("subjects", nargs="*", metavar="SUBJECT", help="only these (default: all that are declared)")
+    matrix.add_argument("-o", "--output", metavar="FILE", help="write the page, Markdown (default: print it)")
+    matrix.add_argument("--json", metavar="FILE", help="write the merged report")
+    matrix.add_argument("--html", metavar="FILE", help="write the merged report as one HTML file")
+    matrix.add_argument("--jobs", type=int, default=2, metavar="N", help="subjects at a time (default 2)")
+    matrix.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all cases (default 0)")
+    matrix.add_argument("--max-examples", type=int, metavar="N", help="cases per check (default: the subject's)")
+    matrix.add_argument("--shrink", action="store_true", help="look for the smallest case of each failure: slower")
+    matrix.add_argument(
+        "--clause", action="append", default=[], metavar="ID", help="only this clause or family; may be repeated"
+    )
+    matrix.add_argument(
+        "--waivers", metavar="FILE", help="known failures (default: the list that ships with the suite)"
+    )
+    matrix.add_argument(
+        "--smoke", action="store_true", help="only ask whether every adapter still runs: few clauses, few cases"
+    )
+    matrix.add_argument("--patience", type=float, default=900.0, metavar="S", help="seconds per subject (default 900)")
+    matrix.set_defaults(call=call)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run, merge and write; 0 only if every subject that ran had no failure that is not known."""
+    from bnspec_conformance.matrix import KNOWN, collect, merged, page
+    from bnspec_conformance.report import write_html, write_json
+    from bnspec_conformance.report._outputs import unusable
+    from bnspec_conformance.subjects import known_subjects
+
+    outputs = {"--output": options.output, "--json": options.json, "--html": options.html}
+    problem = unusable(outputs, {})
+    if problem is not None:
+        print(problem, file=sys.stderr)
+        return 2
+    names = options.subjects or known_subjects()
+    if options.smoke:
+        options.max_examples = options.max_examples or 2
+        options.clause = options.clause or list(_SMOKE)
+    arguments = ["--seed", str(options.seed)]
+    if not options.smoke:  # few cases do not show every known failure, which would make its waiver stale
+        arguments += ["--waivers", options.waivers or str(KNOWN)]
+    arguments += [] if options.shrink else ["--no-shrink"]  # most failures are known, and told in words
+    arguments += [] if options.max_examples is None else ["--max-examples", str(options.max_examples)]
+    arguments += [word for clause in options.clause for word in ("--clause", clause)]
+    started = time.perf_counter()
+    rows = collect(names, arguments, jobs=options.jobs, patience=options.patience, done=_tell)
+    seconds = time.perf_counter() - started
+    ran = [row for row in rows if row.report is not None]
+    print(f"{len(ran)} of {len(rows)} subjects ran, in {seconds:.0f} s", file=sys.stderr)
+    if not ran:
+        return 2
+    command = " ".join(["bnspec-conformance matrix", *options.subjects])
+    report = merged(rows, command, seconds)
+    text = page(rows, report, command)
+    if options.output is None:
+        print(text)
+    else:
+        Path(options.output).write_text(text, encoding="utf-8")
+    if options.json:
+        write_json(options.json, report)
+    if options.html:
+        write_html(options.html, report)
+    if options.smoke:
+        return int(any(row.broken for row in ran))
+    asked_for = bool(options.subjects) and len(ran) < len(rows)
+    return int(asked_for or any(row.failed for row in rows))
+
+
+def _tell(row: "Row") -> None:
+    """A line for each subject as it is finished."""
+    if row.report is None:
+        said = f"not run: {row.reason}"
+    else:
+        outcomes = [check["outcome"] for check in row.report["checks"]]
+        kinds = ("passed", "waived", "failed", "stale", "not supported", "untested")
+        said = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in kinds if kind in outcomes)
+        differs = sum(finding["verdict"] == "differs" for finding in row.findings)
+        said += f"; {differs} conventions differ" if differs else ""
+    print(f"{row.subject:22} {row.seconds:6.0f} s  {said}", file=sys.stderr, flush=True)

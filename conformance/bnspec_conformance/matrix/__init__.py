@@ -1,0 +1,158 @@
+"""The divergence table: every subject that can be had, each in a process of its own, against every clause.
+
+A process per subject keeps libraries apart that do not like each other's company, and a subject that crashes is a row
+of the table instead of its end.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bnspec_conformance.matrix._page import page
+
+__all__ = ["KNOWN", "Row", "collect", "merged", "page"]
+
+#: What is known to fail in released frameworks, with reasons; it ships with the suite.
+KNOWN = Path(__file__).parent / "known.toml"
+
+
+@dataclass
+class Row:
+    """One subject of the table.
+
+    Attributes
+    ----------
+    subject : str
+    report : dict or None
+        Its report; None if there is none, and then `reason` says why.
+    findings : list of dict
+        What `probe` measured of its conventions.
+    reason : str
+    seconds : float
+    """
+
+    subject: str
+    report: dict[str, Any] | None = None
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    reason: str = ""
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether something failed that no waiver covers, or a convention differs from the declared one."""
+        checks = [] if self.report is None else self.report["checks"]
+        return any(c["outcome"] in ("failed", "stale") for c in checks) or any(
+            f["verdict"] == "differs" for f in self.findings
+        )
+
+    @property
+    def broken(self) -> bool:
+        """Whether the adapter does not work at all: nothing passed, or what it gave was no outcome, or no probe ran."""
+        checks = [] if self.report is None else self.report["checks"]
+        passed = any(c["outcome"] == "passed" for c in checks)
+        return not passed or not self.findings or any("the check broke" in c["reason"] for c in checks)
+
+
+def collect(
+    subjects: Sequence[str], arguments: Sequence[str], *, jobs: int, patience: float, done: Callable[[Row], None]
+) -> list[Row]:
+    """Run and probe each subject in its own processes, some of them side by side.
+
+    Parameters
+    ----------
+    subjects : sequence of str
+        Names that `find_subject` takes.
+    arguments : sequence of str
+        Further arguments of ``bnspec-conformance run``.
+    jobs : int
+        Subjects at a time.
+    patience : float
+        Seconds a subject may take.
+    done : callable
+        Told of each row as it is finished.
+    """
+    with tempfile.TemporaryDirectory() as compiled, ThreadPoolExecutor(jobs) as pool:
+        # Half of the time of a subject on JAX goes into compiling what the one before it has compiled already.
+        shared = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        shared["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+        def one(name: str) -> Row:
+            row = _row(name, arguments, patience, shared)
+            done(row)
+            return row
+
+        return list(pool.map(one, subjects))
+
+
+def merged(rows: Sequence[Row], command: str, seconds: float) -> dict[str, Any]:
+    """One report of all subjects that ran, in the form of ``schemas/report.schema.json``."""
+    from bnspec_conformance.report import by_clause
+    from bnspec_conformance.report._document import plain, record_from_json
+
+    reports = [row.report for row in rows if row.report is not None]
+    if not reports:
+        raise ValueError("no subject ran")
+    records = [record_from_json(check) for report in reports for check in report["checks"]]
+    lacking: dict[str, dict[str, str]] = {}
+    versions: dict[str, str] = {}
+    for report in reports:
+        versions |= report["versions"]
+        for clause, entry in report["clauses"].items():
+            for name, mine in entry["subjects"].items():
+                if mine["verdict"] == "not supported" and mine["reasons"]:
+                    lacking.setdefault(name, {})[clause] = mine["reasons"][0]
+    whole = reports[0] | {
+        "versions": dict(sorted(versions.items())),
+        "command": command,
+        "notes": [note for report in reports for note in report.get("notes", [])],
+        "seconds": round(seconds, 3),
+        "subjects": [subject for report in reports for subject in report["subjects"]],
+        "clauses": {c: entry for c, entry in by_clause(records, lacking).items() if entry["subjects"]},
+        "checks": [record.to_json() for record in records],
+    }
+    made: dict[str, Any] = plain(whole)
+    return made
+
+
+def _row(name: str, arguments: Sequence[str], patience: float, shared: Mapping[str, str]) -> Row:
+    started = time.perf_counter()
+    row = Row(name)
+    with tempfile.TemporaryDirectory() as folder:
+        report, findings = Path(folder) / "report.json", Path(folder) / "findings.json"
+        text = _run(["run", name, "--json", str(report), *arguments], patience, shared)
+        if report.exists():
+            row.report = json.loads(report.read_text(encoding="utf-8"))
+            problem = _run(["probe", name, "--json", str(findings)], patience, shared)
+            if findings.exists():
+                row.findings = [f for s in _subjects(findings) for f in s["findings"]]
+            else:
+                row.reason = f"the probe did not end: {problem}"
+        else:
+            row.reason = text
+    row.seconds = time.perf_counter() - started
+    return row
+
+
+def _subjects(path: Path) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["subjects"]
+    return found
+
+
+def _run(arguments: Sequence[str], patience: float, shared: Mapping[str, str]) -> str:
+    """Run a command of the suite; the last line it said."""
+    command = [sys.executable, "-m", "bnspec_conformance", *arguments]
+    environment = os.environ | shared | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        return f"it was not done after {patience:g} s"
+    lines = [line for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
+    return lines[-1].removeprefix("ERROR: ") if lines else f"it ended with status {done.returncode} and said nothing"
