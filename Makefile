@@ -17,10 +17,10 @@ PINS = pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help conformance test test-core selftest matrix matrix-short lint format wheel-test clean clean-venv
+.PHONY: help conformance test test-core test-frameworks selftest matrix matrix-short lint format wheel-test clean clean-venv
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 conformance: $(VENV)/.stamp-conformance ## Put the NumPy backend through the conformance suite
 	$(VENV)/bin/bnspec-conformance run numpy $(ARGS)
@@ -41,6 +41,10 @@ matrix: $(MATRIX_VENV)/.stamp-frameworks ## Put every framework's own layer to t
 
 matrix-short: $(MATRIX_VENV)/.stamp-frameworks ## Ask every adapter a few questions: do all still run?
 	$(MATRIX_VENV)/bin/bnspec-conformance matrix --jobs $(JOBS) --smoke -o /dev/null $(ARGS)
+
+test-frameworks: $(MATRIX_VENV)/.stamp-frameworks ## Run the tests of the adapters and of the findings, which need the frameworks
+	OMP_NUM_THREADS=1 $(MATRIX_VENV)/bin/python -m pytest -q tests/test_findings.py tests/test_jax_subjects.py \
+	  tests/test_keras_onnx_subjects.py tests/test_probe_frameworks.py tests/test_torch_subjects.py $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## Check format, style and types
 	$(VENV)/bin/python -m ruff format --check .
