@@ -63,7 +63,8 @@ class Row:
 
 def known_failures(subject: str) -> Path | None:
     """The file of waivers that ships for a subject: that of "keras" also serves "keras-masked"."""
-    return next((p for p in sorted(_KNOWN.glob("*.toml")) if subject == p.stem or subject.startswith(p.stem + "-")), None)
+    files = {path.stem: path for path in _KNOWN.glob("*.toml")}
+    return next((path for name, path in sorted(files.items()) if f"{subject}-".startswith(f"{name}-")), None)
 
 
 def collect(

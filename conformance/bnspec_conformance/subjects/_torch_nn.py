@@ -110,8 +110,12 @@ class TorchNorm(HasDefaults):
         if self.memory == "contiguous":
             return tensor
         if self.memory == "transposed":
+            # A part of a larger tensor: alone, one sample would be contiguous and go to another kernel.
             backwards = tuple(range(tensor.ndim))[::-1]
-            return tensor.permute(backwards).contiguous().permute(backwards)
+            room = tensor.new_empty((*tensor.shape[:0:-1], tensor.shape[0] + 1))
+            part = room.permute(backwards)[: tensor.shape[0]]
+            part.copy_(tensor)
+            return part
         form = torch.channels_last if tensor.ndim == 4 else torch.channels_last_3d
         return tensor.contiguous(memory_format=form)
 
