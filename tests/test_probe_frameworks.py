@@ -22,6 +22,7 @@ FIELDS = ("gamma", "beta", "mean", "var", "count")
         ("equinox", "_equinox:ema", {"mean", "var", "count"}),
         ("keras", "_keras:keras", {"count"}),
         ("onnx", "_onnx:reference", {"count"}),
+        ("tf_keras", "_tf_keras:tf_keras", {"count"}),
     ],
 )
 def test_the_layers_of_frameworks_are_what_their_rows_say_but_for_what_they_declare(library, subject, unnamed):

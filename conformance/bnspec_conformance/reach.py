@@ -63,7 +63,7 @@ FEATURES: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
     "C = 0": ("", lambda case: case.channels == 0),
     "C = 1": ("", lambda case: case.channels == 1),
     "constant channel": ("", _constant),
-    "subnormal": ("", _subnormal),
+    "subnormal": ("float32", _subnormal),
     "|mean| >= 100 std": ("", _far),
     "not finite": ("", lambda case: not all(np.isfinite(as_float64(r.x)).all() for r in case.ranks)),
     "ragged ranks": ("sync", lambda case: len({r.x.shape for r in case.ranks}) > 1),

@@ -17,7 +17,8 @@ import numpy as np
 
 from bnspec_conformance.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.scope import Scope, needs
-from bnspec_conformance.subjects import Refused
+from bnspec_conformance.subjects import Refused, _tf_keras_defaults
+from bnspec_conformance.subjects._defaults import HasDefaults
 
 __all__ = ["TfKerasLayer", "tf_keras", "tf_keras_float64", "tf_keras_ghost", "tf_keras_masked"]
 
@@ -35,7 +36,7 @@ _POLICIES = {"float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
 
 
 @dataclasses.dataclass
-class TfKerasLayer:
+class TfKerasLayer(HasDefaults):
     """The layer, with some of its options.
 
     Attributes
@@ -154,7 +155,7 @@ def _subject(name: str, *more: str, dtypes: tuple[str, ...] = TfKerasLayer.dtype
     import tensorflow  # noqa: F401 - what is missing shows here and not in the first case
     import tf_keras as library  # noqa: F401
 
-    return TfKerasLayer(name, frozenset(more), dtypes)
+    return TfKerasLayer(name, frozenset(more), dtypes, defaults=_tf_keras_defaults.layer(more, dtypes))
 
 
 def _can_be_fused(case: Case) -> bool:
