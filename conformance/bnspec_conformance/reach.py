@@ -56,7 +56,7 @@ def _subnormal(case: Case) -> bool:
     return bool(np.any((values > 0) & (values < smallest)))
 
 
-#: Each with the profile or dtype it depends on, or "".
+#: Each with the profile or dtype it depends on, "ragged" for ranks that may differ in shape, or "".
 FEATURES: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
     "count 0": ("", lambda case: 0 in counts_of(case)),
     "count 1": ("", lambda case: 1 in counts_of(case)),
@@ -66,8 +66,8 @@ FEATURES: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
     "subnormal": ("float32", _subnormal),
     "|mean| >= 100 std": ("", _far),
     "not finite": ("", lambda case: not all(np.isfinite(as_float64(r.x)).all() for r in case.ranks)),
-    "ragged ranks": ("sync", lambda case: len({r.x.shape for r in case.ranks}) > 1),
-    "a rank without samples": ("sync", lambda case: any(r.x.size == 0 for r in case.ranks) and len(case.ranks) > 1),
+    "ragged ranks": ("ragged", lambda case: len({r.x.shape for r in case.ranks}) > 1),
+    "a rank without samples": ("ragged", lambda case: any(r.x.size == 0 for r in case.ranks) and len(case.ranks) > 1),
     "all masked": ("mask", lambda case: any(r.mask is not None and not r.mask.any() for r in case.ranks)),
     "several groups": ("ghost", lambda case: case.groups > 1),
     "float16": ("float16", lambda case: case.ranks[0].x.dtype.name == "float16"),
@@ -85,5 +85,5 @@ def reached(case: Case) -> list[str]:
 def unreached(records: Iterable[Record], scope: Scope) -> list[str]:
     """The features inside a scope that none of the records met."""
     met = {name for record in records for name, times in record.reached.items() if times}
-    inside = {*scope.profiles, *scope.dtypes, ""}
+    inside = {*scope.profiles, *scope.dtypes, "", *(("ragged",) if "sync" in scope and scope.ragged else ())}
     return [name for name, (needs, _) in FEATURES.items() if needs in inside and name not in met]

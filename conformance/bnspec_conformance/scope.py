@@ -101,6 +101,8 @@ class Scope:
         Where the channel axis may be: anywhere, on axis 1, or last.
     world : int
         Most ranks it can run; 1 without "sync".
+    ragged : bool
+        Whether ranks may differ in shape.
     options : mapping of str to tuple
         Fields of the configuration, and "renorm.form", that can take only some values, with those values. They
         restrict only the cases in which the field has a meaning: correction, say, those that update a state.
@@ -113,6 +115,7 @@ class Scope:
     ndims: tuple[int, ...] = (2, 3, 4, 5)
     axes: Literal["any", "first", "last"] = "any"
     world: int = 4
+    ragged: bool = True
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     declared: bool = True
 
@@ -163,6 +166,8 @@ class Scope:
             return f"its channels are on the {'axis after the samples' if self.axes == 'first' else 'last axis'}"
         if len(case.ranks) > self.world:
             return f"it runs at most {self.world} ranks"
+        if not self.ragged and len({rank.x.shape for rank in case.ranks}) > 1:
+            return "its ranks are a mapped axis, so that all have one shape"
         for name, allowed in self.options.items():
             value = _option(case, name)
             if value is not None and value not in allowed:

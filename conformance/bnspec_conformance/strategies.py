@@ -44,6 +44,8 @@ def dtype_of(name: str) -> Any:
 def dtypes(subject: Subject, *, narrow: bool = True) -> st.SearchStrategy[Any]:
     """Dtypes of x that the subject takes; float32 comes first, so examples shrink to it."""
     names = [n for n in ("float32", "float64", *(_NARROW if narrow else ())) if n in subject.scope.dtypes]
+    if not names:
+        raise NotSupported("it has no float32 and no float64")
     return st.sampled_from(names).map(dtype_of)
 
 

@@ -133,6 +133,17 @@ def test_constant_of_many(t: Trial) -> None:
         _is_constant(t, Case(config=config, ranks=(RankInputs(x),), gamma=gamma, beta=beta), values)
 
 
+@clauses("BN-NORM-5")
+@explore()
+def test_single_element(t: Trial) -> None:
+    """One element per channel is its own mean: y is beta."""
+    config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    values, beta = np.asarray([0.1, -7.0, 0.0, 1e3], "float32"), np.asarray([0.0, 0.1, -2.5, 1 / 3], "float32")
+    case = Case(config=config, ranks=(RankInputs(values.reshape(1, 4, 1, 1)),), gamma=np.ones(4, "float32"), beta=beta)
+    for own in t.inside([t.subject.scope.arrange(case)]):
+        _is_constant(t, own, values)
+
+
 def _is_constant(t: Trial, case: Case, values: Array) -> None:
     """Require the statistics and y of channels that hold one value each."""
     __tracebackhide__ = True

@@ -274,7 +274,7 @@ def parse_version(text: str) -> tuple[str | None, SpecifierSet]:
 
 def _applied(used: Sequence[Waiver]) -> dict[str, Any]:
     """What a record says of its waivers: the first in full, and all of them."""
-    return used[0].to_json() | {"applied": [{"entry": w.entry} for w in used]}
+    return used[0].to_json() | {"applied": [w.to_json() for w in used]}
 
 
 def _version_fits(condition: str, found: Sequence[tuple[str, str]]) -> bool:

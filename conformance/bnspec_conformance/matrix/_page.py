@@ -107,9 +107,8 @@ def _reasons(row: "Row") -> str:
     for check in row.report["checks"]:
         where = check["clauses"]
         if check["outcome"] == "waived" and check["waiver"]:
-            waiver = check["waiver"]
-            mine = [waiver["clause"]] if waiver.get("clause") else where
-            known.setdefault((waiver["reason"], waiver.get("link") or ""), []).extend(mine)
+            for waiver in check["waiver"]["applied"]:
+                known.setdefault((waiver["reason"], waiver.get("link") or ""), []).extend(where)
         elif check["outcome"] in ("failed", "stale"):
             problem = (check["violation"] or {}).get("problem") or check["reason"].splitlines()[0]
             failed.setdefault(problem, []).extend(where)

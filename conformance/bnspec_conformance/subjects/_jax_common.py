@@ -16,7 +16,7 @@ from bnspec_conformance.scope import Scope, needs
 from bnspec_conformance.subjects._defaults import HasDefaults
 
 __all__ = ["PROFILES_OF_LAYERS", "RANKS", "Apply", "JaxLayer", "LayerScope", "dtypes", "full_mask", "parameters",
-           "put", "stack", "unequal_ranks"]  # fmt: skip
+           "put", "stack"]  # fmt: skip
 
 #: Name of the axis that ranks are mapped along.
 RANKS = "ranks"
@@ -32,6 +32,8 @@ Apply = Callable[[Case, Any, Any, Any, "dict[str, Any] | None", Any], "tuple[Any
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerScope(Scope):
     """A scope that asks how ranks are weighted only where that matters: where their counts differ."""
+
+    ragged: bool = False
 
     def reason(self, case: Case) -> str | None:
         """None, or why the case lies outside."""
@@ -72,8 +74,8 @@ class JaxLayer(HasDefaults):
         return ", ".join(f"{package} {version(package)}" for package in (*self.packages, "jax"))
 
     def supports(self, case: Case) -> str | None:
-        """What the scope says, then what the layer says of itself; ranks must have one shape."""
-        return self.scope.reason(case) or unequal_ranks(case) or self.limit(case)
+        """What the scope says, then what the layer says of itself."""
+        return self.scope.reason(case) or self.limit(case)
 
     def run(self, case: Case) -> Outcome:
         """Run the layer once, and once more under `jax.jvp` where tangents are asked for."""
@@ -118,13 +120,6 @@ def dtypes() -> tuple[str, ...]:
     import jax
 
     return ("float32", "float16", "bfloat16") + (("float64",) if jax.config.read("jax_enable_x64") else ())
-
-
-def unequal_ranks(case: Case) -> str | None:
-    """None, or that the ranks differ in shape, which a mapped axis cannot have."""
-    if len({r.x.shape for r in case.ranks}) == 1:
-        return None
-    return "its ranks are a mapped axis, so that all have one shape"
 
 
 def full_mask(rank: RankInputs, axis: int, world: int) -> Array:

@@ -15,7 +15,7 @@ import bnspec
 from bnspec_conformance._layout import layouts
 from bnspec_conformance.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.scope import Scope, needs
-from bnspec_conformance.subjects._jax_common import RANKS, dtypes, full_mask, parameters, put, stack, unequal_ranks
+from bnspec_conformance.subjects._jax_common import RANKS, dtypes, full_mask, parameters, put, stack
 from bnspec_conformance.subjects.ours import _run
 
 __all__ = ["Compiled", "Lanes", "jax_jit"]
@@ -25,7 +25,7 @@ def jax_jit() -> "Compiled":
     """bnspec compiled by `jax.jit`, in whatever precision JAX is configured for."""
     backend = bnspec.get_backend("jax")
     wide = "float64" in backend.dtypes()
-    return Compiled(Scope(dtypes=dtypes()), backend.version(), "float64" if wide else "float32")
+    return Compiled(Scope(dtypes=dtypes(), ragged=False), backend.version(), "float64" if wide else "float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Compiled:
 
     def supports(self, case: Case) -> str | None:
         """All but ranks of several shapes, and updates that are refused for a value: a trace knows none."""
-        return self.scope.reason(case) or unequal_ranks(case) or _refused_for_a_value(case)
+        return self.scope.reason(case) or _refused_for_a_value(case)
 
     def run(self, case: Case) -> Outcome:
         """Compile the case, unless one like it was, and run it."""
