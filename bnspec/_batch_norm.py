@@ -5,12 +5,11 @@ normalizing by the running state and updating that state are three functions, an
 are ways to compose them.
 """
 
-from array_api_compat import array_namespace
-
 from bnspec import _validate
 from bnspec._config import BatchNormConfig
 from bnspec._groups import split, spread, unsplit
 from bnspec._moments import expand_mask
+from bnspec._namespace import array_namespace
 from bnspec._normalize import inverse_stddev, scale_and_shift
 from bnspec._precision import arithmetic_dtype, stop_gradient
 from bnspec._protocols import Communicator, Kernels

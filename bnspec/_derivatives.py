@@ -4,11 +4,10 @@ Each is one pass that sums, one message between ranks, and one elementwise pass;
 the formulas.
 """
 
-from array_api_compat import array_namespace
-
 from bnspec import _validate
 from bnspec._gradients import input_coefficients, parameter_gradients, tangent_coefficients
 from bnspec._moments import expand_mask
+from bnspec._namespace import array_namespace
 from bnspec._normalize import factor
 from bnspec._protocols import Communicator, Kernels
 from bnspec._registry import kernels_for

@@ -14,10 +14,9 @@ References
 Ioffe, Szegedy, "Batch Normalization", 2015, section 3 (the chain rule of algorithm 1).
 """
 
-from array_api_compat import array_namespace
-
 from bnspec._groups import reduced_axes, split, spread, unsplit
 from bnspec._moments import expand_mask
+from bnspec._namespace import array_namespace
 from bnspec._normalize import factor, row
 from bnspec._precision import arithmetic_dtype, has_headroom
 from bnspec._sums import sum_over

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from bnspec._config import BatchNormConfig
 from bnspec._errors import refusal
+from bnspec._namespace import array_namespace
 from bnspec._precision import count_dtype, statistics_dtype
 from bnspec._types import Array, Params, RunningState
 from bnspec._validate import floating

@@ -14,9 +14,10 @@ algorithm (eq. 1.7), shifting (section 3) and merging (eq. 2.1).
 
 import math
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from bnspec._groups import channels, reduced_axes, split, spread
+from bnspec._namespace import array_namespace
 from bnspec._precision import arithmetic_dtype, count_dtype, has_headroom, stop_gradient
 from bnspec._sums import sum_over, two_sum
 from bnspec._types import Array, Groups, Moments
@@ -26,7 +27,7 @@ __all__ = [
     "group",
     "merge",
     "merge_groups",
-    "merge_weighted",
+    "merge_rows",
     "moments",
 ]
 
@@ -122,29 +123,38 @@ def merge(a: Moments, b: Moments) -> Moments:
     True
     """
     xp = array_namespace(a.m2)
-    dtype = a.m2.dtype
-    na, nb = xp.astype(a.count, dtype)[:, None], xp.astype(b.count, dtype)[:, None]
-    mean, low, m2 = merge_weighted((na, a.mean, a.mean_low, a.m2), (nb, b.mean, b.mean_low, b.m2))
-    return Moments(a.count + b.count, mean, low, m2)
+    c = a.m2.shape[1]
+
+    def rows(part: Moments) -> Array:
+        return xp.concat([xp.astype(part.count, part.m2.dtype)[:, None], part.mean, part.mean_low, part.m2], axis=1)
+
+    joined = merge_rows(rows(a), rows(b))
+    return Moments(a.count + b.count, *(joined[:, k : k + c] for k in (1, 1 + c, 1 + 2 * c)))
 
 
-def merge_weighted(
-    a: tuple[Array, Array, Array, Array], b: tuple[Array, Array, Array, Array]
-) -> tuple[Array, Array, Array]:
-    """Merge (weight, mean, mean_low, m2) of two sets; weights are any numbers >= 0."""
-    (na, mean_a, low_a, m2_a), (nb, mean_b, low_b, m2_b) = a, b
-    xp = array_namespace(m2_a)
-    n = na + nb
+def merge_rows(a: Array, b: Array, added: int = 1) -> Array:
+    """Merge two sets whose moments are rows, one for each group.
+
+    Parameters
+    ----------
+    a, b : array, shape (G, added + 3*C)
+        Columns that are added, of which the last is the weight, any number >= 0; then mean, mean_low and m2.
+    added : int
+        Number of columns that are added.
+    """
+    xp = array_namespace(a)
+    c = (a.shape[1] - added) // 3
+    low, m2 = added + c, added + 2 * c
+    head = a[:, :added] + b[:, :added]
+    n, na, nb = (v[:, added - 1 : added] for v in (head, a, b))
     n = n + xp.astype(n == 0, n.dtype)
-    d = (mean_b - mean_a) + (low_b - low_a)
+    apart = b[:, added:m2] - a[:, added:m2]
+    d = apart[:, :c] + apart[:, c:]
     # Dividing last keeps the merge exact where its result is representable [BN-MOM-6].
-    mean, low = two_sum(mean_a, low_a + (d * nb) / n)
-    m2 = (m2_a + m2_b) + (d * d * na * nb) / n
-
-    def unless_empty(merged: Array, va: Array, vb: Array) -> Array:
-        return xp.where(nb == 0, va, xp.where(na == 0, vb, merged))
-
-    return unless_empty(mean, mean_a, mean_b), unless_empty(low, low_a, low_b), unless_empty(m2, m2_a, m2_b)
+    mean, rest = two_sum(a[:, added:low], a[:, low:m2] + (d * nb) / n)
+    total = (a[:, m2:] + b[:, m2:]) + (d * d) * (na * nb) / n
+    merged = xp.concat([head, mean, rest, total], axis=1)
+    return xp.where(nb == 0, a, xp.where(na == 0, b, merged))
 
 
 def merge_groups(stats: Moments) -> Moments:

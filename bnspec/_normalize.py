@@ -11,9 +11,8 @@ References
 Ioffe, Szegedy, "Batch Normalization", 2015, algorithm 1.
 """
 
-from array_api_compat import array_namespace
-
 from bnspec._groups import split, spread, unsplit
+from bnspec._namespace import array_namespace
 from bnspec._precision import arithmetic_dtype
 from bnspec._types import Array, Groups, Params
 

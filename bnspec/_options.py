@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from bnspec._errors import refusal
+from bnspec._namespace import array_namespace
 from bnspec._precision import dtype_name, is_array, statistics_dtype, stop_gradient
 from bnspec._types import Array
 

@@ -5,10 +5,13 @@ and running state: float64 for float64 input, else float32. The *arithmetic* dty
 between: float64 wherever the device has it, else float32.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
-from array_api_compat import array_namespace, is_array_api_obj, is_jax_array, is_torch_array
+from array_api_compat import is_array_api_obj, is_jax_array
 
+from bnspec._namespace import array_namespace
 from bnspec._types import Array
 
 __all__ = [
@@ -29,6 +32,7 @@ __all__ = [
 FLOATING = ("bfloat16", "float16", "float32", "float64")
 
 
+@functools.lru_cache(maxsize=256)
 def dtype_name(dtype: Any) -> str:
     """Return a dtype's bare name.
 
@@ -56,10 +60,13 @@ def library(x: Array) -> str:
     >>> library(np.ones(2))
     'numpy'
     """
-    name = str(array_namespace(x).__name__)
-    if name.startswith("array_api_compat."):
-        return name.split(".")[1]
-    return name.split(".")[0]
+    return _library_of(array_namespace(x))
+
+
+@functools.cache
+def _library_of(xp: Any) -> str:
+    name = str(xp.__name__)
+    return name.split(".")[1] if name.startswith("array_api_compat.") else name.split(".")[0]
 
 
 def _has_float64(xp: Any) -> bool:
@@ -90,13 +97,19 @@ def has_headroom(x: Array) -> bool:
 
 def stop_gradient(x: Array) -> Array:
     """Return x as a constant to automatic differentiation; NumPy and CuPy have none to stop."""
-    if is_torch_array(x):
-        return x.detach()
-    if is_jax_array(x):
+    stop = _stop_for(library(x))
+    return x if stop is None else stop(x)
+
+
+@functools.cache
+def _stop_for(name: str) -> Callable[[Array], Array] | None:
+    if name == "torch":
+        return lambda x: x.detach()
+    if name == "jax":
         from jax.lax import stop_gradient as jax_stop_gradient
 
-        return jax_stop_gradient(x)
-    return x
+        return jax_stop_gradient
+    return None
 
 
 def values(x: Array) -> list[Any] | None:

@@ -61,6 +61,7 @@ class BackendInfo:
 
 _backends: dict[str, Backend] = {}
 _kernels: dict[str, Kernels] = {}
+_communicators: dict[str, Callable[[], Communicator]] = {}
 
 
 def get_backend(name: str) -> Backend:
@@ -118,6 +119,8 @@ def get_communicator(name: str) -> Communicator:
         If its library is missing; the text names the extra to install.
     """
     wanted = ALIASES.get(name.lower(), name.lower())
+    if wanted in _communicators:
+        return _communicators[wanted]()
     point = _find("bnspec.communicators", wanted, "communicator", asked=name)
     try:
         factory: Callable[[], Communicator] = point.load()
@@ -129,6 +132,7 @@ def get_communicator(name: str) -> Communicator:
             expected="its library to be installed",
             do=_advice(wanted),
         ) from error
+    _communicators[wanted] = factory  # layers ask at every call
     return factory()
 
 

@@ -14,9 +14,8 @@ the one of TensorFlow 1's batch_normalization layer.
 
 import math
 
-from array_api_compat import array_namespace
-
 from bnspec._config import BatchNormConfig
+from bnspec._namespace import array_namespace
 from bnspec._precision import stop_gradient
 from bnspec._types import Array, Moments, RunningState
 

@@ -15,12 +15,11 @@ import math
 import operator
 from typing import NamedTuple
 
-from array_api_compat import array_namespace
-
 from bnspec import _validate
 from bnspec._config import BatchNormConfig
 from bnspec._errors import refusal
 from bnspec._moments import group, merge_groups
+from bnspec._namespace import array_namespace
 from bnspec._precision import stop_gradient, values
 from bnspec._types import Array, Moments, RunningState
 

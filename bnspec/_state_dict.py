@@ -4,11 +4,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from bnspec._config import Renorm
 from bnspec._dialects import Dialect
 from bnspec._errors import refusal
+from bnspec._namespace import array_namespace
 from bnspec._options import constant, to_numpy
 from bnspec._precision import FLOATING, dtype_name, is_array, stop_gradient
 from bnspec._types import Array, Params, RunningState

@@ -8,8 +8,7 @@ dot product", 2005 (cascaded summation).
 
 import math
 
-from array_api_compat import array_namespace
-
+from bnspec._namespace import array_namespace
 from bnspec._precision import stop_gradient
 from bnspec._types import Array
 

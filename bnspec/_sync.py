@@ -11,10 +11,9 @@ Chan, Golub, LeVeque 1983 (merging); Peng et al., "MegDet", 2018, section 3.2 (c
 
 import functools
 
-from array_api_compat import array_namespace
-
 from bnspec._config import BatchNormConfig
-from bnspec._moments import merge_weighted
+from bnspec._moments import merge_rows
+from bnspec._namespace import array_namespace
 from bnspec._precision import count_dtype, dtype_name
 from bnspec._protocols import Communicator, Signature
 from bnspec._types import Array, Moments
@@ -60,17 +59,30 @@ def join_moments(
     by_rank = config.sync_weighting == "rank"
     weight = xp.astype(n > 0, dtype) if by_rank else n
     spread = local.var if by_rank else local.m2
-    high = local.count // _LANE
-    lanes = [xp.astype(v, dtype)[:, None] for v in (high, local.count - high * _LANE, weight)]
-    joined = comm.all_reduce(xp.concat([*lanes, local.mean, local.mean_low, spread], axis=1), _merge_payloads, about)
+    columns = _count_columns(local.count, n, weight, by_rank)
+    added, c = len(columns), int(spread.shape[1])
+    payload = xp.concat([*(v[:, None] for v in columns), local.mean, local.mean_low, spread], axis=1)
+    joined = comm.all_reduce(payload, functools.partial(merge_rows, added=added), about)
 
-    lane_high, lane_low, total, mean, low, m2 = _unpack(joined)
+    total = joined[:, added - 1]
     whole = count_dtype(xp)
-    count = (xp.astype(lane_high, whole) * _LANE + xp.astype(lane_low, whole))[:, 0]
+    count = xp.astype(joined[:, 0], whole)
+    if added == 3:
+        count = count * _LANE + xp.astype(joined[:, 1], whole)
+    mean, low, m2 = (joined[:, added + k * c : added + (k + 1) * c] for k in range(3))
     if by_rank:
-        m2 = m2 / (total + xp.astype(total == 0, dtype)) * xp.astype(count, dtype)[:, None]
-    divisor = (total[:, 0] * n) if by_rank else total[:, 0]
+        m2 = m2 / (total + xp.astype(total == 0, dtype))[:, None] * xp.astype(count, dtype)[:, None]
+    divisor = total * n if by_rank else total
     return Moments(count, mean, low, m2), divisor + xp.astype(divisor == 0, dtype)
+
+
+def _count_columns(count: Array, n: Array, weight: Array, by_rank: bool) -> list[Array]:
+    """What is added over ranks: the count, in one number or two, and the weight; float64 holds both in one."""
+    if dtype_name(n.dtype) == "float64":
+        return [n, weight] if by_rank else [n]
+    xp = array_namespace(n)
+    high = count // _LANE
+    return [xp.astype(high, n.dtype), xp.astype(count - high * _LANE, n.dtype), weight]
 
 
 def join_sums(sums: list[Array], comm: Communicator | None, about: Signature) -> list[Array]:
@@ -84,17 +96,3 @@ def join_sums(sums: list[Array], comm: Communicator | None, about: Signature) ->
 
 def _add(a: Array, b: Array) -> Array:
     return a + b
-
-
-def _unpack(payload: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
-    c = (payload.shape[1] - 3) // 3
-    lanes = tuple(payload[:, i : i + 1] for i in range(3))
-    return (*lanes, payload[:, 3 : 3 + c], payload[:, 3 + c : 3 + 2 * c], payload[:, 3 + 2 * c :])
-
-
-def _merge_payloads(a: Array, b: Array) -> Array:
-    high_a, low_a, *weighted_a = _unpack(a)
-    high_b, low_b, *weighted_b = _unpack(b)
-    merged = merge_weighted(tuple(weighted_a), tuple(weighted_b))
-    lanes = [high_a + high_b, low_a + low_b, weighted_a[0] + weighted_b[0]]
-    return array_namespace(a).concat([*lanes, *merged], axis=1)

@@ -9,7 +9,7 @@ The *statistics dtype* is float64 for float64 input and float32 for every other 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
+from bnspec._namespace import array_namespace
 
 __all__ = [
     "Array",

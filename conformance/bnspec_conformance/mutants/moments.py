@@ -1,6 +1,6 @@
 """Mutants of the moments: count, mean and variance of a group, and how two sets of them join."""
 
-from bnspec._moments import merge_weighted, moments
+from bnspec._moments import merge_rows, moments
 from bnspec._types import Moments
 from bnspec_conformance.mutants.mutant import Mutant, edit
 
@@ -111,20 +111,20 @@ MUTANTS = (
         clause="BN-MOM-7",
         row="D8",
         breaks="Merges variances and forgets the distance of the means.",
-        apply=edit(merge_weighted, "m2 = (m2_a + m2_b) + (d * d * na * nb) / n", "m2 = m2_a + m2_b"),
+        apply=edit(merge_rows, " + (d * d) * (na * nb) / n", ""),
     ),
     Mutant(
         name="merge-by-halves",
         clause="BN-MOM-7",
         row="D15",
         breaks="Merges two means by halves, whatever their counts.",
-        apply=edit(merge_weighted, "low_a + (d * nb) / n", "low_a + d / 2.0"),
+        apply=edit(merge_rows, "(d * nb) / n)", "d / 2.0)"),
     ),
     Mutant(
         name="merge-divides-first",
         clause="BN-MOM-6",
         breaks="Merges by d*(n_b/n), which rounds where (d*n_b)/n is exact.",
-        apply=edit(merge_weighted, "low_a + (d * nb) / n", "low_a + d * (nb / n)"),
+        apply=edit(merge_rows, "(d * nb) / n)", "d * (nb / n))"),
     ),
     Mutant(
         name="merge-through-inverse-deviation",
@@ -132,14 +132,15 @@ MUTANTS = (
         row="D13",
         breaks="Carries 1/sqrt(var + 1e-5) in float32 between parts, and takes the variance back out of it.",
         apply=edit(
-            merge_weighted,
-            "n = na + nb\n",
-            "def through(m2, n):\n"
+            merge_rows,
+            "(a[:, m2:] + b[:, m2:])",
+            "(through(a[:, m2:], na) + through(b[:, m2:], nb))",
+            "c = (a.shape[1] - added) // 3\n",
+            "c = (a.shape[1] - added) // 3\n\n"
+            "    def through(m2, n):\n"
             "        n = n + (n == 0)\n"
             "        istd = xp.astype(1.0 / xp.sqrt(m2 / n + 1e-5), xp.float32)\n"
-            "        return xp.astype(1.0 / (istd * istd), m2.dtype) * n - 1e-5 * n\n\n"
-            "    m2_a, m2_b = through(m2_a, na), through(m2_b, nb)\n"
-            "    n = na + nb\n",
+            "        return xp.astype(1.0 / (istd * istd), m2.dtype) * n - 1e-5 * n\n\n",
         ),
     ),
     Mutant(
@@ -148,10 +149,10 @@ MUTANTS = (
         row="D10",
         breaks="Merges with a part without elements by the formula, which divides by its count.",
         apply=edit(
-            merge_weighted,
+            merge_rows,
             "n = n + xp.astype(n == 0, n.dtype)",
             "n = nb + na",
-            "return xp.where(nb == 0, va, xp.where(na == 0, vb, merged))",
+            "return xp.where(nb == 0, a, xp.where(na == 0, b, merged))",
             "return merged",
         ),
     ),

@@ -4,7 +4,7 @@ from typing import Any
 
 from bnspec._batch_norm import batch_norm, batch_norm_inference
 from bnspec._derivatives import batch_norm_tangents, batch_norm_vjp
-from bnspec._sync import _merge_payloads, join_moments, join_sums, signature
+from bnspec._sync import join_moments, join_sums, signature
 from bnspec_backends._hub import Hub
 from bnspec_backends.threads import ThreadCommunicator
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
@@ -88,10 +88,9 @@ MUTANTS = (
         row="D15",
         breaks="Averages the ranks' variances and drops what lies between their means.",
         apply=edit(
-            _merge_payloads,
-            "merged = merge_weighted(tuple(weighted_a), tuple(weighted_b))",
-            "merged = merge_weighted(tuple(weighted_a), tuple(weighted_b))\n"
-            "    merged = (*merged[:2], weighted_a[3] + weighted_b[3])",
+            join_moments,
+            "functools.partial(merge_rows, added=added)",
+            "lambda a, b: xp.concat([merge_rows(a, b, added)[:, :-c], a[:, -c:] + b[:, -c:]], axis=1)",
         ),
     ),
     Mutant(
