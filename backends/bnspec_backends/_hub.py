@@ -1,19 +1,13 @@
 """Where the ranks of one thread communicator meet: deposits, comparison, and every way a meeting can fail."""
 
-import json
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from array_api_compat import array_namespace, device
-
 from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, refusal
-from bnspec._precision import is_array
-from bnspec._protocols import Signature
-from bnspec._types import Array
+from bnspec_backends._facts import DO_THE_SAME, differences_of, error_text, layers_text, ranks_text, where
 
-__all__ = ["Hub", "Session", "error_text", "facts_of", "ranks_text"]
+__all__ = ["Hub", "Session"]
 
 
 class Session(Protocol):
@@ -72,14 +66,14 @@ class Hub:
                 self._rank_failed(place, error)
                 raise
             if self.error is not None:
-                here = f"rank {self.members[place]} cannot enter {_where(facts)}"
+                here = f"rank {self.members[place]} cannot enter {where(facts)}"
                 raise CommunicatorError(f"{here}: this communicator failed before: {self.error}") from (
                     self.cause or self.error
                 )
             meeting = self.meeting
             if place in meeting.deposits:
                 self._fail(
-                    f"rank {self.members[place]} entered {_where(facts)} on one thread while it waits on another",
+                    f"rank {self.members[place]} entered {where(facts)} on one thread while it waits on another",
                     "one collective at a time on each rank",
                     "Give each thread a communicator of its own with split().",
                 )
@@ -112,11 +106,11 @@ class Hub:
 
     def _finish(self, meeting: _Meeting, place: int, finish: Callable[[list[Any]], list[Any]]) -> None:
         deposits = [meeting.deposits[each] for each in range(len(self.members))]
-        if differences := self._differences([deposit.facts for deposit in deposits]):
+        if differences := differences_of(dict(zip(self.members, (deposit.facts for deposit in deposits)))):
             self._fail(
                 f"the ranks met in one collective with {self._layers(meeting)}, and differ in {differences}",
                 "the same on every rank",
-                "Call the same layers in the same order, with the same options and input dtype, on every rank.",
+                DO_THE_SAME,
                 kind=CollectiveMismatch,
             )
             return
@@ -177,68 +171,4 @@ class Hub:
         )
 
     def _layers(self, meeting: _Meeting) -> str:
-        """Who came with what: ``'bn1' (moments, collective 3) from ranks 0 and 2``."""
-        groups: dict[str, list[int]] = {}
-        for place, deposit in sorted(meeting.deposits.items()):
-            groups.setdefault(_where(deposit.facts), []).append(self.members[place])
-        return " and ".join(f"{where} from {ranks_text(ranks)}" for where, ranks in groups.items())
-
-    def _differences(self, facts: Sequence[Mapping[str, str]]) -> str:
-        """Each field that is not the same on all ranks, with the ranks that sent each value; empty when all agree."""
-        keys = {key: None for each in facts for key in each}
-        if len({each["operation"] for each in facts}) > 1:  # their fields differ by nature
-            keys = {key: None for key in keys if all(key in each for each in facts)}
-        fields = []
-        for key in keys:
-            senders: dict[str, list[int]] = {}
-            for rank, each in zip(self.members, facts):
-                senders.setdefault(each.get(key, "absent"), []).append(rank)
-            if len(senders) > 1:
-                fields.append(
-                    f"{key} ({' and '.join(f'{value} from {ranks_text(ranks)}' for value, ranks in senders.items())})"
-                )
-        return ", ".join(fields)
-
-
-def facts_of(payload: Array, signature: Signature) -> dict[str, str]:
-    """What has to be equal on all ranks, field by field, as text."""
-    tracer = getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", ())
-    if isinstance(payload, tracer) or not is_array(payload):
-        raise refusal(
-            TypeError,
-            "BN-SYNC-9",
-            got=f"the payload of layer {signature.layer!r} is a {type(payload).__name__}",
-            expected="an array that holds values, which threads can exchange",
-            do="Under jax.jit, grad or vmap use the library's own collectives; with threads call the layer eagerly.",
-        )
-    if getattr(payload, "requires_grad", False):
-        raise refusal(
-            TypeError,
-            "BN-SYNC-9",
-            got=f"the payload of layer {signature.layer!r} is part of a graph of automatic differentiation",
-            expected="a plain array: a graph does not reach across threads",
-            do="Detach x and the parameters, and use batch_norm_vjp or layer.backward.",
-        )
-    facts = {key: repr(value) for key, value in signature._asdict().items() if key != "options"}
-    try:
-        facts |= {f"options.{key}": json.dumps(value) for key, value in json.loads(signature.options).items()}
-    except (AttributeError, ValueError):  # the options are no JSON object
-        facts["options"] = repr(signature.options)
-    return facts | {
-        "payload shape": str(tuple(payload.shape)),
-        "payload dtype": str(payload.dtype),
-        "payload library": array_namespace(payload).__name__.removeprefix("array_api_compat."),
-        "payload device": str(device(payload)),
-    }
-
-
-def _where(facts: Mapping[str, str]) -> str:
-    return f"layer {facts['layer']} ({facts['operation'].strip(chr(39))}, collective {facts['sequence number']})"
-
-
-def ranks_text(ranks: Sequence[int]) -> str:
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
-
-
-def error_text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+        return layers_text({self.members[place]: deposit.facts for place, deposit in sorted(meeting.deposits.items())})

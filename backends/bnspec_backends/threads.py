@@ -16,12 +16,12 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
-from array_api_compat import array_namespace
-
 from bnspec._errors import CommunicatorError, refusal
+from bnspec._namespace import array_namespace
 from bnspec._protocols import Signature
 from bnspec._types import Array
-from bnspec_backends._hub import Hub, error_text, facts_of, ranks_text
+from bnspec_backends._facts import error_text, facts_of, ranks_text
+from bnspec_backends._hub import Hub
 
 __all__ = ["ThreadCommunicator", "current", "run"]
 

@@ -1,0 +1,321 @@
+"""The collectives of one rank among others: rounds of frames, and every way in which they can fail.
+
+A rank that waits never waits for ever, and never takes one layer's numbers for another's. A rank that is missing,
+differs or has failed ends the collective for everybody with an error that names it, and after that the ranks no longer
+agree on where they are: an exchange that failed stays failed.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from mpi4py import MPI
+
+from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, refusal
+from bnspec_backends._facts import DO_THE_SAME, differences_of, error_text, layers_text, ranks_text, where
+from bnspec_backends._frames import HEADER, SAME, About, Header, body_text, parse_header
+from bnspec_backends._peers import News, Peers, wait
+from bnspec_backends._rounds import Round, plan
+
+__all__ = ["GRACE", "Exchange", "reason_of"]
+
+#: Seconds that a rank which ends gives what it sent to be taken, and the others to end too.
+GRACE = 2.0
+
+#: Seconds by which a later round waits longer than the one before, so that news of what happened there come first.
+_LATER = 0.5
+
+#: Shapes for which room is kept.
+_ROOMS = 256
+
+_ERRORS = {kind.__name__: kind for kind in (CommunicatorError, CollectiveMismatch, CollectiveTimeout)}
+
+
+class _Buffer:
+    """Frames of one length in a row: as bytes, and the arrays in them."""
+
+    def __init__(self, number: int, like: Any) -> None:
+        rows = np.empty((number, HEADER + like.nbytes), np.uint8)
+        self.frames = [memoryview(row) for row in rows]
+        self.arrays = [row[HEADER:].view(like.dtype).reshape(like.shape) for row in rows]
+
+
+class Exchange:
+    """One rank's end of a group of ranks.
+
+    Attributes
+    ----------
+    number : int
+        The own rank in the MPI communicator, as in all that is sent and said.
+    members : tuple of int
+        The group's ranks there, in order.
+    deadline : float
+        Seconds that a rank waits for the others in one collective.
+    sequence : int
+        Of the last collective that was entered.
+    plan : list of Round
+        Whom this rank hears and tells.
+    group : str
+        The group's id, the same on all of its ranks, as a hexadecimal number; empty for the whole communicator.
+    """
+
+    def __init__(self, peers: Peers, members: tuple[int, ...], deadline: float, group: str = "") -> None:
+        self.members, self.deadline, self.group = members, deadline, group
+        self.sequence = 0
+        self.number = peers.rank
+        self._peers = peers
+        self.plan = [
+            Round(*(tuple(members[rank] for rank in ranks) for ranks in each))
+            for each in plan(len(members), members.index(self.number))
+        ]
+        self._tag, self._group = peers.tag_of(group), bytes.fromhex(group).ljust(16, b"\0")
+        self._busy = threading.Lock()
+        self._error: CommunicatorError | None = None
+        self._closed = False
+        self._news: list[News] = []  # in the order in which they came
+        self._described: set[bytes] = set()  # digests whose facts the others have
+        self._facts: dict[tuple[int, bytes], Mapping[str, str]] = {}  # what those of the others stand for
+        self._buffers: dict[Any, _Buffer] = {}
+        peers.join(group, self._news.append)
+
+    def collective(
+        self, own: About, payload: Any, fold: Callable[[Sequence[Any]], Any], *, same_size: bool = True
+    ) -> Any:
+        """Fold the arrays of all ranks, in order; each rank does, and gets the same bits.
+
+        Parameters
+        ----------
+        own : About
+            What this rank is about to do; must be equal on all.
+        payload : array
+            Of NumPy, contiguous.
+        fold : callable
+            A list of arrays, of consecutive ranks or of groups of them, to one.
+        same_size : bool
+            Whether all must have one shape and dtype; otherwise they are arrays of bytes.
+        """
+        if not self._busy.acquire(blocking=False):
+            self._fail(
+                f"rank {self.number} entered {self._where(own, 1)} on one thread while it waits on another",
+                "one collective at a time on each rank",
+                "Give each thread a communicator of its own with split().",
+            )
+        try:
+            if self._error is not None or self._closed:
+                self._refuse(own)
+            self.sequence += 1
+            if self._interrupted():
+                self._end(own)
+            until = time.perf_counter() + self.deadline
+            for number, each in enumerate(self.plan):
+                blocks = self._round(each, own, payload, until + number * _LATER, same_size)
+                payload = fold(blocks)
+            self._described.add(own.digest)
+            return payload
+        except CommunicatorError:
+            raise
+        except BaseException as error:  # an interrupt, a fold that fails: this rank no longer knows where it is
+            text = f"rank {self.number} raised {error_text(error)} in {self._where(own)}"
+            self._poison(text, "it to finish", f"Correct the error of rank {self.number}.", cause=error)
+            raise
+        finally:
+            self._busy.release()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Tell the other ranks that this one takes no further part; they must not wait for it.
+
+        Parameters
+        ----------
+        error : BaseException, optional
+            Why, where it is not that all is done.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._buffers.clear()
+        with contextlib.suppress(MPI.Exception):
+            self._peers.tell(self.told(), {self.group: self.sequence}, *reason_of(error))
+        if self.group:  # the whole goes on hearing, for `all_left`
+            self._peers.leave(self.group)
+
+    def told(self) -> list[int]:
+        """The ranks that this one ever sends to; they tell those that they send to."""
+        return sorted({rank for each in self.plan for rank in each.targets})
+
+    def all_left(self, until: float) -> bool:
+        """Whether every rank that this one hears has ended by then; for the end of a program."""
+        heard = {rank for each in self.plan for rank in each.sources} - {self.number}
+
+        def done() -> bool:
+            self._peers.hand_out_news()
+            return heard <= {news.rank for news in self._news if news.kind in ("left", "raised")}
+
+        return wait(done, until)
+
+    def _round(self, each: Round, own: About, payload: Any, until: float, same_size: bool) -> Sequence[Any]:
+        """Exchange the arrays of one round; every block's, in order."""
+        buffer = self._buffer(len(each.sources), payload) if same_size else _Buffer(len(each.sources), payload)
+        mine, size = each.sources.index(self.number), payload.nbytes
+        buffer.frames[mine][:HEADER] = own.header(self.sequence, size, self._group, 0)
+        np.copyto(buffer.arrays[mine], payload)
+        frame: Any = buffer.frames[mine]
+        if own.digest not in self._described:
+            frame = own.header(self.sequence, size, self._group, len(own.text)) + bytes(frame[HEADER:]) + own.text
+        waits = {source: buffer.frames[i] for i, source in enumerate(each.sources) if i != mine}
+        try:
+            others, missing = self._peers.exchange(frame, self._tag, each.targets, waits, until, self._interrupted)
+        except MPI.Exception as error:
+            if self._interrupted():  # a rank that gave up may have ended while its message was being read
+                self._end(own)
+            place = self._where(own)
+            self._fail(f"MPI failed in {place}: {error}", "it to deliver", "See its own message.", cause=error)
+        if self._interrupted():  # also where all has come: the others may have given up just before
+            self._end(own)
+        if missing:
+            self._late(own, missing)
+        frames = [others.get(source, buffer.frames[i]) for i, source in enumerate(each.sources)]
+        heads = self._compare(each.sources, frames, own)
+        if not same_size:
+            return [
+                np.frombuffer(frame, np.uint8, heads[source].payload if source in heads else size, HEADER)
+                for source, frame in zip(each.sources, frames)
+            ]
+        for i, source in enumerate(each.sources):
+            if source in others:  # it came with a text behind it
+                buffer.frames[i][HEADER:] = memoryview(others[source])[HEADER : HEADER + size]
+        return buffer.arrays
+
+    def _compare(self, sources: Sequence[int], frames: Sequence[Any], own: About) -> dict[int, Header]:
+        """The headers of frames that are not like the own one; they may differ in their length only."""
+        same = bytes(frames[sources.index(self.number)][:SAME])
+        heads: dict[int, Header] = {}
+        for source, frame in zip(sources, frames):
+            if frame[:SAME] == same and len(frame) == len(frames[sources.index(self.number)]):
+                continue
+            heads[source] = header = parse_header(frame)
+            if header.text:
+                self._facts[source, header.digest] = body_text(frame, header)
+        if any((h.digest, h.sequence, h.group) != (own.digest, self.sequence, self._group) for h in heads.values()):
+            self._differ({source: heads.get(source) for source in sources}, own)
+        return heads
+
+    def _buffer(self, number: int, payload: Any) -> "_Buffer":
+        """Room for the frames of one round; collectives of one shape use the same room one after the other."""
+        key = number, payload.shape, payload.dtype
+        if key not in self._buffers:
+            if len(self._buffers) >= _ROOMS:
+                self._buffers.clear()
+            self._buffers[key] = _Buffer(number, payload)
+        return self._buffers[key]
+
+    def _where(self, own: About, ahead: int = 0) -> str:
+        return where({**own.facts, "sequence number": str(self.sequence + ahead)})
+
+    def _refuse(self, own: About) -> NoReturn:
+        here = f"rank {self.number} cannot enter {self._where(own, 1)}"
+        if self._error is not None:
+            raise CommunicatorError(f"{here}: this communicator failed before: {self._error}") from self._error
+        raise refusal(
+            CommunicatorError,
+            "BN-SYNC-9",
+            got=f"{here}: this communicator is closed",
+            expected="an open one",
+            do="Keep it open for as long as layers are trained with it.",
+        )
+
+    def _interrupted(self) -> bool:
+        """Whether this collective cannot be completed: for what another thread did, or for what others told."""
+        self._peers.hand_out_news()
+        return self._error is not None or self._alarming() is not None
+
+    def _alarming(self) -> News | None:
+        """The first news of a rank that has no part in this collective; those about a later one are for then."""
+        return next((news for news in self._news if news.sequence < self.sequence), None)
+
+    def _end(self, own: About) -> NoReturn:
+        if self._error is not None:
+            self._raise()
+        news = self._alarming()
+        assert news is not None
+        place = self._where(own)
+        if news.kind in _ERRORS:
+            self._keep(news.text, _ERRORS[news.kind])
+            self._raise()
+        if news.kind == "raised":
+            self._fail(
+                f"rank {news.rank} raised {news.text} while {place} waited on rank {self.number}",
+                "every rank to reach every collective",
+                f"Correct the error of rank {news.rank}; it is the cause of this one.",
+            )
+        self._fail(
+            f"rank {news.rank} ended, while {place} waited on rank {self.number}",
+            "every rank to take part in every collective",
+            "Call the layers equally often on every rank; a rank without samples passes an empty batch.",
+        )
+
+    def _late(self, own: About, missing: Sequence[int]) -> NoReturn:
+        absent = ranks_text(missing)
+        self._fail(
+            f"{self._where(own)} waited {self.deadline:g} s on rank {self.number}, and {absent} did not arrive",
+            "every rank within the deadline",
+            f"Find out what {absent} did instead, or give the communicator a longer deadline.",
+            kind=CollectiveTimeout,
+        )
+
+    def _differ(self, heads: Mapping[int, Any], own: About) -> NoReturn:
+        facts: dict[int, Mapping[str, str]] = {}
+        for source, header in heads.items():
+            known = own.facts if header is None or header.digest == own.digest else self._facts[source, header.digest]
+            number, group = (self.sequence, self._group) if header is None else (header.sequence, header.group)
+            facts[source] = {**known, "sequence number": str(number), "group": group.hex()}
+        self._fail(
+            f"the ranks met in one collective with {layers_text(facts)}, and differ in {differences_of(facts)}",
+            "the same on every rank",
+            DO_THE_SAME,
+            kind=CollectiveMismatch,
+        )
+
+    def _fail(
+        self,
+        got: str,
+        expected: str,
+        do: str,
+        kind: type[CommunicatorError] = CommunicatorError,
+        cause: BaseException | None = None,
+    ) -> NoReturn:
+        self._poison(got, expected, do, kind, cause)
+        self._raise()
+
+    def _poison(
+        self,
+        got: str,
+        expected: str,
+        do: str,
+        kind: type[CommunicatorError] = CommunicatorError,
+        cause: BaseException | None = None,
+    ) -> None:
+        if len(self.members) < self._peers.size:
+            got = f"in the part of {ranks_text(self.members)}: {got}"
+        self._keep(str(refusal(kind, "BN-SYNC-9", got=got, expected=expected, do=do)), kind, cause)
+
+    def _keep(self, text: str, kind: type[CommunicatorError], cause: BaseException | None = None) -> None:
+        """Keep the first failure, and tell the others of it."""
+        if self._error is not None:
+            return
+        error = kind(text)
+        error.__cause__ = cause
+        self._error = error
+        with contextlib.suppress(MPI.Exception):  # nobody can be told any more; the others' deadlines remain
+            self._peers.tell(self.told(), {self.group: self.sequence - 1}, kind.__name__, text)
+
+    def _raise(self) -> NoReturn:
+        assert self._error is not None
+        raise type(self._error)(str(self._error)) from self._error.__cause__
+
+
+def reason_of(error: BaseException | None) -> tuple[str, str]:
+    """How news say that a rank ended."""
+    return ("left", "") if error is None else ("raised", error_text(error))

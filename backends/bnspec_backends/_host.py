@@ -1,0 +1,44 @@
+"""Payloads to host memory and back, for communicators whose messages start there."""
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import device
+
+import bnspec
+from bnspec._namespace import array_namespace
+from bnspec._precision import library
+from bnspec._types import Array
+
+__all__ = ["from_host", "to_host"]
+
+
+def to_host(payload: Array) -> Any:
+    """The payload as a C-contiguous NumPy array; a NumPy array as it is."""
+    name = library(payload)
+    if name == "numpy":
+        return np.ascontiguousarray(payload)
+    if name == "cupy":
+        return _staged(payload)
+    backend = bnspec.get_backend("strict" if name == "array_api_strict" else name)
+    return np.ascontiguousarray(backend.to_numpy(payload))
+
+
+def from_host(values: Any, like: Array) -> Array:
+    """Values as an array of another's library, on its device."""
+    if library(like) == "numpy":
+        return values
+    xp = array_namespace(like)
+    return xp.asarray(values, device=device(like))
+
+
+def _staged(payload: Array) -> Any:
+    """A copy through page-locked memory on the current stream: the copy itself does not wait for a pageable buffer."""
+    import cupy
+    import cupyx
+
+    pinned = cupyx.empty_pinned(payload.shape, payload.dtype)
+    stream = cupy.cuda.get_current_stream()
+    payload.get(stream=stream, out=pinned)
+    stream.synchronize()
+    return pinned

@@ -1,0 +1,293 @@
+"""A rank's program for tests/test_mpi.py: `mpi_faults.py ACT FOLDER` does wrong and writes what it is told."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+
+import bnspec
+from bnspec import CommunicatorError
+from bnspec_backends import _rounds
+from bnspec_backends._mpi import MPICommunicator
+
+DEADLINE = 1.0
+RANK = MPI.COMM_WORLD.Get_rank()
+ACT, FOLDER = sys.argv[1], Path(sys.argv[2])
+
+
+def note(name, **values):
+    (FOLDER / f"{name}-{RANK}.json").write_text(json.dumps(values))
+
+
+class Network:
+    """Three layers in a row, as a program would have them."""
+
+    def __init__(self, comm, channels=3, dtype="float32", samples=8, **options):
+        self.x = np.random.default_rng(RANK).standard_normal((samples, channels)).astype(dtype)
+        names = ("conv1/bn", "conv2/bn", "conv3/bn")
+        options = {"ema_update": "internal", **options}
+        self.layers = {name: bnspec.BatchNorm(1, comm=comm, name=name, **options) for name in names}
+
+    def forward(self, *names):
+        for name in names or self.layers:
+            self.y = self.layers[name](self.x)
+
+    def backward(self, *names):
+        for name in names or reversed(self.layers):
+            self.layers[name].backward(self.x)
+
+
+def order(comm):
+    net = Network(comm)
+    net.forward(*(["conv2/bn", "conv1/bn"] if RANK == 2 else ["conv1/bn", "conv2/bn"]))
+
+
+def skip(comm):
+    net = Network(comm)
+    net.forward(*(["conv1/bn", "conv3/bn"] if RANK == 1 else ["conv1/bn", "conv2/bn", "conv3/bn"]))
+
+
+def skip_last(comm):
+    """One rank goes backward while the others still go forward."""
+    net = Network(comm)
+    net.forward(*(["conv1/bn", "conv2/bn"] if RANK == 1 else []))
+    net.backward("conv2/bn")
+
+
+def channels(comm):
+    Network(comm, channels=5 if RANK == 1 else 3).forward()
+
+
+def dtype(comm):
+    Network(comm, dtype="float64" if RANK == 1 else "float32").forward()
+
+
+def config(comm):
+    Network(comm, epsilon=1e-3 if RANK == 1 else 1e-5).forward()
+
+
+def ghost(comm):
+    Network(comm, virtual_batch_size=2, samples=4 if RANK == 1 else 8).forward()
+
+
+def raises(comm):
+    net = Network(comm)
+    net.forward("conv1/bn")
+    if RANK == 1:
+        raise OSError("no space left")
+    net.forward("conv2/bn")
+
+
+def returns(comm):
+    net = Network(comm)
+    net.forward("conv1/bn")
+    if RANK != 1:
+        net.forward("conv2/bn")
+
+
+def late(comm):
+    net = Network(comm)
+    net.forward("conv1/bn")
+    if RANK == 1:
+        time.sleep(2 * DEADLINE)
+    net.forward("conv2/bn")
+    net.forward("conv3/bn")
+
+
+def late_last(comm):
+    """The late rank's collective is its last: it must hear there that the others gave up."""
+    net = Network(comm)
+    net.forward("conv1/bn")
+    if RANK == 1:
+        time.sleep(2 * DEADLINE)
+    net.forward("conv2/bn")
+
+
+def late_large(comm):
+    """The same with messages that no library sends before the other side takes them."""
+    x = np.zeros((2, 200_000), "float32")
+    layer = bnspec.BatchNorm(1, comm=comm, name="conv2/bn", ema_update="internal")
+    layer(x)
+    if RANK == 1:
+        time.sleep(2 * DEADLINE)
+    layer(x)
+
+
+def several_rounds(comm):
+    """A rank that raises is named to those too that never hear it directly."""
+    raises(comm)
+
+
+def part_raises(comm):
+    """A rank that ends is missed in its parts as well."""
+    part = comm.split("all")
+    net = Network(part)
+    net.forward("conv1/bn")
+    if RANK == 1:
+        raise OSError("no space left")
+    net.forward("conv2/bn")
+
+
+def two_threads(comm):
+    """One communicator on two threads of a rank."""
+    net, found = Network(comm), []
+
+    def call(name):
+        try:
+            net.layers[name](net.x)
+        except CommunicatorError as error:
+            found.append(str(error))
+
+    threads = [threading.Thread(target=call, args=(name,)) for name in ("conv1/bn", "conv2/bn")]
+    if RANK == 0:
+        for thread in threads:
+            thread.start()
+            time.sleep(0.2)
+        for thread in threads:
+            thread.join()
+        note("threads", texts=found)
+    else:
+        time.sleep(0.6)
+    net.forward("conv3/bn")
+
+
+def interrupt(comm):
+    """Ctrl-C on a rank that waits."""
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    net = Network(comm)
+    net.forward("conv1/bn")
+    if RANK == 1:
+        signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+    elif RANK == 2:
+        time.sleep(0.6)
+    try:
+        net.forward("conv2/bn")
+    except KeyboardInterrupt:
+        net.forward("conv3/bn")
+
+
+def fold_raises(comm):
+    """One rank's own code fails inside of a collective."""
+
+    def combine(a, b):
+        if RANK == 1:
+            raise ZeroDivisionError("of its own")
+        return a + b
+
+    about = bnspec.Signature("moments", "conv1/bn", 2, 1, "float32", "{}")
+    try:
+        comm.all_reduce(np.ones(2), combine, about)
+    except ZeroDivisionError:
+        pass
+    comm.all_reduce(np.ones(2), combine, about._replace(layer="conv2/bn"))
+
+
+def batch(comm):
+    """Ranks whose batches have other layers."""
+    net = Network(comm)
+    names = ("conv1/bn", "conv3/bn" if RANK == 1 else "conv2/bn")
+    with comm.batched() as together:
+        futures = [together.submit(net.layers[name], net.x) for name in names]
+    for future in futures:
+        future.result()
+
+
+def killed(comm):
+    net = Network(comm)
+    net.forward("conv1/bn")
+    if RANK == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    net.forward("conv2/bn")
+
+
+def stuck(comm):
+    net = Network(comm)
+    net.forward("conv1/bn")
+    if RANK == 1:
+        time.sleep(600)
+    net.forward("conv2/bn")
+
+
+def nan(comm):
+    net = Network(comm)
+    if RANK == 1:
+        net.x[0, 0] = np.nan
+    net.forward()
+    state = net.layers["conv3/bn"].state
+    note("value", mean=state.mean.tolist(), isnan=np.isnan(net.y).any(axis=0).tolist())
+
+
+def split(comm):
+    """Ranks 0 and 2 in one part, 1 alone; the part of two disagrees, the whole goes on."""
+    part = comm.split(RANK % 2)
+    try:
+        Network(part, channels=5 if RANK == 2 else 3).forward()
+    except CommunicatorError as error:
+        note("part", kind=type(error).__name__, text=str(error))
+    total = comm.all_reduce(np.ones(2), lambda a, b: a + b, bnspec.Signature("moments", "after", 2, 1, "float32", "{}"))
+    note("value", total=total.tolist(), size=part.size)
+
+
+def uncaught():
+    """An error that nobody catches, between two layers, with the communicator of the whole process."""
+    from bnspec_backends._mpi import world
+
+    world().deadline = DEADLINE
+    net = Network(None, sync_statistics="mpi")
+    net.forward("conv1/bn")
+    if RANK == 1:
+        raise OSError("no space left")
+    begun = time.perf_counter()
+    try:
+        net.forward("conv2/bn")
+    except CommunicatorError as error:
+        note("told", kind=type(error).__name__, text=str(error), seconds=time.perf_counter() - begun)
+
+
+def missing():
+    """One rank does not make a communicator."""
+    begun = time.perf_counter()
+    if RANK == 1:
+        time.sleep(20 * DEADLINE)
+        return
+    try:
+        MPICommunicator(deadline=DEADLINE)
+    except CommunicatorError as error:
+        note("told", kind=type(error).__name__, text=str(error), seconds=time.perf_counter() - begun)
+
+
+def main():
+    act = globals()[ACT]
+    if ACT in ("uncaught", "missing"):
+        act()
+        return
+    if ACT == "several_rounds":
+        _rounds.ONE_ROUND, _rounds._JOINED = 1, 2
+    comm = MPICommunicator(deadline=DEADLINE)
+    begun = time.perf_counter()
+    try:
+        with comm:
+            act(comm)
+    except CommunicatorError as error:
+        note("told", kind=type(error).__name__, text=str(error), seconds=time.perf_counter() - begun)
+        try:
+            Network(comm).forward("conv1/bn")
+        except CommunicatorError as again:
+            note("again", text=str(again))
+        if ACT in ("killed", "stuck"):
+            raise
+    except OSError:
+        pass
+
+
+main()
