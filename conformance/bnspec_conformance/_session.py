@@ -152,6 +152,8 @@ class Session:
         if waivers.update:
             from bnspec_conformance._waiver_file import write_changes
 
+            if self.config.getoption("--bnspec-silent"):
+                return False
             self.said.append(write_changes(Path(waivers.path), waivers.changes(self.records, stale), waivers.today))
             return False
         self.records += stale
@@ -210,6 +212,8 @@ class Session:
         return shlex.join(words)
 
     def _write(self, content: dict[str, Any]) -> None:
+        if self.config.getoption("--bnspec-silent"):
+            return
         for kind, write in (("json", report.write_json), ("junit", report.write_junit), ("html", report.write_html)):
             path = self.config.getoption(f"--bnspec-{kind}")
             if path is not None:

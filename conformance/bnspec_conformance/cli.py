@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="bnspec-conformance", description="Check implementations of batch normalization against bnspec's SPEC.md."
     )
     commands.register(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = parser.parse_args(given, argparse.Namespace(given=given))
     try:
         return int(options.call(options))
     except BrokenPipeError:  # as in `bnspec-conformance list | head`

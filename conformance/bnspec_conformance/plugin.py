@@ -40,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--max-examples", type=int, default=None, metavar="N", help="cases per check (default: the subject's)"
     )
     group.addoption("--bnspec-no-shrink", action="store_true", help="report the first failing case, not the smallest")
+    group.addoption("--bnspec-silent", action="store_true", help="write no files: another process of the job does")
     group.addoption("--bnspec-seed", type=int, default=0, metavar="N", help="seed of all cases (default 0)")
     group.addoption(
         "--clause",

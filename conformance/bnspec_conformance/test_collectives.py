@@ -10,7 +10,6 @@ import numpy as np
 
 import bnspec
 from bnspec import BatchNormConfig, CommunicatorError, Renorm
-from bnspec_backends import threads
 from bnspec_conformance._ranks import Observed, steps
 from bnspec_conformance.case import Case
 from bnspec_conformance.examples import example
@@ -34,25 +33,22 @@ class _Absent(Exception):
 def failing(t: Trial, what: str, *ranks: Callable[[Any], object], names: tuple[str, ...], who: set[int]) -> None:
     """Require that every rank whose function gets to a collective is told in time, with layers and ranks."""
     __tracebackhide__ = True
-    errors: dict[int, str] = {}
-    late: list[float] = []
 
-    def one(comm: Any) -> None:
+    def one(comm: Any) -> tuple[str, float] | None:
         timed = Observed(comm)
         try:
             ranks[comm.rank](timed)
         except CommunicatorError as error:
-            errors[comm.rank] = str(error)
-            late.append(time.perf_counter() - timed.entered)
+            return str(error), time.perf_counter() - timed.entered
+        return None
 
-    try:
-        threads.run(len(ranks), one, deadline=_DEADLINE)
-    except _Absent:
-        pass
+    found = t.needs_ranks(len(ranks)).outcomes(len(ranks), one, deadline=_DEADLINE)
+    told = {number: each for number, each in enumerate(found) if isinstance(each, tuple)}
     present = {number for number, act in enumerate(ranks) if act not in (absent, gone, raises)}
-    t.require(set(errors) == present, f"{what}: ranks {sorted(errors)} were told, not {sorted(present)}")
-    t.require(max(late) < _DEADLINE + _MARGIN, f"{what}: it took {max(late):.1f} s")
-    for text in errors.values():
+    t.require(set(told) == present, f"{what}: ranks {sorted(told)} were told, not {sorted(present)}")
+    late = max(seconds for _, seconds in told.values())
+    t.require(late < _DEADLINE + _MARGIN, f"{what}: it took {late:.1f} s")
+    for text, _ in told.values():
         named = {
             int(n) for group in re.findall(r"ranks? (\d+(?:(?:, | and )\d+)*)", text) for n in re.findall(r"\d+", group)
         }
@@ -138,22 +134,21 @@ def test_missing_rank(t: Trial) -> None:
 
     for missing in (absent, gone, raises):
         failing(t, missing.__name__, act, missing, act, names=("conv3/bn",), who={1})
-    t.require(_after_failure(act), "a communicator that failed gave a number afterwards")
+    t.require(_after_failure(t, act), "a communicator that failed gave a number afterwards")
 
 
-def _after_failure(act: Callable[[Any], object]) -> bool:
-    failed: list[bool] = []
-
-    def one(comm: Any) -> None:
+def _after_failure(t: Trial, act: Callable[[Any], object]) -> bool:
+    def one(comm: Any) -> list[bool]:
+        failed: list[bool] = []
         if comm.rank == 0:
             for _ in range(2):
                 try:
                     act(comm)
                 except CommunicatorError:
                     failed.append(True)
+        return failed
 
-    threads.run(2, one, deadline=_DEADLINE)
-    return failed == [True, True]
+    return bool(t.needs_ranks(2).outcomes(2, one, deadline=_DEADLINE)[0] == [True, True])
 
 
 @clauses("BN-SYNC-10")
@@ -180,7 +175,7 @@ def test_silence(t: Trial) -> None:
         bnspec.update_running(layer.state, stats, case.config)
         return (*sent, len(seen.messages))
 
-    for rank, sent in enumerate(threads.run(2, one, deadline=5.0)):
+    for rank, sent in enumerate(t.needs_ranks(2).run(2, one, deadline=5.0)):
         t.require(sent[0] == 1 and sent[1] == 2, f"rank {rank} sent {sent} messages in training")
         t.require(sent[2:] == (2, 2, 2), f"rank {rank} sent {sent} messages: normalization by constants communicates")
 
@@ -199,7 +194,7 @@ def test_one_rank_infers_alone(t: Trial) -> None:
             layer.backward(x)
 
     try:
-        threads.run(2, one, deadline=_DEADLINE)
+        t.needs_ranks(2).run(2, one, deadline=_DEADLINE)
     except CommunicatorError as error:
         t.require(False, f"inference waits for other ranks: {error}")
 
@@ -240,7 +235,7 @@ def test_one_message(t: Trial) -> None:
             (operation, name) for name in ("first", "second") for operation in ("moments", "gradients", "tangents")
         ]
         try:
-            sent = threads.run(2, one, deadline=5.0)
+            sent = t.needs_ranks(2).run(2, one, deadline=5.0)
         except CommunicatorError as error:
             raise t.broken(f"{what}: a rank sent nothing, or something else: {error}") from error
         for rank, messages in enumerate(sent):

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from bnspec import BatchNormConfig, Renorm
-from bnspec_backends import threads
 from bnspec_conformance import strategies
 from bnspec_conformance._ranks import Observed, concatenated, shared, steps
 from bnspec_conformance.case import Array, Case, as_float64
@@ -69,7 +68,7 @@ def test_whole_batch(t: Trial, case: Case) -> None:
 @explore()
 def test_uneven_and_empty(t: Trial) -> None:
     """Ranks of uneven size, without samples, or masked altogether take part as they are."""
-    for case in (*worlds(), world(4, 2, 0, averaging="pooled")):
+    for case in t.inside((*worlds(), world(4, 2, 0, averaging="pooled"))):
         one, places = concatenated(case)
         got = t.agree(case, *_LOCAL, *_JOINED)
         t.agree(case, "y", "dx", "ydot", *_JOINED, outcome=got, reference=shared(exact(one), places))
@@ -101,7 +100,7 @@ def test_same_bits(t: Trial, case: Case) -> None:
 @explore()
 def test_order_of_arrival(t: Trial) -> None:
     """The order in which ranks arrive changes no bit."""
-    backend = t.needs_backend()
+    backend, ranks = t.needs_backend(), t.needs_ranks(4)
     for weighting in ("count", "rank"):
         case = world(4, 2, 4, 2, sync_weighting=weighting)
         found = []
@@ -110,7 +109,7 @@ def test_order_of_arrival(t: Trial) -> None:
             def one(comm: Any, delays: Any = delays, case: Case = case) -> dict[str, Array]:
                 return steps(backend, case, Observed(comm, delays[comm.rank]))
 
-            found.append(threads.run(4, one))
+            found.append(ranks.run(4, one, deadline=60.0))
         for other in found[1:]:
             for rank in range(4):
                 t.same(other[rank], found[0][rank], f"rank {rank} in another order of arrival", case)
@@ -212,7 +211,7 @@ def test_rank_weighting(t: Trial, case: Case) -> None:
 @explore()
 def test_forced_rank_weighting(t: Trial) -> None:
     """Ranks without data have weight 0; with equal counts the weighting is that by count."""
-    for case in worlds(sync_weighting="rank"):
+    for case in t.inside(worlds(sync_weighting="rank")):
         t.agree(case, *_LOCAL, *_JOINED)
     renorm = Renorm(rmax=2.0, dmax=3.0)
     t.agree(world(4, 2, sync_weighting="rank", renorm=renorm), *_LOCAL, *_JOINED)

@@ -21,6 +21,7 @@ from bnspec_conformance.subjects._process import ProgramError
 from bnspec_conformance.tolerances import bounds, ulps, violations
 from bnspec_conformance.watch import TooLong, deadline
 from bnspec_conformance.wellformed import complaint
+from bnspec_conformance.worlds import ThreadWorld, World
 
 __all__ = ["Budget", "NeverSupported", "NotSupported", "Trial", "Violation", "must_be_refused"]
 
@@ -352,6 +353,14 @@ class Trial:
         if self.subject.backend is None:
             raise NeverSupported("only bnspec's own backends have its layers")
         return self.subject.backend
+
+    def needs_ranks(self, size: int) -> World:
+        """Where ranks of bnspec run, for clauses about their messages."""
+        self.needs_backend()
+        world: World = getattr(self.subject, "world", None) or ThreadWorld()
+        if world.size < size:
+            raise NeverSupported(f"it runs at most {world.size} ranks")
+        return world
 
     def _violation(self, problem: str, case: Case | None, **where: Any) -> Violation:
         lines = [f"{' and '.join(self.clauses)}: {self.subject.name}: {problem}"]

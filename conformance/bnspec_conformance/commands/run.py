@@ -14,7 +14,7 @@ is stale, 2 for a wrong call. Known failures, the reports and replay are describ
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the arguments."""
-    run = commands.add_parser("run", help="put subjects to the test", epilog=_EPILOG)
+    run = commands.add_parser("run", help="put subjects to the test", epilog=_EPILOG, allow_abbrev=False)
     run.add_argument(
         "subjects", nargs="+", metavar="SUBJECT", help="a name, module:attribute, or exec:PROGRAM on a pipe"
     )
@@ -36,11 +36,14 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument("--junit", metavar="FILE", help="write the result as JUnit's XML")
     run.add_argument("--html", metavar="FILE", help="write the result as one HTML file")
     run.add_argument("--failures", metavar="DIR", help="write each failure to a file that replay can run")
+    run.add_argument("--ranks", type=int, metavar="N", help="with subject mpi: start it as an MPI job of N processes")
     run.set_defaults(call=call)
 
 
 def call(options: argparse.Namespace) -> int:
     """Run the suite; 0 only if nothing failed."""
+    if options.ranks is not None:
+        return _as_job(options)
     import pytest
 
     # Nothing of the user's folder may change the run, and the run leaves nothing there.
@@ -66,9 +69,30 @@ def call(options: argparse.Namespace) -> int:
     for name in ("json", "junit", "html", "failures", "waivers"):
         if getattr(options, name) is not None:
             given += [f"--bnspec-{name}", getattr(options, name)]
+    if "mpi" in options.subjects:  # every process of the job runs all of it, and the first reports
+        from bnspec_conformance.launch import quiet_process
+
+        given += ["--bnspec-silent"] if quiet_process() else []
     sys.dont_write_bytecode = True
     status = int(pytest.main(given))
     if status == pytest.ExitCode.NO_TESTS_COLLECTED:
         print("no check is left: --clause and -k leave nothing in common; `bnspec-conformance list`", file=sys.stderr)
     wrong = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
     return {**dict.fromkeys(map(int, wrong), 2), int(pytest.ExitCode.INTERRUPTED): 130}.get(status, status)
+
+
+def _as_job(options: argparse.Namespace) -> int:
+    """Start the same command again as an MPI job."""
+    from bnspec_conformance.launch import LaunchError, launch
+
+    if options.subjects != ["mpi"]:
+        print("--ranks goes with the subject mpi alone.", file=sys.stderr)
+        return 2
+    given = list(options.given)
+    at = next(i for i, word in enumerate(given) if word.split("=")[0] == "--ranks")
+    del given[at : at + (1 if "=" in given[at] else 2)]
+    try:
+        return launch(options.ranks, ["-m", "bnspec_conformance", *given])
+    except LaunchError as error:
+        print(error, file=sys.stderr)
+        return 2

@@ -6,16 +6,16 @@ from typing import Any, Literal
 import numpy as np
 
 import bnspec
-from bnspec_backends import threads
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
 from bnspec_conformance.scope import Scope
+from bnspec_conformance.worlds import ThreadWorld, World
 
 __all__ = ["Ours", "cupy", "jax", "numpy", "strict", "torch"]
 
 
 @dataclasses.dataclass
 class Ours:
-    """One backend; several ranks run as threads."""
+    """One backend; where a case has several ranks, its `world` runs them."""
 
     name: str
     backend: Any
@@ -24,6 +24,7 @@ class Ours:
     examples: int = 40
     bound: Literal["strict", "plain"] = "strict"
     dialect: str | None = "bnspec"
+    world: World = dataclasses.field(default_factory=ThreadWorld)
 
     @property
     def scope(self) -> Scope:
@@ -39,14 +40,14 @@ class Ours:
         return self.scope.reason(case)
 
     def run(self, case: Case) -> Outcome:
-        """Run the case on as many threads as it has ranks."""
+        """Run the case, on as many ranks as it has."""
         if len(case.ranks) == 1:
             return Outcome((self._rank(case, case.ranks[0], 0, None),))
 
         def one(comm: bnspec.Communicator) -> RankOutcome:
             return self._rank(case, case.ranks[comm.rank], comm.rank, comm)
 
-        return Outcome(tuple(threads.run(len(case.ranks), one, deadline=60.0)))
+        return Outcome(tuple(self.world.run(len(case.ranks), one, deadline=60.0)))
 
     def _rank(self, case: Case, rank: RankInputs, number: int, comm: Any) -> RankOutcome:
         put = self._put
