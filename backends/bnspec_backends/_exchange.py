@@ -35,12 +35,14 @@ _ERRORS = {kind.__name__: kind for kind in (CommunicatorError, CollectiveMismatc
 
 
 class _Buffer:
-    """Frames of one length in a row: as bytes, and the arrays in them."""
+    """Room for the frames of one round, all of one length: as bytes, and the arrays in them."""
 
-    def __init__(self, number: int, like: Any) -> None:
-        rows = np.empty((number, HEADER + like.nbytes), np.uint8)
+    def __init__(self, sources: Sequence[int], own: int, like: Any) -> None:
+        rows = np.empty((len(sources), HEADER + like.nbytes), np.uint8)
         self.frames = [memoryview(row) for row in rows]
         self.arrays = [row[HEADER:].view(like.dtype).reshape(like.shape) for row in rows]
+        self.mine = sources.index(own)
+        self.waits = {source: frame for source, frame in zip(sources, self.frames) if source != own}
 
 
 class Exchange:
@@ -107,7 +109,7 @@ class Exchange:
             if self._error is not None or self._closed:
                 self._refuse(own)
             self.sequence += 1
-            if self._interrupted():
+            if self._news and self._alarming() is not None:
                 self._end(own)
             until = time.perf_counter() + self.deadline
             for number, each in enumerate(self.plan):
@@ -157,16 +159,18 @@ class Exchange:
 
     def _round(self, each: Round, own: About, payload: Any, until: float, same_size: bool) -> Sequence[Any]:
         """Exchange the arrays of one round; every block's, in order."""
-        buffer = self._buffer(len(each.sources), payload) if same_size else _Buffer(len(each.sources), payload)
-        mine, size = each.sources.index(self.number), payload.nbytes
-        buffer.frames[mine][:HEADER] = own.header(self.sequence, size, self._group, 0)
-        np.copyto(buffer.arrays[mine], payload)
-        frame: Any = buffer.frames[mine]
+        buffer = self._buffer(each.sources, payload) if same_size else _Buffer(each.sources, self.number, payload)
+        size, frame = payload.nbytes, buffer.frames[buffer.mine]
+        head = own.header(self.sequence, size, self._group, 0)
+        frame[:HEADER] = head
+        np.copyto(buffer.arrays[buffer.mine], payload)
+        sent: Any = frame
         if own.digest not in self._described:
-            frame = own.header(self.sequence, size, self._group, len(own.text)) + bytes(frame[HEADER:]) + own.text
-        waits = {source: buffer.frames[i] for i, source in enumerate(each.sources) if i != mine}
+            sent = own.header(self.sequence, size, self._group, len(own.text)) + bytes(frame[HEADER:]) + own.text
         try:
-            others, missing = self._peers.exchange(frame, self._tag, each.targets, waits, until, self._interrupted)
+            others, missing = self._peers.exchange(
+                sent, self._tag, each.targets, buffer.waits, until, self._interrupted
+            )
         except MPI.Exception as error:
             if self._interrupted():  # a rank that gave up may have ended while its message was being read
                 self._end(own)
@@ -176,7 +180,9 @@ class Exchange:
             self._end(own)
         if missing:
             self._late(own, missing)
-        frames = [others.get(source, buffer.frames[i]) for i, source in enumerate(each.sources)]
+        if not others and all(bytes(frame[:SAME]) == head[:SAME] for frame in buffer.waits.values()):
+            return buffer.arrays
+        frames = [others.get(source, frame) for source, frame in zip(each.sources, buffer.frames)]
         heads = self._compare(each.sources, frames, own)
         if not same_size:
             return [
@@ -202,13 +208,13 @@ class Exchange:
             self._differ({source: heads.get(source) for source in sources}, own)
         return heads
 
-    def _buffer(self, number: int, payload: Any) -> "_Buffer":
-        """Room for the frames of one round; collectives of one shape use the same room one after the other."""
-        key = number, payload.shape, payload.dtype
+    def _buffer(self, sources: tuple[int, ...], payload: Any) -> _Buffer:
+        """Collectives of one shape use the same room one after the other."""
+        key = sources, payload.shape, payload.dtype
         if key not in self._buffers:
             if len(self._buffers) >= _ROOMS:
                 self._buffers.clear()
-            self._buffers[key] = _Buffer(number, payload)
+            self._buffers[key] = _Buffer(sources, self.number, payload)
         return self._buffers[key]
 
     def _where(self, own: About, ahead: int = 0) -> str:
