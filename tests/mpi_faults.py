@@ -16,7 +16,7 @@ from bnspec import CommunicatorError
 from bnspec_backends import _rounds
 from bnspec_backends._mpi import MPICommunicator
 
-DEADLINE = 1.0
+DEADLINE = 2.0
 RANK = MPI.COMM_WORLD.Get_rank()
 ACT, FOLDER = sys.argv[1], Path(sys.argv[2])
 
