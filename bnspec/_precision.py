@@ -32,7 +32,7 @@ __all__ = [
 FLOATING = ("bfloat16", "float16", "float32", "float64")
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=256, typed=True)  # strict dtypes mind being compared with those of NumPy
 def dtype_name(dtype: Any) -> str:
     """Return a dtype's bare name.
 
