@@ -76,7 +76,8 @@ class Peers:
     def __init__(self, mpi: "MPI.Intracomm") -> None:
         self.rank, self.size = mpi.Get_rank(), mpi.Get_size()
         self.groups: dict[str, Callable[[News], None]] = {}
-        self._mpi, self._lock = mpi, threading.Lock()
+        self._mpi = mpi
+        self._lock = threading.RLock()  # a group that is collected as garbage leaves wherever that happens
         self._highest = int(mpi.Get_attr(MPI.TAG_UB) or 32767)  # the least that the standard allows
         self._unclaimed: dict[str, list[News]] = {}
         self._told: list[Any] = []  # requests with the bytes they read from, until they are done
