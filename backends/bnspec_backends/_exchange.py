@@ -39,7 +39,7 @@ class _Buffer:
 
     def __init__(self, sources: Sequence[int], own: int, like: Any) -> None:
         rows = np.empty((len(sources), HEADER + like.nbytes), np.uint8)
-        self.frames = [memoryview(row) for row in rows]
+        self.frames = [row.data for row in rows]
         self.arrays = [row[HEADER:].view(like.dtype).reshape(like.shape) for row in rows]
         self.mine = sources.index(own)
         self.waits = {source: frame for source, frame in zip(sources, self.frames) if source != own}
