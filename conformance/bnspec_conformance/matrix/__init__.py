@@ -55,10 +55,11 @@ class Row:
 
     @property
     def broken(self) -> bool:
-        """Whether the adapter does not work at all: nothing passed, or what it gave was no outcome, or no probe ran."""
+        """Whether the adapter does not work: nothing was compared, or what it gave was no outcome, or no probe ran."""
         checks = [] if self.report is None else self.report["checks"]
-        passed = any(c["outcome"] == "passed" for c in checks)
-        return not passed or not self.findings or any("the check broke" in c["reason"] for c in checks)
+        # A number that is off is a number all the same; an error or a malformed outcome has none.
+        compared = any(c["outcome"] == "passed" or (c["violation"] or {}).get("got") is not None for c in checks)
+        return not compared or not self.findings or any("the check broke" in c["reason"] for c in checks)
 
 
 def known_failures(subject: str) -> Path | None:
