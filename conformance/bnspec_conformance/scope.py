@@ -208,11 +208,11 @@ class Scope:
 
 def _option(case: Case, name: str) -> Any:
     """The value of an option in a case, or None where it has no influence on the result."""
-    config, asked = case.config, needs(case)
+    config, asked, inference = case.config, needs(case), case.mode == "inference"
     if name == "renorm.form":
         return None if config.renorm is None else config.renorm.form
     matters = {
-        "averaging": case.state is not None,
+        "averaging": case.state is not None and (case.update or inference),
         "decay": "running" in asked or (case.state is not None and config.averaging == "debiased"),
         "correction": "running" in asked,
         "single_value": "running" in asked and config.correction == 1,
