@@ -142,8 +142,9 @@ MUTANTS = (
         breaks="Leaves a rank with NaN out of the joined statistics.",
         apply=edit(
             join_moments,
-            _WEIGHT,
-            _WEIGHT + "\n    weight = xp.where(xp.all(xp.isfinite(local.m2), axis=1), weight, xp.zeros_like(weight))",
+            "columns = _count_columns(local.count, n, weight, by_rank)",
+            "kept = xp.astype(xp.all(xp.isfinite(local.m2), axis=1), dtype)\n"
+            "    columns = _count_columns(local.count, n * kept, weight * kept, by_rank)",
         ),
     ),
     Mutant(
