@@ -189,7 +189,7 @@ class MPICommunicator:
     def batched(self) -> Batch:
         """Let calls that do not depend on each other share their messages; the results stay the same to the bit.
 
-        It pays where a message takes longer than the threads' taking turns, about 0.1 ms: across nodes.
+        It pays where a message takes longer than the threads' taking turns: across nodes.
 
         Examples
         --------
