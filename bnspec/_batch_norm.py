@@ -13,10 +13,10 @@ from bnspec._namespace import array_namespace
 from bnspec._normalize import inverse_stddev, scale_and_shift
 from bnspec._precision import arithmetic_dtype, stop_gradient
 from bnspec._protocols import Communicator, Kernels
-from bnspec._registry import kernels_for
+from bnspec._registry import as_fused, kernels_for
 from bnspec._renorm import corrections
 from bnspec._running import running_statistics
-from bnspec._sync import join_moments, signature
+from bnspec._sync import join_moments, own_divisor, signature
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
 
 __all__ = ["batch_norm", "batch_norm_inference"]
@@ -87,6 +87,17 @@ def batch_norm(
     """
     groups = _validate.forward(x, params, config, state, mask, name)
     kernels = kernels_for(x)
+    if mask is None and comm is None and config.renorm is None and (fused := as_fused(kernels)):
+        both = fused.normalize_by_batch(x, params.gamma, params.beta, config.epsilon, groups)
+        if both is not None:
+            stats, inverse, y = both
+            n = own_divisor(stats)
+            static = Static(groups, config, name)
+            return (
+                y,
+                stats,
+                Saved(x, None, params.gamma, params.beta, stats.mean, stats.mean_low, inverse, n, None, None, static),
+            )
     local = kernels.moments(x, groups, mask)
     shape = (int(local.m2.shape[0]), int(local.m2.shape[1]))
     stats, divisor = join_moments(local, config, comm, signature("moments", name, x, shape, config))

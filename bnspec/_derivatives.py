@@ -10,7 +10,7 @@ from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
 from bnspec._normalize import factor
 from bnspec._protocols import Communicator, Kernels
-from bnspec._registry import kernels_for
+from bnspec._registry import as_fused, kernels_for
 from bnspec._sync import join_sums, signature
 from bnspec._types import Array, Gradients, Saved, Tangents
 
@@ -71,6 +71,13 @@ def batch_norm_vjp(
     groups, config, name = saved.static.groups, saved.static.config, saved.static.name
     _validate.derivative("dy", dy, saved, dmean=dmean, dvar=dvar)
     kernels = kernels_for(saved.x)
+    plain = saved.mask is None and saved.r is None and dmean is None and dvar is None
+    if plain and comm is None and saved.divisor is not None and (fused := as_fused(kernels)):
+        statistics = (saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor)
+        both = fused.pull_back(dy, saved.x, saved.gamma, *statistics, groups)
+        if both is not None:
+            s1, s2, dx = both
+            return Gradients(dx, *parameter_gradients(s1, s2, saved))
     x, s1, s2 = _cotangent_sums(kernels, dy, saved)
     dgamma, dbeta = parameter_gradients(s1, s2, saved)
     if saved.divisor is None:  # an affine map: not even an infinite x reaches dx

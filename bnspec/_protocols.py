@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from bnspec._types import Array, Groups, Moments
 
-__all__ = ["Backend", "Communicator", "Kernels", "Signature"]
+__all__ = ["Backend", "Communicator", "FusedKernels", "Kernels", "Signature"]
 
 
 class Kernels(Protocol):
@@ -40,11 +40,45 @@ class Kernels(Protocol):
 
 
 @runtime_checkable
+class FusedKernels(Kernels, Protocol):
+    """Kernels that can do both passes of an operation while the data is in cache, where nothing stands between.
+
+    Nothing does without ranks to join, mask and renorm. The results equal those of the four primitives with
+    the specification's arithmetic between them. Either method may return None for an array that it has no better
+    way for; the four primitives serve it then.
+    """
+
+    def normalize_by_batch(
+        self, x: Array, gamma: Array | None, beta: Array | None, epsilon: float, groups: Groups
+    ) -> tuple[Moments, Array, Array] | None:
+        """The moments, ``1/sqrt(var + epsilon)`` of shape (G, C), and y."""
+        ...
+
+    def pull_back(
+        self,
+        dy: Array,
+        x: Array,
+        gamma: Array | None,
+        centre: Array,
+        centre_low: Array,
+        inverse: Array,
+        divisor: Array,
+        groups: Groups,
+    ) -> tuple[Array, Array, Array] | None:
+        """``sum dy`` and ``sum dy*(x - mean)`` of shape (G, C), the mean in both its parts, and dx."""
+        ...
+
+
+@runtime_checkable
 class Backend(Protocol):
     """The arrays of one library on its devices."""
 
     name: str
-    kernels: Kernels
+
+    @property
+    def kernels(self) -> Kernels:
+        """The primitives for its arrays; asked for once, at the first call."""
+        ...
 
     def version(self) -> str:
         """The library's version."""

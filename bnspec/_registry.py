@@ -15,7 +15,7 @@ from bnspec._gradients import grad_input, grad_sums
 from bnspec._moments import moments
 from bnspec._normalize import normalize
 from bnspec._precision import library
-from bnspec._protocols import Backend, Communicator, Kernels
+from bnspec._protocols import Backend, Communicator, FusedKernels, Kernels
 from bnspec._types import Array
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "BackendInfo",
     "EXTRAS",
     "SpecificationKernels",
+    "as_fused",
+    "forget_kernels",
     "get_backend",
     "get_communicator",
     "kernels_for",
@@ -144,6 +146,16 @@ def kernels_for(x: Array) -> Kernels:
         known = declared in _names("bnspec.backends")
         _kernels[name] = get_backend(declared).kernels if known else SpecificationKernels()
     return _kernels[name]
+
+
+def as_fused(kernels: Kernels) -> FusedKernels | None:
+    """The kernels, if they can do both passes of an operation at once."""
+    return kernels if hasattr(kernels, "normalize_by_batch") else None  # type: ignore[return-value]
+
+
+def forget_kernels(name: str) -> None:
+    """Ask a library's backend anew for its kernels, at the next call."""
+    _kernels.pop(name, None)
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy
 
-from bnspec import SpecificationKernels
 from bnspec._protocols import Kernels
+from bnspec_backends import cpu
 
 __all__ = ["NumpyBackend"]
 
@@ -17,8 +17,10 @@ class NumpyBackend:
 
     name = "numpy"
 
-    def __init__(self) -> None:
-        self.kernels: Kernels = SpecificationKernels()
+    @property
+    def kernels(self) -> Kernels:
+        """Those of `bnspec_backends.cpu`."""
+        return cpu.make(cpu.in_use())
 
     def version(self) -> str:
         """NumPy's version."""

@@ -1,7 +1,7 @@
 """torch tensors on the CPU or a CUDA device, differentiable as they are.
 
-Automatic differentiation runs through the specification's own primitives, to any order; bnspec's explicit
-derivatives are there for those who do not want a graph.
+Automatic differentiation works to any order: through the specification's own primitives, or through compiled ones
+whose derivatives are such primitives again. bnspec's explicit derivatives are there for those who want no graph.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 
 from bnspec import SpecificationKernels
 from bnspec._protocols import Kernels
+from bnspec_backends import cpu
 
 __all__ = ["TorchBackend"]
 
@@ -21,8 +22,14 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self) -> None:
-        self.kernels: Kernels = SpecificationKernels()
+    @property
+    def kernels(self) -> Kernels:
+        """The specification's, and for tensors on the CPU compiled ones where `bnspec_backends.cpu` has them."""
+        if cpu.in_use() != "compiled":
+            return SpecificationKernels()
+        from bnspec_backends._torch_cpu import TorchCpuKernels
+
+        return TorchCpuKernels(cpu.make("compiled"))
 
     def version(self) -> str:
         """torch's version."""

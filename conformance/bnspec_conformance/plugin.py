@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 #: Subjects a plain run of pytest takes where they can be imported.
-DEFAULT = ("numpy", "strict", "torch", "jax", "cupy")
+DEFAULT = ("numpy", "numpy-blocked", "strict", "torch", "jax", "cupy")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -76,7 +76,7 @@ def collect(
     patience: float,
     done: Callable[[Row], None],
 ) -> list[Row]:
-    """Run and probe each subject in its own processes, some of them side by side.
+    """Run and probe each subject in a process of its own, some of them side by side.
 
     Parameters
     ----------
@@ -92,15 +92,16 @@ def collect(
         Told of each row as it is finished.
     """
     with tempfile.TemporaryDirectory() as compiled, ThreadPoolExecutor(jobs) as pool:
-        # Half of the time of a subject on JAX goes into compiling what the one before it has compiled already.
+        # Half of the time of a framework on JAX goes into compiling what the one before it has compiled already.
         shared = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         shared["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-        # bnspec's own clauses hold at every level of XLA's optimization, and compiling is most of their time there.
+        # bnspec's own clauses hold at every level of XLA's optimization. Compiling is most of their time there, and
+        # the lowest level so quick that keeping what it made does not pay.
         quick = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"}
 
         def one(name: str) -> Row:
-            mine = shared | quick if name in ("jax", "jax-jit") else shared
+            mine = quick if name in ("jax", "jax-jit") else shared
             row = _row(name, arguments(name), patience, mine)
             done(row)
             return row
@@ -143,16 +144,13 @@ def _row(name: str, arguments: Sequence[str], patience: float, shared: Mapping[s
     row = Row(name)
     with tempfile.TemporaryDirectory() as folder:
         report, findings = Path(folder) / "report.json", Path(folder) / "findings.json"
-        text = _run(["run", name, "--json", str(report), *arguments], patience, shared)
+        said = _run([name, str(report), str(findings), *arguments], patience, shared)
         if report.exists():
             row.report = json.loads(report.read_text(encoding="utf-8"))
-            problem = _run(["probe", name, "--json", str(findings)], patience, shared)
-            if findings.exists():
-                row.findings = [f for s in _subjects(findings) for f in s["findings"]]
-            else:
-                row.reason = f"the probe did not end: {problem}"
+        if findings.exists():
+            row.findings = [f for s in _subjects(findings) for f in s["findings"]]
         else:
-            row.reason = text
+            row.reason = said if row.report is None else f"the probe did not end: {said}"
     row.seconds = time.perf_counter() - started
     return row
 
@@ -163,8 +161,8 @@ def _subjects(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _run(arguments: Sequence[str], patience: float, shared: Mapping[str, str]) -> str:
-    """Run a command of the suite; the last line it said."""
-    command = [sys.executable, "-m", "bnspec_conformance", *arguments]
+    """Run and probe a subject in a process of its own; the last line it said."""
+    command = [sys.executable, "-m", "bnspec_conformance.matrix._process", *arguments]
     environment = os.environ | shared | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=patience, env=environment, check=False)

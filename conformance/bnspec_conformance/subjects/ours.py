@@ -25,6 +25,7 @@ class Ours:
     bound: Literal["strict", "plain"] = "strict"
     dialect: str | None = "bnspec"
     world: World = dataclasses.field(default_factory=ThreadWorld)
+    kernels: Any = None  # that serve NumPy arrays, in place of those in use
 
     @property
     def scope(self) -> Scope:
@@ -33,7 +34,7 @@ class Ours:
 
     def version(self) -> str:
         """The library and its version."""
-        return f"bnspec {bnspec.__version__} on {self.name} {self.backend.version()}"
+        return f"bnspec {bnspec.__version__} on {self.backend.name} {self.backend.version()}"
 
     def supports(self, case: Case) -> str | None:
         """Every case of a dtype the library has."""
@@ -41,6 +42,12 @@ class Ours:
 
     def run(self, case: Case) -> Outcome:
         """Run the case, on as many ranks as it has."""
+        if self.kernels is None:
+            return self._run(case)
+        with bnspec.use_kernels("numpy", self.kernels):
+            return self._run(case)
+
+    def _run(self, case: Case) -> Outcome:
         if len(case.ranks) == 1:
             return Outcome((self._rank(case, case.ranks[0], 0, None),))
 
@@ -113,8 +120,29 @@ def _or_default(values: Array | None, default: float, case: Case) -> Array:
 
 
 def numpy() -> Ours:
-    """bnspec on NumPy."""
+    """bnspec on NumPy, by the kernels in use: compiled where numba is installed."""
     return Ours("numpy", bnspec.get_backend("numpy"))
+
+
+def numpy_compiled() -> Ours:
+    """bnspec on NumPy by compiled kernels."""
+    return _numpy_with("compiled")
+
+
+def numpy_blocked() -> Ours:
+    """bnspec on NumPy block by block, as without numba."""
+    return _numpy_with("blocked")
+
+
+def numpy_specification() -> Ours:
+    """bnspec on NumPy by the specification's own formulas."""
+    return _numpy_with("specification")
+
+
+def _numpy_with(kernels: str) -> Ours:
+    from bnspec_backends import cpu
+
+    return Ours(f"numpy-{kernels}", bnspec.get_backend("numpy"), examples=20, kernels=cpu.make(kernels))
 
 
 def strict() -> Ours:

@@ -1,0 +1,188 @@
+"""Compiled kernels for torch tensors on the CPU, without a copy and without losing torch's own differentiation.
+
+Where no gradient is asked for, the kernels read and write the tensors' memory. Where one is, the two fused passes
+are one `autograd.Function`: its backward is the fused gradient, or, while a graph of the gradient itself is made,
+torch's differentiation of the specification's formulas. What cannot be fused and needs a gradient (masks,
+renorm) goes the specification's way throughout, as does every tensor whose memory is not there to be read.
+"""
+
+from typing import Any
+
+import numpy
+import torch
+
+from bnspec import SpecificationKernels
+from bnspec._normalize import inverse_stddev, scale_and_shift
+from bnspec._types import Groups, Moments, Params
+
+__all__ = ["TorchCpuKernels"]
+
+#: Part of torch that its stubs leave out.
+_TORCH: Any = getattr(torch._C, "_functorch")  # noqa: B009
+
+
+class TorchCpuKernels:
+    """Kernels of `bnspec._protocols.FusedKernels` over those for NumPy arrays.
+
+    Parameters
+    ----------
+    kernels : CompiledKernels
+        For NumPy arrays.
+    """
+
+    def __init__(self, kernels: Any) -> None:
+        self._plain = SpecificationKernels()
+        self._kernels = kernels
+
+    def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
+        """Primitive 1."""
+        if not _readable(x, mask) or _differentiated(x):
+            return self._plain.moments(x, groups, mask)
+        return Moments(*map(_tensor, self._kernels.moments(_array(x), groups, _array(mask))))
+
+    def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
+        """Primitive 2."""
+        given = (x, centre, scale, shift)
+        if not _readable(*given) or _differentiated(*given):
+            return self._plain.normalize(*given, groups)
+        return _tensor(self._kernels.normalize(*map(_array, given), groups))
+
+    def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
+        """Primitive 3."""
+        given = (dy, x, centre)
+        if not _readable(*given, mask) or _differentiated(*given):
+            return self._plain.grad_sums(*given, groups, mask)
+        s1, s2 = self._kernels.grad_sums(*map(_array, given), groups, _array(mask))
+        return _tensor(s1), _tensor(s2)
+
+    def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
+        """Primitive 4."""
+        given = (dy, x, centre, a, b, c)
+        if not _readable(*given, mask) or _differentiated(*given):
+            return self._plain.grad_input(*given, groups, mask)
+        return _tensor(self._kernels.grad_input(*map(_array, given), groups, _array(mask)))
+
+    def normalize_by_batch(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> Any:
+        """Both passes of the forward operation; None where they cannot follow each other in cache."""
+        if not _readable(x, gamma, beta) or not (
+            _differentiated(x, gamma, beta) or self._kernels.fuses(_array(x), groups)
+        ):
+            return None
+        count, mean, low, m2, inverse, y = _ByBatch.apply(  # type: ignore[no-untyped-call]
+            x, gamma, beta, epsilon, groups, self
+        )
+        return Moments(count, mean, low, m2), inverse, y
+
+    def pull_back(
+        self, dy: Any, x: Any, gamma: Any, centre: Any, centre_low: Any, inverse: Any, divisor: Any, groups: Groups
+    ) -> Any:
+        """Both passes of the gradient; None where they cannot follow each other in cache, or a graph is being made."""
+        given = (dy, x, gamma, centre, centre_low, inverse, divisor)
+        if not _readable(*given) or _differentiated(*given):
+            return None
+        found = self._kernels.pull_back(*map(_array, given), groups)
+        return None if found is None else tuple(map(_tensor, found))
+
+    def forward(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> tuple[Moments, Any, Any]:
+        """Return what `normalize_by_batch` returns, by the primitives."""
+        fused = None
+        if not _differentiated(x, gamma, beta):
+            fused = self._kernels.normalize_by_batch(*map(_array, (x, gamma, beta)), epsilon, groups)
+        if fused is not None:
+            stats, inverse, y = fused
+            return Moments(*map(_tensor, stats)), _tensor(inverse), _tensor(y)
+        stats = self.moments(x, groups, None)
+        inverse = inverse_stddev(stats.var, epsilon)
+        scale, shift = scale_and_shift(Params(gamma, beta), inverse, stats.mean_low, None, None)
+        return stats, inverse, self.normalize(x, stats.mean, scale, shift, groups)
+
+
+class _ByBatch(torch.autograd.Function):
+    """x, gamma, beta to count, mean, its low part, m2, 1/sqrt(var + epsilon) and y."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups, owner: TorchCpuKernels) -> Any:
+        stats, inverse, y = owner.forward(x, gamma, beta, epsilon, groups)
+        ctx.save_for_backward(x, gamma, beta, stats.mean, stats.mean_low, inverse)
+        ctx.about = (epsilon, groups, owner, stats.count.to(torch.float64))
+        ctx.mark_non_differentiable(stats.count, stats.mean_low)
+        ctx.set_materialize_grads(False)
+        return *stats, inverse, y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        _, gmean, _, gm2, ginverse, g = grads
+        x, gamma, beta, mean, low, inverse = ctx.saved_tensors
+        epsilon, groups, owner, count = ctx.about
+        given = (gmean, gm2, ginverse, g)
+        if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn
+            stats, again, y = owner.forward(x, gamma, beta, epsilon, groups)
+            pairs = [(v, d) for v, d in zip((stats.mean, stats.m2, again, y), given, strict=True) if d is not None]
+            wanted = [v for v, needed in zip((x, gamma, beta), ctx.needs_input_grad, strict=False) if needed]
+            outputs, directions = zip(*pairs, strict=True)
+            found = iter(torch.autograd.grad(outputs, wanted, directions, create_graph=True, allow_unused=True))
+            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None
+
+        g = torch.zeros_like(x) if g is None else g
+        fused = None
+        if gmean is None and gm2 is None and ginverse is None:
+            fused = owner.pull_back(g, x, gamma, mean, low, inverse, count, groups)
+        if fused is not None:
+            s1, s2, dx = fused
+        else:
+            n = count[:, None]
+            s1, s2 = owner.grad_sums(g, x, mean, groups, None)
+            s2 = s2 - low * s1
+            a = inverse if gamma is None else gamma.to(torch.float64) * inverse
+            b = -a * (inverse * (inverse * (s2 / n)))
+            c = -a * (s1 / n)
+            if gm2 is not None:
+                b = b + 2.0 * gm2
+            if ginverse is not None:  # inverse = (m2/n + epsilon)**(-1/2)
+                b = b - ginverse * inverse**3 / n
+            if gmean is not None:
+                c = c + gmean / n
+            dx = owner.grad_input(g, x, mean, a, b, c - b * low, groups, None)
+        dgamma = None if gamma is None else (s2 * inverse).sum(0).to(gamma.dtype)
+        dbeta = None if beta is None else s1.sum(0).to(beta.dtype)
+        return dx, dgamma, dbeta, None, None, None
+
+
+def _readable(*tensors: Any) -> bool:
+    """Whether the memory of all tensors is there to be read: no device, subclass, or transformation of torch."""
+    if torch.compiler.is_compiling() or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    for v in tensors:
+        if v is None:
+            continue
+        if type(v) not in (torch.Tensor, torch.nn.Parameter) or v.device.type != "cpu" or v.layout != torch.strided:
+            return False
+        if _TORCH.is_functorch_wrapped_tensor(v):
+            return False
+    return True
+
+
+def _differentiated(*tensors: Any) -> bool:
+    """Whether torch records what is done with one of them."""
+    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
+
+
+def _array(v: Any) -> Any:
+    """Return a tensor's memory as an array of NumPy."""
+    if v is None:
+        return None
+    v = v.detach()
+    if v.is_neg():
+        v = v.resolve_neg()
+    if v.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return v.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return v.numpy()
+
+
+def _tensor(v: Any) -> Any:
+    """Return an array's memory as a tensor."""
+    if v.dtype.name == "bfloat16":
+        return torch.from_numpy(v.view(numpy.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(v)

@@ -1,0 +1,97 @@
+"""Batch normalization on a CPU: which kernels, how many threads, how much memory kept for results.
+
+``use`` chooses the kernels that serve NumPy arrays and, where they are compiled, torch's CPU tensors;
+``resources`` has the rest: ``resources.threads``, ``resources.pool.limit``, ``resources.counters``. The same
+can be said by the environment before the first call: BNSPEC_CPU_KERNELS, BNSPEC_NUM_THREADS, BNSPEC_POOL_BYTES.
+"""
+
+import importlib.util
+import os
+from typing import Any
+
+import bnspec
+from bnspec import _registry
+from bnspec._errors import refusal
+from bnspec._protocols import Kernels
+from bnspec_backends.cpu.shared import resources
+
+__all__ = ["KERNELS", "in_use", "make", "resources", "use"]
+
+#: The kernels there are for NumPy arrays.
+KERNELS = ("compiled", "blocked", "specification")
+
+_chosen = ""
+
+
+def in_use() -> str:
+    """Return the name of the kernels that serve NumPy arrays.
+
+    Unless chosen, "compiled" where numba is installed, else "blocked".
+    """
+    chosen = _chosen or os.environ.get("BNSPEC_CPU_KERNELS", "")
+    if chosen:
+        return chosen
+    return "compiled" if importlib.util.find_spec("numba") else "blocked"
+
+
+def use(name: str) -> None:
+    """Serve NumPy arrays, and torch's CPU tensors, by other kernels from now on.
+
+    Parameters
+    ----------
+    name : {"compiled", "blocked", "specification"}
+        Compiled by numba; NumPy block by block; NumPy by the specification's own formulas. torch's tensors are
+        served by compiled kernels or the specification's.
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    ImportError
+        If they need a package that is not installed; the text names the extra. Nothing is changed then.
+
+    Examples
+    --------
+    >>> before = in_use()
+    >>> use("blocked")
+    >>> in_use()
+    'blocked'
+    >>> use(before)
+    """
+    global _chosen
+    make(name)
+    _chosen = name
+    for library in ("numpy", "torch"):
+        _registry.forget_kernels(library)
+
+
+def make(name: str) -> Kernels:
+    """Return new kernels for NumPy arrays; raise as `use` does."""
+    if name not in KERNELS:
+        raise refusal(
+            ValueError,
+            "BN-ERR-5",
+            got=f"CPU kernels {name!r}",
+            expected="one of " + ", ".join(KERNELS),
+            do="Leave the choice to bnspec, or name one of these.",
+        )
+    kernels: Any
+    if name == "specification":
+        kernels = bnspec.SpecificationKernels()
+    elif name == "blocked":
+        from bnspec_backends.cpu.blocked import BlockedKernels
+
+        kernels = BlockedKernels()
+    else:
+        try:
+            from bnspec_backends.cpu.compiled import CompiledKernels
+        except ImportError as error:
+            raise refusal(
+                ImportError,
+                "BN-ERR-5",
+                got=f"compiled CPU kernels cannot be imported ({error})",
+                expected="numba to be installed",
+                do="Try `pip install bnspec[cpu]`.",
+            ) from error
+        kernels = CompiledKernels()
+    return kernels  # type: ignore[no-any-return]

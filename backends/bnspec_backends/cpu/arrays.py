@@ -1,0 +1,90 @@
+"""Arrays of NumPy as the kernels take them: what is read, what is written, and what goes along with it."""
+
+from typing import Any, NamedTuple
+
+import numpy
+
+from bnspec._types import Groups
+from bnspec_backends.cpu.layout import Layout, dense, find_layout
+from bnspec_backends.cpu.shared import resources
+
+__all__ = ["Source", "factor", "new_like", "parameter", "read", "read_along", "spread_mask"]
+
+
+class Source(NamedTuple):
+    """An array that is read, or a copy of it where it cannot be read in place."""
+
+    array: Any
+    layout: Layout
+
+    @property
+    def line(self) -> Any:
+        """The memory from the first element to the last."""
+        layout, x = self.layout, self.array
+        if layout.span == x.size:
+            return x.transpose(layout.order).reshape(-1)
+        return numpy.lib.stride_tricks.as_strided(x, (layout.span,), (x.itemsize,), writeable=False)
+
+
+def read(x: Any, groups: Groups) -> Source:
+    """Find out how an array lies in memory; copy it, and count that, where no kernel takes it as it lies."""
+    layout = None
+    if x.dtype.isnative and x.flags.aligned:
+        layout = find_layout(x.shape, x.strides, x.itemsize, groups.axis, groups.number)
+    if layout is None:
+        x = _copy(x)
+        layout = find_layout(x.shape, x.strides, x.itemsize, groups.axis, groups.number)
+        assert layout is not None, "a contiguous array has a layout"
+    return Source(x, layout)
+
+
+def read_along(v: Any, x: Any, layout: Layout, groups: Groups) -> Source:
+    """Read an array that goes along with x, element by element; of another dtype it is copied as float64."""
+    own = None
+    if v.dtype != x.dtype:
+        v = v.astype(numpy.float64)
+        resources.counters.copies += 1
+    if v.dtype.isnative and v.flags.aligned:
+        own = find_layout(v.shape, v.strides, v.itemsize, groups.axis, groups.number)
+    if own is not None and own.order == layout.order and own[2:5] == layout[2:5] and own.by_runs == layout.by_runs:
+        return Source(v, own)
+    back = numpy.argsort(layout.order)
+    return Source(_copy(v.transpose(layout.order)).transpose(back), dense(layout))
+
+
+def new_like(x: Any, layout: Layout) -> tuple[Any, Any]:
+    """Return a new array of x's shape whose axes lie in memory as x's do, and its elements as one line."""
+    dtype = x.dtype.newbyteorder("=")
+    line = resources.pool.empty(layout.size * dtype.itemsize).view(dtype)
+    order = layout.order
+    y = line.reshape([x.shape[a] for a in order])
+    if order != tuple(range(len(order))):
+        y = y.transpose(numpy.argsort(order))
+    return y, line
+
+
+def spread_mask(mask: Any, x: Any, groups: Groups, layout: Layout) -> tuple[Any, Any]:
+    """Return a mask as one line of bytes, dense in the order of a layout, and the count of each group."""
+    channels = mask.shape[groups.axis]
+    narrow = tuple(channels if a == groups.axis else n for a, n in enumerate(x.shape))
+    count = numpy.broadcast_to(mask, narrow).reshape(layout.groups, -1).sum(axis=1)
+    full = numpy.broadcast_to(mask, x.shape).transpose(layout.order)
+    return numpy.ascontiguousarray(full).reshape(-1).view(numpy.uint8), count
+
+
+def factor(v: Any, layout: Layout) -> Any:
+    """Return a number per group and channel as float64, without gaps."""
+    shape = (layout.groups, layout.channels)
+    return numpy.ascontiguousarray(v if v.shape == shape else numpy.broadcast_to(v, shape), dtype=numpy.float64)
+
+
+def parameter(v: Any, absent: float, layout: Layout) -> Any:
+    """Return gamma or beta as float64."""
+    if v is None:
+        return numpy.full((layout.channels,), absent)
+    return numpy.ascontiguousarray(v, dtype=numpy.float64)
+
+
+def _copy(x: Any) -> Any:
+    resources.counters.copies += 1
+    return numpy.array(x, dtype=x.dtype.newbyteorder("="), order="C", copy=True)

@@ -1,0 +1,108 @@
+"""How an array lies in memory, as the kernels see it: rows, channels, and runs of neighbours.
+
+An array of any rank is four numbers to a kernel. Element (row, channel, i) lies at
+
+    row*row_stride + channel*channel_stride + i,    i in 0 .. run - 1
+
+where a run is what lies side by side within a channel: H*W elements of an NCHW array, one of an NHWC array.
+Normalization does not ask for the order of the elements within a group, so the axes are taken in the order
+in which memory has them. A transposed array, torch's channels_last format and most slices are thus read in
+place; what has no such form is copied once, and counted.
+"""
+
+import functools
+import itertools
+import math
+from typing import NamedTuple
+
+__all__ = ["Layout", "dense", "find_layout"]
+
+#: Runs at least this long are summed one by one; shorter ones side by side, as columns of a row.
+LONG_RUN = 192
+
+
+class Layout(NamedTuple):
+    """Where the elements of an array are."""
+
+    order: tuple[int, ...]  # the axes, from the one of the largest stride to that of the smallest
+    groups: int
+    rows: int  # per group
+    channels: int
+    run: int
+    row_stride: int  # in elements, as the others
+    channel_stride: int
+    span: int  # from the first element to the last, both included
+
+    @property
+    def by_runs(self) -> bool:
+        """Whether a channel is summed run by run; otherwise the channels of a row stand side by side."""
+        return self.run >= LONG_RUN or self.channel_stride != self.run
+
+    @property
+    def elements(self) -> int:
+        """Elements per group and channel."""
+        return self.rows * self.run
+
+    @property
+    def size(self) -> int:
+        """Elements in all."""
+        return self.groups * self.elements * self.channels
+
+
+@functools.lru_cache(maxsize=1024)
+def find_layout(
+    shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, axis: int, groups: int
+) -> Layout | None:
+    """Return the layout of an array with elements, or None where it must be copied first.
+
+    Parameters
+    ----------
+    shape, strides : tuple of int
+        NumPy's; strides in bytes.
+    itemsize : int
+        Bytes per element.
+    axis : int
+        The channel axis.
+    groups : int
+        Consecutive parts of axis 0 that are normalized each by itself.
+    """
+    if any(s % itemsize or s <= 0 for s, n in zip(strides, shape, strict=True) if n > 1):
+        return None
+    order = sorted(range(len(shape)), key=lambda a: (-strides[a] if shape[a] > 1 else 0, a))
+    elements = [s // itemsize for s in strides]
+    long = [a for a in order if shape[a] > 1 and a != axis]
+    if shape[axis] > 1:
+        positions = [sum(1 for a in long if (strides[a], -a) > (strides[axis], -axis))]
+    else:  # a single channel may stand anywhere behind the samples: where what follows it has no gaps
+        positions = list(range(int(long[:1] == [0]), len(long) + 1))
+    for position in positions:
+        before, after = long[:position], long[position:]
+        run, rows = _joined(after, shape, elements), _joined(before, shape, elements)
+        innermost = after[-1] if after else axis
+        if run and rows and (shape[innermost] == 1 or elements[innermost] == 1):
+            break
+    else:
+        return None
+    if groups > 1 and (not before or before[0] != 0):
+        return None
+    channel_stride = elements[axis] if shape[axis] > 1 else run[0]
+    row_stride = rows[1] if before else channel_stride * shape[axis]
+    span = 1 + sum((n - 1) * s for n, s in zip(shape, elements, strict=True) if n > 1)
+    return Layout(tuple(order), groups, rows[0] // groups, shape[axis], run[0], row_stride, channel_stride, span)
+
+
+def dense(layout: Layout) -> Layout:
+    """Return the layout of an array with the same axes in the same order and no gaps between them."""
+    channel = layout.run
+    row = channel * layout.channels
+    return layout._replace(row_stride=row, channel_stride=channel, span=row * layout.rows * layout.groups)
+
+
+def _joined(axes: list[int], shape: tuple[int, ...], strides: list[int]) -> tuple[int, int] | None:
+    """Return extent and stride of axes as one, largest stride first; None where there are gaps between them."""
+    if not axes:
+        return 1, 1
+    for outer, inner in itertools.pairwise(axes):
+        if strides[outer] != strides[inner] * shape[inner]:
+            return None
+    return math.prod(shape[a] for a in axes), strides[axes[-1]]

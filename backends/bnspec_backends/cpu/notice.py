@@ -1,0 +1,63 @@
+"""Say once how long compiling took: a first call that takes seconds should not be a riddle."""
+
+import logging
+import time
+from typing import Any
+
+from numba.core import event
+
+__all__ = ["notice"]
+
+_LOG = logging.getLogger("bnspec")
+
+
+class _Notice(event.Listener):  # type: ignore[misc]
+    """Adds up the time that our own kernels compile, those within others counted once."""
+
+    def __init__(self) -> None:
+        self.kept = True
+        self.pending = False
+        self._depth = 0
+        self._began = 0.0
+        self._seconds = 0.0
+
+    def on_start(self, event: Any) -> None:
+        """A kernel begins to compile; not called for one that is found on disk."""
+        if self._depth == 0:
+            self._began = time.perf_counter()
+        self._depth += 1
+
+    def on_end(self, event: Any) -> None:
+        """It is done."""
+        self._depth -= 1
+        if self._depth == 0:
+            self._seconds += time.perf_counter() - self._began
+            self.pending = True
+
+    def tell(self) -> None:
+        """Say it, if anything was compiled since the last time."""
+        self.pending = False
+        seconds, self._seconds = self._seconds, 0.0
+        end = (
+            "they are kept on disk for the next time" if self.kept else "no folder can be written, so they are not kept"
+        )
+        _LOG.warning("bnspec compiled CPU kernels for %.1f s; %s", seconds, end)
+
+
+def _ours(found: Any) -> bool:
+    function = getattr(found.data.get("dispatcher"), "py_func", None)
+    return getattr(function, "__module__", "").startswith("bnspec_backends.cpu.")
+
+
+class _OnlyOurs(event.Listener):  # type: ignore[misc]
+    def on_start(self, event: Any) -> None:
+        if _ours(event):
+            notice.on_start(event)
+
+    def on_end(self, event: Any) -> None:
+        if _ours(event):
+            notice.on_end(event)
+
+
+notice = _Notice()
+event.register("numba:compile", _OnlyOurs())

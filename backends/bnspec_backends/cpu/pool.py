@@ -1,0 +1,117 @@
+"""Memory for results that is used again: fresh pages cost more than the arithmetic that fills them.
+
+A large result is a view of a buffer. When the last view of it dies, wherever that is and whatever thread drops
+it, the buffer waits for the next result of about its size. What waits is capped and the pool can be switched
+off; then, and for small results, memory comes from NumPy.
+"""
+
+import itertools
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import numpy
+
+__all__ = ["Pool"]
+
+#: Results smaller than this come from the ordinary allocator, which keeps small blocks anyway.
+SMALLEST = 1 << 20
+
+
+class _Lease:
+    """A buffer on loan: what every view of it keeps alive, as the base of the first array made of it."""
+
+    def __init__(self, pool: "Pool", raw: Any, size: int) -> None:
+        self._pool, self._raw = pool, raw
+        data = (raw.ctypes.data, False)
+        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": data, "version": 3}
+
+    def __del__(self) -> None:
+        self._pool._give_back(self._raw)
+
+
+class Pool:
+    """Buffers that come back.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes that may wait, the longest unused going first; 0 switches the pool off.
+
+    Examples
+    --------
+    >>> pool = Pool(limit=1 << 30)
+    >>> a = pool.empty(1 << 21)
+    >>> address = a.ctypes.data
+    >>> del a
+    >>> pool.waiting == 1 << 21, pool.empty(1 << 21).ctypes.data == address
+    (True, True)
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.RLock()  # a collection inside the lock may return a buffer
+        self._idle: OrderedDict[int, Any] = OrderedDict()
+        self._numbers = itertools.count()
+        self.waiting = 0
+        self.reused = 0
+
+    @property
+    def limit(self) -> int:
+        """Bytes that may wait."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        with self._lock:
+            self._limit = limit
+            self._shrink()
+
+    def empty(self, size: int) -> Any:
+        """Return a contiguous array of that many bytes, aligned to 64, with any content."""
+        if size < SMALLEST or not self._limit:
+            return _aligned(size)
+        raw = self._take(size)
+        if raw is None:
+            raw = _aligned(size)
+        return numpy.asarray(_Lease(self, raw, size))
+
+    def clear(self) -> None:
+        """Free what waits."""
+        with self._lock:
+            self._idle.clear()
+            self.waiting = 0
+
+    def start_afresh(self) -> None:
+        """Renew the lock in a forked child: a thread that does not exist there may have held it."""
+        self._lock = threading.RLock()
+
+    def _take(self, size: int) -> Any:
+        """Take out the buffer that wastes least, at most a quarter of the size."""
+        with self._lock:
+            fitting = [(raw.size, -key) for key, raw in self._idle.items() if size <= raw.size <= size + size // 4]
+            if not fitting:
+                return None
+            _, key = min(fitting)  # the one used last, of those of a size: it may still be in cache
+            raw = self._idle.pop(-key)
+            self.waiting -= raw.size
+            self.reused += 1
+            return raw
+
+    def _give_back(self, raw: Any) -> None:
+        with self._lock:
+            if raw.size <= self._limit:
+                self._idle[next(self._numbers)] = raw
+                self.waiting += raw.size
+                self._shrink()
+
+    def _shrink(self) -> None:
+        while self.waiting > self._limit:
+            _, raw = self._idle.popitem(last=False)
+            self.waiting -= raw.size
+
+
+def _aligned(size: int) -> Any:
+    raw = numpy.empty(size + 64, numpy.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size]
