@@ -16,7 +16,7 @@ from bnspec._protocols import Communicator, Kernels
 from bnspec._registry import as_fused, kernels_for
 from bnspec._renorm import corrections
 from bnspec._running import running_statistics
-from bnspec._sync import join_moments, own_divisor, signature
+from bnspec._sync import join_moments, signature
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
 
 __all__ = ["batch_norm", "batch_norm_inference"]
@@ -91,7 +91,7 @@ def batch_norm(
         both = fused.normalize_by_batch(x, params.gamma, params.beta, config.epsilon, groups)
         if both is not None:
             stats, inverse, y = both
-            n = own_divisor(stats)
+            n = array_namespace(inverse).astype(stats.count, inverse.dtype)
             static = Static(groups, config, name)
             return (
                 y,

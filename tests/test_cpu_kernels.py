@@ -426,6 +426,16 @@ def test_compiled_code_is_kept_on_disk_and_compiling_is_told_once(tmp_path):
     assert sorted(tmp_path.rglob("*")) == files
 
 
+def test_code_compiled_from_other_sources_is_not_used(tmp_path):
+    pytest.importorskip("numba")
+    text = "from bnspec_backends.cpu import storage\nstorage._stamp = lambda: {!r}\n" + STEP
+    folder = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    for stamp, compiles in (("one", True), ("one", False), ("two", True)):
+        status, _, told = run_python(text.format(stamp) + "step()", **folder)
+        assert status == 0, told
+        assert ("compiled CPU kernels" in told) == compiles, stamp
+
+
 def test_where_no_folder_can_be_written_compiled_code_is_not_kept():
     status, said, told = run_python(
         "import numba.core.caching as c; c.CacheImpl._locator_classes = []\n" + STEP + "print(step()[1] > 0)"

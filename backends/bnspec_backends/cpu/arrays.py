@@ -6,9 +6,13 @@ import numpy
 
 from bnspec._types import Groups
 from bnspec_backends.cpu.layout import Layout, dense, find_layout
+from bnspec_backends.cpu.pool import SMALLEST
 from bnspec_backends.cpu.shared import resources
 
-__all__ = ["Source", "factor", "new_like", "parameter", "read", "read_along", "spread_mask"]
+__all__ = ["Source", "counts", "factor", "new_like", "parameter", "read", "read_along", "spread_mask"]
+
+
+_ORDERS = [tuple(range(n)) for n in range(65)]  # the axes in order, for every rank NumPy has
 
 
 class Source(NamedTuple):
@@ -22,6 +26,8 @@ class Source(NamedTuple):
         """The memory from the first element to the last."""
         layout, x = self.layout, self.array
         if layout.span == x.size:
+            if layout.order == _ORDERS[x.ndim]:
+                return x.reshape(-1)
             return x.transpose(layout.order).reshape(-1)
         return numpy.lib.stride_tricks.as_strided(x, (layout.span,), (x.itemsize,), writeable=False)
 
@@ -54,22 +60,30 @@ def read_along(v: Any, x: Any, layout: Layout, groups: Groups) -> Source:
 
 def new_like(x: Any, layout: Layout) -> tuple[Any, Any]:
     """Return a new array of x's shape whose axes lie in memory as x's do, and its elements as one line."""
-    dtype = x.dtype.newbyteorder("=")
-    line = resources.pool.empty(layout.size * dtype.itemsize).view(dtype)
     order = layout.order
+    dtype = x.dtype if x.dtype.isnative else x.dtype.newbyteorder("=")
+    if order == _ORDERS[len(order)] and x.nbytes < SMALLEST:
+        y = numpy.empty(x.shape, dtype)
+        return y, y.reshape(-1)
+    line = resources.pool.empty(layout.size * dtype.itemsize).view(dtype)
     y = line.reshape([x.shape[a] for a in order])
-    if order != tuple(range(len(order))):
+    if order != _ORDERS[len(order)]:
         y = y.transpose(numpy.argsort(order))
     return y, line
 
 
-def spread_mask(mask: Any, x: Any, groups: Groups, layout: Layout) -> tuple[Any, Any]:
-    """Return a mask as one line of bytes, dense in the order of a layout, and the count of each group."""
-    channels = mask.shape[groups.axis]
-    narrow = tuple(channels if a == groups.axis else n for a, n in enumerate(x.shape))
-    count = numpy.broadcast_to(mask, narrow).reshape(layout.groups, -1).sum(axis=1)
+def counts(mask: Any, x: Any, groups: Groups, layout: Layout) -> Any:
+    """Return the number of elements that count, for each group."""
+    if mask is None:
+        return numpy.full((layout.groups,), layout.elements)
+    narrow = tuple(mask.shape[a] if a == groups.axis else n for a, n in enumerate(x.shape))
+    return numpy.broadcast_to(mask, narrow).reshape(layout.groups, -1).sum(axis=1)
+
+
+def spread_mask(mask: Any, x: Any, layout: Layout) -> Any:
+    """Return a mask as one line of bytes, dense in the order of a layout."""
     full = numpy.broadcast_to(mask, x.shape).transpose(layout.order)
-    return numpy.ascontiguousarray(full).reshape(-1).view(numpy.uint8), count
+    return numpy.ascontiguousarray(full).reshape(-1).view(numpy.uint8)
 
 
 def factor(v: Any, layout: Layout) -> Any:

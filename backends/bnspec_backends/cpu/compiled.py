@@ -1,12 +1,13 @@
 """The four primitives, and the two passes of a channel at once, on compiled loops for arrays of NumPy."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 
 from bnspec._types import Groups, Moments
 from bnspec_backends.cpu import columns, runs
-from bnspec_backends.cpu.arrays import factor, new_like, parameter, read, read_along, spread_mask
+from bnspec_backends.cpu.arrays import Source, counts, factor, new_like, parameter, read, read_along, spread_mask
 from bnspec_backends.cpu.blocked import BlockedKernels
 from bnspec_backends.cpu.layout import Layout, dense
 from bnspec_backends.cpu.notice import notice
@@ -16,11 +17,14 @@ from bnspec_backends.cpu.storage import as_storage, compiles_half
 
 __all__ = ["CompiledKernels"]
 
-_Where = tuple[int, ...]
+#: Results of so many bytes are written past the cache: larger than what a core may expect to keep of it.
+STREAM = 1 << 24
+
+_Pair = tuple[Any, tuple[int, ...]]
 
 
 class CompiledKernels:
-    """Kernels of `bnspec._protocols.Kernels`, with both fused passes."""
+    """Kernels of `bnspec._protocols.FusedKernels`."""
 
     def __init__(self) -> None:
         self._plain = BlockedKernels()  # for arrays without elements, and float16 on processors without it
@@ -31,40 +35,27 @@ class CompiledKernels:
             return self._plain.moments(x, groups, mask)
         source = read(x, groups)
         layout, plan = source.layout, plan_for(source.layout)
-        line, where = as_storage(source.line), _where(layout)
-        shape = (layout.groups, layout.channels)
-        keep, keep_where, count = _mask(mask, x, groups, layout)
-        mean, low, m2 = numpy.empty((3, *shape))
+        given, keep = _pair(source), _mask(mask, x, layout)
+        count = counts(mask, x, groups, layout)
+        mean, low, m2 = numpy.empty((3, layout.groups, layout.channels))
         if plan.by_runs:
-            flat = (count, mean.reshape(-1), low.reshape(-1), m2.reshape(-1))
-
-            def task(i: int) -> None:
-                runs.moments(line, where, keep, keep_where, *plan.blocks[i], *flat)
-
-            _run(task, len(plan.blocks), layout.size)
+            stats = (mean.reshape(-1), low.reshape(-1), m2.reshape(-1))
+            _run(lambda i: runs.moments(given, keep, *plan.blocks[i], count, *stats), plan, layout)
             return Moments(count, mean, low, m2)
 
-        shift = numpy.empty(shape)
+        shift = numpy.empty((layout.groups, layout.channels))
         for g in range(layout.groups):
-            columns.shifts(line, where, g * layout.rows, layout.rows, 0, layout.channels, keep, keep_where[0], shift[g])
-        s1, s2 = self._partial(
-            plan,
-            layout,
-            lambda i, g, a, b: columns.sums(line, where, plan.blocks[i], keep, keep_where[0], shift[g], a, b),
-        )
+            columns.shifts(given, keep, g * layout.rows, layout.rows, 0, layout.channels, shift[g])
+        s1, s2 = _partial(lambda i, g, a, b: columns.sums(given, keep, plan.blocks[i], shift[g], a, b), plan, layout)
         again = False
         for g in range(layout.groups):
             again |= columns.finish(shift[g], s1[g], s2[g], int(count[g]), 0, layout.channels, mean[g], low[g], m2[g])
         if again:
-            second, _ = self._partial(
-                plan,
-                layout,
-                lambda i, g, a, _: columns.squares(
-                    line, where, plan.blocks[i][:4], keep, keep_where[0], mean[g], low[g], a
-                ),
+            second, _ = _partial(
+                lambda i, g, a, _: columns.squares(given, keep, plan.blocks[i], mean[g], low[g], a), plan, layout
             )
             for g in range(layout.groups):
-                columns.correct(s1[g], int(count[g]), second[g], m2[g])
+                columns.correct(s1[g], int(count[g]), second[g], 0, layout.channels, m2[g])
         return Moments(count, mean, low, m2)
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
@@ -73,24 +64,18 @@ class CompiledKernels:
             return self._plain.normalize(x, centre, scale, shift, groups)
         source = read(x, groups)
         layout, plan = source.layout, plan_for(source.layout)
-        line, where = as_storage(source.line), _where(layout)
-        y, new = new_like(x, layout)
-        target = as_storage(new)
+        given, (y, target, stream) = _pair(source), _new(x, layout)
         factors = [factor(v, layout) for v in (centre, scale, shift)]
         if plan.by_runs:
-            y_where = _where(dense(layout))
             flat = [v.reshape(-1) for v in factors]
-
-            def task(i: int) -> None:
-                runs.normalize(line, where, target, y_where, *plan.blocks[i], *flat)
+            _run(lambda i: runs.normalize(given, target, *plan.blocks[i], *flat, stream), plan, layout)
         else:
-            stride = dense(layout).row_stride
 
             def task(i: int) -> None:
-                g = plan.homes[i][0]
-                columns.normalize(line, where, plan.blocks[i], target, stride, *(v[g] for v in factors))
+                own = [v[plan.homes[i][0]] for v in factors]
+                columns.normalize(given, target, plan.blocks[i], *own, stream)
 
-        _run(task, len(plan.blocks), layout.size)
+            _run(task, plan, layout)
         return y
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
@@ -99,35 +84,16 @@ class CompiledKernels:
             return self._plain.grad_sums(dy, x, centre, groups, mask)
         source = read(x, groups)
         layout, plan = source.layout, plan_for(source.layout)
-        line, where = as_storage(source.line), _where(layout)
-        cotangent = read_along(dy, x, layout, groups)
-        dy_line, dy_where = as_storage(cotangent.line), _where(cotangent.layout)
-        keep, keep_where, _ = _mask(mask, x, groups, layout)
+        given, cotangent = _pair(source), _pair(read_along(dy, x, layout, groups))
+        keep = _mask(mask, x, layout)
         k = factor(centre, layout)
         if not plan.by_runs:
-            return self._partial(
-                plan,
-                layout,
-                lambda i, g, a, b: columns.grad_sums(
-                    dy_line,
-                    dy_where[0],
-                    line,
-                    where,
-                    plan.blocks[i],
-                    keep,
-                    keep_where[0],
-                    k[g],
-                    a,
-                    b,
-                ),
+            return _partial(
+                lambda i, g, a, b: columns.grad_sums(cotangent, given, keep, plan.blocks[i], k[g], a, b), plan, layout
             )
         s1, s2 = numpy.empty((2, layout.groups, layout.channels))
         flat = (k.reshape(-1), s1.reshape(-1), s2.reshape(-1))
-
-        def task(i: int) -> None:
-            runs.grad_sums(dy_line, dy_where, line, where, keep, keep_where, *plan.blocks[i], *flat)
-
-        _run(task, len(plan.blocks), layout.size)
+        _run(lambda i: runs.grad_sums(cotangent, given, keep, *plan.blocks[i], *flat), plan, layout)
         return s1, s2
 
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
@@ -136,169 +102,83 @@ class CompiledKernels:
             return self._plain.grad_input(dy, x, centre, a, b, c, groups, mask)
         source = read(x, groups)
         layout, plan = source.layout, plan_for(source.layout)
-        line, where = as_storage(source.line), _where(layout)
-        cotangent = read_along(dy, x, layout, groups)
-        dy_line, dy_where = as_storage(cotangent.line), _where(cotangent.layout)
-        keep, keep_where, _ = _mask(mask, x, groups, layout)
-        dx, new = new_like(x, layout)
-        target = as_storage(new)
+        given, cotangent = _pair(source), _pair(read_along(dy, x, layout, groups))
+        keep, (dx, target, stream) = _mask(mask, x, layout), _new(x, layout)
         factors = [factor(v, layout) for v in (centre, a, b, c)]
-        dx_where = _where(dense(layout))
         if plan.by_runs:
             flat = [v.reshape(-1) for v in factors]
-
-            def task(i: int) -> None:
-                runs.grad_input(
-                    dy_line,
-                    dy_where,
-                    line,
-                    where,
-                    target,
-                    dx_where,
-                    keep,
-                    keep_where,
-                    *plan.blocks[i],
-                    *flat,
-                )
+            _run(
+                lambda i: runs.grad_input(cotangent, given, target, keep, *plan.blocks[i], *flat, stream), plan, layout
+            )
         else:
 
             def task(i: int) -> None:
-                g = plan.homes[i][0]
-                columns.grad_input(
-                    dy_line,
-                    dy_where[0],
-                    line,
-                    where,
-                    plan.blocks[i],
-                    target,
-                    dx_where[0],
-                    keep,
-                    keep_where[0],
-                    *(v[g] for v in factors),
-                )
+                own = tuple(v[plan.homes[i][0]] for v in factors)
+                columns.grad_input(cotangent, given, target, keep, plan.blocks[i], own, stream)
 
-        _run(task, len(plan.blocks), layout.size)
+            _run(task, plan, layout)
         return dx
 
-    def normalize_by_batch(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> Any:
+    def normalize_by_batch(
+        self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups
+    ) -> tuple[Moments, Any, Any] | None:
         """Both passes of the forward operation; None where they cannot follow each other in cache."""
         if not _served(x):
             return None
         source = read(x, groups)
         layout, plan = source.layout, plan_for(source.layout)
-        line, where = as_storage(source.line), _where(layout)
         if not plan.fusible:
             return None
-        y, new = new_like(x, layout)
-        target = as_storage(new)
-        count = numpy.full((layout.groups,), layout.elements)
-        mean, low, m2, inverse = numpy.empty((4, layout.groups, layout.channels))
-        gamma, beta = parameter(gamma, 1.0, layout), parameter(beta, 0.0, layout)
+        given, (y, target, stream) = _pair(source), _new(x, layout)
+        stats = numpy.empty((4, layout.groups, layout.channels))
+        affine = (layout.elements, epsilon, parameter(gamma, 1.0, layout), parameter(beta, 0.0, layout))
         if plan.by_runs:
-            y_where = _where(dense(layout))
-            flat = [v.reshape(-1) for v in (mean, low, m2, inverse)]
-
-            def task(i: int) -> None:
-                runs.forward(
-                    line, where, target, y_where, *plan.blocks[i], layout.elements, epsilon, gamma, beta, *flat
-                )
+            flat = tuple(v.reshape(-1) for v in stats)
+            _run(lambda i: runs.forward(given, target, *plan.blocks[i], *affine, flat, stream), plan, layout)
         else:
-            stride = dense(layout).row_stride
 
             def task(i: int) -> None:
-                g = plan.homes[i][0]
-                columns.forward(
-                    line,
-                    where,
-                    plan.blocks[i],
-                    target,
-                    stride,
-                    layout.elements,
-                    epsilon,
-                    gamma,
-                    beta,
-                    mean[g],
-                    low[g],
-                    m2[g],
-                    inverse[g],
-                )
+                own = tuple(stats[:, plan.homes[i][0], :])
+                columns.forward(given, target, plan.blocks[i], *affine, own, stream)
 
-        _run(task, len(plan.blocks), layout.size)
-        return Moments(count, mean, low, m2), inverse, y
+            _run(task, plan, layout)
+        mean, low, m2, inverse = stats
+        return Moments(numpy.full((layout.groups,), layout.elements), mean, low, m2), inverse, y
 
     def pull_back(
         self, dy: Any, x: Any, gamma: Any, centre: Any, centre_low: Any, inverse: Any, divisor: Any, groups: Groups
-    ) -> Any:
+    ) -> tuple[Any, Any, Any] | None:
         """Both passes of the gradient; None where they cannot follow each other in cache."""
         if not _served(x, dy):
             return None
         source = read(x, groups)
         layout, plan = source.layout, plan_for(source.layout)
-        line, where = as_storage(source.line), _where(layout)
         if not plan.fusible:
             return None
-        cotangent = read_along(dy, x, layout, groups)
-        dy_line, dy_where = as_storage(cotangent.line), _where(cotangent.layout)
-        dx, new = new_like(x, layout)
-        target = as_storage(new)
-        s1, s2 = numpy.empty((2, layout.groups, layout.channels))
+        given, cotangent = _pair(source), _pair(read_along(dy, x, layout, groups))
+        dx, target, stream = _new(x, layout)
+        sums = numpy.empty((2, layout.groups, layout.channels))
         gamma = parameter(gamma, 1.0, layout)
         divisor = numpy.ascontiguousarray(divisor, dtype=numpy.float64)
-        factors = [factor(v, layout) for v in (centre, centre_low, inverse)]
-        dx_where = _where(dense(layout))
+        stats = [factor(v, layout) for v in (centre, centre_low, inverse)]
         if plan.by_runs:
-            flat = [v.reshape(-1) for v in (*factors, s1, s2)]
+            flat, out = tuple(v.reshape(-1) for v in stats), tuple(v.reshape(-1) for v in sums)
 
             def task(i: int) -> None:
-                runs.backward(
-                    dy_line,
-                    dy_where,
-                    line,
-                    where,
-                    target,
-                    dx_where,
-                    *plan.blocks[i],
-                    divisor,
-                    gamma,
-                    *flat,
-                )
+                runs.backward(cotangent, given, target, *plan.blocks[i], divisor, gamma, flat, out, stream)
         else:
 
             def task(i: int) -> None:
                 g = plan.homes[i][0]
-                columns.backward(
-                    dy_line,
-                    dy_where[0],
-                    line,
-                    where,
-                    plan.blocks[i],
-                    target,
-                    dx_where[0],
-                    divisor[g],
-                    gamma,
-                    *(v[g] for v in factors),
-                    s1[g],
-                    s2[g],
-                )
+                own = tuple(v[g] for v in stats), tuple(sums[:, g, :])
+                columns.backward(cotangent, given, target, plan.blocks[i], divisor[g], gamma, *own, stream)
 
-        _run(task, len(plan.blocks), layout.size)
-        return s1, s2, dx
+        _run(task, plan, layout)
+        return sums[0], sums[1], dx
 
     def fuses(self, x: Any, groups: Groups) -> bool:
         """Whether both passes over an array can follow each other in cache."""
         return _served(x) and plan_for(read(x, groups).layout).fusible
-
-    def _partial(self, plan: Plan, layout: Layout, kernel: Any) -> tuple[Any, Any]:
-        """Run a kernel that leaves two sums per block and channel, and add the blocks of each group in order."""
-        sums = numpy.empty((2, layout.groups, plan.parts, layout.channels))
-
-        def task(i: int) -> None:
-            g, part = plan.homes[i]
-            kernel(i, g, sums[0, g, part], sums[1, g, part])
-
-        _run(task, len(plan.blocks), layout.size)
-        joined = sums[:, :, 0, :] if plan.parts == 1 else numpy.add.reduce(sums, axis=2)
-        return joined[0], joined[1]
 
 
 def _served(x: Any, *others: Any) -> bool:
@@ -306,19 +186,41 @@ def _served(x: Any, *others: Any) -> bool:
     return bool(x.size) and (compiles_half() or all(v.dtype != numpy.float16 for v in (x, *others)))
 
 
-def _run(task: Any, number: int, size: int) -> None:
-    resources.run(task, number, size)
+def _run(task: Callable[[int], None], plan: Plan, layout: Layout) -> None:
+    """Do every block of a plan."""
+    resources.run(task, len(plan.blocks), layout.size)
     if notice.pending:
         notice.tell()
 
 
-def _where(layout: Layout) -> _Where:
+def _partial(kernel: Callable[[int, int, Any, Any], None], plan: Plan, layout: Layout) -> tuple[Any, Any]:
+    """Run a kernel that leaves two sums per block and channel, and add the blocks of each group in order."""
+    sums = numpy.empty((2, layout.groups, plan.parts, layout.channels))
+
+    def task(i: int) -> None:
+        g, part = plan.homes[i]
+        kernel(i, g, sums[0, g, part], sums[1, g, part])
+
+    _run(task, plan, layout)
+    joined = sums[:, :, 0, :] if plan.parts == 1 else numpy.add.reduce(sums, axis=2)
+    return joined[0], joined[1]
+
+
+def _pair(source: Source) -> _Pair:
+    """An array as kernels take it."""
+    return as_storage(source.line), _where(source.layout)
+
+
+def _where(layout: Layout) -> tuple[int, ...]:
     return layout.row_stride, layout.channel_stride, layout.run, layout.rows, layout.channels
 
 
-def _mask(mask: Any, x: Any, groups: Groups, layout: Layout) -> tuple[Any, _Where, Any]:
-    """Return the mask as kernels take it, with its strides, and the count of each group."""
-    if mask is None:
-        return None, (0, 0, 0, 0, layout.channels), numpy.full((layout.groups,), layout.elements)
-    line, count = spread_mask(mask, x, groups, layout)
-    return line, _where(dense(layout)), count
+def _mask(mask: Any, x: Any, layout: Layout) -> _Pair | None:
+    """A mask as kernels take it."""
+    return None if mask is None else (spread_mask(mask, x, layout), _where(dense(layout)))
+
+
+def _new(x: Any, layout: Layout) -> tuple[Any, _Pair, bool]:
+    """Return a new array like x, the same as kernels take it, and whether to write it past the cache."""
+    y, line = new_like(x, layout)
+    return y, (as_storage(line), _where(dense(layout))), y.nbytes >= STREAM

@@ -8,7 +8,7 @@ from bnspec_backends.cpu.layout import Layout
 __all__ = ["Plan", "plan_for"]
 
 #: Elements of a block: enough that handing it out costs nothing beside computing it, few enough to stay in cache.
-BLOCK = 1 << 18
+BLOCK = 1 << 19
 
 #: Rows with more columns than this are cut by channels, so that the sums of a block stay in the first-level cache.
 WIDEST = 8192

@@ -8,8 +8,9 @@ from bnspec_backends.cpu.workers import Workers
 
 __all__ = ["Counters", "Resources", "resources"]
 
-#: Calls with fewer elements run in the calling thread: waking another takes longer.
-SERIAL = 1 << 16
+#: Calls with fewer elements run in the calling thread: to wake another, and to hand the interpreter lock over,
+#: takes as long as they do.
+SERIAL = 1 << 19
 
 
 class Counters:

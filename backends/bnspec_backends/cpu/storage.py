@@ -6,7 +6,10 @@ floating point only two are granted, where they are meant: `add` and `add_produc
 what lets a sum use vectors, and a product may be fused with the addition behind it.
 """
 
+import contextlib
 import functools
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -17,13 +20,28 @@ from numba.extending import intrinsic
 
 from bnspec_backends.cpu.notice import notice
 
-__all__ = ["add", "add_product", "affine", "as_storage", "compiled", "compiles_half", "narrow", "widen"]
+__all__ = [
+    "add",
+    "add_product",
+    "affine",
+    "as_storage",
+    "compiled",
+    "compiles_half",
+    "inlined",
+    "instructions",
+    "narrow",
+    "narrowed",
+    "widen",
+    "widened",
+]
 
 #: How NumPy's view of each dtype is named in compiled code.
 _STORAGE = {"float32": numpy.float32, "float64": numpy.float64, "bfloat16": numpy.uint16, "float16": numpy.int16}
 
+_KINDS: dict[Any, Any] = {}  # the same by dtype: its name takes NumPy longer to find than most of a small call
+
 #: Makes a function of compiled code from one that writes its instructions; what it returns takes other arguments.
-_instructions: Any = intrinsic
+instructions: Any = intrinsic
 
 _DOUBLE, _SINGLE, _HALF = ir.DoubleType(), ir.FloatType(), ir.HalfType()
 _I32, _I16 = ir.IntType(32), ir.IntType(16)
@@ -31,17 +49,37 @@ _I32, _I16 = ir.IntType(32), ir.IntType(16)
 
 def compiled(function: Any) -> Any:
     """Compile at the first call, to run without the interpreter lock, and keep the code on disk where that can be."""
-    options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
     try:
-        return njit(cache=True, **options)(function)
+        kernel: Any = njit(cache=True, **options)(function)
     except RuntimeError:  # neither beside the source nor in the user's cache folder can a file be written
         notice.kept = False
         return njit(**options)(function)
+    with contextlib.suppress(AttributeError):  # numba looks only at the file of the function, not at what it calls
+        kernel._cache._cache_file._source_stamp = _stamp()
+    return kernel
+
+
+@functools.cache
+def _stamp() -> str:
+    """What compiled code was made from: every file of this package."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def inlined(function: Any) -> Any:
+    """Compile into each caller: for what is called once a row, where passing arrays would cost more than the row."""
+    return njit(inline="always", error_model="numpy", boundscheck=False)(function)
 
 
 def as_storage(x: Any) -> Any:
     """View an array as compiled code takes it."""
-    return x.view(_STORAGE[x.dtype.name])
+    kind = _KINDS.get(x.dtype)
+    if kind is None:
+        kind = _KINDS[x.dtype] = _STORAGE[x.dtype.name]
+    return x.view(kind)
 
 
 @functools.cache
@@ -52,48 +90,66 @@ def compiles_half() -> bool:
     return not triple.startswith(("x86", "i386", "i686")) or "+f16c" in features.split(",")
 
 
-@_instructions  # type: ignore[untyped-decorator]
+def widened(builder: Any, kind: Any, bits: Any, lanes: int = 0) -> Any:
+    """Write the instructions that make float64 of stored numbers: one, or a vector of so many."""
+    single, double, half, i32 = (_vector(t, lanes) for t in (_SINGLE, _DOUBLE, _HALF, _I32))
+    if kind == types.float64:
+        return bits
+    if kind == types.uint16:
+        bits = builder.bitcast(builder.shl(builder.zext(bits, i32), _constant(i32, 16)), single)
+    elif kind == types.int16:
+        bits = builder.fpext(builder.bitcast(bits, half), single)
+    return builder.fpext(bits, double)
+
+
+def narrowed(builder: Any, kind: Any, number: Any, lanes: int = 0) -> Any:
+    """Write the instructions that make stored numbers of float64, to nearest, ties to even."""
+    single, half, i32, i16 = (_vector(t, lanes) for t in (_SINGLE, _HALF, _I32, _I16))
+    if kind == types.float64:
+        return number
+    number = builder.fptrunc(number, single)
+    if kind == types.float32:
+        return number
+    if kind == types.int16:
+        return builder.bitcast(builder.fptrunc(number, half), i16)
+    bits = builder.bitcast(number, i32)
+    odd = builder.and_(builder.lshr(bits, _constant(i32, 16)), _constant(i32, 1))
+    rounded = builder.add(bits, builder.add(odd, _constant(i32, 0x7FFF)))
+    magnitude = builder.and_(bits, _constant(i32, 0x7FFFFFFF))
+    nan = builder.icmp_unsigned(">", magnitude, _constant(i32, 0x7F800000))
+    rounded = builder.select(nan, builder.or_(bits, _constant(i32, 0x400000)), rounded)
+    return builder.trunc(builder.lshr(rounded, _constant(i32, 16)), i16)
+
+
+def _vector(kind: Any, lanes: int) -> Any:
+    return ir.VectorType(kind, lanes) if lanes else kind
+
+
+def _constant(kind: Any, value: int) -> Any:
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+@instructions  # type: ignore[untyped-decorator]
 def widen(context: Any, value: Any) -> Any:
     """The float64 value of a stored number, exactly."""
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (kind,), (bits,) = signature.args, arguments
-        if kind == types.float64:
-            return bits
-        if kind == types.uint16:
-            bits = builder.bitcast(builder.shl(builder.zext(bits, _I32), ir.Constant(_I32, 16)), _SINGLE)
-        elif kind == types.int16:
-            bits = builder.fpext(builder.bitcast(bits, _HALF), _SINGLE)
-        return builder.fpext(bits, _DOUBLE)
+        return widened(builder, signature.args[0], arguments[0])
 
     return types.float64(value), generate
 
 
-@_instructions  # type: ignore[untyped-decorator]
+@instructions  # type: ignore[untyped-decorator]
 def narrow(context: Any, value: Any, array: Any) -> Any:
-    """What an array stores of a float64 value: to nearest, ties to even; 16 bits by way of float32 [BN-PREC-2]."""
+    """What an array stores of a float64 value; 16 bits by way of float32 [BN-PREC-2]."""
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind, number = signature.return_type, arguments[0]
-        if kind == types.float64:
-            return number
-        number = builder.fptrunc(number, _SINGLE)
-        if kind == types.float32:
-            return number
-        if kind == types.int16:
-            return builder.bitcast(builder.fptrunc(number, _HALF), _I16)
-        bits = builder.bitcast(number, _I32)
-        odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
-        rounded = builder.add(bits, builder.add(odd, ir.Constant(_I32, 0x7FFF)))
-        magnitude = builder.and_(bits, ir.Constant(_I32, 0x7FFFFFFF))
-        nan = builder.icmp_unsigned(">", magnitude, ir.Constant(_I32, 0x7F800000))
-        rounded = builder.select(nan, builder.or_(bits, ir.Constant(_I32, 0x400000)), rounded)
-        return builder.trunc(builder.lshr(rounded, ir.Constant(_I32, 16)), _I16)
+        return narrowed(builder, signature.return_type, arguments[0])
 
     return array.dtype(value, array), generate
 
 
-@_instructions  # type: ignore[untyped-decorator]
+@instructions  # type: ignore[untyped-decorator]
 def add(context: Any, total: Any, value: Any) -> Any:
     """``total + value``, a link of a sum that may be taken in any order."""
 
@@ -103,7 +159,7 @@ def add(context: Any, total: Any, value: Any) -> Any:
     return types.float64(types.float64, types.float64), generate
 
 
-@_instructions  # type: ignore[untyped-decorator]
+@instructions  # type: ignore[untyped-decorator]
 def add_product(context: Any, total: Any, a: Any, b: Any) -> Any:
     """``total + a*b``, a link of a sum that may be taken in any order, rounded once where the processor can."""
 
@@ -115,7 +171,7 @@ def add_product(context: Any, total: Any, a: Any, b: Any) -> Any:
     return types.float64(types.float64, types.float64, types.float64), generate
 
 
-@_instructions  # type: ignore[untyped-decorator]
+@instructions  # type: ignore[untyped-decorator]
 def affine(context: Any, value: Any, scale: Any, shift: Any) -> Any:
     """``value*scale + shift``, rounded once where the processor can."""
 
