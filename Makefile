@@ -17,7 +17,7 @@ PINS = pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help conformance test test-core test-frameworks selftest matrix matrix-short lint format wheel-test clean clean-venv
+.PHONY: help bench-cpu conformance test test-core test-frameworks selftest matrix matrix-short lint format wheel-test clean clean-venv
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,11 @@ matrix-short: $(MATRIX_VENV)/.stamp-frameworks ## Ask every adapter a few questi
 test-frameworks: $(MATRIX_VENV)/.stamp-frameworks ## Run the tests of the adapters and of the findings, which need the frameworks
 	OMP_NUM_THREADS=1 $(MATRIX_VENV)/bin/python -m pytest -q tests/test_findings.py tests/test_jax_subjects.py \
 	  tests/test_keras_onnx_subjects.py tests/test_probe_frameworks.py tests/test_torch_subjects.py $(ARGS)
+
+# With the frameworks, beside which it is; a quarter of an hour, on a machine that does nothing else.
+bench-cpu: $(MATRIX_VENV)/.stamp-bench ## Time batch normalization on the CPU beside its peers and write docs/performance.md
+	$(MATRIX_VENV)/bin/python benchmarks/cpu.py --page docs/performance.md $(ARGS)
+	$(MATRIX_VENV)/bin/python benchmarks/growth.py --page docs/performance.md --plot docs/performance.svg
 
 lint: $(VENV)/.stamp-dev ## Check format, style and types
 	$(VENV)/bin/python -m ruff format --check .
@@ -85,6 +90,10 @@ $(VENV)/.stamp-dev: $(PINS) | $(VENV)/.stamp-venv
 
 $(CORE_VENV)/.stamp-core: $(PINS) | $(CORE_VENV)/.stamp-venv
 	$(CORE_VENV)/bin/python $(PIP_INSTALL) --editable '.[conformance,safetensors,strict]' pytest-xdist
+	@touch $@
+
+$(MATRIX_VENV)/.stamp-bench: $(MATRIX_VENV)/.stamp-frameworks
+	$(MATRIX_VENV)/bin/python $(PIP_INSTALL) matplotlib
 	@touch $@
 
 $(MATRIX_VENV)/.stamp-frameworks: $(PINS) | $(MATRIX_VENV)/.stamp-venv

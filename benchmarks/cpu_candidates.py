@@ -1,12 +1,12 @@
 """One candidate of `benchmarks/cpu.py` in a process of its own: `python benchmarks/cpu_candidates.py NAME`.
 
-Reads one JSON object a line and answers each with one: ``{"case": {...}}`` prepares a case and checks the first
-result against float64 NumPy, ``{"sample": k}`` times k calls, ``{"peak": true}`` tells the largest memory so far.
+Reads one JSON object a line and answers each with one: ``{"case": {...}}`` prepares a case and compares the first
+result with float64 NumPy, ``{"sample": k}`` times k calls, ``{"peak": true}`` tells the most memory that a call needs,
+its input included.
 """
 
 import json
 import os
-import resource
 import sys
 import time
 from types import SimpleNamespace
@@ -24,12 +24,17 @@ def make_case(shape, layout, dtype, op):
     rng = np.random.default_rng(0)
     size = int(np.prod(physical))
 
-    def draw():  # repeated: the generator would take longer than the benchmark
-        return np.resize(rng.standard_normal(min(size, 999_983), dtype=np.float32), size).reshape(physical)
-
     kind = np.dtype(dtype) if dtype != "bfloat16" else __import__("ml_dtypes").bfloat16
+
+    def draw(scale, mean):  # repeated, and in place: the generator would take longer than the benchmark
+        some = rng.standard_normal(min(size, 999_983), dtype=np.float32) * np.float32(scale) + np.float32(mean)
+        values = np.empty(size, kind)
+        for i in range(0, size, some.size):
+            values[i : i + some.size] = some[: size - i]
+        return values.reshape(physical)
+
     wide = np.float64 if dtype == "float64" else np.float32
-    x, dy = ((draw() * 1.5 + 0.25).astype(kind), draw().astype(kind) if op == "fwdbwd" else None)
+    x, dy = draw(1.5, 0.25), draw(1, 0) if op == "fwdbwd" else None
     gamma, beta = rng.uniform(0.5, 1.5, c).astype(wide), rng.standard_normal(c).astype(wide)
     return SimpleNamespace(
         x=x, dy=dy, axis=axis, gamma=gamma, beta=beta, dtype=dtype, op=op, channels=c,
@@ -39,7 +44,7 @@ def make_case(shape, layout, dtype, op):
 
 def reference(case):
     """The result in float64, on the first and last channel alone."""
-    rows = np.moveaxis(case.x, case.axis, -1).reshape(-1, case.channels)[:, [0, -1]].astype(float)
+    rows = _two_channels(case.x, case)
     gamma, beta = case.gamma[[0, -1]].astype(float), case.beta[[0, -1]].astype(float)
     if case.op == "infer":
         return (rows - 0.25) / np.sqrt(2.25 + EPSILON) * gamma + beta
@@ -47,8 +52,13 @@ def reference(case):
     hat = (rows - mean) / np.sqrt(var + EPSILON)
     if case.op == "fwd":
         return hat * gamma + beta
-    g = np.moveaxis(case.dy, case.axis, -1).reshape(-1, case.channels)[:, [0, -1]].astype(float)
+    g = _two_channels(case.dy, case)
     return gamma / np.sqrt(var + EPSILON) * (g - g.mean(0) - hat * (g * hat).mean(0))
+
+
+def _two_channels(v, case):
+    """The first and the last channel, as columns of float64."""
+    return np.moveaxis(v, case.axis, 0)[[0, -1]].reshape(2, -1).T.astype(float)
 
 
 def bnspec(case):
@@ -227,27 +237,27 @@ def traffic(*passes):
         from bnspec_backends.cpu.workers import Workers
 
         @njit(nogil=True, fastmath=True)
-        def read(a, b, out, lo, hi):
+        def read(a, b, out):
             s = a.dtype.type(0)
-            for i in range(lo, hi):
+            for i in range(a.size):
                 s += a[i]
-            out[lo] = s
+            out[0] = s
 
         @njit(nogil=True, fastmath=True)
-        def read2(a, b, out, lo, hi):
+        def read2(a, b, out):
             s = a.dtype.type(0)
-            for i in range(lo, hi):
+            for i in range(a.size):
                 s += a[i] + b[i]
-            out[lo] = s
+            out[0] = s
 
         @njit(nogil=True, fastmath=True)
-        def copy(a, b, out, lo, hi):
-            for i in range(lo, hi):
+        def copy(a, b, out):
+            for i in range(a.size):
                 out[i] = a[i] * a.dtype.type(1.5)
 
         @njit(nogil=True, fastmath=True)
-        def triad(a, b, out, lo, hi):
-            for i in range(lo, hi):
+        def triad(a, b, out):
+            for i in range(a.size):
                 out[i] = a[i] * a.dtype.type(1.5) + b[i]
 
         kernels = {"read": read, "read2": read2, "copy": copy, "triad": triad}
@@ -257,13 +267,15 @@ def traffic(*passes):
         workers = Workers(THREADS)
         parts = max(THREADS, min(4 * THREADS, line.size >> 16))
         cuts = [line.size * i // parts for i in range(parts + 1)]
-        if line.size < 1 << 16:
+        if line.size < 1 << 19:
             workers, cuts = Workers(1), [0, line.size]
 
         def call():
             for name in passes:
                 kernel = kernels[name]
-                workers.run(lambda i, k=kernel: k(line, other, out, cuts[i], cuts[i + 1]), len(cuts) - 1)
+                workers.run(
+                    lambda i, k=kernel: k(*(v[cuts[i] : cuts[i + 1]] for v in (line, other, out))), len(cuts) - 1
+                )
 
         return call
 
@@ -312,25 +324,42 @@ def _waited():
     return total / 1e9
 
 
+def _memory(what):
+    """Bytes of resident memory: "VmRSS" now, "VmHWM" at most since the mark was set back."""
+    with open("/proc/self/status") as f:
+        return next(1024 * int(line.split()[1]) for line in f if line.startswith(what))
+
+
+def _peak(call, before):
+    """The most memory during a call, above what the process had before the case."""
+    call()
+    with open("/proc/self/clear_refs", "w") as f:
+        f.write("5")  # sets the mark back
+    call()
+    return _memory("VmHWM") - before
+
+
 def _error(result, case):
     """The largest error on two channels, as a part of the largest value."""
     y = result.detach().float() if hasattr(result, "detach") else result
-    y = np.asarray(y)
-    y = np.moveaxis(y.reshape(case.x.shape), case.axis, -1).reshape(-1, case.channels)[:, [0, -1]]
     wanted = reference(case)
-    return float(np.abs(y.astype(float) - wanted).max() / np.abs(wanted).max())
+    return float(np.abs(_two_channels(np.asarray(y).reshape(case.x.shape), case) - wanted).max() / np.abs(wanted).max())
 
 
 def main(name):
     """Serve the parent."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries say goes elsewhere
-    call = case = None
+    call = case = before = None
     for line in sys.stdin:
         asked = json.loads(line)
         try:
             if "case" in asked:
                 call = case = None
+                before = _memory("VmRSS")
+                if asked["case"] is None:
+                    answers.write("{}\n")
+                    continue
                 case = make_case(**asked["case"])
                 call = CANDIDATES[name](case)
                 if call is None:
@@ -355,7 +384,7 @@ def main(name):
                 share = max(0.0, _waited() - waited) / spent
                 answers.write(json.dumps({"seconds": spent / asked["sample"], "waited": share}) + "\n")
             else:
-                answers.write(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}) + "\n")
+                answers.write(json.dumps({"peak": _peak(call, before)}) + "\n")
         except Exception as error:
             answers.write(json.dumps({"skip": f"{type(error).__name__}: {str(error)[:200]}"}) + "\n")
 

@@ -4,6 +4,7 @@ Each refusal names the clause it enforces; nothing here changes a value, and eve
 checked without reading the arrays' elements is checked here.
 """
 
+import functools
 from typing import Any
 
 from array_api_compat import device, is_jax_array
@@ -24,10 +25,6 @@ __all__ = [
 ]
 
 
-#: The groups of calls without state and mask that were found to be in order, by all that the checks look at.
-_SEEN: dict[Any, Groups] = {}
-
-
 def forward(
     x: Array, params: Params, config: BatchNormConfig, state: RunningState | None, mask: Array | None, name: str
 ) -> Groups:
@@ -43,13 +40,16 @@ def forward(
             if type(v) is not type(x):
                 return _forward(x, params, config, state, mask, name)
             look += [type(v), v.shape, v.dtype, getattr(v, "device", None)]
-    known = tuple(look)
-    if known not in _SEEN:
-        groups = _forward(x, params, config, state, mask, name)
-        if len(_SEEN) >= 1024:
-            _SEEN.clear()
-        _SEEN[known] = groups
-    return _SEEN[known]
+    found = _found(tuple(look))
+    if not found:
+        found.append(_forward(x, params, config, state, mask, name))
+    return found[0]
+
+
+@functools.lru_cache(maxsize=1024)
+def _found(look: tuple[Any, ...]) -> list[Groups]:
+    """What an earlier call with arrays of this look was found to be: its groups, or nothing yet."""
+    return []
 
 
 def _forward(

@@ -7,6 +7,8 @@ can be said by the environment before the first call: BNSPEC_CPU_KERNELS, BNSPEC
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import bnspec
@@ -15,7 +17,7 @@ from bnspec._errors import refusal
 from bnspec._protocols import Kernels
 from bnspec_backends.cpu.shared import resources
 
-__all__ = ["KERNELS", "in_use", "make", "resources", "use"]
+__all__ = ["KERNELS", "in_use", "make", "resources", "use", "using"]
 
 #: The kernels there are for NumPy arrays.
 KERNELS = ("compiled", "blocked", "specification")
@@ -61,6 +63,23 @@ def use(name: str) -> None:
     global _chosen
     make(name)
     _chosen = name
+    _forget()
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """Use other kernels inside a ``with`` block."""
+    global _chosen
+    before = _chosen
+    use(name)
+    try:
+        yield
+    finally:
+        _chosen = before
+        _forget()
+
+
+def _forget() -> None:
     for library in ("numpy", "torch"):
         _registry.forget_kernels(library)
 

@@ -61,4 +61,5 @@ def _default_threads() -> int:
 
 #: The ones every call uses.
 resources = Resources(_default_threads(), int(os.environ.get("BNSPEC_POOL_BYTES", 1 << 30)))
-os.register_at_fork(after_in_child=resources.start_afresh)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=resources.start_afresh)

@@ -19,7 +19,9 @@ MUTANTS = (
         clause="BN-GRP-1",
         breaks="Normalizes every sample by itself where no virtual batch size is given.",
         apply=edit(
-            _validate.forward, "return Groups(axis, 1)", "return Groups(axis, x.shape[0] if axis and x.shape[0] else 1)"
+            _validate._forward,
+            "return Groups(axis, 1)",
+            "return Groups(axis, x.shape[0] if axis and x.shape[0] else 1)",
         ),
     ),
     Mutant(
@@ -46,7 +48,7 @@ MUTANTS = (
         row="D8",
         breaks="Takes a batch that the virtual batch size does not divide, as one group.",
         apply=edit(
-            _validate.forward,
+            _validate._forward,
             "if x.shape[0] % virtual:",
             "if x.shape[0] % virtual:\n        return Groups(axis, 1)\n    if False:",
         ),

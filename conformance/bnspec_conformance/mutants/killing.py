@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bnspec_backends import cpu
 from bnspec_conformance.engine import Check, all_checks, attempt, checks_of
 from bnspec_conformance.mutants.mutant import CannotApply, Mutant
 from bnspec_conformance.record import Record
@@ -84,7 +85,8 @@ def clean(check: str, seed: int) -> Record:
 
 
 def _attempt(check: Check, seed: int) -> Record:
-    with warnings.catch_warnings(), np.errstate(all="ignore"):  # NaN and overflow are what some mutants are about
+    # It is the specification's own formulas that are mutated. NaN and overflow are what some mutants are about.
+    with cpu.using("specification"), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         return attempt(check, _subject(), Budget(seed=seed, shrink=False))
 

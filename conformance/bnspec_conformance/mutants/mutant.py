@@ -26,7 +26,9 @@ Apply = Callable[[], AbstractContextManager[None]]
 _PACKAGES = ("bnspec", "bnspec_backends")
 
 #: Modules of the backends that need no further library; loaded before a mutant, so that none loads under one.
-_BACKENDS = ("bnspec_backends.threads", "bnspec_backends._numpy", "bnspec_backends._strict")
+_BACKENDS = (
+    "bnspec_backends.threads", "bnspec_backends._numpy", "bnspec_backends._strict", "bnspec_backends.cpu.blocked",
+)  # fmt: skip
 
 
 class CannotApply(LookupError):

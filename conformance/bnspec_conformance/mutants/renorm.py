@@ -123,7 +123,7 @@ MUTANTS = (
         row="D22",
         breaks="Goes on as plain batch normalization where renorm gets no state.",
         apply=together(
-            edit(_validate.forward, "if config.renorm is not None and state is None:", "if False:"),
+            edit(_validate._forward, "if config.renorm is not None and state is None:", "if False:"),
             edit(batch_norm, "if config.renorm is not None:", "if config.renorm is not None and state is not None:"),
         ),
     ),
