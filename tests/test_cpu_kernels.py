@@ -170,6 +170,18 @@ def test_views_are_read_in_place_and_other_arrays_copied_and_counted(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("strides", [(10, 2, 1), (2, 8, 1), (4, 4, 1), (1, 2, 4), (3, 1, 2)])
+def test_windows_that_overlap_are_read_as_they_are(kind, strides):
+    x = np.lib.stride_tricks.as_strided(arrays((100,), "float32")[0], (2, 2, 4), [4 * s for s in strides])
+    groups = bnspec._types.Groups(1, 1)
+    mine, wanted = KINDS[kind].moments(x, groups, None), PLAIN.moments(x, groups, None)
+    close_sum(mine.mean + mine.mean_low, wanted.mean + wanted.mean_low, 100.0, x.size, "mean")
+    close_sum(mine.m2, wanted.m2, 9 * wanted.m2, x.size, "m2")
+    y = KINDS[kind].normalize(x, wanted.mean, wanted.m2, wanted.mean, groups)
+    close(y, PLAIN.normalize(x, wanted.mean, wanted.m2, wanted.mean, groups), "float32", "y")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_odd_memory_is_no_obstacle(kind):
     x = np.frombuffer(b"\0" + np.arange(600, dtype="f4").tobytes(), "f4", offset=1).reshape(30, 20)
     swapped = np.arange(600, dtype=">f4").reshape(30, 20)

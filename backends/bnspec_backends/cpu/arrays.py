@@ -25,7 +25,7 @@ class Source(NamedTuple):
     def line(self) -> Any:
         """The memory from the first element to the last."""
         layout, x = self.layout, self.array
-        if layout.span == x.size:
+        if layout.is_dense:
             if layout.order == _ORDERS[x.ndim]:
                 return x.reshape(-1)
             return x.transpose(layout.order).reshape(-1)

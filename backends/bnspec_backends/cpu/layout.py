@@ -39,6 +39,11 @@ class Layout(NamedTuple):
         return self.run >= LONG_RUN or self.channel_stride != self.run
 
     @property
+    def is_dense(self) -> bool:
+        """Whether the elements lie without gaps and without overlaps."""
+        return self.channel_stride == self.run and self.row_stride == self.run * self.channels
+
+    @property
     def elements(self) -> int:
         """Elements per group and channel."""
         return self.rows * self.run
