@@ -1,7 +1,8 @@
 """torch tensors on the CPU or a CUDA device, differentiable as they are.
 
-Automatic differentiation works to any order: through the specification's own primitives, or through compiled ones
-whose derivatives are such primitives again. bnspec's explicit derivatives are there for those who want no graph.
+Automatic differentiation works to any order: through the specification's own primitives, or, on the CPU, once through
+compiled ones and from there on through the specification's. bnspec's explicit derivatives are there for those who
+want no graph.
 """
 
 from collections.abc import Sequence
