@@ -18,7 +18,7 @@ from bnspec._precision import count_dtype, dtype_name
 from bnspec._protocols import Communicator, Signature
 from bnspec._types import Array, Moments
 
-__all__ = ["join_moments", "join_sums", "own_divisor", "signature"]
+__all__ = ["join_moments", "join_sums", "signature"]
 
 # A float32 payload holds integers up to 2^24 exactly. Two lanes of 12 bits and more keep counts exact up to
 # 2^36 elements on up to 4096 ranks.
@@ -52,9 +52,9 @@ def join_moments(
     """
     xp = array_namespace(local.m2)
     dtype = local.m2.dtype
-    if comm is None:
-        return local, own_divisor(local)
     n = xp.astype(local.count, dtype)
+    if comm is None:
+        return local, n + xp.astype(n == 0, dtype)
 
     by_rank = config.sync_weighting == "rank"
     weight = xp.astype(n > 0, dtype) if by_rank else n
@@ -74,13 +74,6 @@ def join_moments(
         m2 = m2 / (total + xp.astype(total == 0, dtype))[:, None] * xp.astype(count, dtype)[:, None]
     divisor = total * n if by_rank else total
     return Moments(count, mean, low, m2), divisor + xp.astype(divisor == 0, dtype)
-
-
-def own_divisor(local: Moments) -> Array:
-    """What gradient sums are divided by when no ranks are joined: the count, 1 instead of 0."""
-    xp = array_namespace(local.m2)
-    n = xp.astype(local.count, local.m2.dtype)
-    return n + xp.astype(n == 0, n.dtype)
 
 
 def _count_columns(count: Array, n: Array, weight: Array, by_rank: bool) -> list[Array]:

@@ -64,10 +64,11 @@ class TorchCpuKernels:
 
     def normalize_by_batch(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> Any:
         """Both passes of the forward operation; None where they cannot follow each other in cache."""
-        if not _readable(x, gamma, beta) or not (
-            _differentiated(x, gamma, beta) or self._kernels.fuses(_array(x), groups)
-        ):
+        if not _readable(x, gamma, beta):
             return None
+        if not _differentiated(x, gamma, beta):
+            found = self._kernels.normalize_by_batch(*map(_array, (x, gamma, beta)), epsilon, groups)
+            return None if found is None else (Moments(*map(_tensor, found[0])), *map(_tensor, found[1:]))
         count, mean, low, m2, inverse, y = _ByBatch.apply(  # type: ignore[no-untyped-call]
             x, gamma, beta, epsilon, groups, self
         )
@@ -83,14 +84,8 @@ class TorchCpuKernels:
         found = self._kernels.pull_back(*map(_array, given), groups)
         return None if found is None else tuple(map(_tensor, found))
 
-    def forward(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> tuple[Moments, Any, Any]:
+    def by_primitives(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> tuple[Moments, Any, Any]:
         """Return what `normalize_by_batch` returns, by the primitives."""
-        fused = None
-        if not _differentiated(x, gamma, beta):
-            fused = self._kernels.normalize_by_batch(*map(_array, (x, gamma, beta)), epsilon, groups)
-        if fused is not None:
-            stats, inverse, y = fused
-            return Moments(*map(_tensor, stats)), _tensor(inverse), _tensor(y)
         stats = self.moments(x, groups, None)
         inverse = inverse_stddev(stats.var, epsilon)
         scale, shift = scale_and_shift(Params(gamma, beta), inverse, stats.mean_low, None, None)
@@ -102,7 +97,8 @@ class _ByBatch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups, owner: TorchCpuKernels) -> Any:
-        stats, inverse, y = owner.forward(x, gamma, beta, epsilon, groups)
+        given = (x, gamma, beta, epsilon, groups)
+        stats, inverse, y = owner.normalize_by_batch(*given) or owner.by_primitives(*given)
         ctx.save_for_backward(x, gamma, beta, stats.mean, stats.mean_low, inverse)
         ctx.about = (epsilon, groups, owner, stats.count.to(torch.float64))
         ctx.mark_non_differentiable(stats.count, stats.mean_low)
@@ -116,7 +112,7 @@ class _ByBatch(torch.autograd.Function):
         epsilon, groups, owner, count = ctx.about
         given = (gmean, gm2, ginverse, g)
         if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn
-            stats, again, y = owner.forward(x, gamma, beta, epsilon, groups)
+            stats, again, y = owner.by_primitives(x, gamma, beta, epsilon, groups)
             pairs = [(v, d) for v, d in zip((stats.mean, stats.m2, again, y), given, strict=True) if d is not None]
             wanted = [v for v, needed in zip((x, gamma, beta), ctx.needs_input_grad, strict=False) if needed]
             outputs, directions = zip(*pairs, strict=True)

@@ -14,7 +14,7 @@ from bnspec import SpecificationKernels
 from bnspec._sums import two_sum
 from bnspec._types import Groups, Moments
 from bnspec_backends.cpu.arrays import Source, factor, new_like, read, read_along
-from bnspec_backends.cpu.layout import Layout, dense
+from bnspec_backends.cpu.layout import Layout
 from bnspec_backends.cpu.shared import resources
 
 __all__ = ["BlockedKernels"]
@@ -133,7 +133,7 @@ def _cube(source: Source) -> Any:
     """View an array as (rows of all groups, channels, run)."""
     layout = source.layout
     shape = (layout.groups * layout.rows, layout.channels, layout.run)
-    if layout == dense(layout):
+    if layout.is_dense:
         return source.line.reshape(shape)
     item = source.array.itemsize
     strides = (layout.row_stride * item, layout.channel_stride * item, item)

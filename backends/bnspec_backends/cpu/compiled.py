@@ -176,10 +176,6 @@ class CompiledKernels:
         _run(task, plan, layout)
         return sums[0], sums[1], dx
 
-    def fuses(self, x: Any, groups: Groups) -> bool:
-        """Whether both passes over an array can follow each other in cache."""
-        return _served(x) and plan_for(read(x, groups).layout).fusible
-
 
 def _served(x: Any, *others: Any) -> bool:
     """Whether compiled code takes these arrays."""

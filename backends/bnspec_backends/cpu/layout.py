@@ -96,6 +96,7 @@ def find_layout(
     return Layout(tuple(order), groups, rows[0] // groups, shape[axis], run[0], row_stride, channel_stride, span)
 
 
+@functools.lru_cache(maxsize=1024)
 def dense(layout: Layout) -> Layout:
     """Return the layout of an array with the same axes in the same order and no gaps between them."""
     channel = layout.run
