@@ -167,19 +167,26 @@ def batch_norm_inference(
     [[2.0]]
     """
     groups = _validate.inference(x, params, state, config, name)
-    xp = array_namespace(x)
-    wide = state._replace(
-        mean=xp.astype(state.mean, arithmetic_dtype(x)), var=xp.astype(state.var, arithmetic_dtype(x))
-    )
-    mean, var = (stop_gradient(v)[None, :] for v in running_statistics(wide, config))
+    kernels = kernels_for(x)
+    if config.averaging == "debiased":  # divided before it is rounded
+        state = state._replace(mean=_widened(state.mean, x), var=_widened(state.var, x))
+    mean, var = map(stop_gradient, running_statistics(state, config))
+    static = Static(groups, config, name)
+    if fused := as_fused(kernels):
+        found = fused.normalize_by_running(x, params.gamma, params.beta, mean, var, config.epsilon, groups)
+        if found is not None:
+            mean, low, inverse, y = found
+            return y, Saved(x, None, params.gamma, params.beta, mean, low, inverse, None, None, None, static)
+    mean, var = (_widened(v, x)[None, :] for v in (mean, var))
     inverse = inverse_stddev(var, config.epsilon)
-    low = xp.zeros_like(mean)
+    low = array_namespace(mean).zeros_like(mean)
     scale, shift = scale_and_shift(params, inverse, low, None, None)
-    y = kernels_for(x).normalize(x, mean, scale, shift, groups)
-    saved = Saved(
-        x, None, params.gamma, params.beta, mean, low, inverse, None, None, None, Static(groups, config, name)
-    )
-    return y, saved
+    y = kernels.normalize(x, mean, scale, shift, groups)
+    return y, Saved(x, None, params.gamma, params.beta, mean, low, inverse, None, None, None, static)
+
+
+def _widened(v: Array, x: Array) -> Array:
+    return array_namespace(v).astype(v, arithmetic_dtype(x))
 
 
 def _normalize(

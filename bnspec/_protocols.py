@@ -8,7 +8,8 @@ one overrides some of the four `Kernels`; a way to join ranks is a `Communicator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from bnspec._types import Array, Groups, Moments
+from bnspec._config import BatchNormConfig
+from bnspec._types import Array, Groups, Moments, RunningState
 
 __all__ = ["Backend", "Communicator", "FusedKernels", "Kernels", "Signature"]
 
@@ -44,8 +45,8 @@ class FusedKernels(Kernels, Protocol):
     """Kernels that can do both passes of an operation while the data is in cache, where nothing stands between.
 
     Nothing does without ranks to join, mask and renorm. The results equal those of the four primitives with
-    the specification's arithmetic between them. Either method may return None for an array that it has no better
-    way for; the four primitives serve it then.
+    the specification's arithmetic between them. Each method may return None for what it has no better way for;
+    the four primitives and the specification's arithmetic serve it then.
     """
 
     def normalize_by_batch(
@@ -66,6 +67,16 @@ class FusedKernels(Kernels, Protocol):
         groups: Groups,
     ) -> tuple[Array, Array, Array] | None:
         """``sum dy`` and ``sum dy*(x - mean)`` of shape (G, C), the mean in both its parts, and dx."""
+        ...
+
+    def normalize_by_running(
+        self, x: Array, gamma: Array | None, beta: Array | None, mean: Array, var: Array, epsilon: float, groups: Groups
+    ) -> tuple[Array, Array, Array, Array] | None:
+        """The mean, its low part (zeros) and ``1/sqrt(var + epsilon)`` of shape (1, C), and y."""
+        ...
+
+    def update(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> RunningState | None:
+        """The state after one batch; None also where something is to be refused."""
         ...
 
 

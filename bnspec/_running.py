@@ -21,6 +21,7 @@ from bnspec._errors import refusal
 from bnspec._moments import group, merge_groups
 from bnspec._namespace import array_namespace
 from bnspec._precision import stop_gradient, values
+from bnspec._registry import as_fused, kernels_for
 from bnspec._types import Array, Moments, RunningState
 
 __all__ = ["running_statistics", "update_running"]
@@ -79,6 +80,9 @@ def update_running(
     # Constants to automatic differentiation: a state that carried its graph along would grow with every step.
     state = RunningState(*(v if v is None else stop_gradient(v) for v in state))
     stats = Moments(*map(stop_gradient, stats))
+    fused = as_fused(kernels_for(stats.m2))
+    if fused and (new := fused.update(state, stats, config)) is not None:
+        return new
     for feed in _feeds(stats, state, config, name):
         if config.averaging == "pooled":  # what must exceed the correction is the count so far
             _check_count(feed.count, state, config, name)

@@ -4,13 +4,13 @@ Each refusal names the clause it enforces; nothing here changes a value, and eve
 checked without reading the arrays' elements is checked here.
 """
 
-import functools
 from typing import Any
 
 from array_api_compat import device, is_jax_array
 
 from bnspec._config import BatchNormConfig
 from bnspec._errors import refusal
+from bnspec._looks import look_of, once
 from bnspec._precision import FLOATING, dtype_name, is_array, library
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved
 
@@ -28,28 +28,10 @@ __all__ = [
 def forward(
     x: Array, params: Params, config: BatchNormConfig, state: RunningState | None, mask: Array | None, name: str
 ) -> Groups:
-    """Check what `batch_norm` takes and return the groups of x.
-
-    Arrays of the same types, shapes and dtypes as once before need no second look.
-    """
-    if state is not None or mask is not None or not is_array(x) or is_jax_array(x):
-        return _forward(x, params, config, state, mask, name)
-    look = [config, params.gamma is None, params.beta is None]
-    for v in (x, *params):
-        if v is not None:
-            if type(v) is not type(x):
-                return _forward(x, params, config, state, mask, name)
-            look += [type(v), v.shape, v.dtype, getattr(v, "device", None)]
-    found = _found(tuple(look))
-    if not found:
-        found.append(_forward(x, params, config, state, mask, name))
-    return found[0]
-
-
-@functools.lru_cache(maxsize=1024)
-def _found(look: tuple[Any, ...]) -> list[Groups]:
-    """What an earlier call with arrays of this look was found to be: its groups, or nothing yet."""
-    return []
+    """Check what `batch_norm` takes and return the groups of x."""
+    look = None if state is not None or mask is not None else look_of(x, *params)
+    found: Groups = once(("forward", config), look, _forward, x, params, config, state, mask, name)
+    return found
 
 
 def _forward(
@@ -93,6 +75,12 @@ def _forward(
 
 def inference(x: Array, params: Params, state: RunningState, config: BatchNormConfig, name: str) -> Groups:
     """Check what `batch_norm_inference` takes; ghost groups do not exist there."""
+    look = look_of(x, *params, *state)
+    found: Groups = once(("inference", config), look, _inference, x, params, state, config, name)
+    return found
+
+
+def _inference(x: Array, params: Params, state: RunningState, config: BatchNormConfig, name: str) -> Groups:
     axis = channel_axis(x, config, name)
     _vectors(x, axis, params, config, name)
     _state(x, axis, state, config, name)
@@ -101,7 +89,7 @@ def inference(x: Array, params: Params, state: RunningState, config: BatchNormCo
 
 def running(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> None:
     """Check a state against the statistics that are to update it."""
-    _state(stats.m2, 1, state, config, name, of="stats.m2")
+    once(("running", config), look_of(stats.m2, *state), _state, stats.m2, 1, state, config, name, "stats.m2")
 
 
 def channel_axis(x: Array, config: BatchNormConfig, name: str) -> int:
@@ -157,6 +145,11 @@ def floating(what: str, x: Any, name: str) -> None:
 def derivative(what: str, v: Array, saved: Saved, **more: Array | None) -> None:
     """Check a cotangent or tangent of y, and those of parameters or statistics, against the saved forward pass."""
     name = saved.static.name
+    look = None if any(v is not None for v in more.values()) else look_of(v, saved.x)
+    once(("derivative", what), look, _derivative, what, v, saved, name, more)
+
+
+def _derivative(what: str, v: Any, saved: Saved, name: str, more: dict[str, Array | None]) -> None:
     floating(what, v, name)
     same_home("x", saved.x, what, v, name)
     if tuple(v.shape) != tuple(saved.x.shape):

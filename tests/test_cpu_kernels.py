@@ -1,5 +1,6 @@
 """The kernels for CPUs against the specification's own, and what they share: threads, memory, the choice of kernels."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -131,19 +132,57 @@ def test_no_bit_depends_on_the_number_of_threads(kind, shape, axis, number, monk
     x, dy = arrays(shape, "float32")
     size = shape[0] // number if number > 1 else None
     config = bnspec.BatchNormConfig(axis=axis, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=size)
-    config = config if size is None or axis else CONFIG
+    gamma, beta = np.random.default_rng(3).standard_normal((2, shape[axis])).astype(np.float32)
     monkeypatch.setattr("bnspec_backends.cpu.shared.SERIAL", 0)
+    monkeypatch.setattr("bnspec_backends.cpu.compiled.SERIAL", 0)
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(cpu.resources, "_workers", Workers(threads))
         with bnspec.use_kernels("numpy", KINDS[kind]):
-            found.append(
-                step(x, dy, config, None, None)
-                if not (config.scale or config.center)
-                else step(x, dy, config, np.ones(shape[axis], np.float32), np.zeros(shape[axis], np.float32))
-            )
+            found.append(step(x, dy, config, gamma, beta))
     assert same_bits(found[0], found[1])
     assert same_bits(found[0], found[2])
+
+
+@pytest.mark.parametrize("averaging", ["exponential", "debiased", "cumulative", "pooled"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "odd", ["", "nan", "one value", "full counter", "huge", "old inf", "decay 0", "decay 1", "groups"]
+)
+def test_running_statistics_are_those_of_the_specification_to_the_bit(averaging, dtype, odd):
+    decay = {"decay 0": 0.0, "decay 1": 1.0}.get(odd, 0.9)
+    for single_value, nonfinite in itertools.product(("keep", "floor", "raise"), ("skip", "propagate")):
+        counts = averaging in ("cumulative", "debiased")
+        if (counts and single_value == "keep") or (averaging == "debiased" and decay == 1):
+            continue  # there is no such configuration
+        config = bnspec.BatchNormConfig(
+            axis=1, epsilon=1e-5, decay=decay, correction=1, averaging=averaging, single_value=single_value,
+            nonfinite=nonfinite, virtual_batch_size=4 if odd == "groups" else None,
+        )  # fmt: skip
+        if single_value == "raise" and odd == "one value":
+            continue
+        x, _ = arrays((1 if odd == "one value" else 8, 5), dtype)
+        if odd == "nan":
+            x[0, 2] = np.nan
+        if odd == "huge":
+            x[:, 1] *= np.finfo(dtype).max / 100
+        params, state = bnspec.init(config, channels=5, like=x)
+        if odd == "old inf":
+            state = state._replace(var=np.full_like(state.var, np.inf))
+        if odd == "full counter" and state.count is not None:
+            state = state._replace(count=np.full_like(state.count, np.iinfo(state.count.dtype).max - 1))
+        found = []
+        for kernels in (KINDS["compiled"], PLAIN):
+            with bnspec.use_kernels("numpy", kernels), np.errstate(all="ignore"):
+                new = state
+                stats = KINDS["compiled"].moments(x, bnspec._types.Groups(1, 2 if odd == "groups" else 1), None)
+                for _ in range(3):
+                    new = bnspec.update_running(new, stats, config)
+                y, saved = bnspec.batch_norm_inference(x, params, new, config)
+                found.append([*new, saved.centre, saved.inverse_stddev])
+                found[-1].append(y if odd == "" else None)
+        assert same_bits(*found), (single_value, nonfinite)
+        assert all(a is None or a.dtype == b.dtype for a, b in zip(*found))
 
 
 @pytest.mark.parametrize("kind", KINDS)

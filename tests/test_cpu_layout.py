@@ -114,11 +114,11 @@ def test_blocks_cover_every_element_once(shape, axis, groups):
     layout = layout_of(x, axis, groups)
     plan = plan_for(layout)
     if plan.by_runs:
-        covered = [t for first, last in plan.blocks for t in range(first, last)]
+        covered = [t for first, last in plan.blocks.tolist() for t in range(first, last)]
         assert covered == list(range(layout.groups * layout.channels))
         return
     seen = np.zeros((layout.groups * layout.rows, layout.channels), int)
-    for (row, rows, channel, channels, step), (g, part) in zip(plan.blocks, plan.homes, strict=True):
+    for row, rows, channel, channels, step, g, part in plan.blocks.tolist():
         assert step >= 1
         assert row // layout.rows == (row + rows - 1) // layout.rows == g
         assert 0 <= part < plan.parts

@@ -12,8 +12,9 @@ import numpy
 import torch
 
 from bnspec import SpecificationKernels
+from bnspec._config import BatchNormConfig
 from bnspec._normalize import inverse_stddev, scale_and_shift
-from bnspec._types import Groups, Moments, Params
+from bnspec._types import Groups, Moments, Params, RunningState
 
 __all__ = ["TorchCpuKernels"]
 
@@ -83,6 +84,23 @@ class TorchCpuKernels:
             return None
         found = self._kernels.pull_back(*map(_array, given), groups)
         return None if found is None else tuple(map(_tensor, found))
+
+    def normalize_by_running(
+        self, x: Any, gamma: Any, beta: Any, mean: Any, var: Any, epsilon: float, groups: Groups
+    ) -> Any:
+        """Inference; None where torch records it."""
+        given = (x, gamma, beta, mean, var)
+        if not _readable(*given) or _differentiated(*given):
+            return None
+        found = self._kernels.normalize_by_running(*map(_array, given), epsilon, groups)
+        return None if found is None else tuple(map(_tensor, found))
+
+    def update(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> Any:
+        """Average one batch into the state; None for what is rarer, or to be refused."""
+        if not _readable(*state, *stats):
+            return None
+        found = self._kernels.update(RunningState(*map(_array, state)), Moments(*map(_array, stats)), config)
+        return None if found is None else RunningState(*(None if v is None else _tensor(v) for v in found))
 
     def by_primitives(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> tuple[Moments, Any, Any]:
         """Return what `normalize_by_batch` returns, by the primitives."""

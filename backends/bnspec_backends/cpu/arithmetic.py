@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy
 
-from bnspec_backends.cpu.storage import compiled, widen
+from bnspec_backends.cpu.storage import internal, widen
 
-__all__ = ["coefficients", "exact_sum", "inverse_stddev", "needs_second_pass", "shift_of"]
+__all__ = ["coefficients", "exact_sum", "inverse_stddev", "needs_second_pass", "shift_of", "shifts_of_columns"]
 
 #: How many elements of a channel the shift is chosen from.
 _CANDIDATES = 16
@@ -19,7 +19,7 @@ _CANDIDATES = 16
 _CANCELLATION = 8.0
 
 
-@compiled
+@internal
 def shift_of(x: Any, at: int, row_stride: int, run: int, rows: int, mask: Any, mask_at: int, mask_row: int) -> Any:
     """Return a value of the channel near its mean, from where deviations are measured.
 
@@ -52,7 +52,30 @@ def shift_of(x: Any, at: int, row_stride: int, run: int, rows: int, mask: Any, m
     return best
 
 
-@compiled
+@internal
+def shifts_of_columns(x: Any, at: int, stride: int, rows: int, shift: Any) -> None:
+    """Choose what `shift_of` does for neighbouring channels of runs of one: side by side, as rows have them."""
+    middle, distance = numpy.zeros(shift.size), numpy.empty(shift.size)
+    taken = min(rows, _CANDIDATES)
+    for n in range(taken):
+        row = x[at + n * stride : at + n * stride + shift.size]
+        for c in range(shift.size):
+            middle[c] += widen(row[c])
+    row = x[at : at + shift.size]
+    for c in range(shift.size):
+        middle[c] /= taken
+        shift[c] = widen(row[c])
+        distance[c] = abs(shift[c] - middle[c])
+    for n in range(1, taken):
+        row = x[at + n * stride : at + n * stride + shift.size]
+        for c in range(shift.size):
+            value = widen(row[c])
+            nearer = abs(value - middle[c]) < distance[c]
+            distance[c] = abs(value - middle[c]) if nearer else distance[c]
+            shift[c] = value if nearer else shift[c]
+
+
+@internal
 def exact_sum(a: float, b: float) -> Any:
     """Return fl(a + b) and its rounding error (Knuth, TAOCP 2, section 4.2.2, theorem B)."""
     s = a + b
@@ -61,19 +84,19 @@ def exact_sum(a: float, b: float) -> Any:
     return s, rest
 
 
-@compiled
+@internal
 def needs_second_pass(cancelled: float, m2: float) -> Any:
     """Whether ``sum (x - shift)^2 - n*(mean - shift)^2`` lost digits, overflowed or is no number."""
     return not cancelled <= _CANCELLATION * m2
 
 
-@compiled
+@internal
 def inverse_stddev(m2: float, count: int, epsilon: float) -> Any:
     """Return ``1/sqrt(m2/count + epsilon)``."""
     return 1.0 / numpy.sqrt(m2 / max(count, 1) + epsilon)
 
 
-@compiled
+@internal
 def coefficients(s1: float, s2: float, n: float, gamma: float, inverse: float, low: float) -> Any:
     """Return a, b, c of ``dx = a*dy + (b*(x - mean_high) + c)``."""
     a = gamma * inverse

@@ -9,7 +9,7 @@ from bnspec_backends.cpu.layout import Layout, dense, find_layout
 from bnspec_backends.cpu.pool import SMALLEST
 from bnspec_backends.cpu.shared import resources
 
-__all__ = ["Source", "counts", "factor", "new_like", "parameter", "read", "read_along", "spread_mask"]
+__all__ = ["Source", "counts", "factor", "new_like", "read", "read_along", "spread_mask"]
 
 
 _ORDERS = [tuple(range(n)) for n in range(65)]  # the axes in order, for every rank NumPy has
@@ -74,8 +74,6 @@ def new_like(x: Any, layout: Layout) -> tuple[Any, Any]:
 
 def counts(mask: Any, x: Any, groups: Groups, layout: Layout) -> Any:
     """Return the number of elements that count, for each group."""
-    if mask is None:
-        return numpy.full((layout.groups,), layout.elements)
     narrow = tuple(mask.shape[a] if a == groups.axis else n for a, n in enumerate(x.shape))
     return numpy.broadcast_to(mask, narrow).reshape(layout.groups, -1).sum(axis=1)
 
@@ -90,13 +88,6 @@ def factor(v: Any, layout: Layout) -> Any:
     """Return a number per group and channel as float64, without gaps."""
     shape = (layout.groups, layout.channels)
     return numpy.ascontiguousarray(v if v.shape == shape else numpy.broadcast_to(v, shape), dtype=numpy.float64)
-
-
-def parameter(v: Any, absent: float, layout: Layout) -> Any:
-    """Return gamma or beta as float64."""
-    if v is None:
-        return numpy.full((layout.channels,), absent)
-    return numpy.ascontiguousarray(v, dtype=numpy.float64)
 
 
 def _copy(x: Any) -> Any:

@@ -1,38 +1,49 @@
 """Kernels for channels in short runs, such as NHWC images and (N, C) matrices: many channels side by side.
 
 A row of memory holds all channels, so sums go down the columns. A *block* is some rows of one group by some
-channels, (first row, rows, first channel, channels, step): all channels of some rows where a row is short, all
-rows of some channels where it is long, then ``step`` channels at a time. Narrow rows that follow each other
-without a gap are folded into one, so that the inner loop is long.
+channels, (first row, rows, first channel, channels, step, group, part): all channels of some rows where a row is
+short, all rows of some channels where it is long, then ``step`` channels at a time. Narrow rows that follow each
+other without a gap are folded into one, so that the inner loop is long.
 
-Arrays and masks are as in `runs`. Statistics are one number a channel of the block's group; sums of a block
-go to one row of an array of partial sums, which are added in order of blocks.
+Arrays, masks and ``mail`` are as in `runs`. Statistics have a row for each group and a number for each channel;
+sums also have a row for each part of a group, and parts are added in their order.
 """
 
 from typing import Any
 
 import numpy
 
-from bnspec_backends.cpu.arithmetic import coefficients, exact_sum, inverse_stddev, needs_second_pass, shift_of
+from bnspec_backends.cpu.arithmetic import (
+    coefficients,
+    exact_sum,
+    inverse_stddev,
+    needs_second_pass,
+    shift_of,
+    shifts_of_columns,
+)
+from bnspec_backends.cpu.gang import each
 from bnspec_backends.cpu.rows import gradient_row, normalize_row
-from bnspec_backends.cpu.storage import add, add_product, compiled, widen
+from bnspec_backends.cpu.storage import add, add_product, compiled, internal, widen
 from bnspec_backends.cpu.stream import fence
 
 __all__ = [
-    "backward", "correct", "finish", "forward", "grad_input", "grad_sums", "normalize", "shifts", "squares", "sums",
+    "backward", "between_backward", "between_forward", "forward", "grad_input", "grad_sums", "moments", "normalize",
 ]  # fmt: skip
 
 #: Rows are folded until they have this many columns.
 _WIDE = 512
 
+#: Channels whose shifts are chosen at once.
+_PIECE = 256
 
-@compiled
+
+@internal
 def _part(block: Any, channel: int) -> Any:
     """The channels of a block that are dealt with at once: (first row, rows, first channel, channels)."""
     return block[0], block[1], channel, min(block[4], block[2] + block[3] - channel)
 
 
-@compiled
+@internal
 def _fold(part: Any, a: Any, b: Any, c: Any) -> Any:
     """How many rows the inner loop takes at once: several only where they follow each other in all arrays."""
     period = a[1][2] * part[3]
@@ -41,27 +52,30 @@ def _fold(part: Any, a: Any, b: Any, c: Any) -> Any:
     return max(1, min(_WIDE // period, part[1]))
 
 
-@compiled
+@internal
 def _row(array: Any, part: Any, n: int, size: int) -> Any:
     """Row n of a part, and as many of the next as the size says."""
     at = (part[0] + n) * array[1][0] + part[2] * array[1][2]
     return array[0][at : at + size]
 
 
-@compiled
+@internal
 def _tile(values: Any, part: Any, run: int, fold: int) -> Any:
     """Repeat one number a channel to one a column."""
-    tile = numpy.empty(fold * run * part[3])
+    own = values[part[2] : part[2] + part[3]]
+    if run == fold == 1:
+        return own
+    tile = numpy.empty(fold * run * own.size)
     j = 0
     for _ in range(fold):
-        for c in range(part[2], part[2] + part[3]):
-            for _ in range(run):
-                tile[j] = values[c]
-                j += 1
+        for c in range(own.size):
+            for i in range(run):
+                tile[j + i] = own[c]
+            j += run
     return tile
 
 
-@compiled
+@internal
 def _collect(columns: Any, part: Any, run: int, fold: int, out: Any) -> None:
     """Add the columns of each channel."""
     for c in range(part[2], part[2] + part[3]):
@@ -76,7 +90,7 @@ def _collect(columns: Any, part: Any, run: int, fold: int, out: Any) -> None:
             out[c] += total
 
 
-@compiled
+@internal
 def _sums(x: Any, mask: Any, part: Any, shift: Any, s1: Any, s2: Any) -> None:
     run = x[1][2]
     fold = _fold(part, x, x, x) if mask is None else _fold(part, x, mask, mask)
@@ -109,7 +123,7 @@ def _sums(x: Any, mask: Any, part: Any, shift: Any, s1: Any, s2: Any) -> None:
     _collect(b, part, run, fold, s2)
 
 
-@compiled
+@internal
 def _normalize(x: Any, y: Any, part: Any, centre: Any, scale: Any, shift: Any, stream: bool) -> None:
     run = x[1][2]
     fold = _fold(part, x, y, y)
@@ -119,7 +133,7 @@ def _normalize(x: Any, y: Any, part: Any, centre: Any, scale: Any, shift: Any, s
         normalize_row(_row(x, part, n, size), _row(y, part, n, size), k, a, b, stream)
 
 
-@compiled
+@internal
 def _grad_sums(dy: Any, x: Any, mask: Any, part: Any, centre: Any, s1: Any, s2: Any) -> None:
     run = x[1][2]
     fold = _fold(part, x, dy, dy) if mask is None else _fold(part, x, dy, mask)
@@ -154,7 +168,7 @@ def _grad_sums(dy: Any, x: Any, mask: Any, part: Any, centre: Any, s1: Any, s2: 
     _collect(b, part, run, fold, s2)
 
 
-@compiled
+@internal
 def _grad_input(dy: Any, x: Any, dx: Any, mask: Any, part: Any, factors: Any, stream: bool) -> None:
     run = x[1][2]
     fold = _fold(part, x, dy, dx)
@@ -171,10 +185,18 @@ def _grad_input(dy: Any, x: Any, dx: Any, mask: Any, part: Any, factors: Any, st
             gradient_row(cotangents, values, target, k, a, b, c, _row(mask, part, n, size), False)
 
 
-@compiled
-def shifts(x: Any, mask: Any, row: int, rows: int, first: int, last: int, shift: Any) -> None:
+@internal
+def _block(blocks: Any, i: int) -> Any:
+    return blocks[i, 0], blocks[i, 1], blocks[i, 2], blocks[i, 3], blocks[i, 4]
+
+
+@internal
+def _shifts(x: Any, mask: Any, row: int, rows: int, first: int, last: int, shift: Any) -> None:
     """Choose the shift of channels first .. last - 1 of one group."""
     stride, _, run, _, _ = x[1]
+    if mask is None and run == 1:
+        shifts_of_columns(x[0], row * stride + first, stride, rows, shift[first:last])
+        return
     for c in range(first, last):
         if mask is None:
             shift[c] = shift_of(x[0], row * stride + c * run, stride, run, rows, None, 0, 0)
@@ -183,15 +205,8 @@ def shifts(x: Any, mask: Any, row: int, rows: int, first: int, last: int, shift:
             shift[c] = shift_of(x[0], row * stride + c * run, stride, run, rows, mask[0], at, mask[1][0])
 
 
-@compiled
-def sums(x: Any, mask: Any, block: Any, shift: Any, s1: Any, s2: Any) -> None:
-    """Primitive 1 but for `shifts` and `finish`: sum deviations from the shift, and their squares."""
-    for channel in range(block[2], block[2] + block[3], block[4]):
-        _sums(x, mask, _part(block, channel), shift, s1, s2)
-
-
-@compiled
-def finish(shift: Any, s1: Any, s2: Any, count: int, first: int, last: int, mean: Any, low: Any, m2: Any) -> Any:
+@internal
+def _finish(shift: Any, s1: Any, s2: Any, count: int, first: int, last: int, mean: Any, low: Any, m2: Any) -> Any:
     """Turn sums about the shift into moments; return whether a channel needs a second pass."""
     again = False
     for c in range(first, last):
@@ -205,12 +220,10 @@ def finish(shift: Any, s1: Any, s2: Any, count: int, first: int, last: int, mean
     return again
 
 
-@compiled
-def squares(x: Any, mask: Any, block: Any, high: Any, low: Any, m2: Any) -> None:
+@internal
+def _squares(x: Any, mask: Any, part: Any, high: Any, low: Any, m2: Any) -> None:
     """Sum the squared deviations from the mean: the second pass where the first cancelled."""
     run = x[1][2]
-    part = _part(block, block[2])
-    part = (part[0], part[1], part[2], block[3])
     k, rest = _tile(high, part, run, 1), _tile(low, part, run, 1)
     b = numpy.zeros(k.size)
     for n in range(part[1]):
@@ -227,82 +240,204 @@ def squares(x: Any, mask: Any, block: Any, high: Any, low: Any, m2: Any) -> None
     _collect(b, part, run, 1, m2)
 
 
-@compiled
-def correct(s1: Any, count: int, second: Any, first: int, last: int, m2: Any) -> None:
+@internal
+def _correct(s1: Any, count: int, second: Any, first: int, last: int, m2: Any) -> None:
     """Take the second pass where the first cancelled."""
     for c in range(first, last):
         if count > 0 and needs_second_pass(s1[c] * (s1[c] / count), m2[c]):
             m2[c] = second[c]
 
 
+@internal
+def _join(sums: Any) -> None:
+    """Add the parts of each group to its first, in their order."""
+    for k in range(sums.shape[0]):
+        for g in range(sums.shape[1]):
+            total = sums[k, g, 0]
+            for p in range(1, sums.shape[2]):
+                one = sums[k, g, p]
+                for c in range(total.size):
+                    total[c] += one[c]
+
+
 @compiled
-def normalize(x: Any, y: Any, block: Any, centre: Any, scale: Any, shift: Any, stream: bool) -> None:
-    """Primitive 2."""
+def moments(x: Any, mask: Any, blocks: Any, parts: int, count: Any, stats: Any, mail: Any) -> None:
+    """Primitive 1: leaves mean, its low part and m2; count is one number a group."""
+    groups, channels = stats.shape[1], stats.shape[2]
+    shift, sums = numpy.empty((groups, channels)), numpy.empty((2, groups, parts, channels))
+    each(_shifts_of, (x, mask, shift), groups * ((channels + _PIECE - 1) // _PIECE), mail)
+    each(_sums_of, (x, mask, blocks, shift, sums), len(blocks), mail)
+    _join(sums)
+    again = False
+    for g in range(groups):
+        s1, s2 = sums[0, g, 0], sums[1, g, 0]
+        again |= _finish(shift[g], s1, s2, count[g], 0, channels, stats[0, g], stats[1, g], stats[2, g])
+    if again:
+        second = numpy.empty((1, groups, parts, channels))
+        each(_squares_of, (x, mask, blocks, stats, second), len(blocks), mail)
+        _join(second)
+        for g in range(groups):
+            _correct(sums[0, g, 0], count[g], second[0, g, 0], 0, channels, stats[2, g])
+
+
+@internal
+def _shifts_of(job: Any, i: int) -> None:
+    x, mask, shift = job
+    channels = x[1][4]
+    pieces = (channels + _PIECE - 1) // _PIECE
+    g, first = i // pieces, i % pieces * _PIECE
+    _shifts(x, mask, g * x[1][3], x[1][3], first, min(first + _PIECE, channels), shift[g])
+
+
+@internal
+def _sums_of(job: Any, i: int) -> None:
+    x, mask, blocks, shift, sums = job
+    block, g, p = _block(blocks, i), blocks[i, 5], blocks[i, 6]
     for channel in range(block[2], block[2] + block[3], block[4]):
-        _normalize(x, y, _part(block, channel), centre, scale, shift, stream)
+        _sums(x, mask, _part(block, channel), shift[g], sums[0, g, p], sums[1, g, p])
+
+
+@internal
+def _squares_of(job: Any, i: int) -> None:
+    x, mask, blocks, stats, sums = job
+    block, g, p = _block(blocks, i), blocks[i, 5], blocks[i, 6]
+    for channel in range(block[2], block[2] + block[3], block[4]):
+        _squares(x, mask, _part(block, channel), stats[0, g], stats[1, g], sums[0, g, p])
+
+
+@compiled
+def normalize(x: Any, y: Any, blocks: Any, centre: Any, scale: Any, shift: Any, stream: bool, mail: Any) -> None:
+    """Primitive 2."""
+    each(_normalize_of, (x, y, blocks, centre, scale, shift, stream), len(blocks), mail)
+
+
+@internal
+def _normalize_of(job: Any, i: int) -> None:
+    x, y, blocks, centre, scale, shift, stream = job
+    block, g = _block(blocks, i), blocks[i, 5]
+    for channel in range(block[2], block[2] + block[3], block[4]):
+        _normalize(x, y, _part(block, channel), centre[g], scale[g], shift[g], stream)
     if stream:
         fence()
 
 
 @compiled
-def grad_sums(dy: Any, x: Any, mask: Any, block: Any, centre: Any, s1: Any, s2: Any) -> None:
-    """Primitive 3."""
+def grad_sums(dy: Any, x: Any, mask: Any, blocks: Any, centre: Any, sums: Any, mail: Any) -> None:
+    """Primitive 3: leaves the sums in the first part of each group."""
+    each(_grad_sums_of, (dy, x, mask, blocks, centre, sums), len(blocks), mail)
+    _join(sums)
+
+
+@internal
+def _grad_sums_of(job: Any, i: int) -> None:
+    dy, x, mask, blocks, centre, sums = job
+    block, g, p = _block(blocks, i), blocks[i, 5], blocks[i, 6]
     for channel in range(block[2], block[2] + block[3], block[4]):
-        _grad_sums(dy, x, mask, _part(block, channel), centre, s1, s2)
+        _grad_sums(dy, x, mask, _part(block, channel), centre[g], sums[0, g, p], sums[1, g, p])
 
 
 @compiled
-def grad_input(dy: Any, x: Any, dx: Any, mask: Any, block: Any, factors: Any, stream: bool) -> None:
+def grad_input(dy: Any, x: Any, dx: Any, mask: Any, blocks: Any, factors: Any, stream: bool, mail: Any) -> None:
     """Primitive 4; factors are centre, a, b, c."""
+    each(_grad_input_of, (dy, x, dx, mask, blocks, factors, stream), len(blocks), mail)
+
+
+@internal
+def _grad_input_of(job: Any, i: int) -> None:
+    dy, x, dx, mask, blocks, factors, stream = job
+    block, g = _block(blocks, i), blocks[i, 5]
+    centre, a, b, c = factors
     for channel in range(block[2], block[2] + block[3], block[4]):
-        _grad_input(dy, x, dx, mask, _part(block, channel), factors, stream)
+        _grad_input(dy, x, dx, mask, _part(block, channel), (centre[g], a[g], b[g], c[g]), stream)
     if stream:
         fence()
 
 
 @compiled
 def forward(
-    x: Any, y: Any, block: Any, count: int, epsilon: float, gamma: Any, beta: Any, stats: Any, stream: bool
+    x: Any, y: Any, blocks: Any, count: int, epsilon: float, affine: Any, stats: Any, stream: bool, mail: Any
 ) -> None:
-    """Primitives 1 and 2 of a block that holds all rows of its group; leaves mean, low, m2 and inverse."""
-    mean, low, m2, inverse = stats
-    shift, s1, s2, scale = (
-        numpy.empty(mean.size),
-        numpy.empty(mean.size),
-        numpy.empty(mean.size),
-        numpy.empty(mean.size),
-    )
+    """Primitives 1 and 2 where each block holds all rows of its group; leaves mean, low, m2 and inverse."""
+    each(_forward_of, (x, y, blocks, count, epsilon, affine, stats, stream), len(blocks), mail)
+
+
+@internal
+def _forward_of(job: Any, i: int) -> None:
+    x, y, blocks, count, epsilon, affine, stats, stream = job
+    block, g = _block(blocks, i), blocks[i, 5]
+    mean, low, m2 = stats[0, g], stats[1, g], stats[2, g]
+    scratch = numpy.empty((4, mean.size))
+    shift, s1, s2, scale = scratch[0], scratch[1], scratch[2], scratch[3]
     for first in range(block[2], block[2] + block[3], block[4]):
         part = _part(block, first)
         last = first + part[3]
-        shifts(x, None, part[0], part[1], first, last, shift)
+        _shifts(x, None, part[0], part[1], first, last, shift)
         _sums(x, None, part, shift, s1, s2)
-        if finish(shift, s1, s2, count, first, last, mean, low, m2):
-            squares(x, None, (part[0], part[1], first, part[3], part[3]), mean, low, scale)
-            correct(s1, count, scale, first, last, m2)
-        for c in range(first, last):
-            inverse[c] = inverse_stddev(m2[c], count, epsilon)
-            scale[c] = gamma[c] * inverse[c]
-            shift[c] = beta[c] - low[c] * scale[c]
+        if _finish(shift, s1, s2, count, first, last, mean, low, m2):
+            _squares(x, None, part, mean, low, scale)
+            _correct(s1, count, scale, first, last, m2)
+        _scale_and_shift(stats[:, g], count, epsilon, affine, first, last, scale, shift)
         _normalize(x, y, part, mean, scale, shift, stream)
     if stream:
         fence()
 
 
 @compiled
-def backward(
-    dy: Any, x: Any, dx: Any, block: Any, divisor: float, gamma: Any, stats: Any, sums: Any, stream: bool
+def between_forward(stats: Any, count: Any, epsilon: float, affine: Any, factors: Any) -> None:
+    """What lies between primitives 1 and 2 where they cannot follow each other block by block."""
+    for g in range(stats.shape[1]):
+        _scale_and_shift(stats[:, g], count[g], epsilon, affine, 0, stats.shape[2], factors[0, g], factors[1, g])
+
+
+@internal
+def _scale_and_shift(
+    stats: Any, count: int, epsilon: float, affine: Any, first: int, last: int, scale: Any, shift: Any
 ) -> None:
-    """Primitives 3 and 4 of a block that holds all rows of its group; leaves what `runs.backward` does."""
-    mean, low, inverse = stats
-    s1, s2 = sums
-    a, b, c = numpy.empty(mean.size), numpy.empty(mean.size), numpy.empty(mean.size)
+    """What lies between the primitives: 1/sqrt(var + epsilon), and what x - mean is multiplied by and gets added."""
+    for c in range(first, last):
+        stats[3, c] = inverse_stddev(stats[2, c], count, epsilon)
+        scale[c] = affine[0, c] * stats[3, c]
+        shift[c] = affine[1, c] - stats[1, c] * scale[c]
+
+
+@compiled
+def backward(
+    dy: Any, x: Any, dx: Any, blocks: Any, divisor: Any, gamma: Any, stats: Any, sums: Any, stream: bool, mail: Any
+) -> None:
+    """Primitives 3 and 4 where each block holds all rows of its group; leaves what `runs.backward` does."""
+    each(_backward_of, (dy, x, dx, blocks, divisor, gamma, stats, sums, stream), len(blocks), mail)
+
+
+@internal
+def _backward_of(job: Any, i: int) -> None:
+    dy, x, dx, blocks, divisor, gamma, stats, sums, stream = job
+    block, g = _block(blocks, i), blocks[i, 5]
+    mean, low, inverse = stats[0][g], stats[1][g], stats[2][g]
+    s1, s2 = sums[0, g, 0], sums[1, g, 0]
+    scratch = numpy.empty((3, mean.size))
+    a, b, c = scratch[0], scratch[1], scratch[2]
     for first in range(block[2], block[2] + block[3], block[4]):
         part = _part(block, first)
         _grad_sums(dy, x, None, part, mean, s1, s2)
-        for i in range(first, first + part[3]):
-            s2[i] -= low[i] * s1[i]
-            a[i], b[i], c[i] = coefficients(s1[i], s2[i], divisor, gamma[i], inverse[i], low[i])
+        _coefficients(s1, s2, low, inverse, divisor[g], gamma, first, first + part[3], a, b, c)
         _grad_input(dy, x, dx, None, part, (mean, a, b, c), stream)
     if stream:
         fence()
+
+
+@compiled
+def between_backward(sums: Any, low: Any, inverse: Any, divisor: Any, gamma: Any, factors: Any) -> None:
+    """What lies between primitives 3 and 4 where they cannot follow each other block by block."""
+    for g in range(sums.shape[1]):
+        s1, s2, a, b, c = sums[0, g, 0], sums[1, g, 0], factors[0, g], factors[1, g], factors[2, g]
+        _coefficients(s1, s2, low[g], inverse[g], divisor[g], gamma, 0, s1.size, a, b, c)
+
+
+@internal
+def _coefficients(
+    s1: Any, s2: Any, low: Any, inverse: Any, n: float, gamma: Any, first: int, last: int, a: Any, b: Any, c: Any
+) -> None:
+    """Move s2 to both parts of the mean, and find what the second primitive takes."""
+    for i in range(first, last):
+        s2[i] -= low[i] * s1[i]
+        a[i], b[i], c[i] = coefficients(s1[i], s2[i], n, gamma[i], inverse[i], low[i])

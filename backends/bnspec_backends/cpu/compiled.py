@@ -1,15 +1,17 @@
 """The four primitives, and the two passes of a channel at once, on compiled loops for arrays of NumPy."""
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import numpy
 
-from bnspec._types import Groups, Moments
-from bnspec_backends.cpu import columns, runs
-from bnspec_backends.cpu.arrays import Source, counts, factor, new_like, parameter, read, read_along, spread_mask
+from bnspec._config import BatchNormConfig
+from bnspec._types import Groups, Moments, RunningState
+from bnspec_backends.cpu import averages, columns, runs
+from bnspec_backends.cpu.arrays import counts, factor, new_like, read, read_along, spread_mask
 from bnspec_backends.cpu.blocked import BlockedKernels
-from bnspec_backends.cpu.layout import Layout, dense
+from bnspec_backends.cpu.gang import gang
+from bnspec_backends.cpu.layout import Layout
 from bnspec_backends.cpu.notice import notice
 from bnspec_backends.cpu.plan import Plan, plan_for
 from bnspec_backends.cpu.shared import resources
@@ -19,6 +21,9 @@ __all__ = ["CompiledKernels"]
 
 #: Results of so many bytes are written past the cache: larger than what a core may expect to keep of it.
 STREAM = 1 << 24
+
+#: Calls with fewer elements run in the calling thread: to wake another takes as long as they do.
+SERIAL = 1 << 14
 
 _Pair = tuple[Any, tuple[int, ...]]
 
@@ -33,148 +38,171 @@ class CompiledKernels:
         """Primitive 1."""
         if not _served(x):
             return self._plain.moments(x, groups, mask)
-        source = read(x, groups)
-        layout, plan = source.layout, plan_for(source.layout)
-        given, keep = _pair(source), _mask(mask, x, layout)
-        count = counts(mask, x, groups, layout)
-        mean, low, m2 = numpy.empty((3, layout.groups, layout.channels))
-        if plan.by_runs:
-            stats = (mean.reshape(-1), low.reshape(-1), m2.reshape(-1))
-            _run(lambda i: runs.moments(given, keep, *plan.blocks[i], count, *stats), plan, layout)
-            return Moments(count, mean, low, m2)
-
-        shift = numpy.empty((layout.groups, layout.channels))
-        for g in range(layout.groups):
-            columns.shifts(given, keep, g * layout.rows, layout.rows, 0, layout.channels, shift[g])
-        s1, s2 = _partial(lambda i, g, a, b: columns.sums(given, keep, plan.blocks[i], shift[g], a, b), plan, layout)
-        again = False
-        for g in range(layout.groups):
-            again |= columns.finish(shift[g], s1[g], s2[g], int(count[g]), 0, layout.channels, mean[g], low[g], m2[g])
-        if again:
-            second, _ = _partial(
-                lambda i, g, a, _: columns.squares(given, keep, plan.blocks[i], mean[g], low[g], a), plan, layout
-            )
-            for g in range(layout.groups):
-                columns.correct(s1[g], int(count[g]), second[g], 0, layout.channels, m2[g])
+        layout, plan, given = _given(x, groups)
+        keep = _mask(mask, x, layout, plan)
+        count = plan.count.copy() if mask is None else counts(mask, x, groups, layout)
+        stats = numpy.empty((3, layout.groups, layout.channels))
+        _moments(given, keep, plan, count, stats, _mail(x))
+        notice.tell()
+        mean, low, m2 = stats
         return Moments(count, mean, low, m2)
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
         """Primitive 2."""
         if not _served(x):
             return self._plain.normalize(x, centre, scale, shift, groups)
-        source = read(x, groups)
-        layout, plan = source.layout, plan_for(source.layout)
-        given, (y, target, stream) = _pair(source), _new(x, layout)
-        factors = [factor(v, layout) for v in (centre, scale, shift)]
-        if plan.by_runs:
-            flat = [v.reshape(-1) for v in factors]
-            _run(lambda i: runs.normalize(given, target, *plan.blocks[i], *flat, stream), plan, layout)
-        else:
-
-            def task(i: int) -> None:
-                own = [v[plan.homes[i][0]] for v in factors]
-                columns.normalize(given, target, plan.blocks[i], *own, stream)
-
-            _run(task, plan, layout)
+        layout, plan, given = _given(x, groups)
+        y, target, stream = _new(x, layout, plan)
+        _normalize(given, target, plan, [factor(v, layout) for v in (centre, scale, shift)], stream, _mail(x))
+        notice.tell()
         return y
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
         """Primitive 3."""
         if not _served(x, dy):
             return self._plain.grad_sums(dy, x, centre, groups, mask)
-        source = read(x, groups)
-        layout, plan = source.layout, plan_for(source.layout)
-        given, cotangent = _pair(source), _pair(read_along(dy, x, layout, groups))
-        keep = _mask(mask, x, layout)
+        layout, plan, given = _given(x, groups)
+        cotangent, keep = _along(dy, x, layout, groups), _mask(mask, x, layout, plan)
+        sums = numpy.empty((2, layout.groups, plan.parts, layout.channels))
         k = factor(centre, layout)
-        if not plan.by_runs:
-            return _partial(
-                lambda i, g, a, b: columns.grad_sums(cotangent, given, keep, plan.blocks[i], k[g], a, b), plan, layout
-            )
-        s1, s2 = numpy.empty((2, layout.groups, layout.channels))
-        flat = (k.reshape(-1), s1.reshape(-1), s2.reshape(-1))
-        _run(lambda i: runs.grad_sums(cotangent, given, keep, *plan.blocks[i], *flat), plan, layout)
-        return s1, s2
+        if plan.by_runs:
+            runs.grad_sums(cotangent, given, keep, plan.blocks, _flat(k), _flat(sums), _mail(x))
+        else:
+            columns.grad_sums(cotangent, given, keep, plan.blocks, k, sums, _mail(x))
+        notice.tell()
+        return sums[0, :, 0], sums[1, :, 0]
 
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
         """Primitive 4."""
         if not _served(x, dy):
             return self._plain.grad_input(dy, x, centre, a, b, c, groups, mask)
-        source = read(x, groups)
-        layout, plan = source.layout, plan_for(source.layout)
-        given, cotangent = _pair(source), _pair(read_along(dy, x, layout, groups))
-        keep, (dx, target, stream) = _mask(mask, x, layout), _new(x, layout)
-        factors = [factor(v, layout) for v in (centre, a, b, c)]
+        layout, plan, given = _given(x, groups)
+        cotangent, keep = _along(dy, x, layout, groups), _mask(mask, x, layout, plan)
+        dx, target, stream = _new(x, layout, plan)
+        factors = tuple(factor(v, layout) for v in (centre, a, b, c))
         if plan.by_runs:
-            flat = [v.reshape(-1) for v in factors]
-            _run(
-                lambda i: runs.grad_input(cotangent, given, target, keep, *plan.blocks[i], *flat, stream), plan, layout
-            )
+            factors = tuple(map(_flat, factors))
+            runs.grad_input(cotangent, given, target, keep, plan.blocks, factors, stream, _mail(x))
         else:
-
-            def task(i: int) -> None:
-                own = tuple(v[plan.homes[i][0]] for v in factors)
-                columns.grad_input(cotangent, given, target, keep, plan.blocks[i], own, stream)
-
-            _run(task, plan, layout)
+            columns.grad_input(cotangent, given, target, keep, plan.blocks, factors, stream, _mail(x))
+        notice.tell()
         return dx
 
     def normalize_by_batch(
         self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups
     ) -> tuple[Moments, Any, Any] | None:
-        """Both passes of the forward operation; None where they cannot follow each other in cache."""
+        """Both passes of the forward operation; None for arrays that are not served."""
         if not _served(x):
             return None
-        source = read(x, groups)
-        layout, plan = source.layout, plan_for(source.layout)
-        if not plan.fusible:
-            return None
-        given, (y, target, stream) = _pair(source), _new(x, layout)
+        layout, plan, given = _given(x, groups)
+        y, target, stream = _new(x, layout, plan)
+        affine, count, mail = _affine(gamma, beta, layout), plan.count.copy(), _mail(x)
         stats = numpy.empty((4, layout.groups, layout.channels))
-        affine = (layout.elements, epsilon, parameter(gamma, 1.0, layout), parameter(beta, 0.0, layout))
         if plan.by_runs:
-            flat = tuple(v.reshape(-1) for v in stats)
-            _run(lambda i: runs.forward(given, target, *plan.blocks[i], *affine, flat, stream), plan, layout)
+            runs.forward(given, target, plan.blocks, layout.elements, epsilon, affine, _flat(stats), stream, mail)
+        elif plan.parts == 1:
+            columns.forward(given, target, plan.blocks, layout.elements, epsilon, affine, stats, stream, mail)
         else:
-
-            def task(i: int) -> None:
-                own = tuple(stats[:, plan.homes[i][0], :])
-                columns.forward(given, target, plan.blocks[i], *affine, own, stream)
-
-            _run(task, plan, layout)
+            _moments(given, None, plan, count, stats[:3], mail)
+            _normalize(given, target, plan, _between(stats, count, epsilon, affine), stream, mail)
+        notice.tell()
         mean, low, m2, inverse = stats
-        return Moments(numpy.full((layout.groups,), layout.elements), mean, low, m2), inverse, y
+        return Moments(count, mean, low, m2), inverse, y
 
     def pull_back(
         self, dy: Any, x: Any, gamma: Any, centre: Any, centre_low: Any, inverse: Any, divisor: Any, groups: Groups
     ) -> tuple[Any, Any, Any] | None:
-        """Both passes of the gradient; None where they cannot follow each other in cache."""
+        """Both passes of the gradient; None for arrays that are not served."""
         if not _served(x, dy):
             return None
-        source = read(x, groups)
-        layout, plan = source.layout, plan_for(source.layout)
-        if not plan.fusible:
-            return None
-        given, cotangent = _pair(source), _pair(read_along(dy, x, layout, groups))
-        dx, target, stream = _new(x, layout)
-        sums = numpy.empty((2, layout.groups, layout.channels))
-        gamma = parameter(gamma, 1.0, layout)
+        layout, plan, given = _given(x, groups)
+        cotangent, (dx, target, stream) = _along(dy, x, layout, groups), _new(x, layout, plan)
+        sums = numpy.empty((2, layout.groups, plan.parts, layout.channels))
+        scale = numpy.empty((layout.channels,))
+        scale[...] = 1.0 if gamma is None else gamma
         divisor = numpy.ascontiguousarray(divisor, dtype=numpy.float64)
-        stats = [factor(v, layout) for v in (centre, centre_low, inverse)]
+        stats = tuple(factor(v, layout) for v in (centre, centre_low, inverse))
+        arrays, mail = (cotangent, given, target, plan.blocks), _mail(x)
         if plan.by_runs:
-            flat, out = tuple(v.reshape(-1) for v in stats), tuple(v.reshape(-1) for v in sums)
-
-            def task(i: int) -> None:
-                runs.backward(cotangent, given, target, *plan.blocks[i], divisor, gamma, flat, out, stream)
+            runs.backward(*arrays, divisor, scale, tuple(map(_flat, stats)), _flat(sums), stream, mail)
+        elif plan.parts == 1:
+            columns.backward(*arrays, divisor, scale, stats, sums, stream, mail)
         else:
+            factors = numpy.empty((3, layout.groups, layout.channels))
+            columns.grad_sums(cotangent, given, None, plan.blocks, stats[0], sums, mail)
+            columns.between_backward(sums, *stats[1:], divisor, scale, factors)
+            columns.grad_input(cotangent, given, target, None, plan.blocks, (stats[0], *factors), stream, mail)
+        notice.tell()
+        return sums[0, :, 0], sums[1, :, 0], dx
 
-            def task(i: int) -> None:
-                g = plan.homes[i][0]
-                own = tuple(v[g] for v in stats), tuple(sums[:, g, :])
-                columns.backward(cotangent, given, target, plan.blocks[i], divisor[g], gamma, *own, stream)
+    def normalize_by_running(
+        self, x: Any, gamma: Any, beta: Any, mean: Any, var: Any, epsilon: float, groups: Groups
+    ) -> tuple[Any, Any, Any, Any] | None:
+        """Inference; None for arrays that are not served."""
+        if not _served(x):
+            return None
+        layout, plan, given = _given(x, groups)
+        y, target, stream = _new(x, layout, plan)
+        stats = numpy.empty((4, 1, layout.channels))
+        stats[0], stats[1], stats[2] = mean, 0.0, var  # a variance is an m2 over one element
+        factors = _between(stats, _ONE, epsilon, _affine(gamma, beta, layout))
+        _normalize(given, target, plan, factors, stream, _mail(x))
+        notice.tell()
+        return stats[0], stats[1], stats[3], y
 
-        _run(task, plan, layout)
-        return sums[0], sums[1], dx
+    def update(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> RunningState | None:
+        """Average one batch of one group into the state; None for what is rarer, or to be refused."""
+        n = int(stats.count[0]) - config.correction if stats.m2.shape == (1, state.mean.size) else 0
+        rare = config.averaging == "pooled" or config.renorm is not None or state.stddev is not None
+        if n < 1 or rare or state.mean.dtype != state.var.dtype or (state.count is None) == config.counts_updates:
+            return None
+        old = numpy.ascontiguousarray(state.mean), numpy.ascontiguousarray(state.var)
+        new = numpy.empty_like(old[0]), numpy.empty_like(old[1])
+        counter, most = None, 0
+        if state.count is not None:
+            counter = numpy.ascontiguousarray(state.count), numpy.empty_like(state.count, order="C")
+            most = int(numpy.iinfo(state.count.dtype).max)
+        moments = tuple(numpy.ascontiguousarray(v[0]) for v in stats[1:])
+        top, cumulative = _top(old[0].dtype), config.averaging == "cumulative"
+        usable = averages.step(moments, n, 1.0 - config.decay, top, old, new, counter, most, cumulative)
+        notice.tell()
+        return RunningState(*new, None if counter is None else counter[1]) if usable else None
+
+
+_ONE = numpy.ones(1, numpy.int64)
+
+
+@functools.cache
+def _top(dtype: Any) -> float:
+    return float(numpy.finfo(dtype).max)
+
+
+def _moments(x: _Pair, mask: _Pair | None, plan: Plan, count: Any, stats: Any, mail: Any) -> None:
+    if plan.by_runs:
+        runs.moments(x, mask, plan.blocks, count, _flat(stats), mail)
+    else:
+        columns.moments(x, mask, plan.blocks, plan.parts, count, stats, mail)
+
+
+def _normalize(x: _Pair, y: _Pair, plan: Plan, factors: Any, stream: bool, mail: Any) -> None:
+    if plan.by_runs:
+        runs.normalize(x, y, plan.blocks, *map(_flat, factors), stream, mail)
+    else:
+        columns.normalize(x, y, plan.blocks, *factors, stream, mail)
+
+
+def _between(stats: Any, count: Any, epsilon: float, affine: Any) -> tuple[Any, Any, Any]:
+    """Fill in 1/sqrt(var + epsilon); return centre, scale and shift."""
+    factors = numpy.empty((2, *stats.shape[1:]))
+    columns.between_forward(stats, count, epsilon, affine, factors)
+    return stats[0], factors[0], factors[1]
+
+
+def _affine(gamma: Any, beta: Any, layout: Layout) -> Any:
+    """Gamma and beta as float64."""
+    affine = numpy.empty((2, layout.channels))
+    affine[0], affine[1] = 1.0 if gamma is None else gamma, 0.0 if beta is None else beta
+    return affine
 
 
 def _served(x: Any, *others: Any) -> bool:
@@ -182,41 +210,35 @@ def _served(x: Any, *others: Any) -> bool:
     return bool(x.size) and (compiles_half() or all(v.dtype != numpy.float16 for v in (x, *others)))
 
 
-def _run(task: Callable[[int], None], plan: Plan, layout: Layout) -> None:
-    """Do every block of a plan."""
-    resources.run(task, len(plan.blocks), layout.size)
-    if notice.pending:
-        notice.tell()
+def _given(x: Any, groups: Groups) -> tuple[Layout, Plan, _Pair]:
+    """Return how an array lies, the blocks it is cut into, and the array as kernels take it."""
+    source = read(x, groups)
+    plan = plan_for(source.layout)
+    return source.layout, plan, (as_storage(source.line), plan.where)
 
 
-def _partial(kernel: Callable[[int, int, Any, Any], None], plan: Plan, layout: Layout) -> tuple[Any, Any]:
-    """Run a kernel that leaves two sums per block and channel, and add the blocks of each group in order."""
-    sums = numpy.empty((2, layout.groups, plan.parts, layout.channels))
-
-    def task(i: int) -> None:
-        g, part = plan.homes[i]
-        kernel(i, g, sums[0, g, part], sums[1, g, part])
-
-    _run(task, plan, layout)
-    joined = sums[:, :, 0, :] if plan.parts == 1 else numpy.add.reduce(sums, axis=2)
-    return joined[0], joined[1]
+def _along(dy: Any, x: Any, layout: Layout, groups: Groups) -> _Pair:
+    """Return an array that goes along with x as kernels take it."""
+    source = read_along(dy, x, layout, groups)
+    return as_storage(source.line), source.layout.where
 
 
-def _pair(source: Source) -> _Pair:
-    """An array as kernels take it."""
-    return as_storage(source.line), _where(source.layout)
+def _mail(x: Any) -> Any:
+    """Who computes: the calling thread alone where there are few elements."""
+    return gang.alone if x.size < SERIAL else gang.mail(resources.threads)
 
 
-def _where(layout: Layout) -> tuple[int, ...]:
-    return layout.row_stride, layout.channel_stride, layout.run, layout.rows, layout.channels
+def _flat(v: Any) -> Any:
+    """Numbers per group and channel with these as one axis: the tasks of `runs`."""
+    return v.reshape(-1) if v.ndim == 2 else v.reshape(v.shape[0], -1)
 
 
-def _mask(mask: Any, x: Any, layout: Layout) -> _Pair | None:
+def _mask(mask: Any, x: Any, layout: Layout, plan: Plan) -> _Pair | None:
     """A mask as kernels take it."""
-    return None if mask is None else (spread_mask(mask, x, layout), _where(dense(layout)))
+    return None if mask is None else (spread_mask(mask, x, layout), plan.dense)
 
 
-def _new(x: Any, layout: Layout) -> tuple[Any, _Pair, bool]:
+def _new(x: Any, layout: Layout, plan: Plan) -> tuple[Any, _Pair, bool]:
     """Return a new array like x, the same as kernels take it, and whether to write it past the cache."""
     y, line = new_like(x, layout)
-    return y, (as_storage(line), _where(dense(layout))), y.nbytes >= STREAM
+    return y, (as_storage(line), plan.dense), y.nbytes >= STREAM

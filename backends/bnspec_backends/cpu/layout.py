@@ -20,6 +20,9 @@ __all__ = ["Layout", "dense", "find_layout"]
 #: Runs at least this long are summed one by one; shorter ones side by side, as columns of a row.
 LONG_RUN = 192
 
+#: The same for arrays of so few elements that strides cost nothing, since all is in cache.
+LONG_RUN_IN_CACHE, IN_CACHE = 64, 1 << 20
+
 
 class Layout(NamedTuple):
     """Where the elements of an array are."""
@@ -36,12 +39,18 @@ class Layout(NamedTuple):
     @property
     def by_runs(self) -> bool:
         """Whether a channel is summed run by run; otherwise the channels of a row stand side by side."""
-        return self.run >= LONG_RUN or self.channel_stride != self.run
+        long = LONG_RUN if self.size > IN_CACHE else LONG_RUN_IN_CACHE
+        return self.run >= long or self.channel_stride != self.run
 
     @property
     def is_dense(self) -> bool:
         """Whether the elements lie without gaps and without overlaps."""
         return self.channel_stride == self.run and self.row_stride == self.run * self.channels
+
+    @property
+    def where(self) -> tuple[int, ...]:
+        """What goes with an array's memory to a kernel."""
+        return self.row_stride, self.channel_stride, self.run, self.rows, self.channels
 
     @property
     def elements(self) -> int:

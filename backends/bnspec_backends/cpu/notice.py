@@ -36,6 +36,8 @@ class _Notice(event.Listener):  # type: ignore[misc]
 
     def tell(self) -> None:
         """Say it, if anything was compiled since the last time."""
+        if not self.pending:
+            return
         self.pending = False
         seconds, self._seconds = self._seconds, 0.0
         end = (

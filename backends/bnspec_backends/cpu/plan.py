@@ -1,14 +1,16 @@
 """How a call is cut into blocks: by shape alone, so that no result depends on the number of threads."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bnspec_backends.cpu.layout import Layout
+import numpy
+
+from bnspec_backends.cpu.layout import Layout, dense
 
 __all__ = ["Plan", "plan_for"]
 
 #: Elements of a block: enough that handing it out costs nothing beside computing it, few enough to stay in cache.
-BLOCK = 1 << 19
+BLOCK = 1 << 17
 
 #: Rows with more columns than this are cut by channels, so that the sums of a block stay in the first-level cache.
 WIDEST = 8192
@@ -18,34 +20,41 @@ COLUMNS = 1024
 
 
 class Plan(NamedTuple):
-    """The blocks of one layout."""
+    """The blocks of one layout, and what else is found once for it."""
 
-    by_runs: bool
-    #: For runs: (first, last) tasks. For columns: (row, rows, channel, channels, step), the row counted over groups.
-    blocks: tuple[tuple[int, ...], ...]
-    #: For columns: the group of each block, and its row of partial sums within the group.
-    homes: tuple[tuple[int, int], ...]
+    #: A row for each block; for runs (first, last) tasks, for columns what `columns` says.
+    blocks: Any
     #: For columns: rows of partial sums per group; 1 where each block holds all rows of its group.
     parts: int
-
-    @property
-    def fusible(self) -> bool:
-        """Whether each block holds all elements of its channels, so that both passes of it can follow each other."""
-        return self.by_runs or self.parts == 1
+    #: `runs` rather than `columns`.
+    by_runs: bool
+    #: Where the elements of the array are, and those of a result, which has no gaps.
+    where: tuple[int, ...]
+    dense: tuple[int, ...]
+    #: Elements of each group and channel.
+    count: Any
 
 
 @functools.lru_cache(maxsize=1024)
 def plan_for(layout: Layout) -> Plan:
     """Cut a layout into blocks."""
-    if layout.by_runs:
-        tasks = layout.groups * layout.channels
-        each = max(1, min(BLOCK // max(1, layout.elements), tasks // 8))
-        blocks = tuple((t, min(t + each, tasks)) for t in range(0, tasks, each))
-        return Plan(True, blocks, (), 1)
+    blocks, parts = _runs(layout) if layout.by_runs else _columns(layout)
+    table = numpy.asarray(blocks, numpy.int64)
+    count = numpy.full((layout.groups,), layout.elements)
+    for v in (table, count):
+        v.setflags(write=False)
+    return Plan(table, parts, layout.by_runs, layout.where, dense(layout).where, count)
 
+
+def _runs(layout: Layout) -> tuple[list[tuple[int, ...]], int]:
+    tasks = layout.groups * layout.channels
+    each = max(1, min(BLOCK // max(1, layout.elements), tasks // 8))
+    return [(t, min(t + each, tasks)) for t in range(0, tasks, each)], 1
+
+
+def _columns(layout: Layout) -> tuple[list[tuple[int, ...]], int]:
     columns = layout.channels * layout.run
-    found: list[tuple[int, ...]] = []
-    homes = []
+    blocks: list[tuple[int, ...]] = []
     parts = 1
     for g in range(layout.groups):
         start = g * layout.rows
@@ -53,12 +62,11 @@ def plan_for(layout: Layout) -> Plan:
             step = max(1, COLUMNS // layout.run)
             each = step * max(1, BLOCK // (layout.rows * layout.run * step))
             for c in range(0, layout.channels, each):
-                found.append((start, layout.rows, c, min(each, layout.channels - c), step))
-                homes.append((g, 0))
+                blocks.append((start, layout.rows, c, min(each, layout.channels - c), step, g, 0))
             continue
         each = max(1, BLOCK // columns)
         parts = -(-layout.rows // each)
-        for i in range(parts):
-            found.append((start + i * each, min(each, layout.rows - i * each), 0, layout.channels, layout.channels))
-            homes.append((g, i))
-    return Plan(False, tuple(found), tuple(homes), parts)
+        for p in range(parts):
+            rows = min(each, layout.rows - p * each)
+            blocks.append((start + p * each, rows, 0, layout.channels, layout.channels, g, p))
+    return blocks, parts

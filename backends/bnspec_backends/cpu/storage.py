@@ -29,6 +29,7 @@ __all__ = [
     "compiles_half",
     "inlined",
     "instructions",
+    "internal",
     "narrow",
     "narrowed",
     "widen",
@@ -47,14 +48,17 @@ _DOUBLE, _SINGLE, _HALF = ir.DoubleType(), ir.FloatType(), ir.HalfType()
 _I32, _I16 = ir.IntType(32), ir.IntType(16)
 
 
+#: Divisions by zero give what the formats say, and no index is checked.
+_njit: Any = functools.partial(njit, error_model="numpy", boundscheck=False)
+
+
 def compiled(function: Any) -> Any:
     """Compile at the first call, to run without the interpreter lock, and keep the code on disk where that can be."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
     try:
-        kernel: Any = njit(cache=True, **options)(function)
+        kernel = _njit(cache=True, nogil=True)(function)
     except RuntimeError:  # neither beside the source nor in the user's cache folder can a file be written
         notice.kept = False
-        return njit(**options)(function)
+        return _njit(nogil=True)(function)
     with contextlib.suppress(AttributeError):  # numba looks only at the file of the function, not at what it calls
         kernel._cache._cache_file._source_stamp = _stamp()
     return kernel
@@ -69,17 +73,22 @@ def _stamp() -> str:
     return found.hexdigest()
 
 
+def internal(function: Any) -> Any:
+    """Compile for callers that are compiled themselves; what Python needs to call it takes as long to compile again."""
+    return _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+
+
 def inlined(function: Any) -> Any:
     """Compile into each caller: for what is called once a row, where passing arrays would cost more than the row."""
-    return njit(inline="always", error_model="numpy", boundscheck=False)(function)
+    return _njit(inline="always")(function)
 
 
 def as_storage(x: Any) -> Any:
     """View an array as compiled code takes it."""
     kind = _KINDS.get(x.dtype)
     if kind is None:
-        kind = _KINDS[x.dtype] = _STORAGE[x.dtype.name]
-    return x.view(kind)
+        kind = _KINDS[x.dtype] = numpy.dtype(_STORAGE[x.dtype.name])
+    return x if kind is x.dtype else x.view(kind)
 
 
 @functools.cache

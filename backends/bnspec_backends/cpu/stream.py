@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from bnspec_backends.cpu.storage import compiled, instructions, narrowed, widened
+from bnspec_backends.cpu.storage import instructions, internal, narrowed, widened
 
 __all__ = ["fence", "head", "stream_affine", "stream_gradient", "whole"]
 
@@ -33,13 +33,13 @@ def _address(context: Any, array: Any) -> Any:
     return types.int64(array), generate
 
 
-@compiled
+@internal
 def head(target: Any) -> Any:
     """How many elements lie before the first that begins a line."""
     return min(target.size, (-_address(target) % _LINE) // target.itemsize)
 
 
-@compiled
+@internal
 def whole(target: Any, start: int) -> Any:
     """Where the last whole line of those that begin at an element ends."""
     each = _LINE // target.itemsize

@@ -85,7 +85,7 @@ MUTANTS = (
             batch_norm_inference,
             "inverse = inverse_stddev(var, config.epsilon)",
             "inverse = inverse_stddev(var, config.epsilon)\n"
-            "    inverse = inverse if config.scale else xp.ones_like(inverse)",
+            "    inverse = inverse if config.scale else inverse * 0.0 + 1.0",
         ),
     ),
     Mutant(
@@ -107,8 +107,8 @@ MUTANTS = (
         breaks="Folds inference into x*scale + shift, which cancels where the mean is large.",
         apply=edit(
             batch_norm_inference,
-            "y = kernels_for(x).normalize(x, mean, scale, shift, groups)",
-            "y = kernels_for(x).normalize(x, xp.zeros_like(mean), scale, shift - mean * scale, groups)",
+            "y = kernels.normalize(x, mean, scale, shift, groups)",
+            "y = kernels.normalize(x, low, scale, shift - mean * scale, groups)",
         ),
     ),
     Mutant(

@@ -203,10 +203,9 @@ MUTANTS = (
         breaks="Casts the running statistics to x's dtype before it normalizes.",
         apply=edit(
             batch_norm_inference,
-            "mean=xp.astype(state.mean, arithmetic_dtype(x))",
-            "mean=xp.astype(xp.astype(state.mean, x.dtype), arithmetic_dtype(x))",
-            "var=xp.astype(state.var, arithmetic_dtype(x))",
-            "var=xp.astype(xp.astype(state.var, x.dtype), arithmetic_dtype(x))",
+            "mean, var = (_widened(v, x)[None, :] for v in (mean, var))",
+            "xp = array_namespace(mean)\n"
+            "    mean, var = (_widened(xp.astype(v, x.dtype), x)[None, :] for v in (mean, var))",
         ),
     ),
     Mutant(
