@@ -15,6 +15,9 @@ __all__ = ["coefficients", "exact_sum", "inverse_stddev", "needs_second_pass", "
 #: How many elements of a channel the shift is chosen from.
 _CANDIDATES = 16
 
+#: Factors outside of this are not taken in float32.
+_LEAST, _MOST = 1e-30, 1e30
+
 #: Sums of squares about the shift are trusted while the part that cancels is at most this many times the rest.
 _CANCELLATION = 8.0
 

@@ -22,9 +22,9 @@ from bnspec_backends.cpu.arithmetic import (
     shifts_of_columns,
 )
 from bnspec_backends.cpu.gang import each
-from bnspec_backends.cpu.rows import gradient_row, normalize_row
+from bnspec_backends.cpu.lines import fence
+from bnspec_backends.cpu.rows import AT_ONCE, gradient_masked, gradient_rows, normalize_rows
 from bnspec_backends.cpu.storage import add, add_product, compiled, internal, widen
-from bnspec_backends.cpu.stream import fence
 
 __all__ = [
     "backward", "between_backward", "between_forward", "forward", "grad_input", "grad_sums", "moments", "normalize",
@@ -57,6 +57,12 @@ def _row(array: Any, part: Any, n: int, size: int) -> Any:
     """Row n of a part, and as many of the next as the size says."""
     at = (part[0] + n) * array[1][0] + part[2] * array[1][2]
     return array[0][at : at + size]
+
+
+@internal
+def _rows(array: Any, part: Any, n: int) -> Any:
+    """Row n of a part and all that follows."""
+    return array[0][(part[0] + n) * array[1][0] + part[2] * array[1][2] :]
 
 
 @internal
@@ -128,9 +134,14 @@ def _normalize(x: Any, y: Any, part: Any, centre: Any, scale: Any, shift: Any, s
     run = x[1][2]
     fold = _fold(part, x, y, y)
     k, a, b = _tile(centre, part, run, fold), _tile(scale, part, run, fold), _tile(shift, part, run, fold)
-    for n in range(0, part[1], fold):
+    many = 1 if stream or fold > 1 else AT_ONCE
+    n = 0
+    while n < part[1]:
+        rows = many if n + many <= part[1] else 1
         size = min(fold, part[1] - n) * run * part[3]
-        normalize_row(_row(x, part, n, size), _row(y, part, n, size), k, a, b, stream)
+        of, to = _rows(x, part, n), _rows(y, part, n)
+        normalize_rows(of, x[1][0], to, y[1][0], rows, size, k, a, b, stream)
+        n += rows * fold
 
 
 @internal
@@ -176,13 +187,20 @@ def _grad_input(dy: Any, x: Any, dx: Any, mask: Any, part: Any, factors: Any, st
         fold = min(fold, _fold(part, mask, mask, mask))
     k, a = _tile(factors[0], part, run, fold), _tile(factors[1], part, run, fold)
     b, c = _tile(factors[2], part, run, fold), _tile(factors[3], part, run, fold)
-    for n in range(0, part[1], fold):
+    if mask is not None:
+        for n in range(0, part[1], fold):
+            size = min(fold, part[1] - n) * run * part[3]
+            values, cotangents, target = _row(x, part, n, size), _row(dy, part, n, size), _row(dx, part, n, size)
+            gradient_masked(cotangents, values, target, k, a, b, c, _row(mask, part, n, size))
+        return
+    many = 1 if stream or fold > 1 else AT_ONCE
+    n = 0
+    while n < part[1]:
+        rows = many if n + many <= part[1] else 1
         size = min(fold, part[1] - n) * run * part[3]
-        values, cotangents, target = _row(x, part, n, size), _row(dy, part, n, size), _row(dx, part, n, size)
-        if mask is None:
-            gradient_row(cotangents, values, target, k, a, b, c, None, stream)
-        else:
-            gradient_row(cotangents, values, target, k, a, b, c, _row(mask, part, n, size), False)
+        g, of, to = _rows(dy, part, n), _rows(x, part, n), _rows(dx, part, n)
+        gradient_rows(g, dy[1][0], of, x[1][0], to, dx[1][0], rows, size, k, a, b, c, stream)
+        n += rows * fold
 
 
 @internal
@@ -402,7 +420,16 @@ def _scale_and_shift(
 
 @compiled
 def backward(
-    dy: Any, x: Any, dx: Any, blocks: Any, divisor: Any, gamma: Any, stats: Any, sums: Any, stream: bool, mail: Any
+    dy: Any,
+    x: Any,
+    dx: Any,
+    blocks: Any,
+    divisor: Any,
+    gamma: Any,
+    stats: Any,
+    sums: Any,
+    stream: bool,
+    mail: Any,
 ) -> None:
     """Primitives 3 and 4 where each block holds all rows of its group; leaves what `runs.backward` does."""
     each(_backward_of, (dy, x, dx, blocks, divisor, gamma, stats, sums, stream), len(blocks), mail)

@@ -7,10 +7,63 @@ from typing import Any
 
 from numba import types
 
+from bnspec_backends.cpu.lines import affine_lines, gradient_lines, head, whole
 from bnspec_backends.cpu.storage import affine, inlined, instructions, narrow, widen
-from bnspec_backends.cpu.stream import head, stream_affine, stream_gradient, whole
 
-__all__ = ["gradient_row", "normalize_row"]
+__all__ = ["AT_ONCE", "gradient_masked", "gradient_rows", "normalize_rows"]
+
+#: So many rows are dealt with at once where factors are arrays, which are then loaded once for all of them. Past the
+#: cache memory is the limit, and it takes one row after the other best.
+AT_ONCE = 4
+
+_affine_one, _affine_some, _affine_past = affine_lines(1), affine_lines(AT_ONCE), affine_lines(1, past_cache=True)
+_affine_ends = affine_lines(1, lanes=1)
+_gradient_one, _gradient_some, _gradient_past = (
+    gradient_lines(1), gradient_lines(AT_ONCE), gradient_lines(1, past_cache=True),
+)  # fmt: skip
+_gradient_ends = gradient_lines(1, lanes=1)
+
+
+@inlined
+def normalize_rows(
+    x: Any, x_stride: int, y: Any, y_stride: int, rows: int, size: int, centre: Any, scale: Any, shift: Any,
+    past_cache: bool,
+) -> None:  # fmt: skip
+    """``y = (x - centre)*scale + shift`` for one row, or, not past the cache, `AT_ONCE` rows a stride apart."""
+    start = min(head(y), size) if past_cache else 0
+    stop = whole(y, start, size, past_cache)
+    if past_cache:
+        _affine_past(y, x, start, stop, 0, 0, centre, scale, shift)
+    elif rows == 1:
+        _affine_one(y, x, start, stop, 0, 0, centre, scale, shift)
+    else:
+        _affine_some(y, x, start, stop, y_stride, x_stride, centre, scale, shift)
+    if start > 0 or stop < size:
+        for n in range(rows):
+            to, of = y[n * y_stride :], x[n * x_stride :]
+            _affine_ends(to, of, 0, start, 0, 0, centre, scale, shift)
+            _affine_ends(to, of, stop, size, 0, 0, centre, scale, shift)
+
+
+@inlined
+def gradient_rows(
+    dy: Any, dy_stride: int, x: Any, x_stride: int, dx: Any, dx_stride: int, rows: int, size: int, centre: Any,
+    a: Any, b: Any, c: Any, past_cache: bool,
+) -> None:  # fmt: skip
+    """``dx = a*dy + (b*(x - centre) + c)``, as in `normalize_rows`."""
+    start = min(head(dx), size) if past_cache else 0
+    stop = whole(dx, start, size, past_cache)
+    if past_cache:
+        _gradient_past(dx, dy, x, start, stop, 0, 0, 0, centre, a, b, c)
+    elif rows == 1:
+        _gradient_one(dx, dy, x, start, stop, 0, 0, 0, centre, a, b, c)
+    else:
+        _gradient_some(dx, dy, x, start, stop, dx_stride, dy_stride, x_stride, centre, a, b, c)
+    if start > 0 or stop < size:
+        for n in range(rows):
+            to, with_, of = dx[n * dx_stride :], dy[n * dy_stride :], x[n * x_stride :]
+            _gradient_ends(to, with_, of, 0, start, 0, 0, 0, centre, a, b, c)
+            _gradient_ends(to, with_, of, stop, size, 0, 0, 0, centre, a, b, c)
 
 
 @instructions  # type: ignore[untyped-decorator]
@@ -27,36 +80,8 @@ def _of(context: Any, factor: Any, i: Any) -> Any:
 
 
 @inlined
-def normalize_row(source: Any, target: Any, centre: Any, scale: Any, shift: Any, stream: bool) -> None:
-    """``target = (source - centre)*scale + shift``, past the cache if so asked."""
-    if not stream:  # a loop of its own, from 0: only then it becomes vectors
-        for i in range(target.size):
-            target[i] = narrow(affine(widen(source[i]) - _of(centre, i), _of(scale, i), _of(shift, i)), target)
-        return
-    start = head(target)
-    stop = whole(target, start)
-    stream_affine(target, source, start, stop, centre, scale, shift)
-    for ends in ((0, start), (stop, target.size)):
-        for i in range(ends[0], ends[1]):
-            target[i] = narrow(affine(widen(source[i]) - _of(centre, i), _of(scale, i), _of(shift, i)), target)
-
-
-@inlined
-def gradient_row(dy: Any, x: Any, target: Any, centre: Any, a: Any, b: Any, c: Any, keep: Any, stream: bool) -> None:
-    """``target = a*dy + m*(b*(x - centre) + c)``, past the cache if so asked; m is ``keep`` as 0 and 1."""
-    if keep is not None:
-        for i in range(target.size):
-            statistics = affine(widen(x[i]) - _of(centre, i), _of(b, i), _of(c, i)) if keep[i] else 0.0
-            target[i] = narrow(affine(widen(dy[i]), _of(a, i), statistics), target)
-    elif not stream:
-        for i in range(target.size):
-            statistics = affine(widen(x[i]) - _of(centre, i), _of(b, i), _of(c, i))
-            target[i] = narrow(affine(widen(dy[i]), _of(a, i), statistics), target)
-    else:
-        start = head(target)
-        stop = whole(target, start)
-        stream_gradient(target, dy, x, start, stop, centre, a, b, c)
-        for ends in ((0, start), (stop, target.size)):
-            for i in range(ends[0], ends[1]):
-                statistics = affine(widen(x[i]) - _of(centre, i), _of(b, i), _of(c, i))
-                target[i] = narrow(affine(widen(dy[i]), _of(a, i), statistics), target)
+def gradient_masked(dy: Any, x: Any, target: Any, centre: Any, a: Any, b: Any, c: Any, keep: Any) -> None:
+    """``target = a*dy + m*(b*(x - centre) + c)`` for one row; m is ``keep`` as 0 and 1."""
+    for i in range(target.size):
+        statistics = affine(widen(x[i]) - _of(centre, i), _of(b, i), _of(c, i)) if keep[i] else 0.0
+        target[i] = narrow(affine(widen(dy[i]), _of(a, i), statistics), target)

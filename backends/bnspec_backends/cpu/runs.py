@@ -13,9 +13,9 @@ from typing import Any
 
 from bnspec_backends.cpu.arithmetic import coefficients, exact_sum, inverse_stddev, needs_second_pass, shift_of
 from bnspec_backends.cpu.gang import each
-from bnspec_backends.cpu.rows import gradient_row, normalize_row
+from bnspec_backends.cpu.lines import fence
+from bnspec_backends.cpu.rows import gradient_masked, gradient_rows, normalize_rows
 from bnspec_backends.cpu.storage import add, add_product, compiled, internal, widen
-from bnspec_backends.cpu.stream import fence
 
 __all__ = ["backward", "forward", "grad_input", "grad_sums", "moments", "normalize"]
 
@@ -87,7 +87,7 @@ def _moments(x: Any, mask: Any, t: int, count: int) -> Any:
 @internal
 def _normalize(x: Any, y: Any, t: int, centre: float, scale: float, shift: float, stream: bool) -> None:
     for n in range(x[1][3]):
-        normalize_row(_run(x, t, n), _run(y, t, n), centre, scale, shift, stream)
+        normalize_rows(_run(x, t, n), 0, _run(y, t, n), 0, 1, x[1][2], centre, scale, shift, stream)
 
 
 @internal
@@ -120,11 +120,14 @@ def _grad_sums(dy: Any, x: Any, mask: Any, t: int, centre: float) -> Any:
 def _grad_input(
     dy: Any, x: Any, dx: Any, mask: Any, t: int, centre: float, a: float, b: float, c: float, stream: bool
 ) -> None:
+    size = x[1][2]
+    if mask is not None:
+        for n in range(x[1][3]):
+            gradient_masked(_run(dy, t, n), _run(x, t, n), _run(dx, t, n), centre, a, b, c, _run(mask, t, n))
+        return
     for n in range(x[1][3]):
-        if mask is None:
-            gradient_row(_run(dy, t, n), _run(x, t, n), _run(dx, t, n), centre, a, b, c, None, stream)
-        else:
-            gradient_row(_run(dy, t, n), _run(x, t, n), _run(dx, t, n), centre, a, b, c, _run(mask, t, n), False)
+        g, of, to = _run(dy, t, n), _run(x, t, n), _run(dx, t, n)
+        gradient_rows(g, 0, of, 0, to, 0, 1, size, centre, a, b, c, stream)
 
 
 @compiled
@@ -207,7 +210,16 @@ def _forward_of(job: Any, i: int) -> None:
 
 @compiled
 def backward(
-    dy: Any, x: Any, dx: Any, blocks: Any, divisor: Any, gamma: Any, stats: Any, sums: Any, stream: bool, mail: Any
+    dy: Any,
+    x: Any,
+    dx: Any,
+    blocks: Any,
+    divisor: Any,
+    gamma: Any,
+    stats: Any,
+    sums: Any,
+    stream: bool,
+    mail: Any,
 ) -> None:
     """Primitives 3 and 4 of each channel in turn, by mean, low and inverse.
 

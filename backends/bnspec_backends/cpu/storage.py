@@ -124,9 +124,8 @@ def narrowed(builder: Any, kind: Any, number: Any, lanes: int = 0) -> Any:
     bits = builder.bitcast(number, i32)
     odd = builder.and_(builder.lshr(bits, _constant(i32, 16)), _constant(i32, 1))
     rounded = builder.add(bits, builder.add(odd, _constant(i32, 0x7FFF)))
-    magnitude = builder.and_(bits, _constant(i32, 0x7FFFFFFF))
-    nan = builder.icmp_unsigned(">", magnitude, _constant(i32, 0x7F800000))
-    rounded = builder.select(nan, builder.or_(bits, _constant(i32, 0x400000)), rounded)
+    nan = builder.fcmp_unordered("uno", number, number)  # some of these the addition above would make infinite or 0
+    rounded = builder.select(nan, _constant(i32, 0x7FC00000), rounded)
     return builder.trunc(builder.lshr(rounded, _constant(i32, 16)), i16)
 
 
