@@ -1,5 +1,6 @@
 """The kernels for CPUs against the specification's own, and what they share: threads, memory, the choice of kernels."""
 
+import importlib.util
 import itertools
 import os
 import subprocess
@@ -18,12 +19,10 @@ from bnspec_backends import cpu
 from bnspec_backends.cpu.pool import Pool
 from bnspec_backends.cpu.workers import Workers
 
-pytest.importorskip("numba")
-
-from bnspec_backends.cpu import compiled
-
 PLAIN = bnspec.SpecificationKernels()
-KINDS = {"compiled": cpu.make("compiled"), "blocked": cpu.make("blocked")}
+COMPILES = importlib.util.find_spec("numba") is not None
+KINDS = {name: cpu.make(name) for name in (("compiled", "blocked") if COMPILES else ("blocked",))}
+with_numba = pytest.mark.skipif(not COMPILES, reason="numba is not installed")
 CONFIG = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
 
 
@@ -114,6 +113,7 @@ def same_bits(first, second):
     )
 
 
+@with_numba
 @pytest.mark.parametrize(("shape", "axis", "number"), cases())
 def test_fused_passes_equal_the_four_primitives_to_the_bit(shape, axis, number):
     x, dy = arrays(shape, "float32")
@@ -134,7 +134,8 @@ def test_no_bit_depends_on_the_number_of_threads(kind, shape, axis, number, monk
     config = bnspec.BatchNormConfig(axis=axis, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=size)
     gamma, beta = np.random.default_rng(3).standard_normal((2, shape[axis])).astype(np.float32)
     monkeypatch.setattr("bnspec_backends.cpu.shared.SERIAL", 0)
-    monkeypatch.setattr("bnspec_backends.cpu.compiled.SERIAL", 0)
+    if kind == "compiled":
+        monkeypatch.setattr("bnspec_backends.cpu.compiled.SERIAL", 0)
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(cpu.resources, "_workers", Workers(threads))
@@ -144,6 +145,7 @@ def test_no_bit_depends_on_the_number_of_threads(kind, shape, axis, number, monk
     assert same_bits(found[0], found[2])
 
 
+@with_numba
 @pytest.mark.parametrize("averaging", ["exponential", "debiased", "cumulative", "pooled"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
@@ -263,9 +265,10 @@ def test_an_outlier_where_the_shift_is_taken_costs_no_digit(shape):
             kernels.moments(x, bnspec._types.Groups(1, 1), None),
             PLAIN.moments(x, bnspec._types.Groups(1, 1), None),
         )
-        assert np.abs(mine.m2 / wanted.m2 - 1).max() < 1e-12, kind
+        assert np.abs(mine.m2 / wanted.m2 - 1).max() < 4 * x[:, 0].size * 2.0**-53, kind
 
 
+@with_numba
 def test_a_torch_tensor_is_read_and_written_in_place():
     torch = pytest.importorskip("torch")
     x = torch.randn(4, 8, 6, 6).to(memory_format=torch.channels_last)
@@ -277,7 +280,8 @@ def test_a_torch_tensor_is_read_and_written_in_place():
     assert cpu.resources.counters.copies == before
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert grads.x.is_contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(y, torch.nn.functional.batch_norm(x, None, None, training=True), atol=1e-5)
+    wanted = torch.nn.functional.batch_norm(x.double(), None, None, training=True)
+    close(y.numpy(), wanted.numpy(), "float32", "y")
 
 
 def torch_step(kernels, *, second):
@@ -296,6 +300,7 @@ def torch_step(kernels, *, second):
         return [*first, *torch.autograd.grad(sum((g**2).sum() for g in first), (x, *params, dy))]
 
 
+@with_numba
 @pytest.mark.parametrize("second", ["plain", "masked", "ghost"])
 def test_torch_differentiates_the_compiled_kernels_twice(second):
     pytest.importorskip("torch")
@@ -307,6 +312,7 @@ def test_torch_differentiates_the_compiled_kernels_twice(second):
         close(a.detach().numpy(), b.detach().numpy() + 0.0, "float32", second)
 
 
+@with_numba
 def test_results_come_from_memory_that_was_used_before():
     x, _ = arrays((64, 64, 400), "float32")
     params = bnspec.Params(np.ones(64, np.float32), np.zeros(64, np.float32))
@@ -367,6 +373,7 @@ def test_the_pool_serves_many_threads():
     assert pool.waiting <= 64 << 20
 
 
+@with_numba
 def test_kernels_may_be_called_from_many_threads():
     x, dy = arrays((16, 32, 30, 30), "float32")
     affine = np.ones(32, np.float32), np.zeros(32, np.float32)
@@ -440,6 +447,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), step() == before)
     assert (status, said) == (0, "0 True"), error
 
 
+@with_numba
 def test_without_numba_numpy_works_in_blocks_and_compiled_kernels_are_refused():
     status, said, error = run_python(
         "import sys; sys.modules['numba'] = None\n"
@@ -464,6 +472,7 @@ print(cpu.in_use())
     assert lines[2] == "blocked"
 
 
+@with_numba
 def test_compiled_code_is_kept_on_disk_and_compiling_is_told_once(tmp_path):
     folder = {"NUMBA_CACHE_DIR": str(tmp_path)}
     status, first, told = run_python(STEP + "print(step())\nprint(step())", **folder)
@@ -477,8 +486,8 @@ def test_compiled_code_is_kept_on_disk_and_compiling_is_told_once(tmp_path):
     assert sorted(tmp_path.rglob("*")) == files
 
 
+@with_numba
 def test_code_compiled_from_other_sources_is_not_used(tmp_path):
-    pytest.importorskip("numba")
     text = "from bnspec_backends.cpu import storage\nstorage._stamp = lambda: {!r}\n" + STEP
     folder = {"NUMBA_CACHE_DIR": str(tmp_path)}
     for stamp, compiles in (("one", True), ("one", False), ("two", True)):
@@ -487,6 +496,7 @@ def test_code_compiled_from_other_sources_is_not_used(tmp_path):
         assert ("compiled CPU kernels" in told) == compiles, stamp
 
 
+@with_numba
 def test_where_no_folder_can_be_written_compiled_code_is_not_kept():
     status, said, told = run_python(
         "import numba.core.caching as c; c.CacheImpl._locator_classes = []\n" + STEP + "print(step()[1] > 0)"
@@ -496,6 +506,7 @@ def test_where_no_folder_can_be_written_compiled_code_is_not_kept():
     assert "not kept" in told
 
 
+@with_numba
 def test_a_processor_without_vectors_gives_the_same_statistics(tmp_path):
     text = (
         STEP
@@ -507,7 +518,8 @@ print(step()[1], half.dtype, round(float(half[3, 5, 7]), 3))
     plain = run_python(text, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
     own = run_python(text, NUMBA_CACHE_DIR=str(tmp_path))
     assert plain[0] == own[0] == 0, plain[2] + own[2]
-    assert np.allclose(float(plain[1].split()[0]), float(own[1].split()[0]), rtol=1e-13)
+    first, second = (float(said.split()[0]) for _, said, _ in (plain, own))  # sums of 2**12 numbers, added otherwise
+    assert abs(first - second) <= 2.0**12 * 2.0**-53 * second
     assert plain[1].split()[1:] == own[1].split()[1:]
 
 
@@ -522,4 +534,4 @@ def test_the_choice_of_kernels():
         assert cpu.in_use() == "specification"
     finally:
         cpu.use(before)
-    assert isinstance(kernels_for(np.ones((2, 2))), compiled.CompiledKernels)
+    assert type(kernels_for(np.ones((2, 2)))).__name__ == {"compiled": "CompiledKernels"}.get(before, "BlockedKernels")

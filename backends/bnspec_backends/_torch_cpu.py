@@ -13,8 +13,9 @@ import torch
 
 from bnspec import SpecificationKernels
 from bnspec._config import BatchNormConfig
+from bnspec._gradients import input_coefficients, parameter_gradients
 from bnspec._normalize import inverse_stddev, scale_and_shift
-from bnspec._types import Groups, Moments, Params, RunningState
+from bnspec._types import Groups, Moments, Params, RunningState, Saved, Static
 
 __all__ = ["TorchCpuKernels"]
 
@@ -138,6 +139,7 @@ class _ByBatch(torch.autograd.Function):
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None
 
         g = torch.zeros_like(x) if g is None else g
+        saved = Saved(x, None, gamma, beta, mean, low, inverse, count, None, None, Static(groups, None, ""))
         fused = None
         if gmean is None and gm2 is None and ginverse is None:
             fused = owner.pull_back(g, x, gamma, mean, low, inverse, count, groups)
@@ -145,21 +147,15 @@ class _ByBatch(torch.autograd.Function):
             s1, s2, dx = fused
         else:
             n = count[:, None]
+            dvar = None if gm2 is None else gm2 * n
+            if ginverse is not None:  # inverse = (var + epsilon)**(-1/2)
+                own = -0.5 * ginverse * inverse**3
+                dvar = own if dvar is None else dvar + own
             s1, s2 = owner.grad_sums(g, x, mean, groups, None)
             s2 = s2 - low * s1
-            a = inverse if gamma is None else gamma.to(torch.float64) * inverse
-            b = -a * (inverse * (inverse * (s2 / n)))
-            c = -a * (s1 / n)
-            if gm2 is not None:
-                b = b + 2.0 * gm2
-            if ginverse is not None:  # inverse = (m2/n + epsilon)**(-1/2)
-                b = b - ginverse * inverse**3 / n
-            if gmean is not None:
-                c = c + gmean / n
+            a, b, c = input_coefficients(s1, s2, gmean, dvar, saved)
             dx = owner.grad_input(g, x, mean, a, b, c - b * low, groups, None)
-        dgamma = None if gamma is None else (s2 * inverse).sum(0).to(gamma.dtype)
-        dbeta = None if beta is None else s1.sum(0).to(beta.dtype)
-        return dx, dgamma, dbeta, None, None, None
+        return dx, *parameter_gradients(s1, s2, saved), None, None, None
 
 
 def _readable(*tensors: Any) -> bool:
@@ -197,6 +193,6 @@ def _array(v: Any) -> Any:
 
 def _tensor(v: Any) -> Any:
     """Return an array's memory as a tensor."""
-    if v.dtype.name == "bfloat16":
+    if v.dtype.kind == "V":  # ml_dtypes' bfloat16; to ask for its name takes longer than the rest
         return torch.from_numpy(v.view(numpy.uint16)).view(torch.bfloat16)
     return torch.from_numpy(v)

@@ -16,29 +16,31 @@ class _Notice(event.Listener):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.kept = True
-        self.pending = False
+        self._pending = False
         self._depth = 0
         self._began = 0.0
         self._seconds = 0.0
 
     def on_start(self, event: Any) -> None:
-        """A kernel begins to compile; not called for one that is found on disk."""
-        if self._depth == 0:
-            self._began = time.perf_counter()
-        self._depth += 1
+        """Some kernel begins to compile; not called for one that is found on disk."""
+        if _ours(event):
+            if self._depth == 0:
+                self._began = time.perf_counter()
+            self._depth += 1
 
     def on_end(self, event: Any) -> None:
         """It is done."""
-        self._depth -= 1
-        if self._depth == 0:
-            self._seconds += time.perf_counter() - self._began
-            self.pending = True
+        if _ours(event):
+            self._depth -= 1
+            if self._depth == 0:
+                self._seconds += time.perf_counter() - self._began
+                self._pending = True
 
     def tell(self) -> None:
         """Say it, if anything was compiled since the last time."""
-        if not self.pending:
+        if not self._pending:
             return
-        self.pending = False
+        self._pending = False
         seconds, self._seconds = self._seconds, 0.0
         end = (
             "they are kept on disk for the next time" if self.kept else "no folder can be written, so they are not kept"
@@ -51,15 +53,5 @@ def _ours(found: Any) -> bool:
     return getattr(function, "__module__", "").startswith("bnspec_backends.cpu.")
 
 
-class _OnlyOurs(event.Listener):  # type: ignore[misc]
-    def on_start(self, event: Any) -> None:
-        if _ours(event):
-            notice.on_start(event)
-
-    def on_end(self, event: Any) -> None:
-        if _ours(event):
-            notice.on_end(event)
-
-
 notice = _Notice()
-event.register("numba:compile", _OnlyOurs())
+event.register("numba:compile", notice)
