@@ -25,8 +25,7 @@ import numpy as np
 from mpi4py import MPI
 
 import bnspec
-from bnspec._moments import merge_rows
-from bnspec._sync import _add, join_moments, join_sums, signature
+from bnspec._sync import _add, _merge, join_moments, join_sums, signature
 from bnspec_backends._mpi import MPICommunicator
 
 WORLD = MPI.COMM_WORLD
@@ -141,7 +140,7 @@ class Bare(Way):
             return functools.reduce(combine, rows)
 
     def forward(self):
-        self._exchange(0, merge_rows)
+        self._exchange(0, functools.partial(_merge, added=1))
 
     def backward(self):
         self._exchange(1, _add)

@@ -79,6 +79,10 @@ class FusedKernels(Kernels, Protocol):
         """The state after one batch; None also where something is to be refused."""
         ...
 
+    def merge(self, a: Array, b: Array, added: int) -> Array | None:
+        """What `bnspec._moments.merge_rows` returns."""
+        ...
+
 
 @runtime_checkable
 class Backend(Protocol):

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bnspec
+from bnspec._moments import merge_rows
 from bnspec._registry import kernels_for
 from bnspec_backends import cpu
 from bnspec_backends.cpu.pool import Pool
@@ -185,6 +186,21 @@ def test_running_statistics_are_those_of_the_specification_to_the_bit(averaging,
                 found[-1].append(y if odd == "" else None)
         assert same_bits(*found), (single_value, nonfinite)
         assert all(a is None or a.dtype == b.dtype for a, b in zip(*found))
+
+
+@with_numba
+@pytest.mark.parametrize("added", [1, 2])
+def test_merging_is_that_of_the_specification_to_the_bit(added):
+    rng = np.random.default_rng(7)
+    a, b = np.abs(rng.standard_normal((2, 6, added + 3 * 5)) * 1e3)
+    a[:, :added], b[:, :added] = rng.integers(1, 9, (2, 6, added))
+    a[1, added - 1] = b[2, added - 1] = a[3, added - 1] = b[3, added - 1] = 0
+    a[4, added], b[5, -1] = np.nan, np.inf
+    with np.errstate(all="ignore"):
+        wanted = merge_rows(a, b, added)
+    assert KINDS["compiled"].merge(a, b, added).tobytes() == wanted.tobytes()
+    assert KINDS["compiled"].merge(a[:, ::-1][:, ::-1], b, added).tobytes() == wanted.tobytes()
+    assert KINDS["compiled"].merge(a.astype(np.float32), b, added) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

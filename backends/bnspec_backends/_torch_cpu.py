@@ -103,6 +103,13 @@ class TorchCpuKernels:
         found = self._kernels.update(RunningState(*map(_array, state)), Moments(*map(_array, stats)), config)
         return None if found is None else RunningState(*(None if v is None else _tensor(v) for v in found))
 
+    def merge(self, a: Any, b: Any, added: int) -> Any:
+        """Join two sets' moments, as rows."""
+        if not _readable(a, b) or _differentiated(a, b):
+            return None
+        found = self._kernels.merge(_array(a), _array(b), added)
+        return None if found is None else _tensor(found)
+
     def by_primitives(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> tuple[Moments, Any, Any]:
         """Return what `normalize_by_batch` returns, by the primitives."""
         stats = self.moments(x, groups, None)

@@ -7,7 +7,7 @@ import numpy
 
 from bnspec._config import BatchNormConfig
 from bnspec._types import Groups, Moments, RunningState
-from bnspec_backends.cpu import averages, columns, runs
+from bnspec_backends.cpu import averages, columns, merging, runs
 from bnspec_backends.cpu.arrays import counts, factor, new_like, read, read_along, spread_mask
 from bnspec_backends.cpu.blocked import BlockedKernels
 from bnspec_backends.cpu.gang import gang
@@ -167,6 +167,15 @@ class CompiledKernels:
         usable = averages.step(moments, n, 1.0 - config.decay, top, old, new, counter, most, cumulative)
         notice.tell()
         return RunningState(*new, None if counter is None else counter[1]) if usable else None
+
+    def merge(self, a: Any, b: Any, added: int) -> Any:
+        """Join two sets' moments, as rows; None for other dtypes than float64."""
+        if not a.dtype == b.dtype == numpy.float64:
+            return None
+        out = numpy.empty(a.shape)
+        merging.merge(numpy.ascontiguousarray(a), numpy.ascontiguousarray(b), added, out)
+        notice.tell()
+        return out
 
 
 _ONE = numpy.ones(1, numpy.int64)
