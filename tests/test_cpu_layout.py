@@ -104,7 +104,8 @@ def test_a_layout_is_right_wherever_there_is_one(shape, data):
     [
         ((32, 64, 56, 56), 1, 4), ((32, 56, 56, 64), 3, 2), ((32, 2048, 7, 7), 1, 1), ((5, 3), 1, 1),
         ((4096, 1024), 1, 8),
-        ((1, 100_000), 1, 1), ((7, 9000, 3), 1, 7), ((2, 3, 100), 1, 1), ((100_000, 3), 1, 5),
+        ((64, 1, 300, 300), 1, 2), ((16, 3, 224, 224), 1, 1), ((1, 100_000), 1, 1),
+        ((7, 9000, 3), 1, 7), ((2, 3, 100), 1, 1), ((100_000, 3), 1, 5),
     ],
 )  # fmt: skip
 def test_blocks_cover_every_element_once(shape, axis, groups):
@@ -114,8 +115,11 @@ def test_blocks_cover_every_element_once(shape, axis, groups):
     layout = layout_of(x, axis, groups)
     plan = plan_for(layout)
     if plan.by_runs:
-        covered = [t for first, last in plan.blocks.tolist() for t in range(first, last)]
-        assert covered == list(range(layout.groups * layout.channels))
+        blocks = plan.blocks.tolist()
+        covered = [(t, n) for first, last, row, end, _ in blocks for t in range(first, last) for n in range(row, end)]
+        assert sorted(covered) == [(t, n) for t in range(layout.groups * layout.channels) for n in range(layout.rows)]
+        assert all(end - row == layout.rows or last - first == 1 for first, last, row, end, _ in blocks)
+        assert {part for *_, part in blocks} == set(range(plan.parts))
         return
     seen = np.zeros((layout.groups * layout.rows, layout.channels), int)
     for row, rows, channel, channels, step, g, part in plan.blocks.tolist():

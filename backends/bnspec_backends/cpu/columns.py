@@ -204,7 +204,7 @@ def _backward_of(job: Any, i: int) -> None:
     dy, x, dx, blocks, divisor, gamma, stats, sums, stream = job
     block, g = _block(blocks, i), blocks[i, 5]
     mean, low, inverse = stats[0][g], stats[1][g], stats[2][g]
-    s1, s2 = sums[0, g, 0], sums[1, g, 0]
+    s1, s2 = sums[0, g], sums[1, g]
     scratch = numpy.empty((3, mean.size))
     a, b, c = scratch[0], scratch[1], scratch[2]
     for first in range(block[2], block[2] + block[3], block[4]):
@@ -220,7 +220,7 @@ def _backward_of(job: Any, i: int) -> None:
 def between_backward(sums: Any, low: Any, inverse: Any, divisor: Any, gamma: Any, factors: Any) -> None:
     """What lies between primitives 3 and 4 where they cannot follow each other block by block."""
     for g in range(sums.shape[1]):
-        s1, s2, a, b, c = sums[0, g, 0], sums[1, g, 0], factors[0, g], factors[1, g], factors[2, g]
+        s1, s2, a, b, c = sums[0, g], sums[1, g], factors[0, g], factors[1, g], factors[2, g]
         _coefficients(s1, s2, low[g], inverse[g], divisor[g], gamma, 0, s1.size, a, b, c)
 
 

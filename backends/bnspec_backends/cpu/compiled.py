@@ -63,14 +63,9 @@ class CompiledKernels:
             return self._plain.grad_sums(dy, x, centre, groups, mask)
         layout, plan, given = _given(x, groups)
         cotangent, keep = _along(dy, x, layout, groups), _mask(mask, x, layout, plan)
-        sums = numpy.empty((2, layout.groups, plan.parts, layout.channels))
-        k = factor(centre, layout)
-        if plan.by_runs:
-            runs.grad_sums(cotangent, given, keep, plan.blocks, _flat(k), _flat(sums), _mail(x))
-        else:
-            columns.grad_sums(cotangent, given, keep, plan.blocks, k, sums, _mail(x))
+        s1, s2 = _grad_sums(cotangent, given, keep, plan, factor(centre, layout), _mail(x))
         notice.tell()
-        return sums[0, :, 0], sums[1, :, 0]
+        return s1, s2
 
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
         """Primitive 4."""
@@ -80,11 +75,7 @@ class CompiledKernels:
         cotangent, keep = _along(dy, x, layout, groups), _mask(mask, x, layout, plan)
         dx, target, stream = _new(x, layout, plan)
         factors = tuple(factor(v, layout) for v in (centre, a, b, c))
-        if plan.by_runs:
-            factors = tuple(map(_flat, factors))
-            runs.grad_input(cotangent, given, target, keep, plan.blocks, factors, stream, _mail(x))
-        else:
-            columns.grad_input(cotangent, given, target, keep, plan.blocks, factors, stream, _mail(x))
+        _grad_input(cotangent, given, target, keep, plan, factors, stream, _mail(x))
         notice.tell()
         return dx
 
@@ -98,13 +89,13 @@ class CompiledKernels:
         y, target, stream = _new(x, layout, plan)
         affine, count, mail = _affine(gamma, beta, layout), plan.count.copy(), _mail(x)
         stats = numpy.empty((4, layout.groups, layout.channels))
-        if plan.by_runs:
-            runs.forward(given, target, plan.blocks, layout.elements, epsilon, affine, _flat(stats), stream, mail)
-        elif plan.parts == 1:
-            columns.forward(given, target, plan.blocks, layout.elements, epsilon, affine, stats, stream, mail)
-        else:
+        if plan.parts > 1:
             _moments(given, None, plan, count, stats[:3], mail)
             _normalize(given, target, plan, _between(stats, count, epsilon, affine), stream, mail)
+        elif plan.by_runs:
+            runs.forward(given, target, plan.blocks, layout.elements, epsilon, affine, _flat(stats), stream, mail)
+        else:
+            columns.forward(given, target, plan.blocks, layout.elements, epsilon, affine, stats, stream, mail)
         notice.tell()
         mean, low, m2, inverse = stats
         return Moments(count, mean, low, m2), inverse, y
@@ -117,23 +108,25 @@ class CompiledKernels:
             return None
         layout, plan, given = _given(x, groups)
         cotangent, (dx, target, stream) = _along(dy, x, layout, groups), _new(x, layout, plan)
-        sums = numpy.empty((2, layout.groups, plan.parts, layout.channels))
         scale = numpy.empty((layout.channels,))
         scale[...] = 1.0 if gamma is None else gamma
         divisor = numpy.ascontiguousarray(divisor, dtype=numpy.float64)
-        stats = tuple(factor(v, layout) for v in (centre, centre_low, inverse))
-        arrays, mail = (cotangent, given, target, plan.blocks), _mail(x)
-        if plan.by_runs:
-            runs.backward(*arrays, divisor, scale, tuple(map(_flat, stats)), _flat(sums), stream, mail)
-        elif plan.parts == 1:
-            columns.backward(*arrays, divisor, scale, stats, sums, stream, mail)
-        else:
+        stats, mail = tuple(factor(v, layout) for v in (centre, centre_low, inverse)), _mail(x)
+        arrays = (cotangent, given, target, plan.blocks)
+        if plan.parts > 1:
+            sums = numpy.stack(_grad_sums(cotangent, given, None, plan, stats[0], mail))
             factors = numpy.empty((3, layout.groups, layout.channels))
-            columns.grad_sums(cotangent, given, None, plan.blocks, stats[0], sums, mail)
             columns.between_backward(sums, *stats[1:], divisor, scale, factors)
-            columns.grad_input(cotangent, given, target, None, plan.blocks, (stats[0], *factors), stream, mail)
+            _grad_input(cotangent, given, target, None, plan, (stats[0], *factors), stream, mail)
+        else:
+            sums = numpy.empty((2, layout.groups, layout.channels))
+            if plan.by_runs:
+                flat = tuple(map(_flat, stats))
+                runs.backward(*arrays, divisor, scale, flat, _flat(sums)[:, :, None], stream, mail)
+            else:
+                columns.backward(*arrays, divisor, scale, stats, sums, stream, mail)
         notice.tell()
-        return sums[0, :, 0], sums[1, :, 0], dx
+        return sums[0], sums[1], dx
 
     def normalize_by_running(
         self, x: Any, gamma: Any, beta: Any, mean: Any, var: Any, epsilon: float, groups: Groups
@@ -188,7 +181,7 @@ def _top(dtype: Any) -> float:
 
 def _moments(x: _Pair, mask: _Pair | None, plan: Plan, count: Any, stats: Any, mail: Any) -> None:
     if plan.by_runs:
-        runs.moments(x, mask, plan.blocks, count, _flat(stats), mail)
+        runs.moments(x, mask, plan.blocks, plan.parts, count, _flat(stats), mail)
     else:
         columns.moments(x, mask, plan.blocks, plan.parts, count, stats, mail)
 
@@ -198,6 +191,26 @@ def _normalize(x: _Pair, y: _Pair, plan: Plan, factors: Any, stream: bool, mail:
         runs.normalize(x, y, plan.blocks, *map(_flat, factors), stream, mail)
     else:
         columns.normalize(x, y, plan.blocks, *factors, stream, mail)
+
+
+def _grad_sums(dy: _Pair, x: _Pair, mask: _Pair | None, plan: Plan, centre: Any, mail: Any) -> tuple[Any, Any]:
+    groups, channels = centre.shape
+    if plan.by_runs:
+        sums = numpy.empty((2, groups * channels, plan.parts))
+        runs.grad_sums(dy, x, mask, plan.blocks, _flat(centre), sums, mail)
+        return sums[0, :, 0].reshape(centre.shape), sums[1, :, 0].reshape(centre.shape)
+    sums = numpy.empty((2, groups, plan.parts, channels))
+    columns.grad_sums(dy, x, mask, plan.blocks, centre, sums, mail)
+    return sums[0, :, 0], sums[1, :, 0]
+
+
+def _grad_input(
+    dy: _Pair, x: _Pair, dx: _Pair, mask: _Pair | None, plan: Plan, factors: Any, stream: bool, mail: Any
+) -> None:
+    if plan.by_runs:
+        runs.grad_input(dy, x, dx, mask, plan.blocks, tuple(map(_flat, factors)), stream, mail)
+    else:
+        columns.grad_input(dy, x, dx, mask, plan.blocks, factors, stream, mail)
 
 
 def _between(stats: Any, count: Any, epsilon: float, affine: Any) -> tuple[Any, Any, Any]:

@@ -12,6 +12,9 @@ __all__ = ["Plan", "plan_for"]
 #: Elements of a block: enough that handing it out costs nothing beside computing it, few enough to stay in cache.
 BLOCK = 1 << 17
 
+#: Fewer channels than this, counted over groups, are cut by rows if they are long: no thread need wait for another.
+FEW = 4
+
 #: Rows with more columns than this are cut by channels, so that the sums of a block stay in the first-level cache.
 WIDEST = 8192
 
@@ -22,9 +25,9 @@ COLUMNS = 1024
 class Plan(NamedTuple):
     """The blocks of one layout, and what else is found once for it."""
 
-    #: A row for each block; for runs (first, last) tasks, for columns what `columns` says.
+    #: A row for each block, as `runs` and `columns` say.
     blocks: Any
-    #: For columns: rows of partial sums per group; 1 where each block holds all rows of its group.
+    #: Partial sums of each group or task; 1 where each block holds all its rows, so that its passes may be fused.
     parts: int
     #: `runs` rather than `columns`.
     by_runs: bool
@@ -47,9 +50,13 @@ def plan_for(layout: Layout) -> Plan:
 
 
 def _runs(layout: Layout) -> tuple[list[tuple[int, ...]], int]:
-    tasks = layout.groups * layout.channels
+    tasks, rows = layout.groups * layout.channels, layout.rows
+    if tasks < FEW and layout.elements > BLOCK and rows > 1:
+        each = max(1, BLOCK // layout.run)
+        cuts = [(first, min(first + each, rows)) for first in range(0, rows, each)]
+        return [(t, t + 1, *cut, p) for t in range(tasks) for p, cut in enumerate(cuts)], len(cuts)
     each = max(1, min(BLOCK // max(1, layout.elements), tasks // 8))
-    return [(t, min(t + each, tasks)) for t in range(0, tasks, each)], 1
+    return [(t, min(t + each, tasks), 0, rows, 0) for t in range(0, tasks, each)], 1
 
 
 def _columns(layout: Layout) -> tuple[list[tuple[int, ...]], int]:

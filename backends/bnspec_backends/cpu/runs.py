@@ -4,12 +4,15 @@ The second pass over a channel finds it in cache where it fits, so the fused ker
 read each array from memory once. Their arithmetic is that of the four primitives, in the same order.
 
 An array is a pair of its memory and (row_stride, channel_stride, run, rows, channels) of its `Layout`; a mask is
-such a pair, or None. A task t is the channel ``t % channels`` of the group ``t // channels``; a block is some
-tasks (first, last). Arrays of statistics are flat, one number a task. With ``stream`` results are written past the
+such a pair, or None. A task t is the channel ``t % channels`` of the group ``t // channels``; a block is (first
+task, last, first row, last, part): some tasks, or, where there are too few of them for many threads, some rows of
+one. Statistics are one number a task, sums one for each of its parts. With ``stream`` results are written past the
 cache. ``mail`` is that of `gang.each`.
 """
 
 from typing import Any
+
+import numpy
 
 from bnspec_backends.cpu.arithmetic import coefficients, exact_sum, inverse_stddev, needs_second_pass, shift_of
 from bnspec_backends.cpu.gang import each
@@ -35,18 +38,20 @@ def _run(array: Any, t: int, n: int) -> Any:
 
 
 @internal
-def _moments(x: Any, mask: Any, t: int, count: int) -> Any:
-    """Mean in two parts and m2 of one channel: one pass around a value of it, a second where that cancelled."""
+def _shift(x: Any, mask: Any, t: int) -> Any:
     row_stride, _, run, rows, _ = x[1]
-    if count == 0:
-        return 0.0, 0.0, 0.0
     if mask is None:
-        shift = shift_of(x[0], _start(x, t), row_stride, run, rows, None, 0, 0)
-    else:
-        shift = shift_of(x[0], _start(x, t), row_stride, run, rows, mask[0], _start(mask, t), mask[1][0])
+        return shift_of(x[0], _start(x, t), row_stride, run, rows, None, 0, 0)
+    return shift_of(x[0], _start(x, t), row_stride, run, rows, mask[0], _start(mask, t), mask[1][0])
+
+
+@internal
+def _sums(x: Any, mask: Any, t: int, first: int, last: int, shift: float) -> Any:
+    """Sum deviations from the shift, and their squares, over some rows."""
+    run = x[1][2]
     s1 = 0.0
     s2 = 0.0
-    for n in range(rows):
+    for n in range(first, last):
         part = _run(x, t, n)
         a = 0.0
         b = 0.0
@@ -63,39 +68,66 @@ def _moments(x: Any, mask: Any, t: int, count: int) -> Any:
                 b = add_product(b, d, d)
         s1 += a
         s2 += b
+    return s1, s2
+
+
+@internal
+def _squares(x: Any, mask: Any, t: int, first: int, last: int, high: float, low: float) -> Any:
+    """Sum the squared deviations from the mean over some rows: the second pass where the first cancelled."""
+    run = x[1][2]
+    m2 = 0.0
+    for n in range(first, last):
+        part = _run(x, t, n)
+        b = 0.0
+        if mask is None:
+            for i in range(run):
+                d = (widen(part[i]) - high) - low
+                b = add_product(b, d, d)
+        else:
+            keep = _run(mask, t, n)
+            for i in range(run):
+                d = (widen(part[i]) - high) - low if keep[i] else 0.0
+                b = add_product(b, d, d)
+        m2 += b
+    return m2
+
+
+@internal
+def _finish(shift: float, s1: float, s2: float, count: int) -> Any:
+    """Turn sums about the shift into mean, its low part and m2, and whether a second pass is needed."""
     offset = s1 / count
     high, low = exact_sum(shift, offset)
     m2 = s2 - s1 * offset
-    if needs_second_pass(s1 * offset, m2):
-        m2 = 0.0
-        for n in range(rows):
-            part = _run(x, t, n)
-            b = 0.0
-            if mask is None:
-                for i in range(run):
-                    d = (widen(part[i]) - high) - low
-                    b = add_product(b, d, d)
-            else:
-                keep = _run(mask, t, n)
-                for i in range(run):
-                    d = (widen(part[i]) - high) - low if keep[i] else 0.0
-                    b = add_product(b, d, d)
-            m2 += b
+    return high, low, m2, needs_second_pass(s1 * offset, m2)
+
+
+@internal
+def _moments(x: Any, mask: Any, t: int, count: int) -> Any:
+    """Mean in two parts and m2 of one channel: one pass around a value of it, a second where that cancelled."""
+    if count == 0:
+        return 0.0, 0.0, 0.0
+    shift, rows = _shift(x, mask, t), x[1][3]
+    s1, s2 = _sums(x, mask, t, 0, rows, shift)
+    high, low, m2, again = _finish(shift, s1, s2, count)
+    if again:
+        m2 = _squares(x, mask, t, 0, rows, high, low)
     return high, low, m2
 
 
 @internal
-def _normalize(x: Any, y: Any, t: int, centre: float, scale: float, shift: float, stream: bool) -> None:
-    for n in range(x[1][3]):
+def _normalize(
+    x: Any, y: Any, t: int, first: int, last: int, centre: float, scale: float, shift: float, stream: bool
+) -> None:
+    for n in range(first, last):
         normalize_rows(_run(x, t, n), 0, _run(y, t, n), 0, 1, x[1][2], centre, scale, shift, stream)
 
 
 @internal
-def _grad_sums(dy: Any, x: Any, mask: Any, t: int, centre: float) -> Any:
+def _grad_sums(dy: Any, x: Any, mask: Any, t: int, first: int, last: int, centre: float) -> Any:
     run = x[1][2]
     s1 = 0.0
     s2 = 0.0
-    for n in range(x[1][3]):
+    for n in range(first, last):
         values, cotangents = _run(x, t, n), _run(dy, t, n)
         a = 0.0
         b = 0.0
@@ -118,22 +150,54 @@ def _grad_sums(dy: Any, x: Any, mask: Any, t: int, centre: float) -> Any:
 
 @internal
 def _grad_input(
-    dy: Any, x: Any, dx: Any, mask: Any, t: int, centre: float, a: float, b: float, c: float, stream: bool
-) -> None:
+    dy: Any, x: Any, dx: Any, mask: Any, t: int, first: int, last: int, centre: float, a: float, b: float, c: float,
+    stream: bool,
+) -> None:  # fmt: skip
     size = x[1][2]
-    if mask is not None:
-        for n in range(x[1][3]):
-            gradient_masked(_run(dy, t, n), _run(x, t, n), _run(dx, t, n), centre, a, b, c, _run(mask, t, n))
-        return
-    for n in range(x[1][3]):
+    for n in range(first, last):
         g, of, to = _run(dy, t, n), _run(x, t, n), _run(dx, t, n)
-        gradient_rows(g, 0, of, 0, to, 0, 1, size, centre, a, b, c, stream)
+        if mask is None:
+            gradient_rows(g, 0, of, 0, to, 0, 1, size, centre, a, b, c, stream)
+        else:
+            gradient_masked(g, of, to, centre, a, b, c, _run(mask, t, n))
 
 
 @compiled
-def moments(x: Any, mask: Any, blocks: Any, count: Any, stats: Any, mail: Any) -> None:
+def moments(x: Any, mask: Any, blocks: Any, parts: int, count: Any, stats: Any, mail: Any) -> None:
     """Primitive 1: leaves mean, its low part and m2; count is one number a group."""
-    each(_moments_of, (x, mask, blocks, count, stats), len(blocks), mail)
+    if parts == 1:
+        each(_moments_of, (x, mask, blocks, count, stats), len(blocks), mail)
+        return
+    tasks, channels = stats.shape[1], x[1][4]
+    shift, sums, second = numpy.empty(tasks), numpy.empty((2, tasks, parts)), numpy.empty((1, tasks, parts))
+    again = False
+    for t in range(tasks):
+        shift[t] = _shift(x, mask, t)
+    each(_sums_of, (x, mask, blocks, shift, sums), len(blocks), mail)
+    _join(sums)
+    for t in range(tasks):
+        if count[t // channels] == 0:
+            stats[0, t], stats[1, t], stats[2, t] = 0.0, 0.0, 0.0
+            continue
+        found = _finish(shift[t], sums[0, t, 0], sums[1, t, 0], count[t // channels])
+        stats[0, t], stats[1, t], stats[2, t] = found[0], found[1], found[2]
+        again = again or found[3]
+    if again:
+        each(_squares_of, (x, mask, blocks, stats, second), len(blocks), mail)
+        _join(second)
+        for t in range(tasks):
+            n = count[t // channels]
+            if n > 0 and _finish(shift[t], sums[0, t, 0], sums[1, t, 0], n)[3]:
+                stats[2, t] = second[0, t, 0]
+
+
+@internal
+def _join(sums: Any) -> None:
+    """Add the parts of each task to its first, in their order."""
+    for k in range(sums.shape[0]):
+        for t in range(sums.shape[1]):
+            for p in range(1, sums.shape[2]):
+                sums[k, t, 0] += sums[k, t, p]
 
 
 @internal
@@ -141,6 +205,20 @@ def _moments_of(job: Any, i: int) -> None:
     x, mask, blocks, count, stats = job
     for t in range(blocks[i, 0], blocks[i, 1]):
         stats[0, t], stats[1, t], stats[2, t] = _moments(x, mask, t, count[t // x[1][4]])
+
+
+@internal
+def _sums_of(job: Any, i: int) -> None:
+    x, mask, blocks, shift, sums = job
+    t, p = blocks[i, 0], blocks[i, 4]
+    sums[0, t, p], sums[1, t, p] = _sums(x, mask, t, blocks[i, 2], blocks[i, 3], shift[t])
+
+
+@internal
+def _squares_of(job: Any, i: int) -> None:
+    x, mask, blocks, stats, sums = job
+    t, p = blocks[i, 0], blocks[i, 4]
+    sums[0, t, p] = _squares(x, mask, t, blocks[i, 2], blocks[i, 3], stats[0, t], stats[1, t])
 
 
 @compiled
@@ -153,22 +231,24 @@ def normalize(x: Any, y: Any, blocks: Any, centre: Any, scale: Any, shift: Any, 
 def _normalize_of(job: Any, i: int) -> None:
     x, y, blocks, centre, scale, shift, stream = job
     for t in range(blocks[i, 0], blocks[i, 1]):
-        _normalize(x, y, t, centre[t], scale[t], shift[t], stream)
+        _normalize(x, y, t, blocks[i, 2], blocks[i, 3], centre[t], scale[t], shift[t], stream)
     if stream:
         fence()
 
 
 @compiled
 def grad_sums(dy: Any, x: Any, mask: Any, blocks: Any, centre: Any, sums: Any, mail: Any) -> None:
-    """Primitive 3."""
+    """Primitive 3: leaves the sums in the first part of each task."""
     each(_grad_sums_of, (dy, x, mask, blocks, centre, sums), len(blocks), mail)
+    _join(sums)
 
 
 @internal
 def _grad_sums_of(job: Any, i: int) -> None:
     dy, x, mask, blocks, centre, sums = job
     for t in range(blocks[i, 0], blocks[i, 1]):
-        sums[0, t], sums[1, t] = _grad_sums(dy, x, mask, t, centre[t])
+        p = blocks[i, 4]
+        sums[0, t, p], sums[1, t, p] = _grad_sums(dy, x, mask, t, blocks[i, 2], blocks[i, 3], centre[t])
 
 
 @compiled
@@ -182,7 +262,7 @@ def _grad_input_of(job: Any, i: int) -> None:
     dy, x, dx, mask, blocks, factors, stream = job
     centre, a, b, c = factors
     for t in range(blocks[i, 0], blocks[i, 1]):
-        _grad_input(dy, x, dx, mask, t, centre[t], a[t], b[t], c[t], stream)
+        _grad_input(dy, x, dx, mask, t, blocks[i, 2], blocks[i, 3], centre[t], a[t], b[t], c[t], stream)
     if stream:
         fence()
 
@@ -203,7 +283,7 @@ def _forward_of(job: Any, i: int) -> None:
         inverse = inverse_stddev(m2, count, epsilon)
         stats[0, t], stats[1, t], stats[2, t], stats[3, t] = mean, low, m2, inverse
         scale = affine[0, t % x[1][4]] * inverse
-        _normalize(x, y, t, mean, scale, affine[1, t % x[1][4]] - low * scale, stream)
+        _normalize(x, y, t, 0, x[1][3], mean, scale, affine[1, t % x[1][4]] - low * scale, stream)
     if stream:
         fence()
 
@@ -234,10 +314,10 @@ def _backward_of(job: Any, i: int) -> None:
     mean, low, inverse = stats
     channels = x[1][4]
     for t in range(blocks[i, 0], blocks[i, 1]):
-        s1, s2 = _grad_sums(dy, x, None, t, mean[t])
+        s1, s2 = _grad_sums(dy, x, None, t, 0, x[1][3], mean[t])
         s2 -= low[t] * s1
-        sums[0, t], sums[1, t] = s1, s2
+        sums[0, t, 0], sums[1, t, 0] = s1, s2
         a, b, c = coefficients(s1, s2, divisor[t // channels], gamma[t % channels], inverse[t], low[t])
-        _grad_input(dy, x, dx, None, t, mean[t], a, b, c, stream)
+        _grad_input(dy, x, dx, None, t, 0, x[1][3], mean[t], a, b, c, stream)
     if stream:
         fence()
