@@ -11,6 +11,8 @@ from bnspec._types import Array
 
 __all__ = ["look_of", "once"]
 
+_PLAIN = {("numpy", "ndarray"), ("torch", "Tensor"), ("torch.nn.parameter", "Parameter"), ("cupy", "ndarray")}
+
 
 def once(what: object, look: tuple[Any, ...] | None, check: Callable[..., Any], *given: Any) -> Any:
     """Do a check and return what it returns; arrays that look as some that passed before need no second one."""
@@ -44,5 +46,5 @@ def look_of(*arrays: Array | None) -> tuple[Any, ...] | None:
 
 @functools.lru_cache(maxsize=64)
 def _is_plain(kind: Any) -> bool:
-    """Whether arrays of this type have values when they are checked, and show all they are."""
-    return kind.__module__.split(".", 1)[0] in ("numpy", "torch", "cupy")
+    """Whether arrays of this very type have values when they are checked, and show all they are."""
+    return (kind.__module__, kind.__name__) in _PLAIN

@@ -42,11 +42,11 @@ class Kernels(Protocol):
 
 @runtime_checkable
 class FusedKernels(Kernels, Protocol):
-    """Kernels that can do both passes of an operation while the data is in cache, where nothing stands between.
+    """Kernels that can do both passes of an operation while the data is in cache, and what lies around them at once.
 
     Nothing does without ranks to join, mask and renorm. The results equal those of the four primitives with
     the specification's arithmetic between them. Each method may return None for what it has no better way for;
-    the four primitives and the specification's arithmetic serve it then.
+    the four primitives and the specification's arithmetic serve it then. Kernels that lack a method count as `Kernels`.
     """
 
     def normalize_by_batch(

@@ -61,6 +61,8 @@ class BackendInfo:
     extra: str  # "torch" in "pip install bnspec[torch]"; empty where nothing is needed
 
 
+_FUSED = ("normalize_by_batch", "pull_back", "normalize_by_running", "update", "merge")
+
 _backends: dict[str, Backend] = {}
 _kernels: dict[str, Kernels] = {}
 _communicators: dict[str, Callable[[], Communicator]] = {}
@@ -149,8 +151,8 @@ def kernels_for(x: Array) -> Kernels:
 
 
 def as_fused(kernels: Kernels) -> FusedKernels | None:
-    """The kernels, if they can do both passes of an operation at once."""
-    return kernels if hasattr(kernels, "normalize_by_batch") else None  # type: ignore[return-value]
+    """The kernels, if they have all that `FusedKernels` asks for."""
+    return kernels if all(hasattr(kernels, name) for name in _FUSED) else None  # type: ignore[return-value]
 
 
 def forget_kernels(name: str) -> None:

@@ -110,6 +110,23 @@ def test_many_threads_call_at_once_and_the_number_of_helpers_changes_meanwhile()
     assert not wrong
 
 
+def test_no_thread_but_the_own_one_is_no_error(monkeypatch, caplog):
+    def refuse_to_start(thread):
+        raise RuntimeError("can't start new thread")
+
+    gang, seen = Gang(), np.zeros(20, np.int64)
+    for threads in (0, -1):
+        count(seen, 1, gang.mail(threads))
+    monkeypatch.setattr(threading.Thread, "start", refuse_to_start)
+    for _ in range(3):
+        count(seen, 1, gang.mail(4))
+    assert (seen == 5).all()
+    assert caplog.text.count("computes in one thread") == 1
+    monkeypatch.undo()
+    count(seen, 1, gang.mail(2))
+    assert (seen == 6).all()
+
+
 def test_helpers_that_are_replaced_end():
     def helpers():
         return sum(t.name == "bnspec-cpu" for t in threading.enumerate())

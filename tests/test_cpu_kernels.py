@@ -189,6 +189,33 @@ def test_running_statistics_are_those_of_the_specification_to_the_bit(averaging,
 
 
 @with_numba
+@pytest.mark.parametrize("odd", ["swapped", "mixed", "unsigned", "strided", "renorm's fields", "narrow moments"])
+def test_odd_states_are_averaged_as_the_specification_does(odd):
+    averaging = "cumulative" if odd == "unsigned" else "exponential"
+    config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0, averaging=averaging)
+    x, _ = arrays((8, 5), "float32")
+    stats = KINDS["blocked"].moments(x, bnspec._types.Groups(1, 1), None)
+    state = bnspec.init(config, channels=5, like=x)[1]
+    if odd == "swapped":
+        state = state._replace(mean=state.mean.astype(">f8"), var=state.var.astype(">f8"))
+    elif odd == "mixed":
+        state = state._replace(mean=state.mean.astype(np.float64))
+    elif odd == "unsigned":
+        state = state._replace(count=np.full(5, 2**60 + 1, np.uint64))
+    elif odd == "strided":
+        state = state._replace(mean=np.arange(10.0, dtype=np.float32)[::2])
+    elif odd == "narrow moments":
+        stats = bnspec.Moments(stats.count, *(v.astype(np.float32) for v in stats[1:]))
+    else:
+        state = state._replace(renorm_mean=np.ones(5, np.float32), renorm_stddev=np.full(5, 2.0, np.float32))
+    found = []
+    for kernels in (KINDS["compiled"], PLAIN):
+        with bnspec.use_kernels("numpy", kernels):
+            found.append(bnspec.update_running(state, stats, config))
+    assert same_bits(*found)
+
+
+@with_numba
 @pytest.mark.parametrize("added", [1, 2])
 def test_merging_is_that_of_the_specification_to_the_bit(added):
     rng = np.random.default_rng(7)

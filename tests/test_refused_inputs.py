@@ -21,6 +21,15 @@ def test_a_masked_array_is_refused_and_told_what_to_do() -> None:
         bnspec.BatchNorm()(masked)
 
 
+@pytest.mark.parametrize("odd", [np.dtype("f4"), np.random.default_rng(0), np.float32, "x"])
+def test_what_is_no_array_is_refused(odd: object) -> None:
+    params, state = bnspec.init(CONFIG, channels=2, like=X)
+    with pytest.raises(TypeError, match="BN-SHAPE-5"):
+        bnspec.batch_norm(odd, params, CONFIG)
+    with pytest.raises(TypeError, match="BN-SHAPE-5"):
+        bnspec.batch_norm_inference(odd, params, state, CONFIG)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_a_state_of_16_bits_is_refused(dtype: type) -> None:
     params, state = bnspec.init(CONFIG, channels=2, like=X)

@@ -1,7 +1,7 @@
 """What a kernel does once a channel: the shift, the exact mean, the factors of both passes.
 
-The same formulas as in `bnspec._normalize` and `bnspec._gradients`, in the same order, for the kernels that do
-both passes of a channel at once.
+The same formulas as in `bnspec._normalize` and `bnspec._gradients`, in the same order, for what is done at once that
+the specification does in several steps.
 """
 
 from typing import Any
@@ -14,9 +14,6 @@ __all__ = ["coefficients", "exact_sum", "inverse_stddev", "needs_second_pass", "
 
 #: How many elements of a channel the shift is chosen from.
 _CANDIDATES = 16
-
-#: Factors outside of this are not taken in float32.
-_LEAST, _MOST = 1e-30, 1e30
 
 #: Sums of squares about the shift are trusted while the part that cancels is at most this many times the rest.
 _CANCELLATION = 8.0

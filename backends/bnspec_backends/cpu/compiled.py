@@ -146,8 +146,7 @@ class CompiledKernels:
     def update(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> RunningState | None:
         """Average one batch of one group into the state; None for what is rarer, or to be refused."""
         n = int(stats.count[0]) - config.correction if stats.m2.shape == (1, state.mean.size) else 0
-        rare = config.averaging == "pooled" or config.renorm is not None or state.stddev is not None
-        if n < 1 or rare or state.mean.dtype != state.var.dtype or (state.count is None) == config.counts_updates:
+        if n < 1 or config.averaging == "pooled" or config.renorm is not None or not _averaged(state, stats, config):
             return None
         old = numpy.ascontiguousarray(state.mean), numpy.ascontiguousarray(state.var)
         new = numpy.empty_like(old[0]), numpy.empty_like(old[1])
@@ -169,6 +168,17 @@ class CompiledKernels:
         merging.merge(numpy.ascontiguousarray(a), numpy.ascontiguousarray(b), added, out)
         notice.tell()
         return out
+
+
+def _averaged(state: RunningState, stats: Moments, config: BatchNormConfig) -> bool:
+    """Whether a state has the fields and dtypes that `averages` knows."""
+    mean, var, count, *others = state
+    if (count is None) == config.counts_updates or any(v is not None for v in others):
+        return False
+    if count is not None and not (count.dtype.kind == "i" and count.dtype.isnative):
+        return False
+    wide = all(v.dtype == numpy.float64 and v.dtype.isnative for v in stats[1:])
+    return bool(wide and mean.dtype == var.dtype and mean.dtype.isnative)
 
 
 _ONE = numpy.ones(1, numpy.int64)

@@ -13,13 +13,14 @@ Which thread computes a block changes no result, since blocks are cut by shape a
 """
 
 import ctypes
+import logging
 import os
 import threading
 from typing import Any
 
 import numpy
 from llvmlite import ir
-from numba import types
+from numba import typeof, types
 from numba.core import cgutils
 
 from bnspec_backends.cpu.atomics import add, free, load, pause, replace, store, swap, wait
@@ -27,7 +28,10 @@ from bnspec_backends.cpu.storage import compiled, instructions, internal
 
 __all__ = ["Gang", "each", "gang"]
 
-#: How often a thread looks for news before it sleeps, some tens of microseconds: as long as waking it would take.
+_LOG = logging.getLogger("bnspec")
+
+#: How often a thread looks for news before it sleeps: where `pause` says something to the processor, some tens of
+#: microseconds, as long as waking it would take.
 _PATIENCE = 2000
 
 _LINE = 8  # integers in a line of cache: what different threads write stands in different lines
@@ -205,13 +209,16 @@ class Gang:
     def start_afresh(self) -> None:
         """Forget the helpers: a forked child has none."""
         self._mail, self._helpers = self.alone, 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may call, too
 
     def mail(self, threads: int) -> Any:
         """Return what a call passes to `each` to be computed by so many threads, the caller included."""
-        if threads == 1:
+        if threads <= 1:
             return self.alone
         if self._helpers != threads - 1:
+            # Here and now: a helper that compiles would hold the compiler's lock, which a forked child never gets back.
+            _serve.compile((typeof(self.alone), types.int64))
+            _dismiss.compile((typeof(self.alone), types.int64))
             with self._lock:
                 if self._helpers != threads - 1:
                     self._renew(threads - 1)
@@ -219,13 +226,18 @@ class Gang:
 
     def _renew(self, helpers: int) -> None:
         """Start other helpers; a call that is still with the old ones is completed by its caller."""
-        if self._helpers:
-            _dismiss(self._mail, self._helpers)
-        mail = _new_mail(helpers)
-        for h in range(helpers):
-            args = (mail, _FIRST + h * _EACH)
-            threading.Thread(target=_serve, args=args, name="bnspec-cpu", daemon=True).start()
+        mail, old = _new_mail(helpers), self._mail
+        try:
+            for h in range(helpers):
+                args = (mail, _FIRST + h * _EACH)
+                threading.Thread(target=_serve, args=args, name="bnspec-cpu", daemon=True).start()
+        except RuntimeError as error:
+            _LOG.warning("bnspec computes in one thread, since no other can be started (%s)", error)
+            _dismiss(mail, helpers)
+            mail = self.alone
         self._mail, self._helpers = mail, helpers
+        if old is not self.alone:
+            _dismiss(old, int(old[_HELPERS]))
 
 
 def _new_mail(helpers: int) -> Any:
