@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy
 
+from bnspec_backends.cpu.plan import CANCELLATION
 from bnspec_backends.cpu.storage import internal, widen
 
 __all__ = ["coefficients", "exact_sum", "inverse_stddev", "needs_second_pass", "shift_of", "shifts_of_columns"]
 
 #: How many elements of a channel the shift is chosen from.
 _CANDIDATES = 16
-
-#: Sums of squares about the shift are trusted while the part that cancels is at most this many times the rest.
-_CANCELLATION = 8.0
 
 
 @internal
@@ -87,7 +85,7 @@ def exact_sum(a: float, b: float) -> Any:
 @internal
 def needs_second_pass(cancelled: float, m2: float) -> Any:
     """Whether ``sum (x - shift)^2 - n*(mean - shift)^2`` lost digits, overflowed or is no number."""
-    return not cancelled <= _CANCELLATION * m2
+    return not cancelled <= CANCELLATION * m2
 
 
 @internal

@@ -15,15 +15,13 @@ from bnspec._sums import two_sum
 from bnspec._types import Groups, Moments
 from bnspec_backends.cpu.arrays import Source, factor, new_like, read, read_along
 from bnspec_backends.cpu.layout import Layout
+from bnspec_backends.cpu.plan import CANCELLATION
 from bnspec_backends.cpu.shared import resources
 
 __all__ = ["BlockedKernels"]
 
 #: Elements of a block: as float64 they and a second array like them fit a second-level cache.
 BLOCK = 1 << 15
-
-#: See `bnspec_backends.cpu.arithmetic`.
-_CANCELLATION = 8.0
 
 _Slices = tuple[slice, slice, slice]
 
@@ -58,7 +56,7 @@ class BlockedKernels:
         offset = s1 / layout.elements
         mean, low = two_sum(shift, offset)
         m2 = s2 - s1 * offset
-        again = ~(s1 * offset <= _CANCELLATION * m2)
+        again = ~(s1 * offset <= CANCELLATION * m2)
         if again.any():
 
             def squares(g: int, part: _Slices, scratch: Any) -> tuple[Any, Any]:

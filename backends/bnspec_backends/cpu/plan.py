@@ -1,4 +1,4 @@
-"""How a call is cut into blocks: by shape alone, so that no result depends on the number of threads."""
+"""How a call is cut into blocks and passes: by shape alone, so that no result depends on the number of threads."""
 
 import functools
 from typing import Any, NamedTuple
@@ -7,7 +7,11 @@ import numpy
 
 from bnspec_backends.cpu.layout import Layout, dense
 
-__all__ = ["Plan", "plan_for"]
+__all__ = ["CANCELLATION", "Plan", "plan_for"]
+
+#: Sums of squares about the shift are trusted while the part that cancels is at most this many times the rest; else
+#: there is a second pass.
+CANCELLATION = 8.0
 
 #: Elements of a block: enough that handing it out costs nothing beside computing it, few enough to stay in cache.
 BLOCK = 1 << 17

@@ -7,159 +7,29 @@ An array is a pair of its memory and (row_stride, channel_stride, run, rows, cha
 such a pair, or None. A task t is the channel ``t % channels`` of the group ``t // channels``; a block is (first
 task, last, first row, last, part): some tasks, or, where there are too few of them for many threads, some rows of
 one. Statistics are one number a task, sums one for each of its parts. With ``stream`` results are written past the
-cache. ``mail`` is that of `gang.each`.
+cache. ``mail`` is that of `gang.each`. `channels` has the loops.
 """
 
 from typing import Any
 
 import numpy
 
-from bnspec_backends.cpu.arithmetic import coefficients, exact_sum, inverse_stddev, needs_second_pass, shift_of
+from bnspec_backends.cpu.arithmetic import coefficients, inverse_stddev
+from bnspec_backends.cpu.channels import (
+    choose_shift,
+    differentiate_channel,
+    finish,
+    moments_of_channel,
+    normalize_channel,
+    sum_deviations,
+    sum_gradients,
+    sum_squares,
+)
 from bnspec_backends.cpu.gang import each
 from bnspec_backends.cpu.lines import fence
-from bnspec_backends.cpu.rows import gradient_masked, gradient_rows, normalize_rows
-from bnspec_backends.cpu.storage import add, add_product, compiled, internal, widen
+from bnspec_backends.cpu.storage import compiled, internal
 
 __all__ = ["backward", "forward", "grad_input", "grad_sums", "moments", "normalize"]
-
-
-@internal
-def _start(array: Any, t: int) -> Any:
-    """Where the first element of a task is."""
-    row_stride, channel_stride, _, rows, channels = array[1]
-    return t // channels * rows * row_stride + t % channels * channel_stride
-
-
-@internal
-def _run(array: Any, t: int, n: int) -> Any:
-    """Row n of a task."""
-    at = _start(array, t) + n * array[1][0]
-    return array[0][at : at + array[1][2]]
-
-
-@internal
-def _shift(x: Any, mask: Any, t: int) -> Any:
-    row_stride, _, run, rows, _ = x[1]
-    if mask is None:
-        return shift_of(x[0], _start(x, t), row_stride, run, rows, None, 0, 0)
-    return shift_of(x[0], _start(x, t), row_stride, run, rows, mask[0], _start(mask, t), mask[1][0])
-
-
-@internal
-def _sums(x: Any, mask: Any, t: int, first: int, last: int, shift: float) -> Any:
-    """Sum deviations from the shift, and their squares, over some rows."""
-    run = x[1][2]
-    s1 = 0.0
-    s2 = 0.0
-    for n in range(first, last):
-        part = _run(x, t, n)
-        a = 0.0
-        b = 0.0
-        if mask is None:
-            for i in range(run):
-                d = widen(part[i]) - shift
-                a = add(a, d)
-                b = add_product(b, d, d)
-        else:
-            keep = _run(mask, t, n)
-            for i in range(run):
-                d = widen(part[i]) - shift if keep[i] else 0.0
-                a = add(a, d)
-                b = add_product(b, d, d)
-        s1 += a
-        s2 += b
-    return s1, s2
-
-
-@internal
-def _squares(x: Any, mask: Any, t: int, first: int, last: int, high: float, low: float) -> Any:
-    """Sum the squared deviations from the mean over some rows: the second pass where the first cancelled."""
-    run = x[1][2]
-    m2 = 0.0
-    for n in range(first, last):
-        part = _run(x, t, n)
-        b = 0.0
-        if mask is None:
-            for i in range(run):
-                d = (widen(part[i]) - high) - low
-                b = add_product(b, d, d)
-        else:
-            keep = _run(mask, t, n)
-            for i in range(run):
-                d = (widen(part[i]) - high) - low if keep[i] else 0.0
-                b = add_product(b, d, d)
-        m2 += b
-    return m2
-
-
-@internal
-def _finish(shift: float, s1: float, s2: float, count: int) -> Any:
-    """Turn sums about the shift into mean, its low part and m2, and whether a second pass is needed."""
-    offset = s1 / count
-    high, low = exact_sum(shift, offset)
-    m2 = s2 - s1 * offset
-    return high, low, m2, needs_second_pass(s1 * offset, m2)
-
-
-@internal
-def _moments(x: Any, mask: Any, t: int, count: int) -> Any:
-    """Mean in two parts and m2 of one channel: one pass around a value of it, a second where that cancelled."""
-    if count == 0:
-        return 0.0, 0.0, 0.0
-    shift, rows = _shift(x, mask, t), x[1][3]
-    s1, s2 = _sums(x, mask, t, 0, rows, shift)
-    high, low, m2, again = _finish(shift, s1, s2, count)
-    if again:
-        m2 = _squares(x, mask, t, 0, rows, high, low)
-    return high, low, m2
-
-
-@internal
-def _normalize(
-    x: Any, y: Any, t: int, first: int, last: int, centre: float, scale: float, shift: float, stream: bool
-) -> None:
-    for n in range(first, last):
-        normalize_rows(_run(x, t, n), 0, _run(y, t, n), 0, 1, x[1][2], centre, scale, shift, stream)
-
-
-@internal
-def _grad_sums(dy: Any, x: Any, mask: Any, t: int, first: int, last: int, centre: float) -> Any:
-    run = x[1][2]
-    s1 = 0.0
-    s2 = 0.0
-    for n in range(first, last):
-        values, cotangents = _run(x, t, n), _run(dy, t, n)
-        a = 0.0
-        b = 0.0
-        if mask is None:
-            for i in range(run):
-                g = widen(cotangents[i])
-                a = add(a, g)
-                b = add_product(b, g, widen(values[i]) - centre)
-        else:
-            keep = _run(mask, t, n)
-            for i in range(run):
-                g = widen(cotangents[i]) if keep[i] else 0.0
-                d = widen(values[i]) - centre if keep[i] else 0.0
-                a = add(a, g)
-                b = add_product(b, g, d)
-        s1 += a
-        s2 += b
-    return s1, s2
-
-
-@internal
-def _grad_input(
-    dy: Any, x: Any, dx: Any, mask: Any, t: int, first: int, last: int, centre: float, a: float, b: float, c: float,
-    stream: bool,
-) -> None:  # fmt: skip
-    size = x[1][2]
-    for n in range(first, last):
-        g, of, to = _run(dy, t, n), _run(x, t, n), _run(dx, t, n)
-        if mask is None:
-            gradient_rows(g, 0, of, 0, to, 0, 1, size, centre, a, b, c, stream)
-        else:
-            gradient_masked(g, of, to, centre, a, b, c, _run(mask, t, n))
 
 
 @compiled
@@ -172,14 +42,14 @@ def moments(x: Any, mask: Any, blocks: Any, parts: int, count: Any, stats: Any, 
     shift, sums, second = numpy.empty(tasks), numpy.empty((2, tasks, parts)), numpy.empty((1, tasks, parts))
     again = False
     for t in range(tasks):
-        shift[t] = _shift(x, mask, t)
+        shift[t] = choose_shift(x, mask, t)
     each(_sums_of, (x, mask, blocks, shift, sums), len(blocks), mail)
     _join(sums)
     for t in range(tasks):
         if count[t // channels] == 0:
             stats[0, t], stats[1, t], stats[2, t] = 0.0, 0.0, 0.0
             continue
-        found = _finish(shift[t], sums[0, t, 0], sums[1, t, 0], count[t // channels])
+        found = finish(shift[t], sums[0, t, 0], sums[1, t, 0], count[t // channels])
         stats[0, t], stats[1, t], stats[2, t] = found[0], found[1], found[2]
         again = again or found[3]
     if again:
@@ -187,7 +57,7 @@ def moments(x: Any, mask: Any, blocks: Any, parts: int, count: Any, stats: Any, 
         _join(second)
         for t in range(tasks):
             n = count[t // channels]
-            if n > 0 and _finish(shift[t], sums[0, t, 0], sums[1, t, 0], n)[3]:
+            if n > 0 and finish(shift[t], sums[0, t, 0], sums[1, t, 0], n)[3]:
                 stats[2, t] = second[0, t, 0]
 
 
@@ -204,21 +74,21 @@ def _join(sums: Any) -> None:
 def _moments_of(job: Any, i: int) -> None:
     x, mask, blocks, count, stats = job
     for t in range(blocks[i, 0], blocks[i, 1]):
-        stats[0, t], stats[1, t], stats[2, t] = _moments(x, mask, t, count[t // x[1][4]])
+        stats[0, t], stats[1, t], stats[2, t] = moments_of_channel(x, mask, t, count[t // x[1][4]])
 
 
 @internal
 def _sums_of(job: Any, i: int) -> None:
     x, mask, blocks, shift, sums = job
     t, p = blocks[i, 0], blocks[i, 4]
-    sums[0, t, p], sums[1, t, p] = _sums(x, mask, t, blocks[i, 2], blocks[i, 3], shift[t])
+    sums[0, t, p], sums[1, t, p] = sum_deviations(x, mask, t, blocks[i, 2], blocks[i, 3], shift[t])
 
 
 @internal
 def _squares_of(job: Any, i: int) -> None:
     x, mask, blocks, stats, sums = job
     t, p = blocks[i, 0], blocks[i, 4]
-    sums[0, t, p] = _squares(x, mask, t, blocks[i, 2], blocks[i, 3], stats[0, t], stats[1, t])
+    sums[0, t, p] = sum_squares(x, mask, t, blocks[i, 2], blocks[i, 3], stats[0, t], stats[1, t])
 
 
 @compiled
@@ -231,7 +101,7 @@ def normalize(x: Any, y: Any, blocks: Any, centre: Any, scale: Any, shift: Any, 
 def _normalize_of(job: Any, i: int) -> None:
     x, y, blocks, centre, scale, shift, stream = job
     for t in range(blocks[i, 0], blocks[i, 1]):
-        _normalize(x, y, t, blocks[i, 2], blocks[i, 3], centre[t], scale[t], shift[t], stream)
+        normalize_channel(x, y, t, blocks[i, 2], blocks[i, 3], centre[t], scale[t], shift[t], stream)
     if stream:
         fence()
 
@@ -248,7 +118,7 @@ def _grad_sums_of(job: Any, i: int) -> None:
     dy, x, mask, blocks, centre, sums = job
     for t in range(blocks[i, 0], blocks[i, 1]):
         p = blocks[i, 4]
-        sums[0, t, p], sums[1, t, p] = _grad_sums(dy, x, mask, t, blocks[i, 2], blocks[i, 3], centre[t])
+        sums[0, t, p], sums[1, t, p] = sum_gradients(dy, x, mask, t, blocks[i, 2], blocks[i, 3], centre[t])
 
 
 @compiled
@@ -262,7 +132,7 @@ def _grad_input_of(job: Any, i: int) -> None:
     dy, x, dx, mask, blocks, factors, stream = job
     centre, a, b, c = factors
     for t in range(blocks[i, 0], blocks[i, 1]):
-        _grad_input(dy, x, dx, mask, t, blocks[i, 2], blocks[i, 3], centre[t], a[t], b[t], c[t], stream)
+        differentiate_channel(dy, x, dx, mask, t, blocks[i, 2], blocks[i, 3], centre[t], a[t], b[t], c[t], stream)
     if stream:
         fence()
 
@@ -279,11 +149,11 @@ def forward(
 def _forward_of(job: Any, i: int) -> None:
     x, y, blocks, count, epsilon, affine, stats, stream = job
     for t in range(blocks[i, 0], blocks[i, 1]):
-        mean, low, m2 = _moments(x, None, t, count)
+        mean, low, m2 = moments_of_channel(x, None, t, count)
         inverse = inverse_stddev(m2, count, epsilon)
         stats[0, t], stats[1, t], stats[2, t], stats[3, t] = mean, low, m2, inverse
         scale = affine[0, t % x[1][4]] * inverse
-        _normalize(x, y, t, 0, x[1][3], mean, scale, affine[1, t % x[1][4]] - low * scale, stream)
+        normalize_channel(x, y, t, 0, x[1][3], mean, scale, affine[1, t % x[1][4]] - low * scale, stream)
     if stream:
         fence()
 
@@ -314,10 +184,10 @@ def _backward_of(job: Any, i: int) -> None:
     mean, low, inverse = stats
     channels = x[1][4]
     for t in range(blocks[i, 0], blocks[i, 1]):
-        s1, s2 = _grad_sums(dy, x, None, t, 0, x[1][3], mean[t])
+        s1, s2 = sum_gradients(dy, x, None, t, 0, x[1][3], mean[t])
         s2 -= low[t] * s1
         sums[0, t, 0], sums[1, t, 0] = s1, s2
         a, b, c = coefficients(s1, s2, divisor[t // channels], gamma[t % channels], inverse[t], low[t])
-        _grad_input(dy, x, dx, None, t, 0, x[1][3], mean[t], a, b, c, stream)
+        differentiate_channel(dy, x, dx, None, t, 0, x[1][3], mean[t], a, b, c, stream)
     if stream:
         fence()
