@@ -65,7 +65,7 @@ class TorchCpuKernels:
         return _tensor(self._kernels.grad_input(*map(_array, given), groups, _array(mask)))
 
     def normalize_by_batch(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> Any:
-        """Both passes of the forward operation; None where they cannot follow each other in cache."""
+        """Both passes of the forward operation; None for tensors that are not served."""
         if not _readable(x, gamma, beta):
             return None
         if not _differentiated(x, gamma, beta):
@@ -79,7 +79,7 @@ class TorchCpuKernels:
     def pull_back(
         self, dy: Any, x: Any, gamma: Any, centre: Any, centre_low: Any, inverse: Any, divisor: Any, groups: Groups
     ) -> Any:
-        """Both passes of the gradient; None where they cannot follow each other in cache, or a graph is being made."""
+        """Both passes of the gradient; None for tensors that are not served, or while a graph is being made."""
         given = (dy, x, gamma, centre, centre_low, inverse, divisor)
         if not _readable(*given) or _differentiated(*given):
             return None
