@@ -14,24 +14,21 @@ from typing import Any, NoReturn
 import numpy as np
 from mpi4py import MPI
 
-from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, refusal
-from bnspec_backends._facts import DO_THE_SAME, differences_of, error_text, layers_text, ranks_text, where
+from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError
+from bnspec_backends._facts import DO_THE_SAME, error_text, met_text, ranks_text, where
 from bnspec_backends._frames import HEADER, SAME, About, Header, body_text, parse_header
-from bnspec_backends._peers import News, Peers, wait
+from bnspec_backends._health import ERRORS, Health
+from bnspec_backends._news import News, reason_of, wait
+from bnspec_backends._peers import Peers
 from bnspec_backends._rounds import Round, plan
 
-__all__ = ["GRACE", "Exchange", "reason_of"]
-
-#: Seconds that a rank which ends gives what it sent to be taken, and the others to end too.
-GRACE = 2.0
+__all__ = ["Exchange"]
 
 #: Seconds by which a later round waits longer than the one before, so that news of what happened there come first.
 _LATER = 0.5
 
 #: Shapes for which room is kept.
 _ROOMS = 256
-
-_ERRORS = {kind.__name__: kind for kind in (CommunicatorError, CollectiveMismatch, CollectiveTimeout)}
 
 
 class _Buffer:
@@ -75,8 +72,7 @@ class Exchange:
         ]
         self._tag, self._group = peers.tag_of(group), bytes.fromhex(group).ljust(16, b"\0")
         self._busy = threading.Lock()
-        self._error: CommunicatorError | None = None
-        self._closed = False
+        self.health = Health(self._told_of, members if len(members) < peers.size else ())
         self._news: list[News] = []  # in the order in which they came
         self._described: set[bytes] = set()  # digests whose facts the others have
         self._facts: dict[tuple[int, bytes], Mapping[str, str]] = {}  # what those of the others stand for
@@ -100,14 +96,14 @@ class Exchange:
             Whether all must have one shape and dtype; otherwise they are arrays of bytes.
         """
         if not self._busy.acquire(blocking=False):
-            self._fail(
+            self.health.fail(
                 f"rank {self.number} entered {self._where(own, 1)} on one thread while it waits on another",
                 "one collective at a time on each rank",
                 "Give each thread a communicator of its own with split().",
             )
         try:
-            if self._error is not None or self._closed:
-                self._refuse(own)
+            if not self.health.well:
+                self.health.refuse(f"rank {self.number} cannot enter {self._where(own, 1)}")
             self.sequence += 1
             if self._news and self._alarming() is not None:
                 self._end(own)
@@ -121,7 +117,7 @@ class Exchange:
             raise
         except BaseException as error:  # an interrupt, a fold that fails: this rank no longer knows where it is
             text = f"rank {self.number} raised {error_text(error)} in {self._where(own)}"
-            self._poison(text, "it to finish", f"Correct the error of rank {self.number}.", cause=error)
+            self.health.poison(text, "it to finish", f"Correct the error of rank {self.number}.", cause=error)
             raise
         finally:
             self._busy.release()
@@ -134,9 +130,9 @@ class Exchange:
         error : BaseException, optional
             Why, where it is not that all is done.
         """
-        if self._closed:
+        if self.health.closed:
             return
-        self._closed = True
+        self.health.closed = True
         self._buffers.clear()
         with contextlib.suppress(MPI.Exception):
             self._peers.tell(self.told(), {self.group: self.sequence}, *reason_of(error))
@@ -175,7 +171,7 @@ class Exchange:
             if self._interrupted():  # a rank that gave up may have ended while its message was being read
                 self._end(own)
             place = self._where(own)
-            self._fail(f"MPI failed in {place}: {error}", "it to deliver", "See its own message.", cause=error)
+            self.health.fail(f"MPI failed in {place}: {error}", "it to deliver", "See its own message.", cause=error)
         if self._interrupted():  # also where all has come: the others may have given up just before
             self._end(own)
         if missing:
@@ -220,43 +216,31 @@ class Exchange:
     def _where(self, own: About, ahead: int = 0) -> str:
         return where({**own.facts, "sequence number": str(self.sequence + ahead)})
 
-    def _refuse(self, own: About) -> NoReturn:
-        here = f"rank {self.number} cannot enter {self._where(own, 1)}"
-        if self._error is not None:
-            raise CommunicatorError(f"{here}: this communicator failed before: {self._error}") from self._error
-        raise refusal(
-            CommunicatorError,
-            "BN-SYNC-9",
-            got=f"{here}: this communicator is closed",
-            expected="an open one",
-            do="Keep it open for as long as layers are trained with it.",
-        )
-
     def _interrupted(self) -> bool:
         """Whether this collective cannot be completed: for what another thread did, or for what others told."""
         self._peers.hand_out_news()
-        return self._error is not None or self._alarming() is not None
+        return self.health.error is not None or self._alarming() is not None
 
     def _alarming(self) -> News | None:
         """The first news of a rank that has no part in this collective; those about a later one are for then."""
         return next((news for news in self._news if news.sequence < self.sequence), None)
 
     def _end(self, own: About) -> NoReturn:
-        if self._error is not None:
-            self._raise()
+        if self.health.error is not None:
+            self.health.throw()
         news = self._alarming()
         assert news is not None
         place = self._where(own)
-        if news.kind in _ERRORS:
-            self._keep(news.text, _ERRORS[news.kind])
-            self._raise()
+        if news.kind in ERRORS:
+            self.health.keep(news.text, ERRORS[news.kind])
+            self.health.throw()
         if news.kind == "raised":
-            self._fail(
+            self.health.fail(
                 f"rank {news.rank} raised {news.text} while {place} waited on rank {self.number}",
                 "every rank to reach every collective",
                 f"Correct the error of rank {news.rank}; it is the cause of this one.",
             )
-        self._fail(
+        self.health.fail(
             f"rank {news.rank} ended, while {place} waited on rank {self.number}",
             "every rank to take part in every collective",
             "Call the layers equally often on every rank; a rank without samples passes an empty batch.",
@@ -264,7 +248,7 @@ class Exchange:
 
     def _late(self, own: About, missing: Sequence[int]) -> NoReturn:
         absent = ranks_text(missing)
-        self._fail(
+        self.health.fail(
             f"{self._where(own)} waited {self.deadline:g} s on rank {self.number}, and {absent} did not arrive",
             "every rank within the deadline",
             f"Find out what {absent} did instead, or give the communicator a longer deadline.",
@@ -277,51 +261,13 @@ class Exchange:
             known = own.facts if header is None or header.digest == own.digest else self._facts[source, header.digest]
             number, group = (self.sequence, self._group) if header is None else (header.sequence, header.group)
             facts[source] = {**known, "sequence number": str(number), "group": group.hex()}
-        self._fail(
-            f"the ranks met in one collective with {layers_text(facts)}, and differ in {differences_of(facts)}",
+        self.health.fail(
+            met_text(facts),
             "the same on every rank",
             DO_THE_SAME,
             kind=CollectiveMismatch,
         )
 
-    def _fail(
-        self,
-        got: str,
-        expected: str,
-        do: str,
-        kind: type[CommunicatorError] = CommunicatorError,
-        cause: BaseException | None = None,
-    ) -> NoReturn:
-        self._poison(got, expected, do, kind, cause)
-        self._raise()
-
-    def _poison(
-        self,
-        got: str,
-        expected: str,
-        do: str,
-        kind: type[CommunicatorError] = CommunicatorError,
-        cause: BaseException | None = None,
-    ) -> None:
-        if len(self.members) < self._peers.size:
-            got = f"in the part of {ranks_text(self.members)}: {got}"
-        self._keep(str(refusal(kind, "BN-SYNC-9", got=got, expected=expected, do=do)), kind, cause)
-
-    def _keep(self, text: str, kind: type[CommunicatorError], cause: BaseException | None = None) -> None:
-        """Keep the first failure, and tell the others of it."""
-        if self._error is not None:
-            return
-        error = kind(text)
-        error.__cause__ = cause
-        self._error = error
+    def _told_of(self, kind: str, text: str) -> None:
         with contextlib.suppress(MPI.Exception):  # nobody can be told any more; the others' deadlines remain
-            self._peers.tell(self.told(), {self.group: self.sequence - 1}, kind.__name__, text)
-
-    def _raise(self) -> NoReturn:
-        assert self._error is not None
-        raise type(self._error)(str(self._error)) from self._error.__cause__
-
-
-def reason_of(error: BaseException | None) -> tuple[str, str]:
-    """How news say that a rank ended."""
-    return ("left", "") if error is None else ("raised", error_text(error))
+            self._peers.tell(self.told(), {self.group: self.sequence - 1}, kind, text)

@@ -16,8 +16,8 @@ from bnspec._precision import is_array
 from bnspec._protocols import Signature
 from bnspec._types import Array
 
-__all__ = ["DO_THE_SAME", "differences_of", "error_text", "facts_of", "layers_text", "plain_array", "ranks_text",
-           "signature_facts", "where"]  # fmt: skip
+__all__ = ["DO_THE_SAME", "differences_of", "error_text", "facts_of", "layers_text", "met_text", "plain_array",
+           "ranks_text", "signature_facts", "where"]  # fmt: skip
 
 DO_THE_SAME = "Call the same layers in the same order, with the same options and input dtype, on every rank."
 
@@ -87,6 +87,11 @@ def layers_text(facts: Mapping[int, Mapping[str, str]]) -> str:
     for rank, each in facts.items():
         groups.setdefault(where(each), []).append(rank)
     return " and ".join(f"{place} from {ranks_text(ranks)}" for place, ranks in groups.items())
+
+
+def met_text(facts: Mapping[int, Mapping[str, str]]) -> str:
+    """How ranks that met in one collective, with these facts each, differ."""
+    return f"the ranks met in one collective with {layers_text(facts)}, and differ in {differences_of(facts)}"
 
 
 def where(facts: Mapping[str, str]) -> str:

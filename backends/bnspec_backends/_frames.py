@@ -18,7 +18,8 @@ import numpy.typing as npt
 from bnspec._protocols import Signature
 from bnspec_backends._facts import signature_facts
 
-__all__ = ["HEADER", "SAME", "About", "Header", "about", "body_text", "of_facts", "parse_header", "together"]
+__all__ = ["HEADER", "SAME", "About", "Header", "about", "body_text", "of_facts", "packed", "parse_header", "together",
+           "unpacked"]  # fmt: skip
 
 #: Bytes of a header, and how many of them are equal in all frames of one collective; the rest counts the text.
 HEADER, SAME = 64, 56
@@ -96,3 +97,17 @@ def body_text(frame: Any, header: Header) -> dict[str, Any]:
     start = HEADER + header.payload
     found: dict[str, Any] = json.loads(bytes(frame[start : start + header.text]))
     return found
+
+
+def packed(entries: Sequence[bytes]) -> Any:
+    """Pieces of bytes in one array: their number and lengths, then they themselves."""
+    head = np.asarray([len(entries), *map(len, entries)], "<u8")
+    return np.frombuffer(head.tobytes() + b"".join(entries), np.uint8)
+
+
+def unpacked(array: Any) -> list[bytes]:
+    """The pieces of bytes that `packed` joined."""
+    data = bytes(array)
+    number = int.from_bytes(data[:8], "little")
+    ends = np.cumsum(np.frombuffer(data, "<u8", number, 8)) + 8 * (number + 1)
+    return [data[a:b] for a, b in zip((8 * (number + 1), *ends), ends)]

@@ -17,11 +17,9 @@ Chan, Golub, LeVeque 1983 (merging); Thakur, Rabenseifner, Gropp, "Optimization 
 in MPICH", 2005 (exchange in rounds).
 """
 
-import atexit
 import functools
 import hashlib
 import json
-import sys
 import threading
 import time
 import weakref
@@ -36,11 +34,13 @@ from bnspec._errors import CollectiveTimeout, refusal
 from bnspec._protocols import Signature
 from bnspec._types import Array
 from bnspec_backends._batched import Batch, Request, waiting_batch
-from bnspec_backends._exchange import GRACE, Exchange
+from bnspec_backends._ending import ENDING
+from bnspec_backends._exchange import Exchange
 from bnspec_backends._facts import plain_array
-from bnspec_backends._frames import about, of_facts, together
+from bnspec_backends._frames import about, of_facts, packed, together, unpacked
 from bnspec_backends._host import from_host, to_host
-from bnspec_backends._peers import Peers, wait
+from bnspec_backends._news import deadline_of, wait
+from bnspec_backends._peers import Peers
 
 __all__ = ["MPICommunicator", "world"]
 
@@ -99,10 +99,10 @@ class MPICommunicator:
                 expected="an mpi4py.MPI.Intracomm",
                 do="Pass MPI.COMM_WORLD, or a part of it made with Split.",
             )
-        deadline = _seconds(deadline)
+        deadline = deadline_of(deadline)
         own, request = comm.Idup()
         if not wait(request.Test, time.perf_counter() + deadline):
-            _END.stuck = True  # this collective cannot be taken back, and MPI's own end would wait for it
+            ENDING.stuck = True  # this collective cannot be taken back, and MPI's own end would wait for it
             raise refusal(
                 CollectiveTimeout,
                 "BN-SYNC-9",
@@ -114,7 +114,7 @@ class MPICommunicator:
         own.Set_errhandler(MPI.ERRORS_RETURN)
         peers = Peers(own)
         self._begin(peers, Exchange(peers, tuple(range(peers.size)), deadline))
-        _END.made.append(self)
+        ENDING.made.append(self)
 
     def _begin(self, peers: Peers, exchange: Exchange) -> None:
         self._peers, self._exchange = peers, exchange
@@ -128,7 +128,7 @@ class MPICommunicator:
 
     @deadline.setter
     def deadline(self, seconds: float) -> None:
-        self._exchange.deadline = _seconds(seconds)
+        self._exchange.deadline = deadline_of(seconds)
 
     def __repr__(self) -> str:
         """``<MPICommunicator rank 0 of 2>``."""
@@ -245,10 +245,10 @@ class MPICommunicator:
         """
 
         def fold(blocks: Sequence[Any]) -> Any:
-            return _packed([entry for block in blocks for entry in _unpacked(block)])
+            return packed([entry for block in blocks for entry in unpacked(block)])
 
         facts = of_facts({"operation": repr(operation), "layer": repr(what)})
-        return _unpacked(self._exchange.collective(facts, _packed([data]), fold, same_size=False))
+        return unpacked(self._exchange.collective(facts, packed([data]), fold, same_size=False))
 
     def split(self, color: int | str | None) -> "MPICommunicator":
         """The communicator of the ranks that give the same colour, numbered in their present order.
@@ -295,32 +295,6 @@ class MPICommunicator:
         self._exchange.close(error)
 
 
-def _packed(entries: Sequence[bytes]) -> Any:
-    """Pieces of bytes in one array: their number and lengths, then they themselves."""
-    head = np.asarray([len(entries), *map(len, entries)], "<u8")
-    return np.frombuffer(head.tobytes() + b"".join(entries), np.uint8)
-
-
-def _unpacked(array: Any) -> list[bytes]:
-    data = bytes(array)
-    number = int.from_bytes(data[:8], "little")
-    ends = np.cumsum(np.frombuffer(data, "<u8", number, 8)) + 8 * (number + 1)
-    return [data[a:b] for a, b in zip((8 * (number + 1), *ends), ends)]
-
-
-def _seconds(deadline: Any) -> float:
-    number = isinstance(deadline, int | float) and not isinstance(deadline, bool)
-    if not number or not 0 < deadline < threading.TIMEOUT_MAX:
-        raise refusal(
-            ValueError,
-            "BN-SYNC-9",
-            got=f"deadline is {deadline!r}",
-            expected="a positive, finite number of seconds",
-            do="Give each collective at least the time by which ranks may differ.",
-        )
-    return float(deadline)
-
-
 _WORLD: "list[MPICommunicator]" = []
 _WORLD_LOCK = threading.Lock()
 
@@ -331,47 +305,3 @@ def world() -> MPICommunicator:
         if not _WORLD:
             _WORLD.append(MPICommunicator())
         return _WORLD[0]
-
-
-class _End:
-    """What the end of the program has to know."""
-
-    def __init__(self) -> None:
-        self.made: list[MPICommunicator] = []  # all but parts
-        self.stuck = False  # a collective of MPI's own was begun and never ended
-        self.error: BaseException | None = None  # that ended the program
-        self._hook, sys.excepthook = sys.excepthook, self._uncaught
-
-    def _uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        self.error = error
-        self._hook(kind, error, trace)
-
-    def patience(self) -> float:
-        """Seconds that this rank gives the others to end too, before it ends the job.
-
-        Where it is a rank that did not come in time, the others have waited already. After another error they may
-        still be computing, and hear of it when they come to their next collective.
-        """
-        late = isinstance(self.error, CollectiveTimeout)
-        return GRACE if late else max((comm.deadline for comm in self.made), default=0.0) + GRACE
-
-
-_END = _End()
-
-
-@atexit.register
-def _leave() -> None:
-    """Let nobody wait for a rank that has ended; and where it ended by an error, let the job end too.
-
-    MPI's own end waits for every rank, so that one that is stuck would keep the job from ending.
-    """
-    if MPI.Is_finalized():
-        return
-    for comm in _END.made:
-        comm.close(_END.error)
-    for comm in _END.made:
-        comm._peers.flush(time.perf_counter() + GRACE)
-    until = time.perf_counter() + _END.patience()
-    if _END.stuck or (_END.error is not None and not all(comm._exchange.all_left(until) for comm in _END.made)):
-        sys.stderr.flush()
-        MPI.COMM_WORLD.Abort(1)

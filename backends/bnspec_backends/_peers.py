@@ -7,59 +7,21 @@ looks for them hands them to the groups that they are about.
 """
 
 import json
-import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from mpi4py import MPI
 
-__all__ = ["News", "Peers", "wait"]
+from bnspec_backends._news import News, wait
 
-#: Seconds of a wait in which a rank keeps its core, since the others are mostly just about to arrive; those in which it
-#: lets other processes run between looks; and how long it sleeps between looks after that.
-KEEP, SPIN, NAP = 30e-6, 0.002, 0.0002
+__all__ = ["Peers"]
 
 #: How many looks at the frames there are for one at the news.
 _LOOKS = 16
 
 #: Tags of news and of the whole communicator's frames; those of groups lie above.
 _NEWS, _FIRST = 0, 1
-
-
-class News(NamedTuple):
-    """Another rank failed or left.
-
-    Attributes
-    ----------
-    rank : int
-    sequence : int
-        The last collective of the group that it completed.
-    kind : str
-        The name of the error type, or "left" where it ended, or "raised" where it ended by an error.
-    text : str
-        The error's text.
-    """
-
-    rank: int
-    sequence: int
-    kind: str
-    text: str
-
-
-def wait(done: Callable[[], bool], until: float) -> bool:
-    """Call `done` until it is true, or until the time is up; whether it became true."""
-    begun = time.perf_counter()
-    while not done():
-        now = time.perf_counter()
-        if now >= until:
-            return False
-        if now - begun >= SPIN:
-            time.sleep(NAP)
-        elif now - begun >= KEEP:
-            os.sched_yield()
-    return True
 
 
 class Peers:

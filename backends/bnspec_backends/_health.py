@@ -1,0 +1,92 @@
+"""What becomes of a communicator that fails: the first failure is kept, told to the others, and raised ever after."""
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, refusal
+from bnspec_backends._facts import ranks_text
+
+__all__ = ["ERRORS", "Health"]
+
+#: The kinds of failure, by the name that is told.
+ERRORS = {kind.__name__: kind for kind in (CommunicatorError, CollectiveMismatch, CollectiveTimeout)}
+
+
+class Health:
+    """Whether a rank's end of a communicator can be used.
+
+    Parameters
+    ----------
+    tell : callable
+        ``tell(kind, text)``: what is done, once, about the first failure.
+    part : sequence of int, optional
+        The ranks of a communicator that is a part of another; texts name it.
+
+    Attributes
+    ----------
+    error : CommunicatorError or None
+        The first failure.
+    closed : bool
+        Whether this rank takes no further part.
+    """
+
+    def __init__(self, tell: Callable[[str, str], None], part: Sequence[int] = ()) -> None:
+        self.error: CommunicatorError | None = None
+        self.closed = False
+        self._tell, self._part = tell, part
+
+    @property
+    def well(self) -> bool:
+        """Neither failed nor closed."""
+        return self.error is None and not self.closed
+
+    def refuse(self, here: str) -> NoReturn:
+        """Raise, because this communicator is not well; `here` is what it cannot be used for."""
+        if self.error is not None:
+            raise CommunicatorError(f"{here}: this communicator failed before: {self.error}") from self.error
+        raise refusal(
+            CommunicatorError,
+            "BN-SYNC-9",
+            got=f"{here}: this communicator is closed",
+            expected="an open one",
+            do="Keep it open for as long as layers are trained with it.",
+        )
+
+    def fail(
+        self,
+        got: str,
+        expected: str,
+        do: str,
+        kind: type[CommunicatorError] = CommunicatorError,
+        cause: BaseException | None = None,
+    ) -> NoReturn:
+        """Poison the communicator, and raise."""
+        self.poison(got, expected, do, kind, cause)
+        self.throw()
+
+    def poison(
+        self,
+        got: str,
+        expected: str,
+        do: str,
+        kind: type[CommunicatorError] = CommunicatorError,
+        cause: BaseException | None = None,
+    ) -> None:
+        """Keep a failure, in the words of `bnspec._errors.refusal`."""
+        if self._part:
+            got = f"in the part of {ranks_text(self._part)}: {got}"
+        self.keep(str(refusal(kind, "BN-SYNC-9", got=got, expected=expected, do=do)), kind, cause)
+
+    def keep(self, text: str, kind: type[CommunicatorError], cause: BaseException | None = None) -> None:
+        """Keep a failure, if it is the first."""
+        if self.error is not None:
+            return
+        error = kind(text)
+        error.__cause__ = cause
+        self.error = error
+        self._tell(kind.__name__, text)
+
+    def throw(self) -> NoReturn:
+        """Raise the first failure."""
+        assert self.error is not None
+        raise type(self.error)(str(self.error)) from self.error.__cause__
