@@ -5,10 +5,12 @@ what they want to send goes out as one message, and each gets its own result, th
 sent alone. The calls take turns, one at a time, so that a batch is as deterministic as its calls are.
 """
 
+import contextlib
 import contextvars
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -40,10 +42,17 @@ class Batch:
         The communicator whose messages are joined.
     send : callable
         A list of `Request` to the list of their results, in one message.
+    around : callable
+        Makes the context in which each call runs: what is current on the caller's thread, such as a stream.
     """
 
-    def __init__(self, comm: Any, send: Callable[[Sequence[Request]], Sequence[Array]]) -> None:
-        self.comm = comm
+    def __init__(
+        self,
+        comm: Any,
+        send: Callable[[Sequence[Request]], Sequence[Array]],
+        around: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    ) -> None:
+        self.comm, self.around = comm, around
         self._send = send
         self._turns: list[_Turn] | None = []
 
@@ -139,7 +148,9 @@ class _Turn:
     def _run(self) -> None:
         _CURRENT.set(self)
         try:
-            self.future.set_result(self._call())
+            with self.batch.around():
+                result = self._call()
+            self.future.set_result(result)
         except BaseException as error:
             self.future.set_exception(error)
         finally:

@@ -21,6 +21,7 @@ class Ending:
         self.made: list[Any] = []  # all but parts
         self.stuck = False  # a collective of MPI's own was begun and never ended
         self.error: BaseException | None = None  # that ended the program
+        self.late = False  # whether it came to light when the program had ended already, as if all were well
         self._hook, sys.excepthook = sys.excepthook, self._uncaught
 
     def _uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -53,6 +54,7 @@ def _leave() -> None:
     for comm in ENDING.made:
         comm._peers.flush(time.perf_counter() + GRACE)
     until = time.perf_counter() + ENDING.patience()
-    if ENDING.stuck or (ENDING.error is not None and not all(comm._exchange.all_left(until) for comm in ENDING.made)):
+    left = ENDING.error is None or all(comm._exchange.all_left(until) for comm in ENDING.made)
+    if ENDING.stuck or ENDING.late or not left:
         sys.stderr.flush()
         MPI.COMM_WORLD.Abort(1)

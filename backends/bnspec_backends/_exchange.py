@@ -87,7 +87,7 @@ class Exchange:
         Parameters
         ----------
         own : About
-            What this rank is about to do; must be equal on all.
+            What this rank is about to do; must be equal on all. Its facts may have a sequence number of their own.
         payload : array
             Of NumPy, contiguous.
         fold : callable
@@ -153,6 +153,13 @@ class Exchange:
 
         return wait(done, until)
 
+    def failure(self) -> CommunicatorError | None:
+        """The first failure of this group that is known here; for those who do not wait in a collective."""
+        told = next((news for news in self._news if news.kind in ERRORS), None)
+        if told is not None:
+            self.health.keep(told.text, ERRORS[told.kind])
+        return self.health.error
+
     def _round(self, each: Round, own: About, payload: Any, until: float, same_size: bool) -> Sequence[Any]:
         """Exchange the arrays of one round; every block's, in order."""
         buffer = self._buffer(each.sources, payload) if same_size else _Buffer(each.sources, self.number, payload)
@@ -214,7 +221,7 @@ class Exchange:
         return self._buffers[key]
 
     def _where(self, own: About, ahead: int = 0) -> str:
-        return where({**own.facts, "sequence number": str(self.sequence + ahead)})
+        return where({"sequence number": str(self.sequence + ahead), **own.facts})
 
     def _interrupted(self) -> bool:
         """Whether this collective cannot be completed: for what another thread did, or for what others told."""
@@ -260,7 +267,7 @@ class Exchange:
         for source, header in heads.items():
             known = own.facts if header is None or header.digest == own.digest else self._facts[source, header.digest]
             number, group = (self.sequence, self._group) if header is None else (header.sequence, header.group)
-            facts[source] = {**known, "sequence number": str(number), "group": group.hex()}
+            facts[source] = {"sequence number": str(number), **known, "group": group.hex()}
         self.health.fail(
             met_text(facts),
             "the same on every rank",

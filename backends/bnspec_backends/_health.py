@@ -33,7 +33,7 @@ class Health:
     def __init__(self, tell: Callable[[str, str], None], part: Sequence[int] = ()) -> None:
         self.error: CommunicatorError | None = None
         self.closed = False
-        self._tell, self._part = tell, part
+        self._tell, self._part, self._raised = tell, part, False
 
     @property
     def well(self) -> bool:
@@ -42,6 +42,8 @@ class Health:
 
     def refuse(self, here: str) -> NoReturn:
         """Raise, because this communicator is not well; `here` is what it cannot be used for."""
+        if self.error is not None and not self._raised:  # nobody was told of it yet
+            self.throw()
         if self.error is not None:
             raise CommunicatorError(f"{here}: this communicator failed before: {self.error}") from self.error
         raise refusal(
@@ -89,4 +91,5 @@ class Health:
     def throw(self) -> NoReturn:
         """Raise the first failure."""
         assert self.error is not None
+        self._raised = True
         raise type(self.error)(str(self.error)) from self.error.__cause__

@@ -1,10 +1,14 @@
 """``bnspec-conformance run``: put subjects to the test."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 __all__ = ["call", "register"]
+
+#: Subjects whose ranks are the processes of an MPI job.
+_JOBS = {"mpi", "nccl"}
 
 _SUITE = Path(__file__).parent.parent
 
@@ -36,12 +40,21 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument("--junit", metavar="FILE", help="write the result as JUnit's XML")
     run.add_argument("--html", metavar="FILE", help="write the result as one HTML file")
     run.add_argument("--failures", metavar="DIR", help="write each failure to a file that replay can run")
-    run.add_argument("--ranks", type=int, metavar="N", help="with subject mpi: start it as an MPI job of N processes")
+    run.add_argument(
+        "--ranks", type=int, metavar="N", help="with the subject mpi or nccl: start it as an MPI job of N processes"
+    )
+    run.add_argument(
+        "--share-device",
+        action="store_true",
+        help="with the subject nccl: ranks may share a device (NCCL 2.30 or newer)",
+    )
     run.set_defaults(call=call)
 
 
 def call(options: argparse.Namespace) -> int:
     """Run the suite; 0 only if nothing failed."""
+    if options.share_device:
+        os.environ["BNSPEC_NCCL_SHARE_DEVICE"] = "1"
     if options.ranks is not None:
         return _as_job(options)
     import pytest
@@ -69,7 +82,7 @@ def call(options: argparse.Namespace) -> int:
     for name in ("json", "junit", "html", "failures", "waivers"):
         if getattr(options, name) is not None:
             given += [f"--bnspec-{name}", getattr(options, name)]
-    if "mpi" in options.subjects:  # every process of the job runs all of it, and the first reports
+    if _JOBS & {*options.subjects}:  # every process of the job runs all of it, and the first reports
         from bnspec_conformance.launch import quiet_process
 
         given += ["--bnspec-silent"] if quiet_process() else []
@@ -85,8 +98,8 @@ def _as_job(options: argparse.Namespace) -> int:
     """Start the same command again as an MPI job."""
     from bnspec_conformance.launch import LaunchError, launch
 
-    if options.subjects != ["mpi"]:
-        print("--ranks goes with the subject mpi alone.", file=sys.stderr)
+    if len(options.subjects) != 1 or options.subjects[0] not in _JOBS:
+        print("--ranks goes with the subject mpi or nccl alone.", file=sys.stderr)
         return 2
     given = list(options.given)
     at = next(i for i, word in enumerate(given) if word.split("=")[0] == "--ranks")

@@ -10,20 +10,18 @@ import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numpy as np
-
 import bnspec
 from bnspec_conformance.scope import Scope
 from bnspec_conformance.subjects.ours import Ours
 from bnspec_conformance.watch import TooLong
 from bnspec_conformance.worlds import first_error
 
-__all__ = ["MPIWorld", "OursOnMPI", "mpi"]
+__all__ = ["APART", "MPIWorld", "OursOnMPI", "mpi", "mpi_version"]
 
 T = TypeVar("T")
 
 #: Seconds by which processes may differ between two cases; more than a check's own patience.
-_APART = 300.0
+APART = 300.0
 
 
 class MPIWorld:
@@ -51,13 +49,12 @@ class MPIWorld:
         """See `World`."""
         control = self._control
         what = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', '')}({size})"
-        part = control.split("in" if control.rank < size else "out")
+        part = self._part(size, control.rank < size)
         part.deadline = deadline
         mine: Any = None
         if control.rank < size:
             try:
-                with part:
-                    mine = fn(part)
+                mine = self._call(part, fn)
             except Exception as error:
                 mine = error
             except TooLong as error:  # is to be told like any other, or the others wait for this process
@@ -65,10 +62,18 @@ class MPIWorld:
         gathered = control.all_gather(_pickled(mine), operation="outcomes", what=what)
         return [pickle.loads(each) for each in gathered[:size]]
 
+    def _part(self, size: int, inside: bool) -> Any:
+        """A communicator of the first so many processes, and one of the others."""
+        return self._control.split("in" if inside else "out")
+
+    def _call(self, part: Any, fn: Callable[[Any], Any]) -> Any:
+        with part:
+            return fn(part)
+
 
 @dataclasses.dataclass
 class OursOnMPI(Ours):
-    """bnspec on NumPy; what one process computes for itself is as in `Ours`."""
+    """bnspec on ranks of an MPI job; what one process computes for itself is as in `Ours`."""
 
     library: str = ""
 
@@ -80,21 +85,26 @@ class OursOnMPI(Ours):
     def version(self) -> str:
         """The libraries, and the size of the job."""
         number = self.world.size
-        said = f"bnspec {bnspec.__version__} on numpy {np.__version__}, {self.library}, {number} process"
+        on = f"{self.backend.name} {self.backend.version()}"
+        said = f"bnspec {bnspec.__version__} on {on}, {self.library}, {number} process"
         return said + ("es" if number > 1 else ": nothing that needs several ranks can be shown")
 
 
 def mpi() -> OursOnMPI:
     """bnspec on NumPy and the processes of this MPI job."""
+    from bnspec_backends._mpi import MPICommunicator
+
+    world = MPIWorld(MPICommunicator(deadline=APART))
+    return OursOnMPI("mpi", bnspec.get_backend("numpy"), examples=20, world=world, library=mpi_version())
+
+
+def mpi_version() -> str:
+    """mpi4py and the MPI library, with their versions."""
     import mpi4py
     from mpi4py import MPI
 
-    from bnspec_backends._mpi import MPICommunicator
-
     first = MPI.Get_library_version().splitlines()[0].replace("\t", " ").strip(" \0")
-    library = f"mpi4py {mpi4py.__version__}, {' '.join(first.split())}"
-    world = MPIWorld(MPICommunicator(deadline=_APART))
-    return OursOnMPI("mpi", bnspec.get_backend("numpy"), examples=20, world=world, library=library)
+    return f"mpi4py {mpi4py.__version__}, {' '.join(first.split())}"
 
 
 def _pickled(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""A rank's program for tests/test_mpi.py: `mpi_faults.py ACT FOLDER` does wrong and writes what it is told."""
+"""A rank's program for test_mpi.py and test_nccl.py: `rank_faults.py ACT FOLDER` writes what it is told of a fault."""
 
 import json
 import os
@@ -9,15 +9,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from mpi4py import MPI
+from ranks import KIND, RANK, Communicator, put, take, world
 
 import bnspec
 from bnspec import CommunicatorError
 from bnspec_backends import _rounds
-from bnspec_backends._mpi import MPICommunicator
 
 DEADLINE = 2.0
-RANK = MPI.COMM_WORLD.Get_rank()
 ACT, FOLDER = sys.argv[1], Path(sys.argv[2])
 
 
@@ -29,7 +27,7 @@ class Network:
     """Three layers in a row, as a program would have them."""
 
     def __init__(self, comm, channels=3, dtype="float32", samples=8, **options):
-        self.x = np.random.default_rng(RANK).standard_normal((samples, channels)).astype(dtype)
+        self.x = put(np.random.default_rng(RANK).standard_normal((samples, channels)).astype(dtype))
         names = ("conv1/bn", "conv2/bn", "conv3/bn")
         options = {"ema_update": "internal", **options}
         self.layers = {name: bnspec.BatchNorm(1, comm=comm, name=name, **options) for name in names}
@@ -111,7 +109,7 @@ def late_last(comm):
 
 def late_large(comm):
     """The same with messages that no library sends before the other side takes them."""
-    x = np.zeros((2, 200_000), "float32")
+    x = put(np.zeros((2, 200_000), "float32"))
     layer = bnspec.BatchNorm(1, comm=comm, name="conv2/bn", ema_update="internal")
     layer(x)
     if RANK == 1:
@@ -186,10 +184,10 @@ def fold_raises(comm):
 
     about = bnspec.Signature("moments", "conv1/bn", 2, 1, "float32", "{}")
     try:
-        comm.all_reduce(np.ones(2), combine, about)
+        comm.all_reduce(put(np.ones(2)), combine, about)
     except ZeroDivisionError:
         pass
-    comm.all_reduce(np.ones(2), combine, about._replace(layer="conv2/bn"))
+    comm.all_reduce(put(np.ones(2)), combine, about._replace(layer="conv2/bn"))
 
 
 def batch(comm):
@@ -224,7 +222,7 @@ def nan(comm):
         net.x[0, 0] = np.nan
     net.forward()
     state = net.layers["conv3/bn"].state
-    note("value", mean=state.mean.tolist(), isnan=np.isnan(net.y).any(axis=0).tolist())
+    note("value", mean=state.mean.tolist(), isnan=np.isnan(take(net.y)).any(axis=0).tolist())
 
 
 def split(comm):
@@ -234,16 +232,56 @@ def split(comm):
         Network(part, channels=5 if RANK == 2 else 3).forward()
     except CommunicatorError as error:
         note("part", kind=type(error).__name__, text=str(error))
-    total = comm.all_reduce(np.ones(2), lambda a, b: a + b, bnspec.Signature("moments", "after", 2, 1, "float32", "{}"))
+    total = comm.all_reduce(
+        put(np.ones(2)), lambda a, b: a + b, bnspec.Signature("moments", "after", 2, 1, "float32", "{}")
+    )
     note("value", total=total.tolist(), size=part.size)
+
+
+def order_known(comm):
+    """Layers of different sizes that all ranks know, in another order: NCCL itself does not see it."""
+    net, wide = Network(comm), Network(comm, channels=5)
+    wide.layers = {name: bnspec.BatchNorm(1, comm=comm, name=f"wide/{name}") for name in wide.layers}
+    for _ in range(2):
+        net.forward()
+        wide.forward()
+    first, second = (wide, net) if RANK == 2 else (net, wide)
+    first.forward("conv1/bn")
+    try:
+        second.forward("conv1/bn")  # it may be known by now
+    finally:
+        note("value", isnan=bool(np.isnan(take(first.y)).all()))
+    take(second.y)
+    net.forward("conv3/bn")
+
+
+def blocked_host(comm):
+    """The hosts wait for their devices, which wait for a rank that is elsewhere."""
+    net = Network(comm)
+    net.forward()
+    if RANK == 1:
+        time.sleep(2 * DEADLINE)
+        return
+    net.forward("conv2/bn")
+    begun = time.perf_counter()
+    note("value", isnan=bool(np.isnan(take(net.y)).all()), seconds=time.perf_counter() - begun)
+    net.forward("conv3/bn")
+
+
+def unread():
+    """A rank ends early; the others have queued what it is needed for, and end too without a look at it."""
+    world().deadline = DEADLINE
+    net = Network(None, sync_statistics=KIND)
+    net.forward()
+    if RANK != 1:
+        net.forward("conv2/bn")
+    note("value", ended=True)
 
 
 def uncaught():
     """An error that nobody catches, between two layers, with the communicator of the whole process."""
-    from bnspec_backends._mpi import world
-
     world().deadline = DEADLINE
-    net = Network(None, sync_statistics="mpi")
+    net = Network(None, sync_statistics=KIND)
     net.forward("conv1/bn")
     if RANK == 1:
         raise OSError("no space left")
@@ -261,19 +299,19 @@ def missing():
         time.sleep(20 * DEADLINE)
         return
     try:
-        MPICommunicator(deadline=DEADLINE)
+        Communicator(deadline=DEADLINE)
     except CommunicatorError as error:
         note("told", kind=type(error).__name__, text=str(error), seconds=time.perf_counter() - begun)
 
 
 def main():
     act = globals()[ACT]
-    if ACT in ("uncaught", "missing"):
+    if ACT in ("uncaught", "missing", "unread"):
         act()
         return
     if ACT == "several_rounds":
         _rounds.ONE_ROUND, _rounds._JOINED = 1, 2
-    comm = MPICommunicator(deadline=DEADLINE)
+    comm = Communicator(deadline=DEADLINE)
     begun = time.perf_counter()
     try:
         with comm:

@@ -1,0 +1,318 @@
+"""`NCCLCommunicator`: one message per layer and direction, queued on CuPy's current stream.
+
+The host never waits in a training step. It queues a message, the collective, the fold in rank order and a comparison of
+what came with what was sent; where they differ the result is NaN on the device, and the host raises when it looks the
+next time. Every rank folds the same arrays in the same order by the same kernels, so that all end with the same bits
+wherever their devices are of one kind.
+
+References
+----------
+Chan, Golub, LeVeque 1983 (merging); NCCL User Guide, "Fault Tolerance" (ending a communicator that hangs).
+"""
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Literal
+
+import cupy
+
+from bnspec._errors import CommunicatorError, refusal
+from bnspec._protocols import Signature
+from bnspec._types import Array
+from bnspec_backends._batched import Batch, Request, waiting_batch
+from bnspec_backends._facts import error_text, where
+from bnspec_backends._frames import About, about, together
+from bnspec_backends._nccl.control import Control
+from bnspec_backends._nccl.opening import close_at_exit, open_ranks
+from bnspec_backends._nccl.payload import check
+from bnspec_backends._nccl.sender import Sender
+from bnspec_backends._nccl.watch import Watch
+from bnspec_backends._news import deadline_of, reason_of
+
+__all__ = ["NCCLCommunicator", "world"]
+
+
+class NCCLCommunicator:
+    """Ranks with a CUDA device each, a `bnspec.Communicator`.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm or cupy.cuda.nccl.NcclCommunicator, optional
+        The ranks; ``MPI.COMM_WORLD`` by default. An NCCL communicator is split, so that ours can be aborted; it must
+        be one of several processes. Without MPI, errors cannot name a rank that is missing.
+    deadline : float
+        Seconds that a rank waits for the others: here, and in each collective.
+    blocking : bool
+        Whether each call waits for its collective, and raises at once what went wrong with it: to find a fault.
+    share_device : bool
+        Let two ranks have one device: experimental, NCCL 2.30 and newer.
+
+    Attributes
+    ----------
+    rank : int
+        This rank, 0 .. size - 1.
+    size : int
+        Number of ranks.
+
+    Raises
+    ------
+    CollectiveTimeout
+        Not every rank made its communicator before the deadline [BN-SYNC-9].
+    CommunicatorError
+        Ranks that share a device, and other reasons for which NCCL does not begin.
+    ImportError
+        NCCL or mpi4py is missing.
+    TypeError, ValueError
+        For something else than these.
+
+    Notes
+    -----
+    All ranks use the device that is current where they make the communicator, and give arrays on it.
+
+    Examples
+    --------
+    Under ``mpiexec -n 4``, with a device for each process::
+
+        cupy.cuda.Device(MPI.COMM_WORLD.rank % 4).use()
+        with NCCLCommunicator() as comm:
+            layer = bnspec.BatchNorm(1, comm=comm, training=True, ema_update="internal")
+            y = layer(x)            # the host goes on while the devices talk
+    """
+
+    def __init__(
+        self, comm: Any = None, deadline: float = 300.0, *, blocking: bool = False, share_device: bool = False
+    ) -> None:
+        deadline = deadline_of(deadline)
+        made, control = open_ranks(comm, deadline, share_device)
+        self._set(made, control, blocking, share_device)
+
+    def _set(self, comm: Any, control: Control, blocking: bool, share: bool) -> None:
+        self.rank, self.size = comm.rank_id(), comm.size()
+        self.blocking, self._share = blocking, share
+        self._comm, self._control = comm, control
+        self._device = cupy.cuda.Device()
+        self._sender = Sender(comm, self.rank, self.size, control.members, control.group)
+        self._sequence = 0
+        self._number = control.members[self.rank]
+        self._watch = Watch(comm, control, self._number)
+        self._busy = threading.Lock()
+        self._parts: weakref.WeakSet[NCCLCommunicator] = weakref.WeakSet()
+        close_at_exit(self)
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that a rank waits for the others in one collective."""
+        return self._control.deadline
+
+    @deadline.setter
+    def deadline(self, seconds: float) -> None:
+        self._control.deadline = deadline_of(seconds)
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing has failed so far, as far as is known here."""
+        return self._watch.health.well
+
+    @property
+    def sequence(self) -> int:
+        """The number of collectives that were begun."""
+        return self._sequence
+
+    def __repr__(self) -> str:
+        """``<NCCLCommunicator rank 0 of 2>``."""
+        return f"<NCCLCommunicator rank {self.rank} of {self.size}>"
+
+    def __enter__(self) -> "NCCLCommunicator":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        self.close(error)
+        return False
+
+    def all_reduce(self, payload: Array, combine: Callable[[Array, Array], Array], signature: Signature) -> Array:
+        """Fold the ranks' payloads in rank order; every rank gets the same bits.
+
+        Returns before that is done: the result is an array whose values follow on the current stream. Where the ranks
+        turn out to differ they are NaN, and the next call raises.
+
+        Parameters
+        ----------
+        payload : cupy.ndarray
+            On the communicator's device, of a floating dtype, the same shape and dtype on every rank. Only read.
+        combine : callable
+            ``combine(a, b)`` on CuPy arrays, where a holds lower ranks than b.
+        signature : Signature
+            Must be equal on all ranks.
+
+        Raises
+        ------
+        CollectiveMismatch
+            On every rank, when signatures or payloads differ.
+        CollectiveTimeout
+            On every rank that waits, when one is missing at the deadline.
+        CommunicatorError
+            A rank failed or ended, or this communicator failed before.
+        TypeError, ValueError
+            The payload is something else, or the stream is being captured.
+        """
+        check(payload, signature, self._device)
+        ask = waiting_batch(self)
+        request = Request(payload, combine, signature)
+        return ask(request) if ask is not None else self._joined([request])[0]
+
+    def batched(self) -> Batch:
+        """Let calls that do not depend on each other share their messages; the results stay the same to the bit.
+
+        As `MPICommunicator.batched`: ``with comm.batched() as batch: y = batch.submit(layer, x)``.
+        """
+        device, stream = self._device, cupy.cuda.get_current_stream()
+
+        @contextlib.contextmanager
+        def around() -> Iterator[None]:  # each call has a thread of its own, and threads their own current stream
+            with device, stream:
+                yield
+
+        return Batch(self, self._joined, around)
+
+    def synchronize(self) -> None:
+        """Wait until every collective so far is done.
+
+        Raises
+        ------
+        CommunicatorError
+            What went wrong with them.
+        """
+        self._watch.settle()
+
+    def split(self, color: int | str | None) -> "NCCLCommunicator":
+        """The communicator of the ranks that give the same colour, numbered in their present order.
+
+        Every rank must call it, as it must every collective. Faults of the part poison the part; a rank that ends
+        fails every communicator it is in.
+
+        Raises
+        ------
+        TypeError
+            The colour is something else than an integer, a text or None.
+        """
+        if isinstance(color, bool) or not isinstance(color, int | str | None):
+            raise refusal(
+                TypeError,
+                "BN-SYNC-9",
+                got=f"color is {color!r}",
+                expected="an integer, a text or None",
+                do="Give the ranks that belong together the same number.",
+            )
+        self.synchronize()
+        with self._device:
+            made, control = self._control.split(color, self._share)
+            part = NCCLCommunicator.__new__(NCCLCommunicator)
+            part._set(made, control, self.blocking, self._share)
+        self._parts.add(part)
+        return part
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Tell the other ranks that this one takes no further part, here or in parts of it. Called at exit.
+
+        Parameters
+        ----------
+        error : BaseException, optional
+            Why, where it is not that all is done. Then collectives that are under way are given up, else waited for.
+
+        Raises
+        ------
+        CommunicatorError
+            Without `error`, what went wrong with those.
+        """
+        for part in list(self._parts):
+            part.close(error)
+        if self._watch.health.closed:
+            return
+        try:
+            if error is None:
+                self.synchronize()
+        except CommunicatorError as failed:
+            error = failed
+            raise
+        finally:
+            if self._watch.health.error is None:
+                self._control.tell(self._watch.landed, *reason_of(error))
+            self._watch.stop(abort=error is not None)
+            self._control.close(error)
+
+    def _joined(self, requests: Sequence[Request]) -> list[Array]:
+        """The results of several collectives, from one message."""
+        if not self._busy.acquire(blocking=False):
+            self._watch.health.fail(
+                f"rank {self._number} entered layer {requests[0].signature.layer!r} on two threads at once",
+                "one collective at a time on each rank",
+                "Give each thread a communicator of its own with split().",
+            )
+        own = _about(requests)
+        try:
+            self._watch.land()
+            self._agree(own)
+            self._sequence += 1
+            results, flight = self._sender.send(own, self._sequence, requests, lambda: self._entry(own))
+            self._watch.add(flight)
+        except CommunicatorError:
+            raise
+        except BaseException as error:  # an interrupt, a fold that fails: this rank no longer knows where it is
+            text = f"rank {self._number} raised {error_text(error)} in {self._where(own)}"
+            self._watch.health.poison(text, "it to finish", f"Correct the error of rank {self._number}.", cause=error)
+            raise
+        finally:
+            self._busy.release()
+        if self.blocking:
+            self.synchronize()
+        return results
+
+    def _agree(self, own: About) -> None:
+        """Compare a layer with the other ranks' before its first message; and let nobody begin who cannot go on."""
+        watch = self._watch
+        if not watch.health.well:
+            watch.health.refuse(f"rank {self._number} cannot enter {self._where(own, 1)}")
+        if own.digest in watch.known:
+            return
+        watch.entering = own, self._sequence + 1
+        try:
+            self._control.agree(own, self._sequence + 1)
+        except CommunicatorError as error:
+            watch.health.keep(str(error), type(error), error.__cause__)
+            watch.health.throw()
+        finally:
+            watch.entering = None
+        watch.known[own.digest] = own.facts
+
+    @contextlib.contextmanager
+    def _entry(self, own: About) -> Iterator[None]:
+        """Around calls of NCCL's: none begins on a communicator that was aborted."""
+        with self._watch.calling:
+            if not self._watch.health.well:
+                self._watch.health.refuse(f"rank {self._number} cannot enter {self._where(own)}")
+            yield
+
+    def _where(self, own: About, ahead: int = 0) -> str:
+        return where({**own.facts, "sequence number": str(self._sequence + ahead)})
+
+
+def _about(requests: Sequence[Request]) -> About:
+    parts = [about(request.signature, request.payload) for request in requests]
+    return parts[0] if len(parts) == 1 else together(parts)
+
+
+_WORLD: list[NCCLCommunicator] = []
+_WORLD_LOCK = threading.Lock()
+
+
+def world() -> NCCLCommunicator:
+    """The communicator of ``MPI.COMM_WORLD``, one for the whole process; the entry point ``nccl`` names it."""
+    with _WORLD_LOCK:
+        if not _WORLD:
+            _WORLD.append(NCCLCommunicator())
+        return _WORLD[0]

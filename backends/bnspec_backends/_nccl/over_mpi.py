@@ -1,0 +1,96 @@
+"""Control over MPI: comparisons and news travel while devices are busy, or stuck."""
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from bnspec._errors import CommunicatorError, refusal
+from bnspec_backends._frames import About, of_facts
+from bnspec_backends._mpi import MPICommunicator
+from bnspec_backends._nccl.start import begin
+from bnspec_backends._news import News
+
+__all__ = ["MPIControl"]
+
+_NOTHING = np.empty(0, np.uint8)
+
+
+class MPIControl:
+    """A `Control` by an `MPICommunicator` of its own.
+
+    Raises
+    ------
+    RuntimeError
+        MPI does not let two threads call it, and one of them looks after the device.
+    """
+
+    tells = True
+
+    def __init__(self, comm: MPICommunicator) -> None:
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise refusal(
+                RuntimeError,
+                "BN-SYNC-9",
+                got=f"MPI was initialized for thread level {MPI.Query_thread()}",
+                expected=f"MPI_THREAD_MULTIPLE, which is {MPI.THREAD_MULTIPLE}",
+                do="Leave mpi4py.rc.thread_level at 'multiple', and take an MPI that provides it.",
+            )
+        self.comm = comm
+        self._exchange = comm._exchange
+        self.members = self._exchange.members
+        self.whole = not self._exchange.group
+        self.group = bytes.fromhex(self._exchange.group).ljust(16, b"\0")
+        self._name = f"{self._exchange.group} on devices"
+        self._news: list[News] = []
+        comm._peers.join(self._name, self._news.append)
+        weakref.finalize(self, comm._peers.leave, self._name).atexit = False
+
+    @property
+    def deadline(self) -> float:
+        """See `Control`."""
+        return self.comm.deadline
+
+    @deadline.setter
+    def deadline(self, seconds: float) -> None:
+        self.comm.deadline = seconds
+
+    def agree(self, own: About, sequence: int) -> None:
+        """See `Control`."""
+        facts = of_facts({**own.facts, "sequence number": str(sequence)})
+        self._exchange.collective(facts, _NOTHING, lambda blocks: blocks[0])
+
+    def gather(self, data: bytes, operation: str) -> list[bytes]:
+        """See `Control`."""
+        return self.comm.all_gather(data, operation=operation)
+
+    def split(self, color: int | str | None, share: bool) -> "tuple[Any, MPIControl]":
+        """See `Control`."""
+        part = MPIControl(self.comm.split(color))
+        return begin(part, part.comm.rank, share), part
+
+    def tell(self, sequence: int, kind: str, text: str) -> None:
+        """See `Control`."""
+        self.comm._peers.tell(self._exchange.told(), {self._name: sequence}, kind, text)
+
+    def hear(self) -> Sequence[News]:
+        """See `Control`."""
+        self.comm._peers.hand_out_news()
+        new = self._news[:]
+        del self._news[: len(new)]
+        return new
+
+    def fail(self, kind: type[CommunicatorError], text: str) -> None:
+        """See `Control`."""
+        self._exchange.health.keep(text, kind)
+
+    def failure(self) -> CommunicatorError | None:
+        """See `Control`."""
+        return self._exchange.failure()
+
+    def close(self, error: BaseException | None) -> None:
+        """See `Control`."""
+        self.comm._peers.leave(self._name)
+        self.comm.close(error)

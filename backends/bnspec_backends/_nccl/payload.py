@@ -1,0 +1,48 @@
+"""What can be sent from a device: floating arrays of CuPy's on the communicator's device and a running stream."""
+
+from typing import Any
+
+import cupy
+
+from bnspec._errors import refusal
+from bnspec._protocols import Signature
+from bnspec._types import Array
+
+__all__ = ["check"]
+
+
+def check(payload: Array, signature: Signature, device: Any) -> None:
+    """Refuse what cannot be sent: no array of CuPy's, one of another device, one without NaN; and a captured stream."""
+    kind = type(payload)
+    if not isinstance(payload, cupy.ndarray):
+        raise refusal(
+            TypeError,
+            "BN-SYNC-9",
+            got=f"the payload of layer {signature.layer!r} is a {kind.__module__.split('.')[0]}.{kind.__name__}",
+            expected="an array of CuPy's, on a device",
+            do="Give the layer CuPy arrays, or take the communicator 'mpi', which joins arrays of every library.",
+        )
+    if payload.dtype.kind != "f":
+        raise refusal(
+            TypeError,
+            "BN-SYNC-9",
+            got=f"the payload of layer {signature.layer!r} is of {payload.dtype}",
+            expected="a floating dtype, which has NaN for what must not be used",
+            do="Convert it to float64.",
+        )
+    if payload.device.id != device.id:
+        raise refusal(
+            ValueError,
+            "BN-SYNC-9",
+            got=f"the payload of layer {signature.layer!r} is on device {payload.device.id}",
+            expected=f"device {device.id}, which was current where the communicator was made",
+            do="Make the device current with cupy.cuda.Device(number).use() before the communicator.",
+        )
+    if cupy.cuda.get_current_stream().is_capturing():
+        raise refusal(
+            ValueError,
+            "BN-SYNC-9",
+            got=f"layer {signature.layer!r} on a stream that is being captured",
+            expected="a stream that runs: a graph would send one sequence number for ever",
+            do="Capture the passes between the collectives, or call the layer outside of the graph.",
+        )

@@ -1,0 +1,308 @@
+"""Device arrays: calls on them are queued, and done by NumPy when their turn comes."""
+
+import operator
+import weakref
+
+import numpy as np
+
+from cupy._stream import get_current_stream
+
+#: Functions whose results' shapes depend on values, or are Python's own values: they wait, as in CuPy.
+_WAITING = {"allclose", "argwhere", "array_equal", "flatnonzero", "nonzero", "unique", "unique_all", "unique_counts",
+            "unique_inverse", "unique_values", "extract"}  # fmt: skip
+#: Functions that return another view of the same memory where they can.
+_VIEWING = {"atleast_1d", "atleast_2d", "broadcast_arrays", "broadcast_to", "diagonal", "expand_dims",
+            "matrix_transpose", "moveaxis", "permute_dims", "ravel", "reshape", "rollaxis", "squeeze", "swapaxes",
+            "transpose", "unstack"}  # fmt: skip
+
+#: Memory that is in use, by address, so that a bare pointer is found to belong to something.
+_memory = weakref.WeakValueDictionary()
+
+
+class _Memory:
+    """One allocation."""
+
+    def __init__(self, host):
+        self.host, self.size, self.device = host, max(1, host.nbytes), _device().id
+        self.address = host.__array_interface__["data"][0]
+        _memory[self.address] = self
+
+
+def memory_at(address, size):
+    """The allocation that contains these bytes, or an error, where a GPU would read someone else's."""
+    for start, memory in list(_memory.items()):
+        if start <= address and address + size <= start + memory.size:
+            return memory
+    raise MemoryError(f"{size} bytes at {address:#x} are in no allocation")
+
+
+class _Pointer:
+    def __init__(self, address):
+        self.ptr = address
+
+
+def _quiet(function, args, kwargs):
+    with np.errstate(all="ignore"):
+        return function(*args, **kwargs)
+
+
+def _replaced(value, by):
+    if isinstance(value, ndarray):
+        return by(value)
+    if isinstance(value, tuple | list):
+        return type(value)(_replaced(each, by) for each in value)
+    return value
+
+
+def arrays_in(value):
+    if isinstance(value, ndarray):
+        yield value
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from arrays_in(each)
+
+
+def queue(function, args, kwargs):
+    """Queue a call; its results exist at once, their values later."""
+    like = _quiet(
+        function,
+        _replaced(args, lambda a: np.ones(a.shape, a.dtype)),
+        {k: _replaced(v, lambda a: np.ones(a.shape, a.dtype)) for k, v in kwargs.items()},
+    )
+    results = like if isinstance(like, tuple | list) else (like,)
+    if not any(isinstance(each, np.ndarray | np.generic) for each in results):
+        return like
+    made = [ndarray(np.shape(each), np.asarray(each).dtype) for each in results]
+
+    def work():
+        got = _quiet(
+            function,
+            _replaced(args, lambda a: a._host),
+            {k: _replaced(v, lambda a: a._host) for k, v in kwargs.items()},
+        )
+        for array, values in zip(made, got if isinstance(like, tuple | list) else (got,)):
+            array._host[...] = values
+
+    get_current_stream().enqueue(work)
+    return type(like)(made) if type(like) in (tuple, list) else tuple(made) if isinstance(like, tuple) else made[0]
+
+
+def call(name, function, args, kwargs):
+    if kwargs.pop("device", None) is not None:
+        raise TypeError(f"{name}() got an unexpected keyword argument 'device'")
+    arrays = [*arrays_in(args), *arrays_in(list(kwargs.values()))]
+    for value in [*args, *kwargs.values()]:
+        if isinstance(value, np.ndarray) and name not in ("array", "asarray"):
+            raise TypeError(f"Unsupported type {type(value)}")  # as CuPy: host arrays do not mix with device arrays
+    if not arrays:
+        got = _quiet(function, args, kwargs)
+        return from_host(got) if isinstance(got, np.ndarray) else got
+    if name in _WAITING:
+        host = _quiet(function, _replaced(args, lambda a: a.get()), kwargs)
+        return (
+            tuple(map(from_host, host))
+            if isinstance(host, tuple)
+            else from_host(host)
+            if isinstance(host, np.ndarray)
+            else host
+        )
+    if name in _VIEWING:
+        got = function(*_replaced(args, lambda a: a._host), **kwargs)
+        many = got if isinstance(got, tuple | list) else (got,)
+        if all(np.may_share_memory(each, arrays[0]._host) or each.size == 0 for each in many) or len(arrays) > 1:
+            views = [ndarray._view(each, _owner(each, arrays)) for each in many]
+            return type(got)(views) if isinstance(got, tuple | list) else views[0]
+    return queue(function, args, kwargs)
+
+
+def _owner(view, arrays):
+    return next((a for a in arrays if np.may_share_memory(view, a._host)), arrays[0])
+
+
+def from_host(values):
+    new = ndarray(values.shape, values.dtype)
+    new._host[...] = values
+    return new
+
+
+class ndarray:  # noqa: N801
+    """As `cupy.ndarray`."""
+
+    __hash__ = None
+
+    def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
+        self._host = np.empty(shape, dtype)
+        self._host.reshape(-1).view(np.uint8)[...] = 0xFF
+        self._keep = _Memory(self._host)
+
+    @classmethod
+    def _view(cls, host, of):
+        self = cls.__new__(cls)
+        self._host, self._keep = host, of._keep
+        return self
+
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    nbytes = property(lambda self: self._host.nbytes)
+    itemsize = property(lambda self: self._host.itemsize)
+    strides = property(lambda self: self._host.strides)
+    flags = property(lambda self: self._host.flags)
+    device = property(lambda self: _device(self._keep.device))
+    data = property(lambda self: _Pointer(self._host.__array_interface__["data"][0]))
+    T = property(lambda self: ndarray._view(self._host.T, self))
+    mT = property(lambda self: ndarray._view(self._host.mT, self))  # noqa: N815
+
+    def __len__(self):
+        return len(self._host)
+
+    def get(self, stream=None, order="C", out=None, blocking=True):
+        stream = get_current_stream() if stream is None else stream
+        host = np.empty(self.shape, self.dtype) if out is None else out
+        if host.shape != self.shape or host.dtype != self.dtype:
+            raise ValueError("shape or dtype mismatch")
+        stream.enqueue(lambda: np.copyto(host, self._host))
+        if blocking:
+            stream.synchronize()
+        return host
+
+    def set(self, arr, stream=None):
+        if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
+            raise ValueError("only numpy.ndarrays of the same shape and dtype can be set")
+        if not self._host.flags.c_contiguous:
+            raise RuntimeError("Cannot set to non-contiguous array")
+        kept = arr if is_pinned(arr) else arr.copy()
+        (get_current_stream() if stream is None else stream).enqueue(lambda: np.copyto(self._host, kept))
+
+    def __array__(self, *_args, **_kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        if method != "__call__":
+            return NotImplemented
+        return call(ufunc.__name__, ufunc, inputs, kwargs)
+
+    def item(self):
+        return self.get().item()
+
+    def tolist(self):
+        return self.get().tolist()
+
+    def __bool__(self):
+        return bool(self.get())
+
+    def __int__(self):
+        return int(self.get())
+
+    def __float__(self):
+        return float(self.get())
+
+    def __index__(self):
+        return operator.index(self.get()[()])
+
+    def __repr__(self):
+        return repr(self.get())
+
+    def __getitem__(self, key):
+        arrays = list(arrays_in(key if isinstance(key, tuple) else (key,)))
+        if any(each.dtype == bool and each.ndim for each in arrays):
+            return from_host(self.get()[_replaced(key, lambda a: a.get())])
+        if arrays or isinstance(key, list | np.ndarray):
+            return queue(operator.getitem, (self, key), {})
+        key = key if isinstance(key, tuple) else (key,)
+        view = self._host[key]
+        return ndarray._view(view if isinstance(view, np.ndarray) else self._host[(*key, ...)], self)
+
+    def __setitem__(self, key, value):
+        if isinstance(value, np.ndarray) and value.ndim:
+            raise TypeError(f"Unsupported type {type(value)}")
+
+        def work():
+            self._host[_replaced(key, lambda a: a._host)] = _replaced(value, lambda a: a._host)
+
+        queue(lambda a, k, v: operator.setitem(a, k, v), (self, key, value), {})  # an error comes at once
+        get_current_stream().enqueue(work)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self._host)))
+
+    def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
+        if not copy and self.dtype == np.dtype(dtype):
+            return self
+        return queue(np.ndarray.astype, (self, dtype), {})
+
+    def copy(self, order="C"):
+        return queue(np.ndarray.copy, (self,), {})
+
+    def view(self, dtype=None):
+        return ndarray._view(self._host.view(dtype), self)
+
+    def reshape(self, *shape, order="C"):
+        return reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def fill(self, value):
+        self[...] = value
+
+
+def is_pinned(array):
+    while array is not None:
+        if _pinned.get(id(array)) is array:
+            return True
+        array = array.base if isinstance(array.base, np.ndarray) else None
+    return False
+
+
+_pinned = weakref.WeakValueDictionary()
+
+
+def _method(name):
+    def method(self, *args, **kwargs):
+        return call(name, getattr(np, name), (self, *args), kwargs)
+
+    return method
+
+
+for _name in ("all", "any", "argmax", "argmin", "clip", "max", "mean", "min", "prod", "ravel", "repeat", "round",
+              "squeeze", "std", "sum", "swapaxes", "take", "transpose", "var"):  # fmt: skip
+    setattr(ndarray, _name, _method(_name))
+
+
+def _operators():
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift",
+                 "matmul", "eq", "ne", "lt", "le", "gt", "ge"):  # fmt: skip
+        function = getattr(operator, f"__{name}__")
+
+        def forward(self, other, function=function):
+            if other is None or isinstance(other, str):
+                return NotImplemented
+            return call(function.__name__, function, (self, other), {})
+
+        def backward(self, other, function=function):
+            return call(function.__name__, function, (other, self), {})
+
+        def inplace(self, other, function=function):
+            self[...] = function(self, other)
+            return self
+
+        setattr(ndarray, f"__{name}__", forward)
+        if name not in ("eq", "ne", "lt", "le", "gt", "ge"):
+            setattr(ndarray, f"__r{name}__", backward)
+            setattr(ndarray, f"__i{name}__", inplace)
+    for name in ("neg", "pos", "abs", "invert"):
+        function = getattr(operator, f"__{name}__")
+        setattr(ndarray, f"__{name}__", lambda self, function=function: queue(function, (self,), {}))
+
+
+_operators()
+ndarray.__hash__ = None
+
+
+def _device(number=None):
+    from cupy.cuda import Device
+
+    return Device(number)
+
+
+def reshape(a, shape, order="C"):
+    return call("reshape", np.reshape, (a, shape), {})

@@ -1,0 +1,126 @@
+"""Streams as threads: work is queued, runs later and in order, and the host waits only where it says so."""
+
+import contextlib
+import itertools
+import queue
+import threading
+import weakref
+
+__all__ = ["Event", "Stream", "get_current_stream", "synchronizations"]
+
+_local = threading.local()
+_streams = weakref.WeakValueDictionary()
+_numbers = itertools.count(1)
+
+#: How often the host has waited for a device; what a training step must not do.
+_waited = 0
+
+
+def synchronizations() -> int:
+    """How often the host has waited so far. Of the emulator; CuPy has no such function."""
+    return _waited
+
+
+def _count_wait():
+    global _waited
+    _waited += 1
+
+
+class Stream:
+    """As `cupy.cuda.Stream`; `enqueue` is the emulator's own."""
+
+    def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
+        self.ptr = 0 if null else next(_numbers)
+        _streams[self.ptr] = self
+        self._queue = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread = None
+        self._left = 0
+        self.capturing = False
+
+    def enqueue(self, work):
+        with self._lock:
+            self._left += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"stream {self.ptr}", daemon=True)
+                self._thread.start()
+        self._queue.put(work)
+
+    def _run(self):
+        while True:
+            work = self._queue.get()
+            try:
+                work()
+            finally:
+                del work
+                with self._lock:
+                    self._left -= 1
+
+    @property
+    def done(self):
+        with self._lock:
+            return self._left == 0
+
+    def synchronize(self):
+        _count_wait()
+        reached = threading.Event()
+        self.enqueue(reached.set)
+        reached.wait()
+
+    def record(self, event=None):
+        event = Event() if event is None else event
+        event.record(self)
+        return event
+
+    def wait_event(self, event):
+        reached = event._reached
+        if reached is not None:
+            self.enqueue(reached.wait)
+
+    def is_capturing(self):
+        return self.capturing
+
+    def use(self):
+        _local.stream = self
+        return self
+
+    def __enter__(self):
+        _local.before = [*getattr(_local, "before", []), get_current_stream()]
+        return self.use()
+
+    def __exit__(self, *_):
+        _local.stream = _local.before.pop()
+
+
+class Event:
+    """As `cupy.cuda.Event`."""
+
+    def __init__(self, block=False, disable_timing=False, interprocess=False):
+        self._reached = None
+
+    @property
+    def done(self):
+        return self._reached is None or self._reached.is_set()
+
+    def record(self, stream=None):
+        self._reached = threading.Event()
+        (stream or get_current_stream()).enqueue(self._reached.set)
+
+    def synchronize(self):
+        _count_wait()
+        if self._reached is not None:
+            self._reached.wait()
+
+
+Stream.null = Stream(null=True)
+
+
+def get_current_stream(device_id=None):
+    return getattr(_local, "stream", Stream.null)
+
+
+def stream_of(ptr):
+    """The stream that a pointer stands for, as the C functions see it."""
+    with contextlib.suppress(KeyError):
+        return _streams[ptr]
+    raise ValueError(f"no stream at {ptr}")

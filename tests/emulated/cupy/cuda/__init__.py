@@ -1,0 +1,11 @@
+"""Devices, streams and events, as `cupy.cuda` has them."""
+
+from cupy._stream import Event, Stream, get_current_stream
+from cupy.cuda import nccl, runtime
+from cupy.cuda.device import Device
+
+__all__ = ["Device", "Event", "Stream", "get_current_stream", "is_available", "nccl", "runtime"]
+
+
+def is_available():
+    return runtime.getDeviceCount() > 0

@@ -1,0 +1,45 @@
+"""Devices, as `cupy.cuda.device` has them."""
+
+import threading
+
+from cupy._stream import get_current_stream
+
+#: Every thread has a current device of its own, which is 0 at first.
+_local = threading.local()
+
+
+class Device:
+    """As `cupy.cuda.Device`."""
+
+    def __init__(self, device=None):
+        self.id = getattr(_local, "current", 0) if device is None else getattr(device, "id", device)
+
+    @property
+    def pci_bus_id(self):
+        return f"0000:{self.id:02X}:00.0"
+
+    def use(self):
+        _local.current = self.id
+        return self
+
+    def synchronize(self):
+        get_current_stream().synchronize()
+
+    def __enter__(self):
+        _local.before = [*getattr(_local, "before", []), Device().id]
+        return self.use()
+
+    def __exit__(self, *_):
+        _local.current = _local.before.pop()
+
+    def __int__(self):
+        return self.id
+
+    def __eq__(self, other):
+        return isinstance(other, Device) and self.id == other.id
+
+    def __hash__(self):
+        return hash(("device", self.id))
+
+    def __repr__(self):
+        return f"<CUDA Device {self.id}>"

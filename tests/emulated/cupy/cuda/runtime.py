@@ -1,0 +1,15 @@
+"""As much of `cupy.cuda.runtime` as is asked for."""
+
+import os
+
+
+class CUDARuntimeError(RuntimeError):
+    """As CuPy's."""
+
+
+def getDeviceCount():  # noqa: N802
+    return int(os.environ.get("EMULATED_DEVICES", "1"))
+
+
+def getDeviceProperties(device):  # noqa: N802
+    return {"name": b"none: emulated by NumPy and threads"}

@@ -1,0 +1,75 @@
+"""What the ranks' programs for tests/test_mpi.py and tests/test_nccl.py have in common: their communicator and arrays.
+
+``BNSPEC_TEST_RANKS=nccl`` gives each process a device, which is emulated, and joins them by NCCL, which is too; with
+``given`` they get an NCCL communicator of somebody else's, and ours is made from that.
+"""
+
+import contextlib
+import os
+
+from mpi4py import MPI
+
+KIND = os.environ.get("BNSPEC_TEST_RANKS", "mpi")
+RANK, SIZE = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+
+if KIND != "mpi":
+    import cupy
+
+    from bnspec_backends._nccl import NCCLCommunicator, world
+
+    cupy.cuda.Device(0 if os.environ.get("BNSPEC_TEST_ONE_DEVICE") else RANK).use()
+
+    def Communicator(deadline):  # noqa: N802
+        if KIND == "nccl":
+            return NCCLCommunicator(deadline=deadline)
+        identity = MPI.COMM_WORLD.bcast(cupy.cuda.nccl.get_unique_id() if RANK == 0 else None)
+        return NCCLCommunicator(cupy.cuda.nccl.NcclCommunicator(SIZE, identity, RANK), deadline)
+
+    put, take = cupy.asarray, cupy.asnumpy
+
+    @contextlib.contextmanager
+    def own_stream():
+        """For a thread, whose device is 0 at first, and whose collectives would come in an order of chance on a stream
+        that another thread uses.
+        """
+        with cupy.cuda.Device(RANK), cupy.cuda.Stream(non_blocking=True):
+            yield
+
+    def rounds_of(comm):
+        return comm._sender.rounds
+
+    def sent_by(comm):
+        return comm.sequence
+
+else:
+    from bnspec_backends._mpi import MPICommunicator as Communicator
+    from bnspec_backends._mpi import world
+
+    def put(x):
+        return x
+
+    take = put
+    own_stream = contextlib.nullcontext
+
+    def rounds_of(comm):
+        return comm._exchange.plan
+
+    def sent_by(comm):
+        return comm._exchange.sequence
+
+
+gathered = MPI.COMM_WORLD.allgather
+
+__all__ = [
+    "KIND",
+    "RANK",
+    "SIZE",
+    "Communicator",
+    "gathered",
+    "own_stream",
+    "put",
+    "rounds_of",
+    "sent_by",
+    "take",
+    "world",
+]

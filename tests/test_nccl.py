@@ -1,0 +1,223 @@
+"""Ranks with a device each, joined by NCCL: on devices that NumPy and threads emulate, see tests/emulated.
+
+What these tests show is the order of things, the numbers, and that every fault ends in an error that names it. What
+CuPy and NCCL themselves do is for a machine that has devices: `bnspec-conformance run nccl`.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from jobs import DEADLINE, EMULATED, MARGIN, STARTING, fault, job, program
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
+
+GIVEN = EMULATED | {"BNSPEC_TEST_RANKS": "given"}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_step_gives_the_numbers_of_mpi_and_does_not_wait(ranks):
+    assert program(ranks, "beside_mpi", **EMULATED) == {"same": True, "waits": 0}
+
+
+@pytest.mark.parametrize(("ranks", "steps"), [(2, 300), (3, 100)])
+def test_states_stay_the_same_to_the_bit(ranks, steps):
+    found = program(ranks, "soak", steps, kill=300, **EMULATED)
+    assert found == {"different": 1, "steps": steps, "ranks": ranks, "finite": True}
+
+
+@pytest.mark.parametrize(("ranks", "joined", "number"), [(2, 2, 1), (4, 2, 2), (6, 3, 2)])
+def test_several_rounds_give_all_ranks_the_same_bits(ranks, joined, number):
+    """As in worlds of more than 32 ranks, by single messages in groups."""
+    found = program(ranks, "rounds", joined, **EMULATED)
+    assert found["order"] == int("123456"[:ranks])
+    assert found["different"] == 1
+    assert found["rounds"] == number
+
+
+@pytest.mark.parametrize("kind", ["mpi", "nccl", "given"])
+def test_parts_share_their_own_statistics(kind):
+    found = program(3, "parts", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+    assert found == {"means": [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]], "sizes": [[3, 2], [3, 1], [3, 2]]}
+
+
+def test_layers_that_share_messages_keep_their_bits():
+    found = program(2, "batched", **EMULATED)
+    assert found["same"]
+    assert found["sent"] == 2  # one forward and one backward, for three layers
+    assert "[BN-SHAPE-1]" in found["error"]
+
+
+def test_threads_with_streams_and_parts_of_their_own_do_not_mix():
+    assert program(2, "splits", **EMULATED) == {"right": 40, "of": 40}
+
+
+@pytest.mark.parametrize(
+    ("act", "texts"),
+    [
+        ("order", ["layer ('conv1/bn' from ranks 0, 1 and 'conv2/bn' from rank 2)", "collective 1"]),
+        ("skip", ["layer ('conv2/bn' from ranks 0, 2 and 'conv3/bn' from rank 1)", "collective 2"]),
+        ("skip_last", ["operation ('moments' from ranks 0, 2 and 'gradients' from rank 1)"]),
+        ("channels", ["channels (3 from ranks 0, 2 and 5 from rank 1)"]),
+        ("dtype", ["dtype ('float32' from ranks 0, 2 and 'float64' from rank 1)"]),
+        ("config", ["options.epsilon (1e-05 from ranks 0, 2 and 0.001 from rank 1)"]),
+        ("ghost", ["groups (4 from ranks 0, 2 and 2 from rank 1)"]),
+        ("batch", ["layer of layer 2 ('conv2/bn' from ranks 0, 2 and"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["nccl", "given"])
+def test_ranks_that_differ_are_told_at_once(tmp_path, kind, act, texts):
+    done, _, found = fault(tmp_path, act, **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert told["kind"] == "CollectiveMismatch"
+        assert told["seconds"] < DEADLINE
+        assert "[BN-SYNC-9]" in told["text"]
+        for text in texts:
+            assert text in told["text"]
+    for again in found["again"].values():
+        assert "this communicator failed before: " + found["told"][0]["text"][:40] in again["text"]
+    assert done.returncode == 0  # every rank caught it
+
+
+@pytest.mark.parametrize("mode", ["wait", "garbage"])
+@pytest.mark.parametrize("kind", ["nccl", "given"])
+def test_known_layers_in_another_order_are_noticed_on_the_device(tmp_path, kind, mode):
+    """Whatever NCCL does about messages of different lengths: nobody computes with them, and the ranks are told."""
+    done, _, found = fault(tmp_path, "order_known", **(EMULATED | {"BNSPEC_TEST_RANKS": kind, "EMULATED_NCCL": mode}))
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    # The host was not kept from going on, and what it found there was not a number.
+    assert found["value"] == {rank: {"isnan": True} for rank in range(3)}
+    for told in found["told"].values():
+        assert told["seconds"] < DEADLINE + MARGIN
+        assert "conv1/bn'" in told["text"]
+        assert told["kind"] == ("CollectiveTimeout" if (kind, mode) == ("given", "wait") else "CollectiveMismatch")
+
+
+@pytest.mark.parametrize(
+    ("act", "text"),
+    [
+        ("raises", "rank 1 raised OSError: no space left while layer 'conv2/bn' (moments, collective"),
+        ("returns", "rank 1 ended, while layer 'conv2/bn' (moments, collective"),
+        ("uncaught", "rank 1 raised OSError: no space left while layer 'conv2/bn' (moments, collective"),
+    ],
+)
+def test_a_rank_that_raises_or_ends_is_named_at_once(tmp_path, act, text):
+    done, _, found = fault(tmp_path, act, **EMULATED)
+    assert sorted(found["told"]) == [0, 2], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert told["kind"] == "CommunicatorError"
+        assert text in told["text"]
+        assert told["seconds"] < DEADLINE
+    assert (done.returncode != 0) == (act == "uncaught")
+
+
+@pytest.mark.parametrize("act", ["late", "late_last", "late_large"])
+def test_a_rank_that_is_late_is_named_and_told(tmp_path, act):
+    done, _, found = fault(tmp_path, act, **EMULATED)
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    for rank, told in found["told"].items():
+        assert told["kind"] == "CollectiveTimeout"
+        assert f"waited {DEADLINE:g} s" in told["text"]
+        assert "and rank 1 did not arrive" in told["text"]
+        assert told["seconds"] < (2 * DEADLINE if rank == 1 else 0) + DEADLINE + MARGIN
+
+
+@pytest.mark.parametrize("kind", ["nccl", "given"])
+def test_a_host_that_waits_for_its_device_is_freed(tmp_path, kind):
+    done, _, found = fault(tmp_path, "blocked_host", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+    assert {rank: value["isnan"] for rank, value in found["value"].items()} == {0: True, 2: True}, done.stderr
+    assert max(value["seconds"] for value in found["value"].values()) < DEADLINE + MARGIN
+    for rank in (0, 2):
+        assert found["told"][rank]["kind"] == "CollectiveTimeout"
+        text = "and rank 1 did not arrive" if kind == "nccl" else "and one did not arrive"
+        assert text in found["told"][rank]["text"]
+
+
+def test_a_fault_that_no_call_reports_is_reported_at_the_end(tmp_path):
+    done, seconds, found = fault(tmp_path, "unread", **EMULATED)
+    assert sorted(found["value"]) == [0, 1, 2]
+    assert done.returncode != 0
+    assert "rank 1 ended, while layer 'conv2/bn' (moments, collective 4) waited on rank" in done.stderr
+    assert seconds < DEADLINE + MARGIN + STARTING
+
+
+def test_ranks_that_never_hear_a_rank_directly_are_told_too(tmp_path):
+    done, _, found = fault(tmp_path, "several_rounds", ranks=6, **EMULATED)
+    assert sorted(found["told"]) == [0, 2, 3, 4, 5], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert "rank 1 raised OSError: no space left while layer 'conv2/bn'" in told["text"]
+
+
+def test_one_communicator_on_two_threads_is_refused(tmp_path):
+    done, _, found = fault(tmp_path, "two_threads", **EMULATED)
+    assert len(found["threads"][0]["texts"]) == 2, done.stdout + done.stderr
+    assert all("on two threads at once" in text for text in found["threads"][0]["texts"])
+    assert sorted(found["told"]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("act", "text"), [("interrupt", "KeyboardInterrupt"), ("fold_raises", "ZeroDivisionError")])
+def test_a_rank_that_is_stopped_inside_a_collective_is_named(tmp_path, act, text):
+    done, _, found = fault(tmp_path, act, **EMULATED)
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert f"rank 1 raised {text}" in told["text"]
+        assert told["seconds"] < DEADLINE + MARGIN
+
+
+@pytest.mark.parametrize("act", ["killed", "stuck"])
+@pytest.mark.parametrize("notices", ["", "1"])
+def test_a_job_whose_rank_is_gone_ends_in_time(tmp_path, act, notices):
+    """Whoever sees it first: the launcher, our deadline, or NCCL, which notices over a network."""
+    done, seconds, found = fault(tmp_path, act, **EMULATED, EMULATED_NCCL_NOTICES=notices)
+    assert done.returncode != 0
+    assert seconds < DEADLINE + MARGIN + STARTING
+    for told in found.get("told", {}).values():
+        assert told["seconds"] < DEADLINE + MARGIN
+    assert act == "killed" or sorted(found["told"]) == [0, 2]
+
+
+def test_a_nan_shows_on_all_ranks_and_is_no_error(tmp_path):
+    done, _, found = fault(tmp_path, "nan", **EMULATED)
+    assert done.returncode == 0, done.stderr
+    assert "told" not in found
+    assert {str(v) for v in found["value"].values()} == {str(found["value"][0])}
+    assert found["value"][0]["isnan"] == [True, False, False]
+
+
+def test_a_fault_of_a_part_spares_the_whole(tmp_path):
+    done, _, found = fault(tmp_path, "split", **EMULATED)
+    assert done.returncode == 0, done.stderr
+    assert sorted(found["part"]) == [0, 2]
+    for told in found["part"].values():
+        assert told["kind"] == "CollectiveMismatch"
+        assert "in the part of ranks 0, 2: " in told["text"]
+    assert {str(v["total"]) for v in found["value"].values()} == {"[3.0, 3.0]"}
+
+
+def test_ranks_that_share_a_device_are_refused():
+    done, _ = job(2, "-c", "import sys; sys.path.insert(0, 'tests'); import ranks; ranks.Communicator(5.0)",
+                  **EMULATED, BNSPEC_TEST_ONE_DEVICE="1")  # fmt: skip
+    assert done.returncode != 0
+    assert "ranks 0, 1 have the device" in done.stderr
+    assert "share_device=True" in done.stderr
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_clauses_run_on_devices_and_ranks(tmp_path, ranks):
+    """The whole suite, with one rank; what needs several, with three. One report, of the first process."""
+    report = tmp_path / "report.json"
+    given = ["run", "nccl", "--max-examples", "3", "--json", str(report), *(["--clause", "BN-SYNC"] * (ranks > 1))]
+    command = [sys.executable, "-m", "bnspec_conformance", *given, "--ranks", str(ranks)]
+    environment = os.environ | EMULATED | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads(report.read_text())
+    version = content["subjects"][0]["version"]
+    assert ("nothing that needs several ranks can be shown" in version) == (ranks == 1)
+    verdicts = [entry["subjects"]["nccl"]["verdict"] for entry in content["clauses"].values()]
+    assert verdicts.count("passed") == len(verdicts) if ranks > 1 else verdicts.count("passed") > 90
+    assert set(verdicts) <= {"passed", "not supported"}
