@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CORE_VENV ?= .venv-core
 MATRIX_VENV ?= .venv-frameworks
+CUDA_VENV ?= .venv-cuda
 # Processes that run tests side by side. Each may load torch and jax (about 1 GiB), so this is not the core count.
 JOBS ?= 2
 # Further arguments for pytest or bnspec-conformance, as in `make test ARGS='-k renorm'`.
@@ -17,7 +18,7 @@ PINS = pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help bench-cpu conformance test test-core test-frameworks selftest matrix matrix-short lint format wheel-test clean clean-venv
+.PHONY: help bench-cpu conformance test test-core test-cuda test-frameworks selftest matrix matrix-short lint format wheel-test clean clean-venv
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,10 @@ test: $(VENV)/.stamp-dev ## Run every test on every subject that a CPU can run
 
 test-core: $(CORE_VENV)/.stamp-core ## Run the tests without torch, jax and MPI
 	OMP_NUM_THREADS=1 $(CORE_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# In an environment of its own: CuPy and NCCL take 650 MB. Without a device it compares names and skips the rest.
+test-cuda: $(CUDA_VENV)/.stamp-cuda ## Run what needs CuPy, and the suite on CUDA devices where there are some
+	$(CUDA_VENV)/bin/python -m pytest -q tests/test_cupy.py tests/test_emulated_cupy.py $(ARGS)
 
 selftest: $(VENV)/.stamp-conformance ## Show that the suite finds every shipped wrong implementation, and no right one
 	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance selftest --jobs $(JOBS) $(ARGS)
@@ -69,7 +74,7 @@ clean: ## Remove what builds and runs left behind
 	find bnspec backends conformance tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 clean-venv: ## Remove the virtual environments
-	rm -rf $(VENV) $(CORE_VENV) $(MATRIX_VENV)
+	rm -rf $(VENV) $(CORE_VENV) $(MATRIX_VENV) $(CUDA_VENV)
 
 # A stamp is written last, so an interrupted installation starts over. `python -m venv` on an existing
 # environment keeps what is installed there.
@@ -90,6 +95,10 @@ $(VENV)/.stamp-dev: $(PINS) | $(VENV)/.stamp-venv
 
 $(CORE_VENV)/.stamp-core: $(PINS) | $(CORE_VENV)/.stamp-venv
 	$(CORE_VENV)/bin/python $(PIP_INSTALL) --editable '.[conformance,safetensors,strict]' pytest-xdist
+	@touch $@
+
+$(CUDA_VENV)/.stamp-cuda: $(PINS) | $(CUDA_VENV)/.stamp-venv
+	$(CUDA_VENV)/bin/python $(PIP_INSTALL) --editable '.[conformance,cuda,mpi]'
 	@touch $@
 
 $(MATRIX_VENV)/.stamp-bench: $(MATRIX_VENV)/.stamp-frameworks

@@ -13,7 +13,6 @@ from ranks import KIND, RANK, Communicator, put, take, world
 
 import bnspec
 from bnspec import CommunicatorError
-from bnspec_backends import _rounds
 
 DEADLINE = 2.0
 ACT, FOLDER = sys.argv[1], Path(sys.argv[2])
@@ -309,8 +308,6 @@ def main():
     if ACT in ("uncaught", "missing", "unread"):
         act()
         return
-    if ACT == "several_rounds":
-        _rounds.ONE_ROUND, _rounds._JOINED = 1, 2
     comm = Communicator(deadline=DEADLINE)
     begun = time.perf_counter()
     try:

@@ -10,7 +10,6 @@ from array_api_compat import array_namespace
 from ranks import RANK, SIZE, Communicator, gathered, own_stream, put, rounds_of, sent_by, take
 
 import bnspec
-from bnspec_backends import _rounds
 from bnspec_backends._mpi import MPICommunicator
 
 ACT = sys.argv[1]
@@ -53,10 +52,8 @@ def soak(steps):
         say(different=len(set(digests)), steps=steps, ranks=SIZE, finite=bool(finite))
 
 
-def rounds(joined):
+def rounds():
     """With few ranks to a round there are several rounds; the sums are exact, the order is that of the ranks."""
-    _rounds.ONE_ROUND, _rounds._JOINED = 1, joined
-    _rounds.plan.cache_clear()
     with Communicator(deadline=30.0) as comm:
         about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
 
@@ -159,6 +156,48 @@ def parts():
         half(x)
         means = [round(10 * float(take(each.state.mean)[0]), 5) for each in (whole, half)]
         say(means=gathered(means), sizes=gathered([comm.size, part.size]))
+
+
+def refused():
+    """What a device cannot send is refused before anything is sent, and the communicator goes on."""
+    import cupy
+
+    told = []
+    about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
+    with Communicator(deadline=30.0) as comm:
+
+        def ask(payload, context=None):
+            try:
+                with context or own_stream():
+                    comm.all_reduce(payload, lambda a, b: a + b, about)
+            except (TypeError, ValueError) as error:
+                told.append(f"{type(error).__name__}: {error}")
+
+        ask(np.ones(2))
+        ask(put(np.ones(2, "int64")))
+        with cupy.cuda.Device(RANK + 1):
+            elsewhere = put(np.ones(2))
+        ask(elsewhere)
+        captured = cupy.cuda.Stream(non_blocking=True)
+        captured.begin_capture()
+        ask(put(np.ones(2)), captured)
+        captured.end_capture()
+        for color in (1.5, True):
+            try:
+                comm.split(color)
+            except TypeError as error:
+                told.append(f"{type(error).__name__}: {error}")
+        total = take(comm.all_reduce(put(np.ones(2)), lambda a, b: a + b, about))
+        say(told=told, total=total.tolist(), sent=comm.sequence)
+
+
+def shared():
+    """Two ranks on one device."""
+    from bnspec_backends._nccl import NCCLCommunicator
+
+    with NCCLCommunicator(deadline=30.0, share_device=True) as comm:
+        about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
+        say(total=take(comm.all_reduce(put(np.ones(2)), lambda a, b: a + b, about)).tolist())
 
 
 def libraries():

@@ -9,7 +9,12 @@ import os
 
 from mpi4py import MPI
 
+from bnspec_backends import _rounds
+
 KIND = os.environ.get("BNSPEC_TEST_RANKS", "mpi")
+if joined := os.environ.get("BNSPEC_TEST_ROUNDS"):  # several rounds, as in large worlds
+    _rounds.ONE_ROUND, _rounds._JOINED = 1, int(joined)
+
 RANK, SIZE = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
 
 if KIND != "mpi":

@@ -11,11 +11,9 @@ import subprocess
 import sys
 
 import pytest
-from jobs import DEADLINE, EMULATED, MARGIN, STARTING, fault, job, program
+from jobs import DEADLINE, EMULATED, HERE, MARGIN, STARTING, fault, job, program
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
-
-GIVEN = EMULATED | {"BNSPEC_TEST_RANKS": "given"}
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -32,7 +30,7 @@ def test_states_stay_the_same_to_the_bit(ranks, steps):
 @pytest.mark.parametrize(("ranks", "joined", "number"), [(2, 2, 1), (4, 2, 2), (6, 3, 2)])
 def test_several_rounds_give_all_ranks_the_same_bits(ranks, joined, number):
     """As in worlds of more than 32 ranks, by single messages in groups."""
-    found = program(ranks, "rounds", joined, **EMULATED)
+    found = program(ranks, "rounds", **EMULATED, BNSPEC_TEST_ROUNDS=str(joined))
     assert found["order"] == int("123456"[:ranks])
     assert found["different"] == 1
     assert found["rounds"] == number
@@ -89,12 +87,21 @@ def test_known_layers_in_another_order_are_noticed_on_the_device(tmp_path, kind,
     """Whatever NCCL does about messages of different lengths: nobody computes with them, and the ranks are told."""
     done, _, found = fault(tmp_path, "order_known", **(EMULATED | {"BNSPEC_TEST_RANKS": kind, "EMULATED_NCCL": mode}))
     assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
-    # The host was not kept from going on, and what it found there was not a number.
+    # The hosts were not kept from going on, and what they found there was not a number.
     assert found["value"] == {rank: {"isnan": True} for rank in range(3)}
     for told in found["told"].values():
         assert told["seconds"] < DEADLINE + MARGIN
         assert "conv1/bn'" in told["text"]
         assert told["kind"] == ("CollectiveTimeout" if (kind, mode) == ("given", "wait") else "CollectiveMismatch")
+
+
+def test_a_rank_that_met_others_elsewhere_lets_later_rounds_notice(tmp_path):
+    """Rank 3 folds what rank 2 sent by mistake; rank 1 hears of it from rank 3 alone, and must not use it."""
+    done, _, found = fault(
+        tmp_path, "order_known", ranks=4, **EMULATED, EMULATED_NCCL="garbage", BNSPEC_TEST_ROUNDS="2"
+    )
+    assert sorted(found["told"]) == [0, 1, 2, 3], done.stdout + done.stderr
+    assert found["value"] == {rank: {"isnan": True} for rank in range(4)}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +153,7 @@ def test_a_fault_that_no_call_reports_is_reported_at_the_end(tmp_path):
 
 
 def test_ranks_that_never_hear_a_rank_directly_are_told_too(tmp_path):
-    done, _, found = fault(tmp_path, "several_rounds", ranks=6, **EMULATED)
+    done, _, found = fault(tmp_path, "several_rounds", ranks=6, **EMULATED, BNSPEC_TEST_ROUNDS="2")
     assert sorted(found["told"]) == [0, 2, 3, 4, 5], done.stdout + done.stderr
     for told in found["told"].values():
         assert "rank 1 raised OSError: no space left while layer 'conv2/bn'" in told["text"]
@@ -198,12 +205,57 @@ def test_a_fault_of_a_part_spares_the_whole(tmp_path):
     assert {str(v["total"]) for v in found["value"].values()} == {"[3.0, 3.0]"}
 
 
-def test_ranks_that_share_a_device_are_refused():
-    done, _ = job(2, "-c", "import sys; sys.path.insert(0, 'tests'); import ranks; ranks.Communicator(5.0)",
-                  **EMULATED, BNSPEC_TEST_ONE_DEVICE="1")  # fmt: skip
+def test_what_a_device_cannot_send_is_refused():
+    found = program(2, "refused", **EMULATED)
+    kinds, texts = zip(*(each.split(": ", 1) for each in found["told"]))
+    assert kinds == ("TypeError", "TypeError", "ValueError", "ValueError", "TypeError", "TypeError")
+    parts = (
+        "is a numpy.ndarray; expected an array of CuPy's",
+        "is of int64; expected a floating dtype",
+        "is on device 1; expected device 0",
+        "on a stream that is being captured",
+        "color is 1.5",
+        "color is True",
+    )
+    for text, part in zip(texts, parts):
+        assert part in text
+        assert "[BN-SYNC-9]" in text
+    assert found["total"] == [2.0, 2.0]
+    assert found["sent"] == 1
+
+
+ONE_DEVICE = EMULATED | {"BNSPEC_TEST_ONE_DEVICE": "1"}
+
+
+def test_ranks_share_a_device_only_if_asked_and_able():
+    connect = "import sys; sys.path.insert(0, 'tests'); import ranks; ranks.Communicator(5.0)"
+    done, _ = job(2, "-c", connect, **ONE_DEVICE)
     assert done.returncode != 0
     assert "ranks 0, 1 have the device" in done.stderr
     assert "share_device=True" in done.stderr
+    assert program(2, "shared", **ONE_DEVICE) == {"total": [2.0, 2.0]}
+    done, _ = job(2, HERE / "rank_program.py", "shared", **ONE_DEVICE, EMULATED_NCCL_VERSION="22707")
+    assert done.returncode != 0
+    assert "and this is 2.27.7" in done.stderr
+
+
+def test_a_rank_without_a_device_is_named_to_all():
+    connect = "import sys; sys.path.insert(0, 'tests'); import ranks; ranks.Communicator(5.0)"
+    done, seconds = job(2, "-c", connect, **(EMULATED | {"EMULATED_DEVICES": "0"}))
+    assert done.returncode != 0
+    assert "rank 0 has no CUDA device" in done.stderr
+    assert seconds < 5.0 + STARTING
+
+
+def test_the_command_lets_ranks_share_a_device():
+    command = [sys.executable, "-m", "bnspec_conformance", "run", "nccl", "--ranks", "2", "--clause", "BN-SYNC-2"]
+    environment = os.environ | EMULATED | {"EMULATED_DEVICES": "1", "OMP_NUM_THREADS": "1"}
+    options = {"capture_output": True, "text": True, "timeout": 120, "check": False, "env": environment}
+    done = subprocess.run(command, **options)
+    assert done.returncode == 2
+    assert "2 ranks and 1 CUDA devices on this machine; --share-device tries it" in done.stderr
+    done = subprocess.run([*command, "--share-device"], **options)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("ranks", [1, 3])

@@ -5,6 +5,11 @@ makes NCCL communicators. What the hosts must tell each other goes another way, 
 `over_device` where nothing but an NCCL communicator is given.
 """
 
+from cupy.cuda import nccl
+
+if not nccl.available:
+    raise ImportError("CuPy finds no NCCL library")
+
 from bnspec_backends._nccl.communicator import NCCLCommunicator, world
 
 __all__ = ["NCCLCommunicator", "world"]

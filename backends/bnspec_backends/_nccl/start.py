@@ -41,18 +41,16 @@ def begin(control: Control, rank: int, share: bool) -> Any:
     Raises
     ------
     CommunicatorError
-        On every rank, where two have one device without `share`, or their versions of NCCL differ.
+        On every rank, where one has no device, two have one device without `share`, or versions of NCCL differ.
     CollectiveTimeout
         NCCL did not begin before the deadline.
     """
-    if not nccl.available:
-        raise refusal(
-            ImportError,
-            "BN-ERR-5",
-            got="CuPy found no NCCL",
-            expected="libnccl 2.18 or newer where CuPy looks for it",
-            do="Try `pip install bnspec[cuda]`.",
-        )
+    try:
+        devices = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:  # no driver, mostly
+        raise _no_device(control.members[rank], str(error)) from error
+    if not devices:
+        raise _no_device(control.members[rank], "none is visible")
     device = cupy.cuda.Device()
     mine = {"device": f"{socket.gethostname()} {device.pci_bus_id}", "version": int(nccl.get_version())}
     ranks = [json.loads(each) for each in control.gather(json.dumps(mine).encode(), "NCCL start")]
@@ -67,6 +65,16 @@ def begin(control: Control, rank: int, share: bool) -> Any:
             return nccl.NcclCommunicator(len(ranks), identity, rank)
 
     return within(control.deadline, make, f"rank {control.members[rank]}")
+
+
+def _no_device(rank: int, why: str) -> Exception:
+    return refusal(
+        CommunicatorError,
+        "BN-SYNC-9",
+        got=f"rank {rank} has no CUDA device ({why})",
+        expected="a device of its own for every rank",
+        do="Take the communicator 'mpi' for arrays in host memory.",
+    )
 
 
 def _compare(ranks: list[dict[str, Any]], members: tuple[int, ...], share: bool) -> None:

@@ -83,7 +83,7 @@ def queue(function, args, kwargs):
         for array, values in zip(made, got if isinstance(like, tuple | list) else (got,)):
             array._host[...] = values
 
-    get_current_stream().enqueue(work)
+    get_current_stream()._enqueue(work)
     return type(like)(made) if type(like) in (tuple, list) else tuple(made) if isinstance(like, tuple) else made[0]
 
 
@@ -162,7 +162,7 @@ class ndarray:  # noqa: N801
         host = np.empty(self.shape, self.dtype) if out is None else out
         if host.shape != self.shape or host.dtype != self.dtype:
             raise ValueError("shape or dtype mismatch")
-        stream.enqueue(lambda: np.copyto(host, self._host))
+        stream._enqueue(lambda: np.copyto(host, self._host))
         if blocking:
             stream.synchronize()
         return host
@@ -173,7 +173,7 @@ class ndarray:  # noqa: N801
         if not self._host.flags.c_contiguous:
             raise RuntimeError("Cannot set to non-contiguous array")
         kept = arr if is_pinned(arr) else arr.copy()
-        (get_current_stream() if stream is None else stream).enqueue(lambda: np.copyto(self._host, kept))
+        (get_current_stream() if stream is None else stream)._enqueue(lambda: np.copyto(self._host, kept))
 
     def __array__(self, *_args, **_kwargs):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
@@ -222,7 +222,7 @@ class ndarray:  # noqa: N801
             self._host[_replaced(key, lambda a: a._host)] = _replaced(value, lambda a: a._host)
 
         queue(lambda a, k, v: operator.setitem(a, k, v), (self, key, value), {})  # an error comes at once
-        get_current_stream().enqueue(work)
+        get_current_stream()._enqueue(work)
 
     def __iter__(self):
         return (self[i] for i in range(len(self._host)))

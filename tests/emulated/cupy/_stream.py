@@ -27,7 +27,7 @@ def _count_wait():
 
 
 class Stream:
-    """As `cupy.cuda.Stream`; `enqueue` is the emulator's own."""
+    """As `cupy.cuda.Stream`; what begins with an underscore is the emulator's own."""
 
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
         self.ptr = 0 if null else next(_numbers)
@@ -36,9 +36,9 @@ class Stream:
         self._lock = threading.Lock()
         self._thread = None
         self._left = 0
-        self.capturing = False
+        self._capturing = False
 
-    def enqueue(self, work):
+    def _enqueue(self, work):
         with self._lock:
             self._left += 1
             if self._thread is None:
@@ -64,7 +64,7 @@ class Stream:
     def synchronize(self):
         _count_wait()
         reached = threading.Event()
-        self.enqueue(reached.set)
+        self._enqueue(reached.set)
         reached.wait()
 
     def record(self, event=None):
@@ -75,10 +75,16 @@ class Stream:
     def wait_event(self, event):
         reached = event._reached
         if reached is not None:
-            self.enqueue(reached.wait)
+            self._enqueue(reached.wait)
+
+    def begin_capture(self, mode=None):
+        self._capturing = True
+
+    def end_capture(self):
+        self._capturing = False
 
     def is_capturing(self):
-        return self.capturing
+        return self._capturing
 
     def use(self):
         _local.stream = self
@@ -104,7 +110,7 @@ class Event:
 
     def record(self, stream=None):
         self._reached = threading.Event()
-        (stream or get_current_stream()).enqueue(self._reached.set)
+        (stream or get_current_stream())._enqueue(self._reached.set)
 
     def synchronize(self):
         _count_wait()

@@ -2,7 +2,7 @@
 
 import threading
 
-from cupy._stream import get_current_stream
+from cupy import _stream
 
 #: Every thread has a current device of its own, which is 0 at first.
 _local = threading.local()
@@ -23,7 +23,7 @@ class Device:
         return self
 
     def synchronize(self):
-        get_current_stream().synchronize()
+        _stream.get_current_stream().synchronize()
 
     def __enter__(self):
         _local.before = [*getattr(_local, "before", []), Device().id]

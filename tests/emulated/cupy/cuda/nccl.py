@@ -19,8 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-from cupy._array import memory_at
-from cupy._stream import stream_of
+from cupy import _array, _stream
 
 available = True
 
@@ -187,7 +186,7 @@ class NcclCommunicator:
     def _enqueue(self, stream, sends, receives):
         self._alive()
         # Memory that is freed after this call is reused by later work of the same stream only.
-        kept = [memory_at(address, size) for address, size, _ in (*sends, *receives)]
+        kept = [_array.memory_at(address, size) for address, size, _ in (*sends, *receives)]
         self._left += 1
 
         def work():
@@ -199,7 +198,7 @@ class NcclCommunicator:
                 if self._aborted.is_set():
                     self._close()
 
-        stream_of(stream).enqueue(work)
+        _stream.stream_of(stream)._enqueue(work)
 
     def _transfer(self, sends, receives):
         """Send and receive at once, until all is done or the communicator is aborted."""
