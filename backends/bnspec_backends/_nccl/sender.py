@@ -70,6 +70,7 @@ class Sender:
         stream = cupy.cuda.get_current_stream()
         payloads = [request.payload for request in requests]
         layout = Layout.of(payloads)
+        # The sequence number also tells what came from what a former message left in the same memory.
         text = own.header(sequence, 8 * (layout.words - HEAD), self._group, 0)
         sent = cupyx.empty_pinned(HEAD, np.uint64)
         sent[...] = np.frombuffer(text, np.uint64)
@@ -85,8 +86,7 @@ class Sender:
             with entry():
                 rows = self._exchange(each, message, stream)
             heads = cupy.ascontiguousarray(rows[:, :HEAD])
-            equal = cupy.all(heads == head)
-            right = equal if right is None else cupy.logical_and(right, equal)
+            right = cupy.all(heads == head)  # with the own one of this round, which tells of those before
             came = cupyx.empty_pinned(heads.shape, np.uint64)
             heads.get(stream=stream, out=came, blocking=False)
             flight.found.append(([self._members[source] for source in each.sources], came))

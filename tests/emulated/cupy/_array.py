@@ -1,6 +1,8 @@
 """Device arrays: calls on them are queued, and done by NumPy when their turn comes."""
 
+import collections
 import operator
+import os
 import weakref
 
 import numpy as np
@@ -19,8 +21,26 @@ _VIEWING = {"atleast_1d", "atleast_2d", "broadcast_arrays", "broadcast_to", "dia
 _memory = weakref.WeakValueDictionary()
 
 
+#: Memory that was freed, by size, to be used again with what is in it: as from CuPy's pool, if the environment says so.
+_freed = collections.defaultdict(list)
+_REUSE = bool(os.environ.get("EMULATED_POOL"))
+
+
+def _allocated(shape, dtype):
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if _freed[size]:
+        return _freed[size].pop().view(dtype).reshape(shape)
+    host = np.empty(shape, dtype)
+    host.reshape(-1).view(np.uint8)[...] = 0xFF
+    return host
+
+
 class _Memory:
     """One allocation."""
+
+    def __del__(self):
+        if _REUSE and self.host.nbytes:
+            _freed[self.host.nbytes].append(self.host.reshape(-1).view(np.uint8))
 
     def __init__(self, host):
         self.host, self.size, self.device = host, max(1, host.nbytes), _device().id
@@ -131,8 +151,7 @@ class ndarray:  # noqa: N801
     __hash__ = None
 
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
-        self._host = np.empty(shape, dtype)
-        self._host.reshape(-1).view(np.uint8)[...] = 0xFF
+        self._host = _allocated(shape, dtype)
         self._keep = _Memory(self._host)
 
     @classmethod
