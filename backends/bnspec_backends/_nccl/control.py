@@ -26,8 +26,6 @@ class Control(Protocol):
         Whether this is not the control of a part.
     group : bytes
         Sixteen bytes that tell this group of ranks from others.
-    deadline : float
-        Seconds that a rank waits for the others.
     tells : bool
         Whether `tell` reaches anybody.
     """
@@ -35,8 +33,15 @@ class Control(Protocol):
     members: tuple[int, ...]
     whole: bool
     group: bytes
-    deadline: float
     tells: bool
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that a rank waits for the others."""
+        ...
+
+    @deadline.setter
+    def deadline(self, seconds: float) -> None: ...
 
     def agree(self, own: About, sequence: int) -> None:
         """Wait for all ranks, and compare what they are about to do in the collective of this number.
