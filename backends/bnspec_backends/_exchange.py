@@ -183,7 +183,8 @@ class Exchange:
             self._end(own)
         if missing:
             self._late(own, missing)
-        if not others and all(bytes(frame[:SAME]) == head[:SAME] for frame in buffer.waits.values()):
+        same = head[:SAME]
+        if not others and all(bytes(frame[:SAME]) == same for frame in buffer.waits.values()):
             return buffer.arrays
         frames = [others.get(source, frame) for source, frame in zip(each.sources, buffer.frames)]
         heads = self._compare(each.sources, frames, own)
@@ -213,12 +214,13 @@ class Exchange:
 
     def _buffer(self, sources: tuple[int, ...], payload: Any) -> _Buffer:
         """Collectives of one shape use the same room one after the other."""
-        key = sources, payload.shape, payload.dtype
-        if key not in self._buffers:
+        key = sources, payload.shape, payload.dtype.str
+        found = self._buffers.get(key)
+        if found is None:
             if len(self._buffers) >= _ROOMS:
                 self._buffers.clear()
-            self._buffers[key] = _Buffer(sources, self.number, payload)
-        return self._buffers[key]
+            found = self._buffers[key] = _Buffer(sources, self.number, payload)
+        return found
 
     def _where(self, own: About, ahead: int = 0) -> str:
         return where({"sequence number": str(self.sequence + ahead), **own.facts})

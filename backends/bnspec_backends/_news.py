@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bnspec._errors import refusal
 from bnspec_backends._facts import error_text
 
-__all__ = ["GRACE", "News", "deadline_of", "reason_of", "wait"]
+__all__ = ["GRACE", "News", "deadline_of", "pause", "reason_of", "wait"]
 
 #: Seconds that a rank which ends gives what it sent to be taken, and the others to end too.
 GRACE = 2.0
@@ -48,13 +48,20 @@ def wait(done: Callable[[], bool], until: float) -> bool:
     """Call `done` until it is true, or until the time is up; whether it became true."""
     begun = time.perf_counter()
     while not done():
-        now = time.perf_counter()
-        if now >= until:
+        if not pause(begun, until):
             return False
-        if now - begun >= SPIN:
-            time.sleep(NAP)
-        elif now - begun >= KEEP:
-            os.sched_yield()
+    return True
+
+
+def pause(begun: float, until: float) -> bool:
+    """Between two looks of a wait: give way to others, the more the longer it has taken. Whether there is time left."""
+    now = time.perf_counter()
+    if now >= until:
+        return False
+    if now - begun >= SPIN:
+        time.sleep(NAP)
+    elif now - begun >= KEEP:
+        os.sched_yield()
     return True
 
 

@@ -8,12 +8,13 @@ looks for them hands them to the groups that they are about.
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mpi4py import MPI
 
-from bnspec_backends._news import News, wait
+from bnspec_backends._news import News, pause, wait
 
 __all__ = ["Peers"]
 
@@ -77,27 +78,22 @@ class Peers:
         """
         mine = _Underway(frame, rows)
         self._underway.add(mine)
+        spec = [frame, MPI.BYTE]
         for target in targets:
-            mine.sending[target] = self._mpi.Isend([frame, MPI.BYTE], target, tag)
-        status, looks = MPI.Status(), 0
-        stopped = False
-
-        def look() -> bool:
-            nonlocal looks, stopped
-            for source in list(mine.pending):
-                message = self._mpi.Improbe(source, tag, status)
+            mine.sending[target] = self._mpi.Isend(spec, target, tag)
+        probe, status = self._mpi.Improbe, MPI.Status()
+        begun, looks = time.perf_counter(), 0
+        while True:  # written out: in most calls this is a few looks, and they are what a call waits for
+            for source in tuple(mine.pending):
+                message = probe(source, tag, status)
                 if message is not None:
                     mine.receive(source, message, status.Get_count(MPI.BYTE))
+            if not mine.pending and mine.done():
+                self._underway.discard(mine)
+                return mine.others, []
             looks += 1
-            if mine.done():
-                return True
-            stopped = looks % _LOOKS == 0 and interrupted()
-            return stopped
-
-        if wait(look, until) and not stopped:
-            self._underway.discard(mine)
-            return mine.others, []
-        return mine.others, sorted({*mine.pending, *mine.receiving, *mine.sending})
+            if (looks % _LOOKS == 0 and interrupted()) or not pause(begun, until):
+                return mine.others, sorted({*mine.pending, *mine.receiving, *mine.sending})
 
     def tell(self, ranks: Sequence[int], done: Mapping[str, int], kind: str, text: str) -> None:
         """Send news about some groups, given by id with the last collective completed; nobody need read them."""
@@ -165,8 +161,9 @@ class _Underway:
         self.receiving[source] = message.Irecv([row, length, MPI.BYTE])
 
     def done(self) -> bool:
-        """Whether all has come and gone."""
+        """Whether all that was begun has come and gone."""
         for requests in (self.receiving, self.sending):
-            for rank in [rank for rank, request in requests.items() if request.Test()]:
-                del requests[rank]
-        return not (self.pending or self.receiving or self.sending)
+            for rank, request in tuple(requests.items()):
+                if request.Test():
+                    del requests[rank]
+        return not (self.receiving or self.sending)
