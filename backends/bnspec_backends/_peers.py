@@ -93,6 +93,7 @@ class Peers:
                 return mine.others, []
             looks += 1
             if (looks % _LOOKS == 0 and interrupted()) or not pause(begun, until):
+                mine.done()  # what has come or gone is not missing
                 return mine.others, sorted({*mine.pending, *mine.receiving, *mine.sending})
 
     def tell(self, ranks: Sequence[int], done: Mapping[str, int], kind: str, text: str) -> None:
