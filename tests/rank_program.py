@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 import threading
 
@@ -202,7 +203,7 @@ def shared():
 
 def libraries():
     """Ranks of different libraries join; each gets arrays of its own."""
-    name = "torch" if RANK == 1 else "numpy"
+    name = os.environ.get("BNSPEC_TEST_LIBRARY", "torch") if RANK == 1 else "numpy"
     backend = bnspec.get_backend(name)
     with MPICommunicator(deadline=30.0) as comm:
         layer = bnspec.BatchNorm(1, comm=comm)

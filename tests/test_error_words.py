@@ -1,5 +1,6 @@
 """The whole text of what a layer says to words and files it does not know; nothing may change [BN-ERR-1, 2, 5]."""
 
+import sys
 from importlib.metadata import entry_points
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from helpers import installed, refused
 
 import bnspec
+from bnspec import _registry
 from bnspec._cli import main
 from bnspec_backends import threads
 
@@ -126,21 +128,27 @@ def test_a_collection_outside_a_training_context():
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted", "extra"), [("mpi", "mpi", "mpi"), ("nccl", "nccl", "cuda"), ("horovod", "mpi", "mpi")]
+    ("name", "wanted", "library", "why", "extra"),
+    [
+        ("mpi", "mpi", "mpi4py", "import of mpi4py halted; None in sys.modules", "mpi"),
+        ("horovod", "mpi", "mpi4py", "import of mpi4py halted; None in sys.modules", "mpi"),
+        ("nccl", "nccl", "cupy", "No module named 'cupy.cuda'; 'cupy' is not a package", "cuda"),
+    ],
 )
-def test_a_communicator_that_is_not_installed(name, wanted, extra):
-    if wanted in entry_points(group="bnspec.communicators").names:
-        pytest.skip(f"an installed package provides the communicator {wanted}")
-    alias = "" if name == wanted else f" (asked for as {name!r})"
+def test_a_communicator_whose_library_is_missing(monkeypatch, name, wanted, library, why, extra):
+    for module in [m for m in sys.modules if m.startswith(f"bnspec_backends._{wanted}")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, library, None)  # as where it is not installed
+    monkeypatch.setattr(_registry, "_communicators", {})
     text = (
-        f"unknown communicator {wanted!r}{alias}; expected one of those installed: {known('communicators')} "
-        f"[BN-ERR-5]. Try `pip install bnspec[{extra}]`."
+        f"communicator {wanted!r} cannot be imported ({why}); expected its library to be "
+        f"installed [BN-ERR-5]. Try `pip install bnspec[{extra}]`."
     )
-    with refused(LookupError, text):
+    with refused(ImportError, text):
         bnspec.get_communicator(name)
     layer = bnspec.BatchNorm(sync_statistics=name.upper())
     layer.load_state_dict({name: np.ones(3) for name in ("gamma", "beta", "mean/EMA", "variance/EMA")})
-    with refused(LookupError, text, layer, X):
+    with refused(ImportError, text, layer, X):
         layer(X)
     layer.eval()
     assert layer(X).shape == X.shape  # inference never communicates, so it misses nothing

@@ -53,6 +53,14 @@ def test_threads_with_streams_and_parts_of_their_own_do_not_mix():
     assert program(2, "splits", **EMULATED) == {"right": 40, "of": 40}
 
 
+def test_mpi_takes_device_arrays_through_host_memory():
+    """Beside ranks whose arrays are in host memory."""
+    options = EMULATED | {"BNSPEC_TEST_RANKS": "mpi", "BNSPEC_TEST_LIBRARY": "cupy"}
+    found = program(3, "libraries", **options)["found"]
+    assert [each.split()[0] for each in found] == ["numpy", "cupy", "numpy"]
+    assert len({each.split(maxsplit=1)[1] for each in found}) == 1
+
+
 @pytest.mark.parametrize(
     ("act", "texts"),
     [
