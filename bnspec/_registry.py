@@ -128,7 +128,7 @@ def get_communicator(name: str) -> Communicator:
     point = _find("bnspec.communicators", wanted, "communicator", asked=name)
     try:
         factory: Callable[[], Communicator] = point.load()
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # mpi4py raises the latter where it finds no MPI library
         raise refusal(
             ImportError,
             "BN-ERR-5",

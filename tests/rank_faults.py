@@ -269,6 +269,100 @@ def blocked_host(comm):
     net.forward("conv3/bn")
 
 
+def broken_device(comm):
+    """A device that answers with an error from now on; its host would wait for ever for what is queued."""
+    from cupy import _stream
+
+    net = Network(comm)
+    net.forward("conv1/bn")
+    take(net.y)
+    if RANK == 1:
+        _stream._break_device(700)
+    net.forward("conv2/bn")
+    comm.synchronize()
+
+
+def blind(comm):
+    """The thread that looks after the collectives fails itself."""
+    net = Network(comm)
+    net.forward("conv1/bn")
+    if RANK == 1:
+        comm._control.hear = lambda: 1 / 0
+    time.sleep(0.3)
+    net.forward("conv2/bn")
+    comm.synchronize()
+
+
+def nccl_raises(comm):
+    """NCCL itself fails, when it is called or when it is asked."""
+    from cupy.cuda import nccl
+
+    def fail(*_):
+        raise nccl.NcclError(6)
+
+    def unknown():
+        raise KeyError(8)  # as CuPy does where it has no name for a status
+
+    net = Network(comm)
+    net.forward("conv1/bn")
+    if RANK == 1:
+        comm._sender._comm.allGather = fail
+    elif RANK == 2:
+        comm._sender._comm.check_async_error = unknown
+        time.sleep(0.3)
+    net.forward("conv1/bn")
+    comm.synchronize()
+
+
+def half(comm):
+    """A message of which the header arrives, and the rest never."""
+    net = Network(comm, channels=200)
+    for _ in range(3):
+        net.forward("conv2/bn")
+        take(net.y)
+    if RANK == 1:
+        comm._sender._comm._pieces = 64 + 8
+    net.forward("conv2/bn")
+    note("value", isnan=bool(np.isnan(take(net.y)).all()))
+    comm.synchronize()
+
+
+def split_or_layer(comm):
+    """One rank splits while the others call a layer."""
+    net = Network(comm)
+    net.forward("conv1/bn")
+    if RANK == 2:
+        comm.split(0)
+    net.forward("conv2/bn")
+
+
+def part_handled(comm):
+    """A part that failed, which was handled, does not keep the whole from ending well."""
+    PARTS.append(comm.split(0))
+    try:
+        Network(PARTS[0], channels=5 if RANK == 2 else 3).forward()
+    except CommunicatorError as error:
+        note("part", kind=type(error).__name__, text=str(error))
+    net = Network(comm)
+    net.forward()
+    note("value", finite=bool(np.isfinite(take(net.y)).all()))
+
+
+def closing(comm):
+    """Communicators that are closed in another order on each rank, dropped, and left to the end of the program."""
+    PARTS.extend(comm.split(color) for color in range(4))
+    for part in PARTS:
+        Network(part).forward()
+    first, second = (0, 1) if RANK else (1, 0)
+    PARTS[first].close()
+    PARTS[second].close()
+    del PARTS[2:3]
+    note("value", closed=True)
+
+
+PARTS = []
+
+
 def unread():
     """A rank ends early; the others have queued what it is needed for, and end too without a look at it."""
     world().deadline = DEADLINE

@@ -179,6 +179,7 @@ def refused():
         with cupy.cuda.Device(RANK + 1):
             elsewhere = put(np.ones(2))
         ask(elsewhere)
+        ask(put(np.ones(2)), cupy.cuda.Device(RANK + 1))
         captured = cupy.cuda.Stream(non_blocking=True)
         captured.begin_capture()
         ask(put(np.ones(2)), captured)
@@ -189,7 +190,12 @@ def refused():
             except TypeError as error:
                 told.append(f"{type(error).__name__}: {error}")
         total = take(comm.all_reduce(put(np.ones(2)), lambda a, b: a + b, about))
-        say(told=told, total=total.tolist(), sent=comm.sequence)
+        sent = comm.sequence
+    try:
+        comm.split(0)
+    except bnspec.CommunicatorError as error:
+        told.append(f"{type(error).__name__}: {error}")
+    say(told=told, total=total.tolist(), sent=sent)
 
 
 def shared():

@@ -162,6 +162,67 @@ def test_a_fault_that_no_call_reports_is_reported_at_the_end(tmp_path):
     assert seconds < DEADLINE + MARGIN + STARTING
 
 
+@pytest.mark.parametrize(
+    ("act", "text"),
+    [
+        ("broken_device", "the device of rank 1 failed: DeviceFault: CUDA error 700"),
+        ("blind", "rank 1 could not look after its collectives: ZeroDivisionError"),
+        ("nccl_raises", "NCCL failed on rank"),
+    ],
+)
+def test_what_fails_below_is_told_to_all(tmp_path, act, text):
+    done, _, found = fault(tmp_path, act, **EMULATED)
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert told["kind"] == "CommunicatorError"
+        assert text in told["text"]
+        assert told["seconds"] < DEADLINE
+
+
+@pytest.mark.parametrize("pool", ["", "reuse"])
+def test_half_a_message_is_no_number(tmp_path, pool):
+    """Its header is right, and what stands behind it may be the last message's."""
+    done, _, found = fault(tmp_path, "half", **EMULATED, EMULATED_POOL=pool)
+    assert found["value"] == {rank: {"isnan": True} for rank in range(3)}, done.stdout + done.stderr
+    for told in found["told"].values():
+        assert told["kind"] == "CollectiveTimeout"
+        assert "NCCL did not finish, with every rank there" in told["text"]
+
+
+@pytest.mark.parametrize("kind", ["nccl", "given"])
+def test_a_split_that_meets_a_layer_is_noticed(tmp_path, kind):
+    done, _, found = fault(tmp_path, "split_or_layer", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert told["kind"] == "CollectiveMismatch"
+        assert told["seconds"] < DEADLINE
+    assert sorted(found["again"]) == [0, 1, 2]
+
+
+def test_a_part_whose_fault_was_handled_spares_the_end_of_the_whole(tmp_path):
+    done, _, found = fault(tmp_path, "part_handled", **EMULATED)
+    assert done.returncode == 0, done.stderr
+    assert "told" not in found
+    assert sorted(found["part"]) == [0, 1, 2]
+    assert found["value"] == {rank: {"finite": True} for rank in range(3)}
+
+
+@pytest.mark.parametrize("kind", ["nccl", "given"])
+def test_communicators_end_in_any_order(tmp_path, kind):
+    """NCCL waits for the other ranks where one ends; nobody waits for that for long."""
+    done, seconds, found = fault(tmp_path, "closing", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+    assert done.returncode == 0, done.stderr
+    assert sorted(found["value"]) == [0, 1, 2]
+    assert seconds < MARGIN + STARTING
+
+
+def test_only_the_late_rank_is_named_where_ranks_hear_few_others(tmp_path):
+    done, _, found = fault(tmp_path, "late", ranks=6, **EMULATED, BNSPEC_TEST_ROUNDS="2")
+    assert sorted(found["told"]) == [0, 1, 2, 3, 4, 5], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert "and rank 1 did not arrive" in told["text"]
+
+
 def test_ranks_that_never_hear_a_rank_directly_are_told_too(tmp_path):
     done, _, found = fault(tmp_path, "several_rounds", ranks=6, **EMULATED, BNSPEC_TEST_ROUNDS="2")
     assert sorted(found["told"]) == [0, 2, 3, 4, 5], done.stdout + done.stderr
@@ -218,14 +279,16 @@ def test_a_fault_of_a_part_spares_the_whole(tmp_path):
 def test_what_a_device_cannot_send_is_refused():
     found = program(2, "refused", **EMULATED)
     kinds, texts = zip(*(each.split(": ", 1) for each in found["told"]))
-    assert kinds == ("TypeError", "TypeError", "ValueError", "ValueError", "TypeError", "TypeError")
+    assert kinds == (*["TypeError"] * 2, *["ValueError"] * 3, *["TypeError"] * 2, "CommunicatorError")
     parts = (
         "is a numpy.ndarray; expected an array of CuPy's",
         "is of int64; expected a floating dtype",
-        "is on device 1; expected device 0",
+        "is on device 1 while 0 is current; expected device 0",
+        "is on device 0 while 1 is current; expected device 0",
         "on a stream that is being captured",
         "color is 1.5",
         "color is True",
+        "rank 0 cannot split: this communicator is closed",
     )
     for text, part in zip(texts, parts):
         assert part in text

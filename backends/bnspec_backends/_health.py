@@ -1,5 +1,6 @@
 """What becomes of a communicator that fails: the first failure is kept, told to the others, and raised ever after."""
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -28,12 +29,16 @@ class Health:
         The first failure.
     closed : bool
         Whether this rank takes no further part.
+    raised : bool
+        Whether somebody was told of `error`.
     """
 
     def __init__(self, tell: Callable[[str, str], None], part: Sequence[int] = ()) -> None:
         self.error: CommunicatorError | None = None
         self.closed = False
-        self._tell, self._part, self._raised = tell, part, False
+        self.raised = False
+        self._tell, self._part = tell, part
+        self._lock = threading.Lock()
 
     @property
     def well(self) -> bool:
@@ -42,7 +47,7 @@ class Health:
 
     def refuse(self, here: str) -> NoReturn:
         """Raise, because this communicator is not well; `here` is what it cannot be used for."""
-        if self.error is not None and not self._raised:  # nobody was told of it yet
+        if self.error is not None and not self.raised:  # nobody was told of it yet
             self.throw()
         if self.error is not None:
             raise CommunicatorError(f"{here}: this communicator failed before: {self.error}") from self.error
@@ -81,15 +86,16 @@ class Health:
 
     def keep(self, text: str, kind: type[CommunicatorError], cause: BaseException | None = None) -> None:
         """Keep a failure, if it is the first."""
-        if self.error is not None:
-            return
         error = kind(text)
         error.__cause__ = cause
-        self.error = error
+        with self._lock:
+            if self.error is not None:
+                return
+            self.error = error
         self._tell(kind.__name__, text)
 
     def throw(self) -> NoReturn:
         """Raise the first failure."""
         assert self.error is not None
-        self._raised = True
+        self.raised = True
         raise type(self.error)(str(self.error)) from self.error.__cause__

@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import cupy
 
@@ -26,11 +26,13 @@ from bnspec_backends._batched import Batch, Request, waiting_batch
 from bnspec_backends._facts import error_text, where
 from bnspec_backends._frames import About, about, together
 from bnspec_backends._nccl.control import Control
+from bnspec_backends._nccl.flight import DeviceFault
+from bnspec_backends._nccl.keeper import NCCL_ERRORS, Keeper
 from bnspec_backends._nccl.opening import close_at_exit, open_ranks
 from bnspec_backends._nccl.payload import check
 from bnspec_backends._nccl.sender import Sender
 from bnspec_backends._nccl.watch import Watch
-from bnspec_backends._news import deadline_of, reason_of
+from bnspec_backends._news import deadline_of
 
 __all__ = ["NCCLCommunicator", "world"]
 
@@ -92,12 +94,13 @@ class NCCLCommunicator:
     def _set(self, comm: Any, control: Control, blocking: bool, share: bool) -> None:
         self.rank, self.size = comm.rank_id(), comm.size()
         self.blocking, self._share = blocking, share
-        self._comm, self._control = comm, control
-        self._device = cupy.cuda.Device()
-        self._sender = Sender(comm, self.rank, self.size, control.members, control.group)
+        self._control, self._device = control, cupy.cuda.Device()
+        keeper = Keeper(comm, control.calling, self._device.id)
+        self._sender = Sender(keeper, self.rank, self.size, control.members, control.group)
         self._sequence = 0
         self._number = control.members[self.rank]
-        self._watch = Watch(comm, control, self._number)
+        self._watch = Watch(keeper, control, self._number)
+        weakref.finalize(self, self._watch.let_go).atexit = False
         self._busy = threading.Lock()
         self._parts: weakref.WeakSet[NCCLCommunicator] = weakref.WeakSet()
         close_at_exit(self)
@@ -188,6 +191,8 @@ class NCCLCommunicator:
             What went wrong with them.
         """
         self._watch.settle()
+        if self._watch.health.error is not None:
+            self._watch.health.throw()
 
     def split(self, color: int | str | None) -> "NCCLCommunicator":
         """The communicator of the ranks that give the same colour, numbered in their present order.
@@ -208,9 +213,15 @@ class NCCLCommunicator:
                 expected="an integer, a text or None",
                 do="Give the ranks that belong together the same number.",
             )
+        health = self._watch.health
+        if not health.well:
+            health.refuse(f"rank {self._number} cannot split")
         self.synchronize()
         with self._device:
-            made, control = self._control.split(color, self._share)
+            try:
+                made, control = self._control.split(color, self._share)
+            except (CommunicatorError, DeviceFault, *NCCL_ERRORS) as error:
+                self._failed(error, f"rank {self._number} could not split")
             part = NCCLCommunicator.__new__(NCCLCommunicator)
             part._set(made, control, self.blocking, self._share)
         self._parts.add(part)
@@ -227,23 +238,27 @@ class NCCLCommunicator:
         Raises
         ------
         CommunicatorError
-            Without `error`, what went wrong with those.
+            Without `error`, what went wrong with those, or before, if nobody was told of it.
         """
+        failures: list[CommunicatorError] = []
         for part in list(self._parts):
-            part.close(error)
-        if self._watch.health.closed:
-            return
-        try:
-            if error is None:
-                self.synchronize()
-        except CommunicatorError as failed:
-            error = failed
-            raise
-        finally:
-            if self._watch.health.error is None:
-                self._control.tell(self._watch.landed, *reason_of(error))
-            self._watch.stop(abort=error is not None)
-            self._control.close(error)
+            try:
+                part.close(error)
+            except CommunicatorError as failed:
+                failures.append(failed)
+        watch = self._watch
+        if not watch.health.closed:
+            try:
+                if error is None:
+                    watch.settle()
+            except BaseException as interrupt:
+                watch.stop(interrupt)
+                raise
+            watch.stop(error)
+            if error is None and watch.health.error is not None and not watch.health.raised:
+                watch.health.throw()
+        if failures:
+            raise failures[0]
 
     def _joined(self, requests: Sequence[Request]) -> list[Array]:
         """The results of several collectives, from one message."""
@@ -258,10 +273,11 @@ class NCCLCommunicator:
             self._watch.land()
             self._agree(own)
             self._sequence += 1
-            results, flight = self._sender.send(own, self._sequence, requests, lambda: self._entry(own))
-            self._watch.add(flight)
+            results = self._sender.send(own, self._sequence, requests, self._watch.add, lambda: self._entry(own))
         except CommunicatorError:
             raise
+        except (*NCCL_ERRORS, DeviceFault) as error:
+            self._failed(error, f"NCCL failed on rank {self._number} in {self._where(own)}")
         except BaseException as error:  # an interrupt, a fold that fails: this rank no longer knows where it is
             text = f"rank {self._number} raised {error_text(error)} in {self._where(own)}"
             self._watch.health.poison(text, "it to finish", f"Correct the error of rank {self._number}.", cause=error)
@@ -282,20 +298,36 @@ class NCCLCommunicator:
         watch.entering = own, self._sequence + 1
         try:
             self._control.agree(own, self._sequence + 1)
-        except CommunicatorError as error:
-            watch.health.keep(str(error), type(error), error.__cause__)
-            watch.health.throw()
+        except (CommunicatorError, DeviceFault, *NCCL_ERRORS) as error:
+            self._failed(error, f"NCCL failed on rank {self._number} in {self._where(own, 1)}")
         finally:
             watch.entering = None
         watch.known[own.digest] = own.facts
 
     @contextlib.contextmanager
     def _entry(self, own: About) -> Iterator[None]:
-        """Around calls of NCCL's: none begins on a communicator that was aborted."""
-        with self._watch.calling:
-            if not self._watch.health.well:
-                self._watch.health.refuse(f"rank {self._number} cannot enter {self._where(own)}")
+        """Around calls of NCCL's: none begins on a communicator that was aborted, or waits while one is."""
+        health, calling = self._watch.health, self._watch.keeper.calling
+        here = f"rank {self._number} cannot enter {self._where(own)}"
+        while not calling.acquire(timeout=0.1):
+            if not health.well:
+                health.refuse(here)
+        try:
+            if not health.well:
+                health.refuse(here)
             yield
+        finally:
+            calling.release()
+
+    def _failed(self, error: Exception, what: str) -> NoReturn:
+        """Keep what ended a collective of the host's, and raise what was first."""
+        health = self._watch.health
+        if isinstance(error, CommunicatorError):
+            health.keep(str(error), type(error), error.__cause__)
+        else:
+            do = "Look at its own messages, with NCCL_DEBUG=INFO."
+            health.poison(f"{what}: {error_text(error)}", "it to work", do, cause=error)
+        health.throw()
 
     def _where(self, own: About, ahead: int = 0) -> str:
         return where({**own.facts, "sequence number": str(self._sequence + ahead)})

@@ -5,6 +5,7 @@ first message all ranks compare what they are about to do, and a rank that fails
 which may be waiting for it on their devices. `over_mpi` does that; `over_device` can only compare.
 """
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -28,12 +29,15 @@ class Control(Protocol):
         Sixteen bytes that tell this group of ranks from others.
     tells : bool
         Whether `tell` reaches anybody.
+    calling : threading.Lock
+        Held around calls of NCCL's.
     """
 
     members: tuple[int, ...]
     whole: bool
     group: bytes
     tells: bool
+    calling: threading.Lock
 
     @property
     def deadline(self) -> float:
@@ -49,7 +53,7 @@ class Control(Protocol):
         Raises
         ------
         CommunicatorError
-            On every rank.
+            They differ, or one is missing or failed.
         """
         ...
 
@@ -61,8 +65,8 @@ class Control(Protocol):
         """An NCCL communicator and a control of the ranks that give the same colour, which may `share` a device."""
         ...
 
-    def tell(self, sequence: int, kind: str, text: str) -> None:
-        """Let the others know; nobody need read it."""
+    def tell(self, sequence: int, kind: str, text: str, *, everybody: bool = False) -> None:
+        """Let the others know; nobody need read it. Ranks pass on what ends them, and nothing else."""
         ...
 
     def hear(self) -> Sequence[News]:

@@ -1,14 +1,38 @@
-"""One collective that is under way on a device, and what came with it."""
+"""One collective that is under way on a device, what came with it, and whether it is done."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cupy
+
 from bnspec_backends._frames import SAME, About, parse_header
 
-__all__ = ["Flight", "facts_at"]
+__all__ = ["DeviceFault", "Flight", "facts_at", "passed"]
 
 _UNKNOWN = {"layer": "unknown", "operation": "unknown", "sequence number": "unknown"}
+
+
+#: What CUDA says of an event that the device has not come to; everything else but 0 is a fault of the device.
+_NOT_READY = 600
+
+
+class DeviceFault(RuntimeError):
+    """The device does not work any more; nothing that is queued on it will be done."""
+
+
+def passed(event: Any) -> bool:
+    """Whether the device has come past an event.
+
+    Raises
+    ------
+    DeviceFault
+        Which `Event.done` would call not yet, for ever.
+    """
+    status = cupy.cuda.runtime.eventQuery(event.ptr)
+    if status not in (0, _NOT_READY):
+        raise DeviceFault(f"CUDA error {status}")
+    return bool(status == 0)
 
 
 @dataclasses.dataclass
@@ -22,7 +46,9 @@ class Flight:
     head : bytes
         The header that this rank sent.
     reached, landed : cupy.cuda.Event
-        Before it and behind it on its stream.
+        Before it and behind it on its stream; `landed` is None until all of it is queued.
+    kept : array
+        What the device reads from the host's memory.
     found : list of (sequence of int, array)
         For each round the sources' numbers and their headers, in page-locked memory; to be read after `landed`.
     since : float or None
@@ -33,15 +59,19 @@ class Flight:
     sequence: int
     head: bytes
     reached: Any
-    landed: Any
-    found: list[tuple[Sequence[int], Any]]
     kept: Any
+    landed: Any = None
+    found: list[tuple[Sequence[int], Any]] = dataclasses.field(default_factory=list)
     since: float | None = None
 
     @property
     def facts(self) -> dict[str, str]:
         """What this rank was about to do."""
         return facts_at(self.own, self.sequence)
+
+    def over(self) -> bool:
+        """Whether it has landed."""
+        return self.landed is not None and passed(self.landed)
 
     def agrees(self) -> bool:
         """Whether all that came is from this collective; once it has landed."""

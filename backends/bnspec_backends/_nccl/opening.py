@@ -8,13 +8,13 @@ from typing import Any
 
 from cupy.cuda import nccl
 
-from bnspec._errors import CommunicatorError, refusal
+from bnspec._errors import refusal
 from bnspec_backends._nccl.control import Control
 from bnspec_backends._nccl.over_device import DeviceControl
 
 __all__ = ["close_at_exit", "open_ranks"]
 
-_OPEN: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_OPEN: "list[weakref.ref[Any]]" = []
 
 
 def open_ranks(comm: Any, deadline: float, share: bool) -> tuple[Any, Control]:
@@ -25,7 +25,7 @@ def open_ranks(comm: Any, deadline: float, share: bool) -> tuple[Any, Control]:
         from bnspec_backends._mpi import MPICommunicator
         from bnspec_backends._nccl.over_mpi import MPIControl
         from bnspec_backends._nccl.start import begin
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # mpi4py raises the latter where it finds no MPI
         raise refusal(
             ImportError,
             "BN-ERR-5",
@@ -44,22 +44,25 @@ def open_ranks(comm: Any, deadline: float, share: bool) -> tuple[Any, Control]:
 
 def close_at_exit(comm: Any) -> None:
     """Close a communicator at the end of the program, if it still is there and open."""
-    _OPEN.add(comm)
-    _at_exit()
+    _OPEN.append(weakref.ref(comm))
+    _at_exit(mpi="bnspec_backends._ending" in sys.modules)
 
 
 @functools.cache
-def _at_exit() -> None:
-    """Register once, after MPI, so that MPI ends later."""
+def _at_exit(mpi: bool) -> None:
+    """Register once before MPI is there and once after it: what is registered later runs earlier, and needs MPI."""
     atexit.register(_leave)
 
 
 def _leave() -> None:
+    """Close in the order in which they were made, which is the same on all ranks."""
     ending = sys.modules.get("bnspec_backends._ending")
-    for comm in list(_OPEN):
+    while _OPEN:
+        comm = _OPEN.pop(0)()
         try:
-            comm.close(ending.ENDING.error if ending else None)
-        except CommunicatorError as error:  # nobody called it again to hear of it
+            if comm is not None:
+                comm.close(ending.ENDING.error if ending else None)
+        except Exception as error:  # nobody called it again to hear of it
             sys.excepthook(type(error), error, error.__traceback__)
             if ending:
                 ending.ENDING.late = True

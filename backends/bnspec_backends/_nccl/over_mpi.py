@@ -1,5 +1,6 @@
 """Control over MPI: comparisons and news travel while devices are busy, or stuck."""
 
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +39,7 @@ class MPIControl:
                 expected=f"MPI_THREAD_MULTIPLE, which is {MPI.THREAD_MULTIPLE}",
                 do="Leave mpi4py.rc.thread_level at 'multiple', and take an MPI that provides it.",
             )
-        self.comm = comm
+        self.comm, self.calling = comm, threading.Lock()
         self._exchange = comm._exchange
         self.members = self._exchange.members
         self.whole = not self._exchange.group
@@ -69,11 +70,17 @@ class MPIControl:
     def split(self, color: int | str | None, share: bool) -> "tuple[Any, MPIControl]":
         """See `Control`."""
         part = MPIControl(self.comm.split(color))
-        return begin(part, part.comm.rank, share), part
+        try:
+            return begin(part, part.comm.rank, share), part
+        except BaseException as error:
+            part.close(error)
+            raise
 
-    def tell(self, sequence: int, kind: str, text: str) -> None:
+    def tell(self, sequence: int, kind: str, text: str, *, everybody: bool = False) -> None:
         """See `Control`."""
-        self.comm._peers.tell(self._exchange.told(), {self._name: sequence}, kind, text)
+        others = [rank for rank in self.members if rank != self._exchange.number]
+        ranks = others if everybody else self._exchange.told()
+        self.comm._peers.tell(ranks, {self._name: sequence}, kind, text)
 
     def hear(self) -> Sequence[News]:
         """See `Control`."""

@@ -30,13 +30,14 @@ def check(payload: Array, signature: Signature, device: Any) -> None:
             expected="a floating dtype, which has NaN for what must not be used",
             do="Convert it to float64.",
         )
-    if payload.device.id != device.id:
+    current = cupy.cuda.Device().id
+    if not payload.device.id == current == device.id:
         raise refusal(
             ValueError,
             "BN-SYNC-9",
-            got=f"the payload of layer {signature.layer!r} is on device {payload.device.id}",
+            got=f"the payload of layer {signature.layer!r} is on device {payload.device.id} while {current} is current",
             expected=f"device {device.id}, which was current where the communicator was made",
-            do="Make the device current with cupy.cuda.Device(number).use() before the communicator.",
+            do=f"Call cupy.cuda.Device({device.id}).use() on each thread that calls layers or makes their arrays.",
         )
     if cupy.cuda.get_current_stream().is_capturing():
         raise refusal(

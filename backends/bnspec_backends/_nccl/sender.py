@@ -1,7 +1,8 @@
 """Queueing a collective on a stream: messages, NCCL's calls, the fold, and the comparison of what came.
 
 A rank compares the headers that came with its own on the device, so that no number of another layer is ever used: where
-they differ the result is NaN. The host gets the same headers, to say what differed. Nothing here waits.
+they differ, or the communicator was aborted meanwhile, the result is NaN. The host gets the same headers, to say what
+differed. It waits for nothing here, but that NCCL itself connects the ranks in the first calls.
 """
 
 import functools
@@ -18,6 +19,7 @@ from bnspec._types import Array
 from bnspec_backends._batched import Request
 from bnspec_backends._frames import About
 from bnspec_backends._nccl.flight import Flight
+from bnspec_backends._nccl.keeper import Keeper
 from bnspec_backends._nccl.messages import HEAD, Layout
 from bnspec_backends._rounds import Round, plan
 
@@ -29,7 +31,8 @@ class Sender:
 
     Parameters
     ----------
-    comm : cupy.cuda.nccl.NcclCommunicator
+    keeper : Keeper
+        Of the NCCL communicator.
     rank, size : int
     members : tuple of int
         The ranks' numbers in what is said.
@@ -42,14 +45,19 @@ class Sender:
         Those of `bnspec_backends._rounds`; a single rank has one too, with itself.
     """
 
-    def __init__(self, comm: Any, rank: int, size: int, members: tuple[int, ...], group: bytes) -> None:
+    def __init__(self, keeper: Keeper, rank: int, size: int, members: tuple[int, ...], group: bytes) -> None:
         self.rounds = plan(size, rank) or (Round((rank,), ()),)
-        self._comm, self._rank, self._size = comm, rank, size
+        self._keeper, self._comm, self._rank, self._size = keeper, keeper.comm, rank, size
         self._members, self._group = members, group
 
     def send(
-        self, own: About, sequence: int, requests: Sequence[Request], entry: Callable[[], AbstractContextManager[None]]
-    ) -> tuple[list[Array], Flight]:
+        self,
+        own: About,
+        sequence: int,
+        requests: Sequence[Request],
+        begin: Callable[[Flight], None],
+        entry: Callable[[], AbstractContextManager[None]],
+    ) -> list[Array]:
         """Queue a collective on the current stream.
 
         Parameters
@@ -58,6 +66,8 @@ class Sender:
         sequence : int
         requests : sequence of Request
             What to join, in one message.
+        begin : callable
+            Is told of the flight before NCCL is called.
         entry : callable
             Makes the context in which NCCL is called.
 
@@ -65,7 +75,6 @@ class Sender:
         -------
         list of array
             The joined payloads: their values follow.
-        Flight
         """
         stream = cupy.cuda.get_current_stream()
         payloads = [request.payload for request in requests]
@@ -76,7 +85,8 @@ class Sender:
         sent[...] = np.frombuffer(text, np.uint64)
         head = cupy.empty(HEAD, cupy.uint64)
         head.set(sent, stream=stream)
-        flight = Flight(own, sequence, text, _event(stream), None, [], sent)
+        flight = Flight(own, sequence, text, _event(stream), sent)
+        begin(flight)
         right: Any = None
         for each in self.rounds:
             message = cupy.empty(layout.words, cupy.uint64)
@@ -92,8 +102,10 @@ class Sender:
             flight.found.append(([self._members[source] for source in each.sources], came))
             parts = zip(*(layout.payloads(row) for row in rows))
             payloads = [functools.reduce(request.combine, part) for request, part in zip(requests, parts)]
+        # Half a message may have come when an abort breaks it off, with the header in it.
+        right = cupy.logical_and(right, self._keeper.alive(stream)[0] == 1)
         flight.landed = _event(stream)
-        return [cupy.where(right, each, each.dtype.type(np.nan)) for each in payloads], flight
+        return [cupy.where(right, each, each.dtype.type(np.nan)) for each in payloads]
 
     def _exchange(self, each: Round, message: Array, stream: Any) -> Array:
         """Queue one round: the messages of all its sources, in order, as rows."""

@@ -41,7 +41,8 @@ def begin(control: Control, rank: int, share: bool) -> Any:
     Raises
     ------
     CommunicatorError
-        On every rank, where one has no device, two have one device without `share`, or versions of NCCL differ.
+        Two ranks have one device without `share`, or their versions of NCCL differ; or this one has no device, or NCCL
+        fails on it.
     CollectiveTimeout
         NCCL did not begin before the deadline.
     """

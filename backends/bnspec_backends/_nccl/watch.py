@@ -1,41 +1,36 @@
-"""Collectives in flight on a device: whether they went well, and a thread that ends those that cannot.
+"""Collectives in flight on a device: whether they went well, and an end to those that cannot.
 
 The host does not wait for a collective. What came with it, the headers of all ranks, is copied to page-locked memory
-behind it and read when it has landed: at the next call, or by the thread, whichever is first. The thread looks every
-50 ms: a rank that failed or left, one that is missing at the deadline and an error of NCCL's end the communicator. Then
-it is aborted, which is the only way to free a stream that waits, and every further use raises.
+behind it and read when it has landed: at the next call, or by the keeper's thread, whichever is first. The thread looks
+every 50 ms: a rank that failed or left, one that is missing at the deadline, an error of NCCL's and a fault of the
+device end the communicator. Then it is aborted, which is the only way to free a stream that waits, and every further
+use raises.
 """
 
 import contextlib
 import json
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
-
-from cupy.cuda import nccl
 
 from bnspec._errors import CollectiveMismatch, CollectiveTimeout
-from bnspec_backends._facts import DO_THE_SAME, met_text, ranks_text, where
+from bnspec_backends._facts import DO_THE_SAME, error_text, met_text, ranks_text, where
 from bnspec_backends._frames import About
 from bnspec_backends._health import ERRORS, Health
 from bnspec_backends._nccl.control import Control
-from bnspec_backends._nccl.flight import Flight, facts_at
-from bnspec_backends._news import News, wait
+from bnspec_backends._nccl.flight import DeviceFault, Flight, facts_at, passed
+from bnspec_backends._nccl.keeper import NCCL_ERRORS, Keeper
+from bnspec_backends._news import GRACE, News, reason_of, wait
 
 __all__ = ["Watch"]
 
-#: Seconds between two looks of the thread, and those that ranks have for telling that they wait too.
-_EVERY, _ANSWER = 0.05, 0.5
-
 #: Seconds of waiting after which a rank tells where it waits, so that ranks that wait in different layers notice;
-#: half of the deadline where that is less.
-_ASK = 1.0
+#: half of the deadline where that is less. And those that the others have, after the deadline, for telling it too.
+_ASK, _ANSWER = 1.0, 0.5
 
-#: Seconds that an abort waits for a call of NCCL's that another thread is in, before it is taken for stuck.
-_PATIENCE = 1.0
+#: Flights that were given up. Devices may still write to their memory, so it is never used again.
+_LOST: list[Flight] = []
 
 
 class Watch:
@@ -44,6 +39,7 @@ class Watch:
     Attributes
     ----------
     health : Health
+    keeper : Keeper
     known : dict
         From digests to the facts that they stand for.
     entering : tuple of About and int, or None
@@ -52,22 +48,18 @@ class Watch:
         Sequence number of the last collective that went well.
     """
 
-    def __init__(self, comm: Any, control: Control, number: int) -> None:
-        self.control, self.number = control, number
+    def __init__(self, keeper: Keeper, control: Control, number: int) -> None:
+        self.keeper, self.control, self.number = keeper, control, number
         self.health = Health(self._told_of, () if control.whole else control.members)
         self.known: dict[bytes, Mapping[str, str]] = {}
         self.landed = 0
-        self.calling = threading.Lock()  # held around calls of NCCL's
-        self._comm = comm
+        self.entering: tuple[About, int] | None = None
         self._flights: deque[Flight] = deque()
         self._lock = threading.RLock()
-        self.entering: tuple[About, int] | None = None  # what the host compares before it goes to the device
         self._waiting: dict[int, tuple[int, dict[str, str]]] = {}  # where other ranks told that they wait
         self._gone: list[News] = []
         self._told = 0  # the last collective of which this rank told that it waits there
-        self._stop = threading.Event()
-        thread = threading.Thread(target=_guard, args=(weakref.ref(self), self._stop), name="bnspec NCCL", daemon=True)
-        thread.start()
+        keeper.start(self.look)
 
     def add(self, flight: Flight) -> None:
         """From now on, look after this one too."""
@@ -77,58 +69,70 @@ class Watch:
     def land(self) -> None:
         """Read what came with the collectives that have landed."""
         with self._lock:
-            while self._flights and self._flights[0].landed.done and self.health.well:
-                flight = self._flights.popleft()
-                if flight.agrees():
-                    self.landed = flight.sequence
-                else:
-                    self._mismatch(flight.met(self.known))
+            try:
+                while self._flights and self.health.well and self._flights[0].over():
+                    flight = self._flights.popleft()
+                    if flight.agrees():
+                        self.landed = flight.sequence
+                    else:
+                        self._mismatch(flight.met(self.known))
+            except DeviceFault as fault:
+                self._broken(f"the device of rank {self.number} failed", fault)
 
     def look(self) -> None:
-        """Land what can, and end what cannot."""
+        """Land what can, and end what cannot. Nothing that goes wrong here goes unnoticed."""
         with self._lock:
-            self.land()
-            if not self.health.well:
-                return
-            self._hear()
-            if self._flights and self.health.well:
-                self._overdue(self._flights[0])
-            if self.health.well:
-                self._ask_nccl()
+            try:
+                self.land()
+                for step in (self._hear, self._overdue, self._ask_nccl):
+                    if self.health.well:
+                        step()
+            except Exception as error:
+                self._broken(f"rank {self.number} could not look after its collectives", error)
 
     def settle(self) -> None:
-        """Wait until nothing is in flight; raise what went wrong."""
+        """Wait until nothing is in flight, or something went wrong."""
 
         def settled() -> bool:
             self.land()
             return not self._flights or not self.health.well
 
         wait(settled, float("inf"))
-        if self.health.error is not None:
-            self.health.throw()
 
-    def stop(self, *, abort: bool) -> None:
-        """Look no more, and give the NCCL communicator back."""
-        self._stop.set()
-        with self._lock:
+    def stop(self, error: BaseException | None) -> None:
+        """Look no more, tell the others, and give the NCCL communicator back, as soon as they let it go too.
+
+        With an error, or after one, it is aborted.
+        """
+        if self.health.error is None:
+            with contextlib.suppress(Exception):  # the others' deadlines remain
+                self.control.tell(self.landed, *reason_of(error))
+        error = error if error is not None else self.health.error
+        self.health.closed = True
+        self.keeper.end(abort=error is not None)
+        self._give_up()
+        with contextlib.suppress(Exception):
+            self.control.close(error)
+        self.keeper.ended(GRACE)
+
+    def let_go(self) -> None:
+        """The same for a communicator that nobody has any more; here nothing can be waited for."""
+        if not self.health.closed:
             self.health.closed = True
-            self._flights.clear()
-            if self.health.error is None:  # else it is aborted already
-                self._end_nccl(self._comm.abort if abort else self._comm.destroy)
+            with contextlib.suppress(Exception):
+                self.control.tell(self.landed, *reason_of(None))
+                self.control.close(None)
+            self.keeper.end(abort=self.health.error is not None)
 
     def _told_of(self, kind: str, text: str) -> None:
-        self._end_nccl(self._comm.abort)
         self.control.fail(ERRORS[kind], text)
-        self._flights.clear()
+        self.keeper.end(abort=True)
+        self._give_up()
 
-    def _end_nccl(self, way: Any) -> None:
-        free = self.calling.acquire(timeout=_PATIENCE)
-        try:
-            with contextlib.suppress(nccl.NcclError):
-                way()
-        finally:
-            if free:
-                self.calling.release()
+    def _give_up(self) -> None:
+        with self._lock:
+            _LOST.extend(self._flights)
+            self._flights.clear()
 
     def _hear(self) -> None:
         """Act on what other ranks told."""
@@ -160,17 +164,18 @@ class Watch:
         """The collective that this rank waits in, on the device or before it."""
         if self._flights:
             flight = self._flights[0]
-            return (flight.own, flight.sequence) if flight.reached.done else None
+            return (flight.own, flight.sequence) if passed(flight.reached) else None
         return self.entering
 
     def _tell_place(self, about: About, sequence: int) -> None:
         if self._told < sequence:
             self._told = sequence
-            self.control.tell(sequence, "waits", json.dumps(facts_at(about, sequence)))
+            self.control.tell(sequence, "waits", json.dumps(facts_at(about, sequence)), everybody=True)
 
-    def _overdue(self, flight: Flight) -> None:
+    def _overdue(self) -> None:
         """Time the oldest flight, from when the device has come to it."""
-        if not flight.reached.done:
+        flight = self._flights[0] if self._flights else None
+        if flight is None or not passed(flight.reached):
             return
         now = time.perf_counter()
         flight.since = now if flight.since is None else flight.since
@@ -212,26 +217,19 @@ class Watch:
             )
 
     def _ask_nccl(self) -> None:
+        if not self.keeper.calling.acquire(blocking=False):
+            return  # there will be another look
         try:
-            self._comm.check_async_error()
-        except nccl.NcclError as error:
-            self.health.poison(
-                f"NCCL failed on rank {self.number} after collective {self.landed}: {error}",
-                "it to deliver",
-                "Look at its own messages, with NCCL_DEBUG=INFO.",
-                cause=error,
-            )
+            self.keeper.comm.check_async_error()
+        except NCCL_ERRORS as error:
+            self._broken(f"NCCL failed on rank {self.number} after collective {self.landed}", error)
+        finally:
+            self.keeper.calling.release()
+
+    def _broken(self, what: str, error: Exception) -> None:
+        do = "Look at the messages of NCCL, with NCCL_DEBUG=INFO, and of the devices."
+        self.health.poison(f"{what}: {error_text(error)}", "it to work", do, cause=error)
 
     def _mismatch(self, facts: Mapping[int, Mapping[str, str]]) -> None:
         got = met_text(dict(sorted(facts.items())))
         self.health.poison(got, "the same on every rank", DO_THE_SAME, CollectiveMismatch)
-
-
-def _guard(watch: "weakref.ref[Watch]", stop: threading.Event) -> None:
-    """The thread: look now and then, for as long as there is something to look after."""
-    while not stop.wait(_EVERY):
-        found = watch()
-        if found is None:
-            return
-        found.look()
-        del found

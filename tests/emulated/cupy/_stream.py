@@ -10,6 +10,7 @@ __all__ = ["Event", "Stream", "get_current_stream", "synchronizations"]
 
 _local = threading.local()
 _streams = weakref.WeakValueDictionary()
+_events = weakref.WeakValueDictionary()
 _numbers = itertools.count(1)
 
 #: How often the host has waited for a device; what a training step must not do.
@@ -98,15 +99,29 @@ class Stream:
         _local.stream = _local.before.pop()
 
 
+#: What the device answers to everything, once it is broken; as CUDA's sticky errors.
+_fault = 0
+
+
+def _break_device(status):
+    global _fault
+    _fault = status
+
+
 class Event:
-    """As `cupy.cuda.Event`."""
+    """As `cupy.cuda.Event`. `done` is false for ever where the device is broken, as CuPy's is."""
 
     def __init__(self, block=False, disable_timing=False, interprocess=False):
         self._reached = None
+        self.ptr = next(_numbers)
+        _events[self.ptr] = self
+
+    def _query(self):
+        return _fault or (0 if self._reached is None or self._reached.is_set() else 600)
 
     @property
     def done(self):
-        return self._reached is None or self._reached.is_set()
+        return self._query() == 0
 
     def record(self, stream=None):
         self._reached = threading.Event()

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from cupy import _array, _stream
+from cupy.cuda.device import Device
 
 available = True
 
@@ -81,8 +82,11 @@ class NcclCommunicator:
         self.comm = id(self)
         self._splits = itertools.count()
         self._aborted, self._broken = threading.Event(), False
+        self._pieces = 0  # bytes of a message that are sent before this rank is stuck
         self._left = 0
-        self._peers = self._meet(Path(commId.rstrip(b"\0").decode()))
+        self._folder = Path(commId.rstrip(b"\0").decode())
+        self._peers = self._meet(self._folder)
+        self._device = Device().id
         # What came but nobody has asked for yet; only the stream's thread looks at it.
         self._heads = {peer: bytearray() for peer in self._peers}
 
@@ -119,7 +123,7 @@ class NcclCommunicator:
         return self._alive()._size
 
     def device_id(self):
-        return 0
+        return self._alive()._device
 
     def check_async_error(self):
         self._alive()
@@ -132,7 +136,14 @@ class NcclCommunicator:
         self._close()
 
     def destroy(self):
-        while self._left and not self._aborted.is_set():
+        """Wait for one's own work, and for the other ranks of the machine to come here too, as NCCL does."""
+        if not self._folder.exists() or not self.comm:
+            return
+        (self._folder / f"ends{self._rank}").touch()
+        others = [self._folder / f"ends{rank}" for rank in range(self._size)]
+        while self._left or not all(other.exists() for other in others):
+            if self._aborted.is_set() or not self._folder.exists():
+                break
             time.sleep(0.01)
         self.abort()
 
@@ -142,6 +153,7 @@ class NcclCommunicator:
                 link.close()
 
     def __del__(self):
+        """CuPy destroys what is collected as garbage, wherever that happens."""
         with contextlib.suppress(Exception):
             self.destroy()
 
@@ -208,6 +220,8 @@ class NcclCommunicator:
                 if target != address:
                     ctypes.memmove(target, address, size)
         going = {p: memoryview(_LENGTH.pack(n) + ctypes.string_at(a, n)) for a, n, p in sends if p != self._rank}
+        if self._pieces:  # then a message is only begun
+            going = {p: data[: _LENGTH.size + self._pieces] for p, data in going.items()}
         coming = {p: (a, n) for a, n, p in receives if p != self._rank}
         while (going or coming) and not self._aborted.is_set():
             for peer in list(coming):
@@ -225,7 +239,7 @@ class NcclCommunicator:
                     continue
                 except OSError:
                     self._lost()
-                if not going[peer]:
+                if not going[peer] and not self._pieces:
                     del going[peer]
             for link in readable:
                 try:
@@ -244,16 +258,16 @@ class NcclCommunicator:
         time.sleep(0.005)
 
     def _received(self, peer, address, size):
-        """Whether the next message of a peer is there, and taken."""
+        """Whether the next message of a peer is there, and taken; what has come of it is in its place already."""
         head = self._heads[peer]
         if len(head) < _LENGTH.size:
             return False
         (length,) = _LENGTH.unpack_from(head)
-        if len(head) < _LENGTH.size + length:
-            return False
         if length != size and os.environ.get("EMULATED_NCCL", "wait") == "wait":
             return False
-        fits = min(length, size)
-        ctypes.memmove(address, bytes(head[_LENGTH.size : _LENGTH.size + fits]), fits)
+        came = bytes(head[_LENGTH.size : _LENGTH.size + min(length, size)])
+        ctypes.memmove(address, came, len(came))
+        if len(head) < _LENGTH.size + length:
+            return False
         del head[: _LENGTH.size + length]
         return True

@@ -2,6 +2,8 @@
 
 import os
 
+from cupy import _stream
+
 
 class CUDARuntimeError(RuntimeError):
     """As CuPy's."""
@@ -13,3 +15,7 @@ def getDeviceCount():  # noqa: N802
 
 def getDeviceProperties(device):  # noqa: N802
     return {"name": b"none: emulated by NumPy and threads"}
+
+
+def eventQuery(event):  # noqa: N802
+    return _stream._events[event]._query()
