@@ -356,8 +356,44 @@ def closing(comm):
     first, second = (0, 1) if RANK else (1, 0)
     PARTS[first].close()
     PARTS[second].close()
+    before = watchers()
     del PARTS[2:3]
-    note("value", closed=True)
+    until = time.perf_counter() + DEADLINE
+    while watchers() == before and time.perf_counter() < until:
+        time.sleep(0.01)
+    note("value", let_go=before - watchers())
+
+
+def watchers():
+    return sum(thread.name == "bnspec NCCL" for thread in threading.enumerate())
+
+
+def stuck_in_call(comm):
+    """A rank that stops between the comparison and its call of NCCL's, in which the others wait to be connected."""
+    net = Network(comm)
+    if RANK == 1:
+        exchange = comm._sender._exchange
+        comm._sender._exchange = lambda *given: (time.sleep(5 * DEADLINE), exchange(*given))[1]
+    net.forward("conv1/bn")
+
+
+def part_unread(comm):
+    """A fault of a part that comes to light when the whole is closed."""
+    PARTS.append(comm.split(0))
+    net = Network(PARTS[0])
+    net.forward("conv1/bn")
+    if RANK != 2:
+        net.forward("conv1/bn")
+
+
+def late_known(comm):
+    """A rank that is late for a layer that all know, so that the others wait for it on their devices."""
+    net = Network(comm)
+    net.forward("conv1/bn", "conv2/bn")
+    take(net.y)
+    if RANK == 1:
+        time.sleep(2 * DEADLINE)
+    net.forward("conv2/bn")
 
 
 PARTS = []
