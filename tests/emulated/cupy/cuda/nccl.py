@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from cupy import _array, _stream
-from cupy.cuda.device import Device
+from cupy.cuda import device as _device
 
 available = True
 
@@ -86,7 +86,7 @@ class NcclCommunicator:
         self._left = 0
         self._folder = Path(commId.rstrip(b"\0").decode())
         self._peers = self._meet(self._folder)
-        self._device = Device().id
+        self._device = _device.Device().id
         # What came but nobody has asked for yet; only the stream's thread looks at it.
         self._heads = {peer: bytearray() for peer in self._peers}
 
