@@ -279,6 +279,8 @@ def broken_device(comm):
     if RANK == 1:
         _stream._break_device(700)
     net.forward("conv2/bn")
+    time.sleep(0.5)
+    net.forward("conv2/bn")
     comm.synchronize()
 
 

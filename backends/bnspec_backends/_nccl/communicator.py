@@ -26,8 +26,8 @@ from bnspec_backends._batched import Batch, Request, waiting_batch
 from bnspec_backends._facts import error_text, where
 from bnspec_backends._frames import About, about, together
 from bnspec_backends._nccl.control import Control
-from bnspec_backends._nccl.flight import DeviceFault
-from bnspec_backends._nccl.keeper import NCCL_ERRORS, Keeper
+from bnspec_backends._nccl.faults import Fault, calling_nccl
+from bnspec_backends._nccl.keeper import Keeper
 from bnspec_backends._nccl.opening import close_at_exit, open_ranks
 from bnspec_backends._nccl.payload import check
 from bnspec_backends._nccl.sender import Sender
@@ -220,7 +220,7 @@ class NCCLCommunicator:
         with self._device:
             try:
                 made, control = self._control.split(color, self._share)
-            except (CommunicatorError, DeviceFault, *NCCL_ERRORS) as error:
+            except (CommunicatorError, Fault) as error:
                 self._failed(error, f"rank {self._number} could not split")
             part = NCCLCommunicator.__new__(NCCLCommunicator)
             part._set(made, control, self.blocking, self._share)
@@ -276,8 +276,8 @@ class NCCLCommunicator:
             results = self._sender.send(own, self._sequence, requests, self._watch.add, lambda: self._entry(own))
         except CommunicatorError:
             raise
-        except (*NCCL_ERRORS, DeviceFault) as error:
-            self._failed(error, f"NCCL failed on rank {self._number} in {self._where(own)}")
+        except Fault as error:
+            self._failed(error, f"rank {self._number} failed in {self._where(own)}")
         except BaseException as error:  # an interrupt, a fold that fails: this rank no longer knows where it is
             text = f"rank {self._number} raised {error_text(error)} in {self._where(own)}"
             self._watch.health.poison(text, "it to finish", f"Correct the error of rank {self._number}.", cause=error)
@@ -298,8 +298,8 @@ class NCCLCommunicator:
         watch.entering = own, self._sequence + 1
         try:
             self._control.agree(own, self._sequence + 1)
-        except (CommunicatorError, DeviceFault, *NCCL_ERRORS) as error:
-            self._failed(error, f"NCCL failed on rank {self._number} in {self._where(own, 1)}")
+        except (CommunicatorError, Fault) as error:
+            self._failed(error, f"rank {self._number} failed in {self._where(own, 1)}")
         finally:
             watch.entering = None
         watch.known[own.digest] = own.facts
@@ -315,7 +315,8 @@ class NCCLCommunicator:
         try:
             if not health.well:
                 health.refuse(here)
-            yield
+            with calling_nccl():
+                yield
         finally:
             calling.release()
 
@@ -325,7 +326,7 @@ class NCCLCommunicator:
         if isinstance(error, CommunicatorError):
             health.keep(str(error), type(error), error.__cause__)
         else:
-            do = "Look at its own messages, with NCCL_DEBUG=INFO."
+            do = "Look at the messages of NCCL, with NCCL_DEBUG=INFO, and of the devices."
             health.poison(f"{what}: {error_text(error)}", "it to work", do, cause=error)
         health.throw()
 

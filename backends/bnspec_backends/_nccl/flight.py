@@ -4,35 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cupy
-
 from bnspec_backends._frames import SAME, About, parse_header
+from bnspec_backends._nccl.faults import passed
 
-__all__ = ["DeviceFault", "Flight", "facts_at", "passed"]
+__all__ = ["Flight", "facts_at"]
 
 _UNKNOWN = {"layer": "unknown", "operation": "unknown", "sequence number": "unknown"}
-
-
-#: What CUDA says of an event that the device has not come to; everything else but 0 is a fault of the device.
-_NOT_READY = 600
-
-
-class DeviceFault(RuntimeError):
-    """The device does not work any more; nothing that is queued on it will be done."""
-
-
-def passed(event: Any) -> bool:
-    """Whether the device has come past an event.
-
-    Raises
-    ------
-    DeviceFault
-        Which `Event.done` would call not yet, for ever.
-    """
-    status = cupy.cuda.runtime.eventQuery(event.ptr)
-    if status not in (0, _NOT_READY):
-        raise DeviceFault(f"CUDA error {status}")
-    return bool(status == 0)
 
 
 @dataclasses.dataclass

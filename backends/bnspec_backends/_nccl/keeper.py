@@ -12,14 +12,11 @@ from typing import Any
 import cupy
 import cupyx
 import numpy as np
-from cupy.cuda import nccl
 
 from bnspec._types import Array
+from bnspec_backends._nccl.faults import NCCLFault, calling_nccl
 
-__all__ = ["NCCL_ERRORS", "Keeper"]
-
-#: What calls of NCCL's raise. CuPy knows no names for its newer errors, and fails to look them up.
-NCCL_ERRORS = (nccl.NcclError, KeyError)
+__all__ = ["Keeper"]
 
 #: Seconds between two looks; and how long an abort waits for a call of NCCL's that another thread is in, before it is
 #: taken for stuck: the abort is then what frees it.
@@ -69,14 +66,15 @@ class Keeper:
         return self._ended.wait(seconds)
 
     def _run(self, look: Callable[[], None]) -> None:
-        # A thread's device is the first one at first, where each rank's would then take memory.
-        cupy.cuda.Device(self._device).use()
+        with contextlib.suppress(Exception):  # a device that does not answer is noticed by `look`
+            # A thread's device is the first one at first, where each rank's would then take memory.
+            cupy.cuda.Device(self._device).use()
         while not self._wake.wait(_EVERY):
             look()
         free = self.calling.acquire(timeout=_PATIENCE)
         try:
-            with contextlib.suppress(*NCCL_ERRORS):
-                assert self._ending is not None
+            assert self._ending is not None
+            with contextlib.suppress(NCCLFault), calling_nccl():
                 self._ending()
         finally:
             if free:

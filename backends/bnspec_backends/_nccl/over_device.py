@@ -20,7 +20,7 @@ from cupy.cuda import nccl
 from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, refusal
 from bnspec_backends._facts import DO_THE_SAME, met_text, where
 from bnspec_backends._frames import About, Header, of_facts, parse_header
-from bnspec_backends._nccl.flight import passed
+from bnspec_backends._nccl.faults import calling_nccl, passed
 from bnspec_backends._nccl.start import late, within
 from bnspec_backends._news import News, wait
 
@@ -34,7 +34,7 @@ def all_gather(
     stream = cupy.cuda.get_current_stream()
     mine = cupy.asarray(np.frombuffer(data, np.uint8))
     rows = cupy.empty((size, len(data)), cupy.uint8)
-    with calling or contextlib.nullcontext():
+    with calling or contextlib.nullcontext(), calling_nccl():
         comm.allGather(mine.data.ptr, rows.data.ptr, len(data), nccl.NCCL_UINT8, stream.ptr)
     done = cupy.cuda.Event(disable_timing=True)
     done.record(stream)

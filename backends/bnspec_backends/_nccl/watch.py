@@ -19,8 +19,9 @@ from bnspec_backends._facts import DO_THE_SAME, error_text, met_text, ranks_text
 from bnspec_backends._frames import About
 from bnspec_backends._health import ERRORS, Health
 from bnspec_backends._nccl.control import Control
-from bnspec_backends._nccl.flight import DeviceFault, Flight, facts_at, passed
-from bnspec_backends._nccl.keeper import NCCL_ERRORS, Keeper
+from bnspec_backends._nccl.faults import DeviceFault, NCCLFault, calling_nccl, passed
+from bnspec_backends._nccl.flight import Flight, facts_at
+from bnspec_backends._nccl.keeper import Keeper
 from bnspec_backends._news import GRACE, News, reason_of, wait
 
 __all__ = ["Watch"]
@@ -123,6 +124,7 @@ class Watch:
                 self.control.tell(self.landed, *reason_of(None))
                 self.control.close(None)
             self.keeper.end(abort=self.health.error is not None)
+            self._give_up()
 
     def _told_of(self, kind: str, text: str) -> None:
         self.control.fail(ERRORS[kind], text)
@@ -220,8 +222,9 @@ class Watch:
         if not self.keeper.calling.acquire(blocking=False):
             return  # there will be another look
         try:
-            self.keeper.comm.check_async_error()
-        except NCCL_ERRORS as error:
+            with calling_nccl():
+                self.keeper.comm.check_async_error()
+        except NCCLFault as error:
             self._broken(f"NCCL failed on rank {self.number} after collective {self.landed}", error)
         finally:
             self.keeper.calling.release()

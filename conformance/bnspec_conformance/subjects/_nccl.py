@@ -59,11 +59,9 @@ def nccl() -> OursOnMPI:
     share = bool(os.environ.get(SHARE))
     if not devices:
         raise ImportError("CuPy is installed, but there is no CUDA device")
-    if local.size > devices and not share:
-        raise ImportError(f"{local.size} ranks and {devices} CUDA devices on this machine; --share-device tries it")
     import cupy
 
-    cupy.cuda.Device(local.rank % devices).use()
+    cupy.cuda.Device(local.rank % devices).use()  # a launcher may have shown each process another one already
     whole = NCCLCommunicator(deadline=APART, blocking=True, share_device=share)
     world = NCCLWorld(MPICommunicator(deadline=APART), whole)
     library = f"NCCL {version_text()}, {mpi_version()}"
