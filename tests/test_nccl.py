@@ -228,7 +228,7 @@ def test_communicators_end_in_any_order(tmp_path, kind):
     """NCCL waits for the other ranks where one ends; nobody waits for that for long."""
     done, seconds, found = fault(tmp_path, "closing", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
     assert done.returncode == 0, done.stderr
-    assert found["value"] == {rank: {"let_go": 1} for rank in range(3)}
+    assert found["value"] == {rank: {"let_go": True} for rank in range(3)}
     assert seconds < MARGIN + STARTING
 
 

@@ -24,8 +24,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -41,11 +40,12 @@ from bnspec_backends._frames import about, of_facts, packed, together, unpacked
 from bnspec_backends._host import from_host, to_host
 from bnspec_backends._news import deadline_of, wait
 from bnspec_backends._peers import Peers
+from bnspec_backends._processes import ProcessCommunicator, color_of
 
 __all__ = ["MPICommunicator", "world"]
 
 
-class MPICommunicator:
+class MPICommunicator(ProcessCommunicator):
     """The ranks of an MPI communicator, a `bnspec.Communicator`.
 
     Parameters
@@ -129,19 +129,6 @@ class MPICommunicator:
     @deadline.setter
     def deadline(self, seconds: float) -> None:
         self._exchange.deadline = deadline_of(seconds)
-
-    def __repr__(self) -> str:
-        """``<MPICommunicator rank 0 of 2>``."""
-        return f"<MPICommunicator rank {self.rank} of {self.size}>"
-
-    def __enter__(self) -> "MPICommunicator":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
-        self.close(error)
-        return False
 
     def all_reduce(self, payload: Array, combine: Callable[[Array, Array], Array], signature: Signature) -> Array:
         """Fold the ranks' payloads in rank order; every rank gets the same bits.
@@ -262,14 +249,7 @@ class MPICommunicator:
         TypeError
             The colour is something else than an integer, a text or None.
         """
-        if isinstance(color, bool) or not isinstance(color, int | str | None):
-            raise refusal(
-                TypeError,
-                "BN-SYNC-9",
-                got=f"color is {color!r}",
-                expected="an integer, a text or None",
-                do="Give the ranks that belong together the same number.",
-            )
+        color = color_of(color)
         entries = [json.loads(each) for each in self.all_gather(json.dumps(color).encode(), operation="split")]
         old = self._exchange
         members = tuple(rank for rank, each in zip(old.members, entries) if each == color)

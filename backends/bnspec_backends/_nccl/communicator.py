@@ -14,12 +14,11 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import cupy
 
-from bnspec._errors import CommunicatorError, refusal
+from bnspec._errors import CommunicatorError
 from bnspec._protocols import Signature
 from bnspec._types import Array
 from bnspec_backends._batched import Batch, Request, waiting_batch
@@ -33,11 +32,12 @@ from bnspec_backends._nccl.payload import check
 from bnspec_backends._nccl.sender import Sender
 from bnspec_backends._nccl.watch import Watch
 from bnspec_backends._news import deadline_of
+from bnspec_backends._processes import ProcessCommunicator, color_of
 
 __all__ = ["NCCLCommunicator", "world"]
 
 
-class NCCLCommunicator:
+class NCCLCommunicator(ProcessCommunicator):
     """Ranks with a CUDA device each, a `bnspec.Communicator`.
 
     Parameters
@@ -124,19 +124,6 @@ class NCCLCommunicator:
         """The number of collectives that were begun."""
         return self._sequence
 
-    def __repr__(self) -> str:
-        """``<NCCLCommunicator rank 0 of 2>``."""
-        return f"<NCCLCommunicator rank {self.rank} of {self.size}>"
-
-    def __enter__(self) -> "NCCLCommunicator":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
-        self.close(error)
-        return False
-
     def all_reduce(self, payload: Array, combine: Callable[[Array, Array], Array], signature: Signature) -> Array:
         """Fold the ranks' payloads in rank order; every rank gets the same bits.
 
@@ -205,14 +192,7 @@ class NCCLCommunicator:
         TypeError
             The colour is something else than an integer, a text or None.
         """
-        if isinstance(color, bool) or not isinstance(color, int | str | None):
-            raise refusal(
-                TypeError,
-                "BN-SYNC-9",
-                got=f"color is {color!r}",
-                expected="an integer, a text or None",
-                do="Give the ranks that belong together the same number.",
-            )
+        color = color_of(color)
         health = self._watch.health
         if not health.well:
             health.refuse(f"rank {self._number} cannot split")
