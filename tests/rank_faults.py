@@ -77,6 +77,7 @@ def raises(comm):
     net = Network(comm)
     net.forward("conv1/bn")
     if RANK == 1:
+        take(net.y)  # which ends what is under way there
         raise OSError("no space left")
     net.forward("conv2/bn")
 
@@ -127,6 +128,7 @@ def part_raises(comm):
     net = Network(part)
     net.forward("conv1/bn")
     if RANK == 1:
+        take(net.y)  # which ends what is under way there
         raise OSError("no space left")
     net.forward("conv2/bn")
 
@@ -410,6 +412,7 @@ def uncaught():
     net = Network(None, sync_statistics=KIND)
     net.forward("conv1/bn")
     if RANK == 1:
+        take(net.y)  # which ends what is under way there
         raise OSError("no space left")
     begun = time.perf_counter()
     try:

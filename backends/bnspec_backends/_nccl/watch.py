@@ -105,6 +105,7 @@ class Watch:
 
         With an error, or after one, it is aborted.
         """
+        self.land()  # the others need not give up what this rank has completed
         if self.health.error is None:
             with contextlib.suppress(Exception):  # the others' deadlines remain
                 self.control.tell(self.landed, *reason_of(error))
@@ -119,6 +120,7 @@ class Watch:
     def let_go(self) -> None:
         """The same for a communicator that nobody has any more; here nothing can be waited for."""
         if not self.health.closed:
+            self.land()
             self.health.closed = True
             with contextlib.suppress(Exception):
                 self.control.tell(self.landed, *reason_of(None))
