@@ -33,7 +33,7 @@ test: $(VENV)/.stamp-dev ## Run every test on every subject that a CPU can run
 test-core: $(CORE_VENV)/.stamp-core ## Run the tests without torch, jax and MPI
 	OMP_NUM_THREADS=1 $(CORE_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-# In an environment of its own: CuPy and NCCL take 650 MB. Without a device it compares names and skips the rest.
+# In an environment of its own: CuPy and NCCL are large. Without a device it compares names and skips the rest.
 test-cuda: $(CUDA_VENV)/.stamp-cuda ## Run what needs CuPy, and the suite on CUDA devices where there are some
 	$(CUDA_VENV)/bin/python -m pytest -q tests/test_cupy.py tests/test_emulated_cupy.py $(ARGS)
 

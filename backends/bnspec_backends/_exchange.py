@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import numpy as np
 from mpi4py import MPI
 
-from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError
-from bnspec_backends._facts import DO_THE_SAME, error_text, met_text, ranks_text, where
+from bnspec._errors import CollectiveMismatch, CommunicatorError
+from bnspec_backends._facts import DO_THE_SAME, error_text, met_text, where
 from bnspec_backends._frames import HEADER, SAME, About, Header, body_text, parse_header
 from bnspec_backends._health import ERRORS, Health
 from bnspec_backends._news import News, reason_of, wait
@@ -59,6 +59,8 @@ class Exchange:
         Whom this rank hears and tells.
     group : str
         The group's id, the same on all of its ranks, as a hexadecimal number; empty for the whole communicator.
+    group_bytes : bytes
+        The same in sixteen bytes, as headers have it.
     """
 
     def __init__(self, peers: Peers, members: tuple[int, ...], deadline: float, group: str = "") -> None:
@@ -70,7 +72,7 @@ class Exchange:
             Round(*(tuple(members[rank] for rank in ranks) for ranks in each))
             for each in plan(len(members), members.index(self.number))
         ]
-        self._tag, self._group = peers.tag_of(group), bytes.fromhex(group).ljust(16, b"\0")
+        self._tag, self.group_bytes = peers.tag_of(group), bytes.fromhex(group).ljust(16, b"\0")
         self._busy = threading.Lock()
         self.health = Health(self._told_of, members if len(members) < peers.size else ())
         self._news: list[News] = []  # in the order in which they came
@@ -164,12 +166,12 @@ class Exchange:
         """Exchange the arrays of one round; every block's, in order."""
         buffer = self._buffer(each.sources, payload) if same_size else _Buffer(each.sources, self.number, payload)
         size, frame = payload.nbytes, buffer.frames[buffer.mine]
-        head = own.header(self.sequence, size, self._group, 0)
+        head = own.header(self.sequence, size, self.group_bytes, 0)
         frame[:HEADER] = head
         np.copyto(buffer.arrays[buffer.mine], payload)
         sent: Any = frame
         if own.digest not in self._described:
-            sent = own.header(self.sequence, size, self._group, len(own.text)) + bytes(frame[HEADER:]) + own.text
+            sent = own.header(self.sequence, size, self.group_bytes, len(own.text)) + bytes(frame[HEADER:]) + own.text
         try:
             others, missing = self._peers.exchange(
                 sent, self._tag, each.targets, buffer.waits, until, self._interrupted
@@ -208,7 +210,9 @@ class Exchange:
             heads[source] = header = parse_header(frame)
             if header.text:
                 self._facts[source, header.digest] = body_text(frame, header)
-        if any((h.digest, h.sequence, h.group) != (own.digest, self.sequence, self._group) for h in heads.values()):
+        if any(
+            (h.digest, h.sequence, h.group) != (own.digest, self.sequence, self.group_bytes) for h in heads.values()
+        ):
             self._differ({source: heads.get(source) for source in sources}, own)
         return heads
 
@@ -243,32 +247,18 @@ class Exchange:
         if news.kind in ERRORS:
             self.health.keep(news.text, ERRORS[news.kind])
             self.health.throw()
-        if news.kind == "raised":
-            self.health.fail(
-                f"rank {news.rank} raised {news.text} while {place} waited on rank {self.number}",
-                "every rank to reach every collective",
-                f"Correct the error of rank {news.rank}; it is the cause of this one.",
-            )
-        self.health.fail(
-            f"rank {news.rank} ended, while {place} waited on rank {self.number}",
-            "every rank to take part in every collective",
-            "Call the layers equally often on every rank; a rank without samples passes an empty batch.",
-        )
+        self.health.poison_gone(news, f"{place} waited on rank {self.number}")
+        self.health.throw()
 
     def _late(self, own: About, missing: Sequence[int]) -> NoReturn:
-        absent = ranks_text(missing)
-        self.health.fail(
-            f"{self._where(own)} waited {self.deadline:g} s on rank {self.number}, and {absent} did not arrive",
-            "every rank within the deadline",
-            f"Find out what {absent} did instead, or give the communicator a longer deadline.",
-            kind=CollectiveTimeout,
-        )
+        self.health.poison_late(missing, f"{self._where(own)} waited {self.deadline:g} s on rank {self.number}")
+        self.health.throw()
 
     def _differ(self, heads: Mapping[int, Any], own: About) -> NoReturn:
         facts: dict[int, Mapping[str, str]] = {}
         for source, header in heads.items():
             known = own.facts if header is None or header.digest == own.digest else self._facts[source, header.digest]
-            number, group = (self.sequence, self._group) if header is None else (header.sequence, header.group)
+            number, group = (self.sequence, self.group_bytes) if header is None else (header.sequence, header.group)
             facts[source] = {"sequence number": str(number), **known, "group": group.hex()}
         self.health.fail(
             met_text(facts),

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, refusal
 from bnspec_backends._facts import ranks_text
+from bnspec_backends._news import News
 
 __all__ = ["ERRORS", "Health"]
 
@@ -83,6 +84,31 @@ class Health:
         if self._part:
             got = f"in the part of {ranks_text(self._part)}: {got}"
         self.keep(str(refusal(kind, "BN-SYNC-9", got=got, expected=expected, do=do)), kind, cause)
+
+    def poison_gone(self, news: News, waited: str) -> None:
+        """A rank raised or ended that others wait for; `waited` says where, and on which rank."""
+        if news.kind == "raised":
+            self.poison(
+                f"rank {news.rank} raised {news.text} while {waited}",
+                "every rank to reach every collective",
+                f"Correct the error of rank {news.rank}; it is the cause of this one.",
+            )
+        else:
+            self.poison(
+                f"rank {news.rank} ended, while {waited}",
+                "every rank to take part in every collective",
+                "Call the layers equally often on every rank; a rank without samples passes an empty batch.",
+            )
+
+    def poison_late(self, missing: Sequence[int], waited: str) -> None:
+        """Ranks did not come in time; `waited` says where, how long, and on which rank."""
+        absent = ranks_text(missing)
+        self.poison(
+            f"{waited}, and {absent} did not arrive",
+            "every rank within the deadline",
+            f"Find out what {absent} did instead, or give the communicator a longer deadline.",
+            CollectiveTimeout,
+        )
 
     def keep(self, text: str, kind: type[CommunicatorError], cause: BaseException | None = None) -> None:
         """Keep a failure, if it is the first."""

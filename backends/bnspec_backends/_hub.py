@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, refusal
-from bnspec_backends._facts import DO_THE_SAME, differences_of, error_text, layers_text, ranks_text, where
+from bnspec_backends._facts import DO_THE_SAME, differences_of, error_text, layers_text, met_text, ranks_text, where
 
 __all__ = ["Hub", "Session"]
 
@@ -106,13 +106,9 @@ class Hub:
 
     def _finish(self, meeting: _Meeting, place: int, finish: Callable[[list[Any]], list[Any]]) -> None:
         deposits = [meeting.deposits[each] for each in range(len(self.members))]
-        if differences := differences_of(dict(zip(self.members, (deposit.facts for deposit in deposits)))):
-            self._fail(
-                f"the ranks met in one collective with {self._layers(meeting)}, and differ in {differences}",
-                "the same on every rank",
-                DO_THE_SAME,
-                kind=CollectiveMismatch,
-            )
+        facts = dict(zip(self.members, (deposit.facts for deposit in deposits)))
+        if differences_of(facts):
+            self._fail(met_text(facts), "the same on every rank", DO_THE_SAME, kind=CollectiveMismatch)
             return
         try:
             meeting.results = finish([deposit.payload for deposit in deposits])

@@ -43,7 +43,7 @@ class MPIControl:
         self._exchange = comm._exchange
         self.members = self._exchange.members
         self.whole = not self._exchange.group
-        self.group = bytes.fromhex(self._exchange.group).ljust(16, b"\0")
+        self.group = self._exchange.group_bytes
         self._name = f"{self._exchange.group} on devices"
         self._news: list[News] = []
         comm._peers.join(self._name, self._news.append)

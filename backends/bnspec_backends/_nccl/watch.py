@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from bnspec._errors import CollectiveMismatch, CollectiveTimeout
-from bnspec_backends._facts import DO_THE_SAME, error_text, met_text, ranks_text, where
+from bnspec_backends._facts import DO_THE_SAME, error_text, met_text, where
 from bnspec_backends._frames import About
 from bnspec_backends._health import ERRORS, Health
 from bnspec_backends._nccl.control import Control
@@ -155,7 +155,7 @@ class Watch:
         about, sequence = place
         for news in self._gone:
             if self._flights and news.sequence < sequence:
-                self._end_for(news, self._flights[0])
+                self.health.poison_gone(news, f"{where(self._flights[0].facts)} waited on rank {self.number}")
                 return
         if any(number >= sequence for number, _ in self._waiting.values()):
             self._tell_place(about, sequence)
@@ -188,36 +188,20 @@ class Watch:
             self._tell_place(flight.own, flight.sequence)
         if waited <= deadline + (_ANSWER if self.control.tells else 0.0):
             return
-        here = f"{where(flight.facts)} waited {deadline:g} s on rank {self.number}, and"
+        here = f"{where(flight.facts)} waited {deadline:g} s on rank {self.number}"
         expected = "every rank within the deadline"
         if not self.control.tells:
             do = "Find out which rank is elsewhere; a communicator made over MPI would name it."
-            self.health.poison(f"{here} one did not arrive", expected, do, CollectiveTimeout)
+            self.health.poison(f"{here}, and one did not arrive", expected, do, CollectiveTimeout)
             return
         waiting = {rank for rank, (number, _) in self._waiting.items() if number >= flight.sequence}
         missing = [rank for rank in self.control.members if rank not in waiting and rank != self.number]
         if missing:
-            absent = ranks_text(missing)
-            do = f"Find out what {absent} did instead, or give the communicator a longer deadline."
-            self.health.poison(f"{here} {absent} did not arrive", expected, do, CollectiveTimeout)
+            self.health.poison_late(missing, here)
         else:
             do = "Look at NCCL's own messages, with NCCL_DEBUG=INFO, and at the devices."
-            self.health.poison(f"{here} NCCL did not finish, with every rank there", expected, do, CollectiveTimeout)
-
-    def _end_for(self, news: News, flight: Flight) -> None:
-        """End the collective that a rank that is gone will not take part in."""
-        place = f"{where(flight.facts)} waited on rank {self.number}"
-        if news.kind == "raised":
             self.health.poison(
-                f"rank {news.rank} raised {news.text} while {place}",
-                "every rank to reach every collective",
-                f"Correct the error of rank {news.rank}; it is the cause of this one.",
-            )
-        else:
-            self.health.poison(
-                f"rank {news.rank} ended, while {place}",
-                "every rank to take part in every collective",
-                "Call the layers equally often on every rank; a rank without samples passes an empty batch.",
+                f"{here}, and NCCL did not finish, with every rank there", expected, do, CollectiveTimeout
             )
 
     def _ask_nccl(self) -> None:
