@@ -7,6 +7,7 @@ are ways to compose them.
 
 from bnspec import _validate
 from bnspec._config import BatchNormConfig
+from bnspec._devices import on_device_of
 from bnspec._groups import split, spread, unsplit
 from bnspec._modes import differentiated
 from bnspec._moments import expand_mask
@@ -24,6 +25,7 @@ from bnspec._widening import narrowed, widened
 __all__ = ["batch_norm", "batch_norm_inference"]
 
 
+@on_device_of("x")
 def batch_norm(
     x: Array,
     params: Params,
@@ -127,6 +129,7 @@ def batch_norm(
     return y, stats, saved
 
 
+@on_device_of("x")
 def batch_norm_inference(
     x: Array, params: Params, state: RunningState, config: BatchNormConfig, *, name: str = "batch_norm"
 ) -> tuple[Array, Saved]:
