@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from array_api_compat import device
-
 from bnspec._devices import on_device_of
 from bnspec._errors import refusal
-from bnspec._namespace import array_namespace
+from bnspec._namespace import array_namespace, beside, full
 from bnspec._precision import dtype_name, is_array, statistics_dtype, stop_gradient
 from bnspec._types import Array
 
@@ -123,10 +121,9 @@ def initialize(initializer: Any, default: float, channels: int, like: Array, wha
         initializer = initializer((channels,))
     if initializer is None:
         initializer = default
-    xp = array_namespace(like)
     dtype = statistics_dtype(like)
     if isinstance(initializer, int | float):
-        return xp.full((channels,), float(initializer), dtype=dtype, device=device(like))
+        return full((channels,), float(initializer), dtype=dtype, like=like)
     if not (is_array(initializer) or isinstance(initializer, list | tuple)):
         raise refusal(
             TypeError,
@@ -156,9 +153,9 @@ def constant(values: Any, like: Array, dtype: Any) -> Array:
             values = to_numpy(values)
             if dtype_name(values.dtype) == "bfloat16":  # ml_dtypes' type is unknown to the other library
                 values = values.astype("float32")
-        values = xp.asarray(stop_gradient(values), device=device(like), copy=True)
+        values = xp.asarray(stop_gradient(values), **beside(like), copy=True)
     else:
-        values = xp.asarray(values, device=device(like))
+        values = xp.asarray(values, **beside(like))
     return xp.astype(values, dtype)
 
 

@@ -21,6 +21,7 @@ from bnspec._config import BatchNormConfig
 from bnspec._counts import counts_of
 from bnspec._devices import on_device_of
 from bnspec._errors import refusal
+from bnspec._modes import untraced
 from bnspec._moments import group, merge_groups
 from bnspec._namespace import array_namespace
 from bnspec._precision import stop_gradient, values
@@ -80,7 +81,7 @@ def update_running(
     >>> new.mean.tolist(), new.var.tolist()
     ([0.5], [1.25])
     """
-    _validate.running(state, stats, config, name)
+    untraced(_validate.running, state, stats, config, name)
     # Constants to automatic differentiation: a state that carried its graph along would grow with every step.
     state = RunningState(*(v if v is None else stop_gradient(v) for v in state))
     stats = Moments(*map(stop_gradient, stats))
@@ -95,7 +96,7 @@ def update_running(
 
 def _feeds(stats: Moments, config: BatchNormConfig) -> list[_Feed]:
     """The contributions of one batch, in order, by the configured ghost source [BN-RUN-8]."""
-    number = stats.m2.shape[0]
+    number = untraced(lambda: int(stats.m2.shape[0]))
     if number == 0:
         return []
     if number == 1 or config.ghost_source == "first":
