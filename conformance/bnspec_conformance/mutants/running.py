@@ -4,7 +4,7 @@ from typing import Any
 
 from bnspec._init import init
 from bnspec._running import (
-    _check_count,
+    _check_counts,
     _count_up,
     _feed_of,
     _move,
@@ -62,7 +62,7 @@ MUTANTS = (
         clause="BN-RUN-4",
         row="D3",
         breaks="Takes one value with correction 1 although it is to be refused, with divisor 1.",
-        apply=wrap(_check_count, lambda original, *arguments: None),
+        apply=wrap(_check_counts, lambda original, *arguments: None),
     ),
     Mutant(
         name="one-value-divided-by-zero-in-the-state",
