@@ -14,6 +14,7 @@ from bnspec._running import (
     running_statistics,
     update_running,
 )
+from bnspec._values import _has_negative
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
 
 __all__ = ["MUTANTS"]
@@ -222,6 +223,12 @@ MUTANTS = (
             "return xp.where(room < by, xp.full_like(count, top), count + xp.where(room < by, xp.zeros_like(by), by))",
             "return count + by",
         ),
+    ),
+    Mutant(
+        name="variance-below-zero",
+        clause="BN-RUN-14",
+        breaks="Takes a running variance below 0, whose root is NaN.",
+        apply=edit(_has_negative, "return not", "return False and not"),
     ),
     Mutant(
         name="counter-of-batches",
