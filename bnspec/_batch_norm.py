@@ -7,6 +7,7 @@ are ways to compose them.
 
 from bnspec import _validate
 from bnspec._config import BatchNormConfig
+from bnspec._devices import on_device_of
 from bnspec._groups import split, spread, unsplit
 from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
@@ -22,6 +23,7 @@ from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, S
 __all__ = ["batch_norm", "batch_norm_inference"]
 
 
+@on_device_of("x")
 def batch_norm(
     x: Array,
     params: Params,
@@ -124,6 +126,7 @@ def batch_norm(
     return y, stats, saved
 
 
+@on_device_of("x")
 def batch_norm_inference(
     x: Array, params: Params, state: RunningState, config: BatchNormConfig, *, name: str = "batch_norm"
 ) -> tuple[Array, Saved]:

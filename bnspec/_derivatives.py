@@ -5,6 +5,7 @@ the formulas.
 """
 
 from bnspec import _validate
+from bnspec._devices import on_device_of
 from bnspec._gradients import input_coefficients, parameter_gradients, tangent_coefficients
 from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
@@ -17,6 +18,7 @@ from bnspec._types import Array, Gradients, Saved, Tangents
 __all__ = ["batch_norm_jvp", "batch_norm_tangents", "batch_norm_vjp"]
 
 
+@on_device_of("dy")
 def batch_norm_vjp(
     dy: Array,
     saved: Saved,
@@ -97,6 +99,7 @@ def batch_norm_vjp(
     return Gradients(kernels.grad_input(dy, x, saved.centre, a, b, c, groups, saved.mask), dgamma, dbeta)
 
 
+@on_device_of("xdot")
 def batch_norm_tangents(
     xdot: Array,
     saved: Saved,

@@ -16,6 +16,8 @@ import math
 
 from array_api_compat import device
 
+from bnspec._counts import remember
+from bnspec._devices import on_device_of
 from bnspec._groups import channels, reduced_axes, split, spread
 from bnspec._namespace import array_namespace
 from bnspec._precision import arithmetic_dtype, count_dtype, has_headroom, stop_gradient
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 
+@on_device_of("x")
 def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
     """Return the moments of each group and channel: primitive 1 of `bnspec.Kernels`.
 
@@ -66,10 +69,12 @@ def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
     if size == 0:
         zero = xp.zeros((groups.number, channels(x, groups)), dtype=dtype, device=device(x))
         count = xp.zeros((groups.number,), dtype=count_dtype(xp), device=device(x))
-        return Moments(count, zero, zero, zero)
+        return Moments(remember(count, [0] * groups.number), zero, zero, zero)
 
     if mask is None:
-        count = xp.full((groups.number,), size, dtype=count_dtype(xp), device=device(x))
+        count = remember(
+            xp.full((groups.number,), size, dtype=count_dtype(xp), device=device(x)), [size] * groups.number
+        )
         keep = None
     else:
         keep = split(expand_mask(mask, x, groups), groups)
@@ -105,6 +110,7 @@ def expand_mask(mask: Array, x: Array, groups: Groups) -> Array:
     return array_namespace(mask).broadcast_to(mask, shape)
 
 
+@on_device_of("a")
 def merge(a: Moments, b: Moments) -> Moments:
     """Return the moments of two disjoint sets of elements joined [BN-MOM-7].
 

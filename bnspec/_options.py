@@ -5,6 +5,7 @@ from typing import Any
 
 from array_api_compat import device
 
+from bnspec._devices import on_device_of
 from bnspec._errors import refusal
 from bnspec._namespace import array_namespace
 from bnspec._precision import dtype_name, is_array, statistics_dtype, stop_gradient
@@ -111,6 +112,7 @@ def is_channels_last(data_format: str) -> bool:
     return _CHANNELS_LAST[data_format]
 
 
+@on_device_of("like")
 def initialize(initializer: Any, default: float, channels: int, like: Array, what: str) -> Array:
     """Make a parameter of shape (C,) beside `like`.
 
@@ -145,6 +147,7 @@ def initialize(initializer: Any, default: float, channels: int, like: Array, wha
     return made
 
 
+@on_device_of("like")
 def constant(values: Any, like: Array, dtype: Any) -> Array:
     """Copy an array of any library, or nested lists, to like's library and device."""
     xp = array_namespace(like)

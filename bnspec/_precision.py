@@ -104,7 +104,7 @@ def stop_gradient(x: Array) -> Array:
 @functools.cache
 def _stop_for(name: str) -> Callable[[Array], Array] | None:
     if name == "torch":
-        return lambda x: x.detach()
+        return lambda x: x.detach() if x.is_floating_point() else x  # integers carry no gradient
     if name == "jax":
         from jax.lax import stop_gradient as jax_stop_gradient
 
@@ -122,13 +122,9 @@ def values(x: Array) -> list[Any] | None:
 
         if isinstance(x, Tracer):
             return None
+    flat = array_namespace(x).reshape(x, (-1,))
+    if hasattr(flat, "tolist"):  # one copy from a device; the standard itself knows only one for each element
+        return list(flat.tolist())
     kind = dtype_name(x.dtype)
     scalar = bool if kind == "bool" else int if "int" in kind else float
-    return [scalar(v) for v in _iter_flat(x)]
-
-
-def _iter_flat(x: Array) -> Any:
-    """Iterate over the elements of x in C order as 0-d arrays."""
-    xp = array_namespace(x)
-    flat = xp.reshape(x, (-1,))
-    return (flat[i] for i in range(flat.shape[0]))
+    return [scalar(flat[i]) for i in range(flat.shape[0])]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnspec._config import Renorm
+from bnspec._devices import on_device_of
 from bnspec._dialects import Dialect
 from bnspec._errors import refusal
 from bnspec._namespace import array_namespace
@@ -188,5 +189,6 @@ def _present(params: Params, state: RunningState) -> dict[str, Array]:
     return {field: value for field, value in fields.items() if value is not None}
 
 
+@on_device_of("v")
 def _copy(v: Array) -> Array:
     return array_namespace(v).asarray(stop_gradient(v), copy=True)
