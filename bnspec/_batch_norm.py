@@ -107,6 +107,7 @@ def batch_norm(
     r = d = None
     if config.renorm is not None:
         assert state is not None
+        _validate.state_values(state, name, fields=("stddev", "renorm_stddev"))
         r, d = corrections(stats, state, config)
     scale, shift = scale_and_shift(params, inverse, stats.mean_low, r, d)
     y = _normalize(kernels, x, mask, stats, scale, shift, groups)

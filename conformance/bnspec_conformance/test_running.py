@@ -1,18 +1,21 @@
 """Checks of SPEC.md, "Running statistics"."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bnspec import BatchNormConfig
+from bnspec import BatchNormConfig, Renorm
 from bnspec._config import SingleValue
+from bnspec._values import is_readable
 from bnspec_conformance import strategies
+from bnspec_conformance._layers import snapshot
 from bnspec_conformance.case import Case, RankInputs
 from bnspec_conformance.examples import example
 from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.oracle import exact
-from bnspec_conformance.trial import Trial
+from bnspec_conformance.trial import NeverSupported, Trial
 
 
 @clauses("BN-RUN-1", "BN-RUN-3")
@@ -265,3 +268,49 @@ def test_counter_saturates(t: Trial) -> None:
             step = 3 if kind == "pooled" else 1
             want = int(top) - short + min(short, step)
             t.require(got == want, f"{kind}: the counter went from {top - short} to {got}, expected {want}")
+
+
+@clauses("BN-RUN-14", "BN-ERR-2")
+@explore()
+def test_below_zero(t: Trial) -> None:
+    """A variance, deviation, counter, given count or m2 below 0 is refused where values are at hand; NaN is not."""
+    import bnspec
+
+    put = t.needs_backend().asarray
+    x = put(np.asarray([[1.0, -2.0], [3.0, 2.0]], "float32"))
+    if not is_readable(x):
+        raise NeverSupported(f"a check of values would wait for {t.subject.name}")
+    for averaging, renorm in (("exponential", None), ("exponential", Renorm(rmax=2.0, dmax=1.0)), ("cumulative", None), ("debiased", None),
+                              ("pooled", None)):  # fmt: skip
+        config = BatchNormConfig(
+            axis=1, epsilon=1e-5, decay=0.9, correction=0, averaging=averaging, renorm=renorm, center=False, scale=False
+        )
+        params, state = bnspec.init(config, channels=2, like=x)
+        _, stats, _ = bnspec.batch_norm(x, params, config, state=state)
+
+        def below(given: Any, field: str, value: float = -1) -> Any:
+            values = np.array(t.needs_backend().to_numpy(getattr(given, field)))  # noqa: B023
+            values[..., -1] = value
+            return given._replace(**{field: put(values)})
+
+        for field in ("var", "count", "stddev", "renorm_stddev"):
+            if getattr(state, field) is None:
+                continue
+            bad = below(state, field)
+            calls = [partial(bnspec.update_running, bad, stats, config)]
+            if field == "var" or averaging == "debiased":
+                calls += [partial(bnspec.batch_norm_inference, x, params, bad, config),
+                          partial(bnspec.running_statistics, bad, config)]  # fmt: skip
+            elif field == "renorm_stddev":
+                calls += [partial(bnspec.batch_norm, x, params, config, state=bad)]
+            for call in calls:
+                before = snapshot(t, x, *bad)
+                t.refuses(call, ValueError, "BN-RUN-14")
+                t.require(snapshot(t, x, *bad) == before, f"the refusal of state.{field} below 0 changed something")
+        for field in ("count", "m2"):
+            t.refuses(partial(bnspec.update_running, state, below(stats, field), config), ValueError, "BN-RUN-14")
+            t.refuses(partial(bnspec.merge, stats, below(stats, field)), ValueError, "BN-RUN-14")
+        with np.errstate(all="ignore"):
+            bnspec.update_running(below(state, "var", np.nan), stats, config)
+            bnspec.update_running(state, below(stats, "m2", np.nan), config)
+            bnspec.batch_norm_inference(x, params, below(state, "var", np.nan), config)
