@@ -26,8 +26,8 @@ def network(comm):
     """Layers of different kinds, with a shape of samples for each."""
     options = {"ema_update": "internal", "comm": comm, "decay": 0.9}
     return [
-        (bnspec.BatchNorm(1, name="plain", **options), 1),
-        (bnspec.BatchNorm(1, name="ghost", virtual_batch_size=2, ghost_source="sequential", **options), 2),
+        (bnspec.BatchNorm(axis=1, name="plain", **options), 1),
+        (bnspec.BatchNorm(axis=1, name="ghost", virtual_batch_size=2, ghost_source="sequential", **options), 2),
         (bnspec.BatchRenorm(3.0, 5.0, axis=1, name="renorm", **options), 1),
     ]
 
@@ -172,10 +172,10 @@ def parts():
     """Statistics of all and of every other rank; the names say who of them is there."""
     with Communicator(deadline=30.0) as comm:
         x = put(np.full((2, 3), float(RANK), "float32"))
-        whole = bnspec.BatchNorm(1, comm=comm)
+        whole = bnspec.BatchNorm(axis=1, comm=comm)
         whole(x)
         part = comm.split(RANK % 2)
-        half = bnspec.BatchNorm(1, comm=part)
+        half = bnspec.BatchNorm(axis=1, comm=part)
         half(x)
         means = [round(10 * float(take(each.state.mean)[0]), 5) for each in (whole, half)]
         say(means=gathered(means), sizes=gathered([comm.size, part.size]))
@@ -234,7 +234,7 @@ def libraries():
     name = os.environ.get("BNSPEC_TEST_LIBRARY", "torch") if RANK == 1 else "numpy"
     backend = bnspec.get_backend(name)
     with MPICommunicator(deadline=30.0) as comm:
-        layer = bnspec.BatchNorm(1, comm=comm)
+        layer = bnspec.BatchNorm(axis=1, comm=comm)
         x = backend.asarray(np.full((2, 3), float(RANK), "float32"))
         y = layer(x)
         texts = comm.all_gather(f"{type(y).__module__.split('.')[0]} {layer.state.mean.tolist()}".encode())

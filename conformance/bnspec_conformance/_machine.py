@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import bnspec
-from bnspec._context import forget_frozen_warning
+from bnspec._context import forget_frozen_warning, is_recomputing
 from bnspec_conformance._layers import host, snapshot
 from bnspec_conformance._model import NAMES, Model
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
@@ -61,6 +61,7 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
             self.models = {kind: Model() for kind in _LAYERS}
             self.updates = bnspec.UpdateCollection()
             self.pending: list[tuple[str, Array, Array]] = []
+            self.held: dict[str, Any] = {}
             self.warned = False
             self.saved = 0
             self.folder = tempfile.TemporaryDirectory(prefix="bnspec-machine-")
@@ -76,16 +77,17 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
             batch = training if training is not None else context.get("is_training", True)
             frozen_step = not batch and context.get("is_training", False) and context.get("tower", 0) == 0
             layer.training = training
+            given = self.held[kind] = backend.asarray(x)  # after inference the layer does not hold it itself
             with warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter("always")
                 if context:
                     with bnspec.training_context(updates=self.updates, **context) as inside:
-                        y = layer(backend.asarray(x))
+                        y = layer(given)
                         t.require(
                             context["is_training"] or len(inside.updates) == 0, "a frozen collection holds an update"
                         )
                 else:
-                    y = layer(backend.asarray(x))
+                    y = layer(given)
             expected = int(frozen_step and not self.warned)
             t.require(
                 len(seen) == expected, f"{len(seen)} warnings, expected {expected}: {[str(w.message) for w in seen]}"
@@ -99,7 +101,11 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
                         mode="batch" if batch else "inference", update=False)  # fmt: skip
             y = host(t, y)
             t.agree(case, "y", outcome=Outcome((RankOutcome(y=y),)))
-            model.unanswered = case
+            model.asked(
+                case,
+                due=batch or context.get("is_training", False),
+                repeated=is_recomputing(),
+            )
             return y
 
         def feed(self, kind: str, x: Array, mode: str) -> None:
@@ -162,13 +168,18 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
         @rule(kind=kinds, dy=batches)
         def backward(self, kind: str, dy: Array) -> None:
             layer, model = self.layers[kind], self.models[kind]
-            if model.unanswered is None:
+            answered = model.answered()
+            if answered is None:
                 t.refuses(lambda: layer.backward(backend.asarray(dy)), RuntimeError, "BN-ERR-4")
                 return
-            rank = RankInputs(model.unanswered.ranks[0].x, dy)
-            case, model.unanswered = Case(**{**vars(model.unanswered), "ranks": (rank,)}), None
+            case = Case(**{**vars(answered), "ranks": (RankInputs(answered.ranks[0].x, dy),)})
             dx = host(t, layer.backward(backend.asarray(dy)))
             t.agree(case, "dx", outcome=Outcome((RankOutcome(dx=dx),)))
+
+        @rule(kind=kinds)
+        def forget(self, kind: str) -> None:
+            self.layers[kind].forget()
+            self.models[kind].calls, self.models[kind].unanswered = 0, None
 
         @rule(kind=kinds, gamma=vectors, beta=vectors)
         def optimize(self, kind: str, gamma: Array, beta: Array) -> None:

@@ -161,13 +161,14 @@ def test_layer_state_stays(t: Trial) -> None:
         case = inference_example(**fields)
         x, _, _ = placed(backend, case)
         options = {k: v for k, v in fields.items() if k != "virtual_batch_size"}
-        layer = bnspec.BatchNorm(1, ema_update="internal", epsilon=1e-3, virtual_batch_size=2, **options)
+        layer = bnspec.BatchNorm(axis=1, ema_update="internal", epsilon=1e-3, virtual_batch_size=2, **options)
         layer(x)
         before = {k: backend.to_numpy(v).copy() for k, v in layer.state_dict().items()}
         y = backend.to_numpy(layer.eval()(x))
         t.same(backend.to_numpy(layer(x[:3, ...])), y[:3], "y of a batch that ghost groups do not divide", case)
         mask = backend.asarray(np.zeros((4, 1, 1), bool))
         t.same(backend.to_numpy(layer(x, mask=mask)), y, "y with a mask", case)
+        layer.forget()(x)
         layer.backward(x)
         t.same({k: backend.to_numpy(v) for k, v in layer.state_dict().items()}, before, "the layer's variables", case)
 
@@ -195,7 +196,7 @@ def test_switches(t: Trial) -> None:
         if mode == "collection" and where is None:
             continue  # there is no collection to hand the update to
         batch = training if training is not None else where is not False
-        layer = bnspec.BatchNorm(1, training=training, ema_update=mode, trainable=trainable, **fields)  # type: ignore[arg-type]
+        layer = bnspec.BatchNorm(axis=1, training=training, ema_update=mode, trainable=trainable, **fields)  # type: ignore[arg-type]
         layer.params, layer.state = params, state
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", bnspec.FrozenStatisticsWarning)
