@@ -1,11 +1,12 @@
 """What a library does with the operations on its arrays now: run them, record them, or put something in their place.
 
 A fast path, or a layer that keeps what it computed, must not decide by the arrays alone. Inside ``torch.jit.trace``
-or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Three questions
+or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Four questions
 are answered here, without importing a library that was not imported before:
 
 - `transformation`: do arrays stand for values that are not there, or not yet there?
 - `observer`: is somebody to see each operation, whether the values are there or not?
+- `differentiated`: may the library differentiate what is done with them?
 - `readable`: may the memory of torch's tensors be read past torch?
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 
 from bnspec._types import Array
 
-__all__ = ["observer", "readable", "transformation"]
+__all__ = ["differentiated", "observer", "readable", "transformation"]
 
 #: Which transformation of JAX makes tracers of a class; every other class is of some other transformation.
 _TRACERS = {
@@ -93,6 +94,26 @@ def observer(*arrays: Array | None) -> str | None:
         return "torch.autograd.forward_ad"
     kinds = (torch.Tensor, torch.nn.Parameter)
     return next((type(v).__name__ for v in arrays if isinstance(v, torch.Tensor) and type(v) not in kinds), None)
+
+
+def differentiated(*arrays: Array | None) -> bool:
+    """Whether the library may differentiate what is done with arrays now, as far as can be told beforehand.
+
+    A tracer of JAX may be differentiated later, whatever made it; so may what a mode of torch records.
+
+    Parameters
+    ----------
+    *arrays : array or None
+        Of any library.
+    """
+    tracer = getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", ())
+    if any(isinstance(v, tracer) for v in arrays):
+        return True
+    torch = _torch_of(arrays)
+    if torch is None:
+        return False
+    recorded = torch.is_grad_enabled() and any(v.requires_grad for v in arrays if isinstance(v, torch.Tensor))
+    return recorded or _busy(torch)
 
 
 def readable(*tensors: Any) -> bool:

@@ -36,7 +36,7 @@ __all__ = [
 
 
 @on_device_of("x")
-def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
+def moments(x: Array, groups: Groups, mask: Array | None, *, plain: bool | None = None) -> Moments:
     """Return the moments of each group and channel: primitive 1 of `bnspec.Kernels`.
 
     Parameters
@@ -47,6 +47,8 @@ def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
         Channel axis and number of groups.
     mask : array of bool or None
         Broadcasts against x with channel size 1; False elements do not count [BN-MASK-1].
+    plain : bool, optional
+        How `sum_over` is to sum; by default plainly where x is narrower than the arithmetic dtype.
 
     Returns
     -------
@@ -64,8 +66,8 @@ def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
     xp = array_namespace(x)
     dtype = arithmetic_dtype(x)
     axes = reduced_axes(x, groups)
-    plain = has_headroom(x)
-    v = xp.astype(split(x, groups), dtype)
+    plain = has_headroom(x) if plain is None else plain
+    v = xp.astype(split(x, groups), dtype, copy=False)
     size = math.prod(v.shape[a] for a in axes)
     if size == 0:
         zero = xp.zeros((groups.number, channels(x, groups)), dtype=dtype, device=device(x))
