@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance import report
+from bnspec_conformance._whole import asked_for, problems
 from bnspec_conformance.engine import all_checks, checks_of
 from bnspec_conformance.narrow import without_dtypes
 from bnspec_conformance.reach import unreached
 from bnspec_conformance.record import Record
 from bnspec_conformance.report._document import plain, record_from_json
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import Subject, is_ours, version_of
 from bnspec_conformance.waivers import Facts, Waivers, facts_of
 
 __all__ = ["Session", "matches"]
@@ -40,6 +42,7 @@ class Session:
         self.said: list[str] = []
         self.progress: report.Progress | None = None
         self.started = time.perf_counter()
+        self.chosen: set[tuple[str, str]] = set()  # check and subject, of what pytest has collected
         self._facts: dict[str, Facts] = {}
 
     @property
@@ -51,7 +54,7 @@ class Session:
         """Say what is tested, from where."""
         import bnspec
 
-        have = [s.version() if not isinstance(s, str) else f"skipped: {s}" for s in self.subjects.values()]
+        have = [version_of(s) if not isinstance(s, str) else f"skipped: {s}" for s in self.subjects.values()]
         return [f"bnspec: {bnspec.__file__}", *(f"subject: {line}" for line in have)]
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -73,6 +76,7 @@ class Session:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Start the progress bar, whose length is known now."""
+        self.chosen = {_of(item) for item in session.items if _clauses_of(item)}
         if self.config.getoption("--bnspec-table"):
             self.progress = report.Progress(len(session.items), sys.stdout)
 
@@ -109,7 +113,7 @@ class Session:
             return
         if self.progress is not None:
             self.progress.close()
-        failed = self._judge_waivers() | self._vacuous()
+        failed = self._judge_waivers() | self._vacuous() | self._partial()
         self.content = self._document()
         try:
             self._write(self.content)
@@ -180,6 +184,18 @@ class Session:
                 vacuous = True
         return vacuous
 
+    def _partial(self) -> bool:
+        """Say what was asked and not looked at; whether there is any."""
+        option = self.config.getoption
+        if not option("--bnspec-table"):  # pytest may have been given some of the files only
+            return False
+        names = [s.name for s in self.present.values()]
+        clauses = [c for c in specification_clauses() if any(matches(w, c) for w in option("--clause"))]
+        asked = self.chosen if option("keyword") else asked_for(clauses, names)
+        found = problems(asked, self.records)
+        self.notes += found
+        return bool(found)
+
     def _document(self) -> dict[str, Any]:
         option = self.config.getoption
         return report.document(
@@ -221,7 +237,13 @@ class Session:
         folder = self.config.getoption("--bnspec-failures")
         if folder is not None:
             written = report.write_failures(Path(folder), content, self.records)
-            self.said += [f"bnspec-conformance replay {shlex.quote(str(path))}" for path in written]
+            self.said += [self._replay(path, record) for path, record in written]
+
+    def _replay(self, path: Path, record: Record) -> str:
+        """What runs a failure again. A subject of the user's own is named, since a file alone starts nothing."""
+        words = ["bnspec-conformance", "replay", str(path)]
+        asked = next((name for name, s in self.present.items() if s.name == record.subject), record.subject)
+        return shlex.join([*words, *([] if is_ours(asked) else ["--subject", asked])])
 
 
 def _record(item: pytest.Item, call: pytest.CallInfo[None], result: Any) -> Record:
@@ -253,6 +275,12 @@ def _lacking(records: Collection[Record], subjects: dict[str, Subject]) -> dict[
             if clause not in record.clauses and reason is not None:
                 found[record.subject][clause] = reason
     return found
+
+
+def _of(item: pytest.Item) -> tuple[str, str]:
+    """The check and the subject of a test."""
+    function, subject = getattr(item, "function", None), getattr(item, "callspec", None)
+    return str(getattr(function, "check", "")), str(getattr(subject and subject.params["subject"], "name", ""))
 
 
 def _clauses_of(item: pytest.Item) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from bnspec_conformance.case import Array, Case, Outcome, RankOutcome, as_float6
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.reach import counts_of, reached
 from bnspec_conformance.record import Worst
-from bnspec_conformance.subjects import NotSupported, Subject
+from bnspec_conformance.subjects import NotSupported, Subject, asked_as
 from bnspec_conformance.subjects._process import ProgramError
 from bnspec_conformance.tolerances import bounds, ulps, violations
 from bnspec_conformance.watch import TooLong, deadline
@@ -373,7 +373,9 @@ class Trial:
                 f"  expected  {where['expected']!r} ({where['expected'].hex()})",
                 f"  error     {where['error_ulp']:.4g} ulp, bound {where['bound_ulp']:.4g} ulp",
             ]
-        code = None if case is None else script(self.subject.name, case, where.get("what", "y"), where.get("rank", 0))
+        code = (
+            None if case is None else script(asked_as(self.subject), case, where.get("what", "y"), where.get("rank", 0))
+        )
         if code is not None:
             lines += ["  to reproduce it, run:", *("    " + line for line in code.splitlines())]
         details = {

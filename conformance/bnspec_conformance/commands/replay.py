@@ -1,6 +1,7 @@
 """``bnspec-conformance replay``: run the counterexamples of a failure file or a report again, on any subject."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +14,19 @@ if TYPE_CHECKING:
 
 __all__ = ["call", "register"]
 
-_EPILOG = """exit status: 0 if nothing fails any more, 1 if something still does, 2 if the file or the call is wrong."""
+_EPILOG = """A file runs nothing by itself: a subject that does not come with bnspec has to be named with --subject.
+Exit status: 0 if nothing fails any more, 1 if something still does, 2 if the file or the call is wrong."""
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the arguments."""
     replay = commands.add_parser("replay", help="run the counterexamples of a file again", epilog=_EPILOG)
     replay.add_argument("file", metavar="FILE", help="of run --failures, or a report of run --json")
-    replay.add_argument("--subject", metavar="NAME", help="run them on this subject instead of the one that failed")
+    replay.add_argument(
+        "--subject",
+        metavar="NAME",
+        help="run them on this subject: the one that failed, where it does not come with bnspec, or another",
+    )
     replay.add_argument("--check", metavar="NAME", help="only this check, such as test_running::test_exponential")
     replay.add_argument("--index", type=int, metavar="N", help="only the Nth of those that are left, from 0")
     replay.set_defaults(call=call)
@@ -83,12 +89,19 @@ def _chosen(records: "tuple[Record, ...]", options: argparse.Namespace) -> "list
 
 
 def _subjects(records: "list[Record]", wanted: str | None, asked: Mapping[str, str]) -> "dict[str, Subject]":
-    from bnspec_conformance.subjects import SubjectError, find_subject
+    from bnspec_conformance.subjects import SubjectError, find_subject, is_ours
 
     if wanted is not None:
         return {wanted: find_subject(wanted)}
+    names = {name: asked.get(name, name) for name in dict.fromkeys(r.subject for r in records)}
+    for name in names.values():
+        if not is_ours(name):  # a file is not trusted: it starts no program and imports no module
+            raise SubjectError(
+                f"the file names the subject {name!r}, which runs only if you name it; expected one that comes with "
+                f"bnspec, or --subject. If you trust it, add: --subject {shlex.quote(name)}"
+            )
     try:
-        return {name: find_subject(asked.get(name, name)) for name in dict.fromkeys(r.subject for r in records)}
+        return {name: find_subject(asked) for name, asked in names.items()}
     except SubjectError as error:
         raise SubjectError(f"{error} Name another one with --subject.") from error
 

@@ -59,29 +59,11 @@ def call(options: argparse.Namespace) -> int:
         return _as_job(options)
     import pytest
 
-    # Nothing of the user's folder may change the run, and the run leaves nothing there.
+    # Nothing of the user's folder may change the run, and the run leaves nothing there; `undisturbed` sees to the rest.
     given = ["-c", str(_SUITE / "pytest.ini"), "--rootdir", str(_SUITE), "--import-mode=importlib", "--noconftest"]
     given += ["-p", "bnspec_conformance.plugin", "-p", "bnspec_conformance.quiet", "-p", "no:cacheprovider"]
     given += ["--pyargs", "bnspec_conformance", "-q", "--no-header", "--no-summary", "--show-capture=no"]
-    given += ["--bnspec-table", "--bnspec-seed", str(options.seed)]
-    for name, values in (
-        ("--subject", options.subjects),
-        ("--clause", options.clause),
-        ("--bnspec-profile", options.profile),
-    ):
-        for value in values:
-            given += [name, value]
-    if options.max_examples is not None:
-        given += ["--max-examples", str(options.max_examples)]
-    if options.k:
-        given += ["-k", options.k]
-    if options.no_shrink:
-        given += ["--bnspec-no-shrink"]
-    if options.update_waivers:
-        given += ["--bnspec-update-waivers"]
-    for name in ("json", "junit", "html", "failures", "waivers"):
-        if getattr(options, name) is not None:
-            given += [f"--bnspec-{name}", getattr(options, name)]
+    given += ["--bnspec-table", *_asked(options)]
     if _JOBS & {*options.subjects}:  # every process of the job runs all of it, and the first reports
         from bnspec_conformance.launch import quiet_process
 
@@ -92,6 +74,23 @@ def call(options: argparse.Namespace) -> int:
         print("no check is left: --clause and -k leave nothing in common; `bnspec-conformance list`", file=sys.stderr)
     wrong = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
     return {**dict.fromkeys(map(int, wrong), 2), int(pytest.ExitCode.INTERRUPTED): 130}.get(status, status)
+
+
+def _asked(options: argparse.Namespace) -> list[str]:
+    """What the command line asks, as options of the plugin: one word each, so that no value is taken for an option."""
+    words = [f"--bnspec-seed={options.seed}"]
+    words += [f"--subject={name}" for name in options.subjects]
+    words += [f"--clause={name}" for name in options.clause]
+    words += [f"--bnspec-profile={name}" for name in options.profile]
+    words += [] if options.max_examples is None else [f"--max-examples={options.max_examples}"]
+    words += [f"-k{options.k}"] if options.k else []
+    words += [
+        f"--bnspec-{name}" for name in ("no-shrink", "update-waivers") if getattr(options, name.replace("-", "_"))
+    ]
+    for name in ("json", "junit", "html", "failures", "waivers"):
+        if getattr(options, name) is not None:
+            words.append(f"--bnspec-{name}={getattr(options, name)}")
+    return words
 
 
 def _as_job(options: argparse.Namespace) -> int:

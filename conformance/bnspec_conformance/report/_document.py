@@ -16,7 +16,7 @@ from bnspec_conformance.record import Record
 from bnspec_conformance.report._facts import device, machine_facts, versions
 from bnspec_conformance.report._summary import by_clause
 from bnspec_conformance.scope import PROFILES
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import Subject, version_of
 
 __all__ = ["FORMAT", "BadReport", "document", "plain", "read_json", "read_report", "record_from_json", "write_json"]
 
@@ -158,7 +158,7 @@ def _subject(asked: str, subject: Subject) -> dict[str, Any]:
     return {
         "name": subject.name,
         "asked": asked,
-        "version": subject.version(),
+        "version": version_of(subject),
         "profiles": [name for name in PROFILES if name in scope.profiles],
         "dtypes": list(scope.dtypes),
         "arithmetic": subject.arithmetic,

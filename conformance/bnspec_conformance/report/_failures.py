@@ -31,10 +31,11 @@ def failure_name(subject: str, check: str) -> str:
     return f"{_word(subject)}--{_word(check.replace('::', '.'))}.json"
 
 
-def write_failures(folder: Path, content: Mapping[str, Any], checks: Sequence[Record]) -> list[Path]:
+def write_failures(folder: Path, content: Mapping[str, Any], checks: Sequence[Record]) -> list[tuple[Path, Record]]:
     """Write one file per failure of a report, waived ones included.
 
-    Files of the same names that an earlier run left, for checks that pass now, are removed.
+    Returns the files with what is in them. Files of the same names that an earlier run left, for checks that pass now,
+    are removed.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def write_failures(folder: Path, content: Mapping[str, Any], checks: Sequence[Re
         run = {k: content[k] for k in ("command", "seed", "max_examples")}
         more = {"asked": asked[record.subject], "record": plain(record.to_json())}
         write_json(path, {"format": FAILURE_FORMAT, **head, **run, **more})
-        written.append(path)
+        written.append((path, record))
     return written
 
 
