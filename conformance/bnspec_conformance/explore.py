@@ -12,6 +12,7 @@ from hypothesis.errors import Flaky, StopTest, Unsatisfiable, UnsatisfiedAssumpt
 from hypothesis.internal.conjecture import providers
 from hypothesis.strategies import SearchStrategy
 
+from bnspec_conformance import underway
 from bnspec_conformance.drawn import CannotWrite, drawn_to_json
 from bnspec_conformance.record import Record
 from bnspec_conformance.subjects import NotSupported, Subject
@@ -128,12 +129,18 @@ def search_settings(examples: int, *, shrink: bool = True, **more: Any) -> hypot
         print_blob=False,
         phases=phases if shrink else phases[:1],
         suppress_health_check=SLOW_OR_LARGE,
-        **more,
+        # The rest is Hypothesis's default; a profile, which the environment or a module may have loaded, has no say.
+        derandomize=False,
+        verbosity=hypothesis.Verbosity.normal,
+        backend="hypothesis",
+        **({"stateful_step_count": 50} | more),
     )
 
 
 def _guarded(check: Callable[..., None], trial: Trial, *drawn: Any) -> None:
     """Run a check; what the subject's results make of the check's own code is said in the check's words."""
+    for value in drawn:
+        underway.argument(value)
     try:
         check(trial, *drawn)
     except Violation as violation:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bnspec_conformance import underway
 from bnspec_conformance._script import script
 from bnspec_conformance.case import Array, Case, Outcome, RankOutcome, as_float64
 from bnspec_conformance.oracle import exact
@@ -19,16 +20,13 @@ from bnspec_conformance.record import Worst
 from bnspec_conformance.subjects import NotSupported, Subject, asked_as
 from bnspec_conformance.subjects._process import ProgramError
 from bnspec_conformance.tolerances import bounds, ulps, violations
-from bnspec_conformance.watch import TooLong, deadline
+from bnspec_conformance.watch import PATIENCE, TooLong, deadline
 from bnspec_conformance.wellformed import complaint
 from bnspec_conformance.worlds import ThreadWorld, World
 
 __all__ = ["Budget", "NeverSupported", "NotSupported", "Trial", "Violation", "must_be_refused"]
 
 _STATISTICS = ("mean", "var", "mean_dot", "var_dot", "state")
-
-#: Seconds after which a case is taken for one that never ends.
-PATIENCE = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +41,14 @@ class Budget:
         What they are drawn from.
     shrink : bool
         Whether to look for the smallest case that fails, rather than the first.
+    deadline : float
+        Seconds that the subject may take for one case.
     """
 
     examples: int | None = None
     seed: int = 0
     shrink: bool = True
+    deadline: float = PATIENCE
 
 
 class NeverSupported(NotSupported):
@@ -95,6 +96,12 @@ class Trial:
         """How many examples a check is given that asks for its full share."""
         return self.budget.examples or self.subject.examples
 
+    @property
+    def limit(self) -> float:
+        """Seconds for one case. A subject that keeps a deadline of its own gets time to find that it was missed."""
+        own: float | None = getattr(self.subject, "patience", None)
+        return self.budget.deadline if own is None else own
+
     def run(self, case: Case) -> Outcome:
         """Run a case that the specification allows, less the derivatives and the state that are out of scope."""
         __tracebackhide__ = True
@@ -104,9 +111,10 @@ class Trial:
             raise NotSupported(reason)
         self.cases += 1
         self.reached.update(reached(case))
+        underway.case(case)
         given = [(name, array, array.copy()) for name, array in _arrays(case)]
         try:
-            with warnings.catch_warnings(), deadline(PATIENCE):  # a subject may warn; only its results count
+            with warnings.catch_warnings(), deadline(self.limit):  # a subject may warn; only its results count
                 warnings.simplefilter("ignore")
                 outcome = self.subject.run(case)
         except NotSupported:
@@ -313,8 +321,9 @@ class Trial:
             return self.refuses(lambda: self.subject.run(case), kinds, clause)
         self.cases += 1
         self.reached.update(reached(case))
+        underway.case(case)
         try:
-            with warnings.catch_warnings(), deadline(PATIENCE):
+            with warnings.catch_warnings(), deadline(self.limit):
                 warnings.simplefilter("ignore")
                 self.subject.run(case)
         except NotSupported:

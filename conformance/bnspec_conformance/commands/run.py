@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from bnspec_conformance.commands._numbers import count, seconds
+
 __all__ = ["call", "register"]
 
 #: Subjects whose ranks are the processes of an MPI job.
@@ -22,10 +24,14 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument(
         "subjects", nargs="+", metavar="SUBJECT", help="a name, module:attribute, or exec:PROGRAM on a pipe"
     )
-    run.add_argument("--max-examples", type=int, metavar="N", help="cases per check (default: the subject's)")
+    run.add_argument("--max-examples", type=count, metavar="N", help="cases per check (default: the subject's)")
     run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all cases (default 0)")
     run.add_argument(
         "--no-shrink", action="store_true", help="report the first case that fails, not the smallest: quicker"
+    )
+    run.add_argument("--deadline", type=seconds, metavar="SECONDS", help="for one case (default 120; of a program 10)")
+    run.add_argument(
+        "--isolate", action="store_true", help="run Python subjects in processes of their own: a crash fails a case"
     )
     run.add_argument("-k", metavar="EXPRESSION", help="only checks whose name matches, as pytest's -k")
     run.add_argument(
@@ -59,6 +65,8 @@ def call(options: argparse.Namespace) -> int:
         return _as_job(options)
     import pytest
 
+    from bnspec_conformance._stop import stoppable
+
     # Nothing of the user's folder may change the run, and the run leaves nothing there; `undisturbed` sees to the rest.
     given = ["-c", str(_SUITE / "pytest.ini"), "--rootdir", str(_SUITE), "--import-mode=importlib", "--noconftest"]
     given += ["-p", "bnspec_conformance.plugin", "-p", "bnspec_conformance.quiet", "-p", "no:cacheprovider"]
@@ -69,11 +77,13 @@ def call(options: argparse.Namespace) -> int:
 
         given += ["--bnspec-silent"] if quiet_process() else []
     sys.dont_write_bytecode = True
-    status = int(pytest.main(given))
+    with stoppable() as stop:
+        status = int(pytest.main(given))
     if status == pytest.ExitCode.NO_TESTS_COLLECTED:
         print("no check is left: --clause and -k leave nothing in common; `bnspec-conformance list`", file=sys.stderr)
     wrong = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
-    return {**dict.fromkeys(map(int, wrong), 2), int(pytest.ExitCode.INTERRUPTED): 130}.get(status, status)
+    status = {**dict.fromkeys(map(int, wrong), 2), int(pytest.ExitCode.INTERRUPTED): 130}.get(status, status)
+    return stop.status(status)
 
 
 def _asked(options: argparse.Namespace) -> list[str]:
@@ -83,9 +93,12 @@ def _asked(options: argparse.Namespace) -> list[str]:
     words += [f"--clause={name}" for name in options.clause]
     words += [f"--bnspec-profile={name}" for name in options.profile]
     words += [] if options.max_examples is None else [f"--max-examples={options.max_examples}"]
+    words += [] if options.deadline is None else [f"--bnspec-deadline={options.deadline!r}"]
     words += [f"-k{options.k}"] if options.k else []
     words += [
-        f"--bnspec-{name}" for name in ("no-shrink", "update-waivers") if getattr(options, name.replace("-", "_"))
+        f"--bnspec-{name}"
+        for name in ("isolate", "no-shrink", "update-waivers")
+        if getattr(options, name.replace("-", "_"))
     ]
     for name in ("json", "junit", "html", "failures", "waivers"):
         if getattr(options, name) is not None:

@@ -90,10 +90,18 @@ class Refused(Exception):
     """The subject refused a case; the text is its own."""
 
 
-def find_subject(name: str) -> Subject:
+def find_subject(name: str, *, deadline: float | None = None, isolate: bool = False) -> Subject:
     """Return a subject by its entry-point name, as ``module:attribute`` or as ``exec:PROGRAM``.
 
     This imports the module or starts the program: a name that comes out of a file is for `is_ours` to look at first.
+
+    Parameters
+    ----------
+    name : str
+    deadline : float, optional
+        Seconds that a program, or a process of its own, may take for a case; in this process `Budget` says it.
+    isolate : bool
+        Whether to run what is Python in a process of its own.
 
     Raises
     ------
@@ -101,7 +109,7 @@ def find_subject(name: str) -> Subject:
         For an unknown name, listing the known ones, for a subject whose library is missing, and for one whose module
         does not import.
     """
-    found: Subject = _find.find(name)
+    found: Subject = _find.find(name, deadline, isolate)
     return found
 
 

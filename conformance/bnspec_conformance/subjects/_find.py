@@ -11,6 +11,7 @@ from typing import Any
 
 from bnspec._printable import printable
 from bnspec_conformance.scope import Scope
+from bnspec_conformance.watch import PATIENCE
 
 __all__ = ["SubjectError", "complete", "find", "is_ours", "known_subjects", "quietly", "version_of"]
 
@@ -67,14 +68,18 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def find(name: str) -> Any:
+def find(name: str, deadline: float | None, isolate: bool) -> Any:
     """The subject of a name; see `bnspec_conformance.subjects.find_subject`."""
     point = _entry_point(name)
     with _telling(name), quietly():
         if name.startswith("exec:"):
             from bnspec_conformance.subjects.program import Program
 
-            made: Any = Program(name)
+            made: Any = Program(name, deadline=deadline)
+        elif isolate:
+            from bnspec_conformance.subjects.isolated import Isolated
+
+            made = Isolated(name, PATIENCE if deadline is None else deadline)
         elif point is not None:
             made = point.load()
         elif ":" in name:
