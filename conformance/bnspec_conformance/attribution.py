@@ -18,7 +18,7 @@ from bnspec_conformance.oracle import exact
 from bnspec_conformance.outputs import formulas, speaks
 from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.tolerances import violations
-from bnspec_conformance.watch import TooLong, deadline
+from bnspec_conformance.watch import PATIENCE, TooLong, deadline
 
 if TYPE_CHECKING:
     from bnspec_conformance.trial import Trial
@@ -130,8 +130,6 @@ def _without(feature: Feature, case: Case) -> tuple[Case, ...]:
 
 def _quietly(run: Callable[[], Any]) -> Outcome | None:
     """An outcome, or None where there was none; nothing of what went wrong."""
-    from bnspec_conformance.trial import PATIENCE
-
     try:
         with warnings.catch_warnings(), deadline(PATIENCE):
             warnings.simplefilter("ignore")

@@ -9,6 +9,7 @@ import hypothesis
 from hypothesis.errors import Flaky, StopTest, Unsatisfiable, UnsatisfiedAssumption
 from hypothesis.internal.conjecture import providers
 
+from bnspec_conformance import underway
 from bnspec_conformance.drawn import CannotWrite, drawn_to_json
 from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.trial import NeverSupported, Trial
@@ -82,6 +83,8 @@ def run_case(check: Callable[..., None], trial: Trial, *drawn: Any) -> Result:
     subjects in the check's code are raised: there the check is wrong.
     """
     trial.found.begin()
+    for value in drawn:
+        underway.argument(value)
     result = Result()
     try:
         check(trial, *drawn)
@@ -174,7 +177,11 @@ def search_settings(examples: int, *, shrink: bool = True, **more: Any) -> hypot
         print_blob=False,
         phases=phases if shrink else phases[:1],
         suppress_health_check=SLOW_OR_LARGE,
-        **more,
+        # The rest is Hypothesis's default; a profile, which the environment or a module may have loaded, has no say.
+        derandomize=False,
+        verbosity=hypothesis.Verbosity.normal,
+        backend="hypothesis",
+        **({"stateful_step_count": 50} | more),
     )
 
 

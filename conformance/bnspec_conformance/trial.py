@@ -12,26 +12,24 @@ from typing import Any
 
 import numpy as np
 
+from bnspec_conformance import underway
 from bnspec_conformance.attribution import Control, Controls
 from bnspec_conformance.case import Array, Case, Outcome, RankOutcome, as_float64
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.outputs import output_named, speaks
 from bnspec_conformance.reach import counts_of, reached
 from bnspec_conformance.record import Worst
-from bnspec_conformance.subjects import NotSupported, Subject
+from bnspec_conformance.subjects import NotSupported, Subject, asked_as
 from bnspec_conformance.subjects._process import ProgramError
 from bnspec_conformance.tolerances import bounds, violations
 from bnspec_conformance.violation import Found, Violation, in_ulps, violation
-from bnspec_conformance.watch import TooLong, deadline
+from bnspec_conformance.watch import PATIENCE, TooLong, deadline
 from bnspec_conformance.wellformed import complaints
 from bnspec_conformance.worlds import ThreadWorld, World
 
 __all__ = ["Budget", "NeverSupported", "NotSupported", "Trial", "Violation", "must_be_refused"]
 
 _STATISTICS = ("mean", "var", "mean_dot", "var_dot", "state")
-
-#: Seconds after which a case is taken for one that never ends.
-PATIENCE = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +44,14 @@ class Budget:
         What they are drawn from.
     shrink : bool
         Whether to look for the smallest case that fails, rather than the first.
+    deadline : float
+        Seconds that the subject may take for one case.
     """
 
     examples: int | None = None
     seed: int = 0
     shrink: bool = True
+    deadline: float = PATIENCE
 
 
 class NeverSupported(NotSupported):
@@ -96,6 +97,12 @@ class Trial:
         """How many examples a check is given that asks for its full share."""
         return self.budget.examples or self.subject.examples
 
+    @property
+    def limit(self) -> float:
+        """Seconds for one case. A subject that keeps a deadline of its own gets time to find that it was missed."""
+        own: float | None = getattr(self.subject, "patience", None)
+        return self.budget.deadline if own is None else own
+
     def run(self, case: Case) -> Outcome:
         """Run a case that the specification allows, less the derivatives and the state that are out of scope."""
         __tracebackhide__ = True
@@ -105,9 +112,10 @@ class Trial:
             raise NotSupported(reason)
         self.cases += 1
         self.reached.update(reached(case))
+        underway.case(case)
         given = [(name, array, array.copy()) for name, array in _arrays(case)]
         try:
-            with warnings.catch_warnings(), deadline(PATIENCE):  # a subject may warn; only its results count
+            with warnings.catch_warnings(), deadline(self.limit):  # a subject may warn; only its results count
                 warnings.simplefilter("ignore")
                 outcome = self.subject.run(case)
         except NotSupported:
@@ -422,8 +430,9 @@ class Trial:
             return self.refuses(lambda: self.subject.run(case), kinds, clause)
         self.cases += 1
         self.reached.update(reached(case))
+        underway.case(case)
         try:
-            with warnings.catch_warnings(), deadline(PATIENCE):
+            with warnings.catch_warnings(), deadline(self.limit):
                 warnings.simplefilter("ignore")
                 self.subject.run(case)
         except NotSupported:
@@ -488,7 +497,7 @@ class Trial:
         """
         __tracebackhide__ = True
         clauses = self._blamed(case, output, proves, control, controls)
-        self.found.keep(violation(self.subject.name, clauses, problem, case, **where))
+        self.found.keep(violation(self.subject, clauses, problem, case, **where))
 
     def _blamed(
         self,
@@ -511,7 +520,7 @@ class Trial:
 
     def _broken(self, problem: str, case: Case | None, *, proves: tuple[str, ...] | None = None) -> Violation:
         """A violation to be raised; it counts even if what it ends is caught."""
-        made = violation(self.subject.name, proves or self.clauses, problem, case)
+        made = violation(self.subject, proves or self.clauses, problem, case)
         with contextlib.suppress(Violation):
             self.found.keep(made)
         return made

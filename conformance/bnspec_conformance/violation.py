@@ -9,6 +9,7 @@ import numpy as np
 
 from bnspec_conformance._script import script
 from bnspec_conformance.case import Case
+from bnspec_conformance.subjects import Subject, asked_as
 from bnspec_conformance.tolerances import ulps
 
 __all__ = ["Found", "Violation", "difference", "in_ulps", "violation"]
@@ -108,12 +109,12 @@ class Found:
         return bool(self.by_clause)
 
 
-def violation(subject: str, clauses: Sequence[str], problem: str, case: Case | None, **where: Any) -> Violation:
+def violation(subject: Subject, clauses: Sequence[str], problem: str, case: Case | None, **where: Any) -> Violation:
     """A violation in words, with a script that shows it.
 
     Parameters
     ----------
-    subject : str
+    subject : Subject
     clauses : sequence of str
         What is broken.
     problem : str
@@ -122,7 +123,7 @@ def violation(subject: str, clauses: Sequence[str], problem: str, case: Case | N
     **where : Any
         Of a number that is off: what, rank, index, got, expected, error_ulp, bound_ulp, error and bound.
     """
-    lines = [f"{' and '.join(clauses)}: {subject}: {problem}"]
+    lines = [f"{' and '.join(clauses)}: {subject.name}: {problem}"]
     if case is not None:
         lines.append(f"  case      {case.describe()}")
     if "index" in where:
@@ -132,12 +133,12 @@ def violation(subject: str, clauses: Sequence[str], problem: str, case: Case | N
             f"  expected  {where['expected']!r} ({where['expected'].hex()})",
             f"  error     {difference(where)}",
         ]
-    code = None if case is None else script(subject, case, where.get("what", "y"), where.get("rank", 0))
+    code = None if case is None else script(asked_as(subject), case, where.get("what", "y"), where.get("rank", 0))
     if code is not None:
         lines += ["  to reproduce it, run:", *("    " + line for line in code.splitlines())]
     details = {
         "clauses": list(clauses),
-        "subject": subject,
+        "subject": subject.name,
         "problem": problem,
         "case": None if case is None else case.describe(),
         "script": code,

@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 from bnspec_conformance.record import Record, outcome_of, reason_of
 from bnspec_conformance.report._facts import device_of, libraries
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import Subject, version_of
 
 __all__ = [
     "GENERATED_DAYS",
@@ -268,7 +268,7 @@ def generated(record: Record, today: datetime.date) -> Waiver:
 
 def facts_of(subject: Subject) -> Facts:
     """What conditions ask about a subject."""
-    return Facts(subject.name, device_of(subject), tuple(libraries(subject.version())))
+    return Facts(subject.name, device_of(subject), tuple(libraries(version_of(subject))))
 
 
 def dtype_of(record: Record) -> str | None:

@@ -12,6 +12,7 @@ from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance.record import outcome_of, reason_of
 from bnspec_conformance.report._plot import Scale, axis, interval
 from bnspec_conformance.report._summary import VERDICTS
+from bnspec_conformance.report._write import write_text
 from bnspec_conformance.scope import PROFILES
 
 __all__ = ["write_html"]
@@ -55,7 +56,7 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
         verdicts=[v for v in VERDICTS if v != "unlooked"],
         left_out=len(specification_clauses()) - len(content["clauses"]),
     )
-    Path(path).write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _headline(content: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bnspec_conformance.record import outcome_of, reason_of
+from bnspec_conformance.report._write import write_bytes
 
 __all__ = ["write_junit"]
 
@@ -30,9 +31,12 @@ def write_junit(path: str | Path, content: Mapping[str, Any]) -> None:
         for key in totals:
             totals[key] += int(suite.attrib[key])
         root.append(suite)
-    root.attrib.update({key: str(n) for key, n in totals.items()} | {"errors": "0"})
+    if content.get("interrupted"):
+        root.append(_cut(content))
+    errors = len(root.findall("testsuite/testcase/error"))
+    root.attrib.update({key: str(n) for key, n in totals.items()} | {"errors": str(errors)})
     ET.indent(root, " ")
-    ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    write_bytes(path, ET.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 def _suite(content: Mapping[str, Any], subject: Mapping[str, Any]) -> ET.Element:
@@ -58,6 +62,15 @@ def _suite(content: Mapping[str, Any], subject: Mapping[str, Any]) -> ET.Element
             counts["failures"] += case.find("failure") is not None
             counts["skipped"] += case.find("skipped") is not None
     suite.attrib.update({key: str(n) for key, n in counts.items()} | {"errors": "0", "time": _seconds(seconds)})
+    return suite
+
+
+def _cut(content: Mapping[str, Any]) -> ET.Element:
+    """A suite of one error, for a run that did not come to its end."""
+    attributes = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0", "time": _seconds(0)}
+    suite = ET.Element("testsuite", {"name": "bnspec-conformance", **attributes})
+    case = ET.SubElement(suite, "testcase", classname="bnspec-conformance", name="the run as a whole", time=_seconds(0))
+    ET.SubElement(case, "error", type="interrupted", message=_text("; ".join(content["notes"]) or "not finished"))
     return suite
 
 
