@@ -5,6 +5,7 @@ same case without the mask, tells them apart. Where the output is right there, t
 it is wrong there too, the formula's clause is, whether or not the check at hand is one of the formula.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from bnspec_conformance.oracle import exact
 from bnspec_conformance.outputs import formulas, speaks
 from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.tolerances import violations
-from bnspec_conformance.watch import PATIENCE, TooLong, deadline
+from bnspec_conformance.watch import TooLong, deadline
 
 if TYPE_CHECKING:
     from bnspec_conformance.trial import Trial
@@ -101,7 +102,7 @@ class Controls:
         """A control and its outcome; no outcome where it failed, nothing where the subject does not take it."""
         if self.given is not None and control == "the check's own control":
             if not isinstance(self.given, Case):
-                return self.case, _quietly(self.given)
+                return self.case, _quietly(self.given, self.trial.limit)
             cases: tuple[Case, ...] = (self.given,)
         elif control:
             cases = _without(next(f for f in FEATURES if f.name == control), self.case)
@@ -110,7 +111,7 @@ class Controls:
         for case in map(self.trial.fit, cases):
             if self.trial.can_run(case):
                 try:
-                    return case, _quietly(lambda case=case: self.trial.subject.run(case))  # type: ignore[misc]
+                    return case, _quietly(functools.partial(self.trial.subject.run, case), self.trial.limit)
                 except NotSupported:
                     continue
         return None
@@ -128,10 +129,10 @@ def _without(feature: Feature, case: Case) -> tuple[Case, ...]:
     return made if isinstance(made, tuple) else (made,)
 
 
-def _quietly(run: Callable[[], Any]) -> Outcome | None:
-    """An outcome, or None where there was none; nothing of what went wrong."""
+def _quietly(run: Callable[[], Any], seconds: float) -> Outcome | None:
+    """An outcome, or None where there was none within the deadline; nothing of what went wrong."""
     try:
-        with warnings.catch_warnings(), deadline(PATIENCE):
+        with warnings.catch_warnings(), deadline(seconds):
             warnings.simplefilter("ignore")
             found = run()
     except NotSupported:

@@ -295,7 +295,7 @@ def test_below_zero(t: Trial) -> None:
         _, stats, _ = bnspec.batch_norm(x, params, config, state=state)
 
         def below(given: Any, field: str, value: float = -1) -> Any:
-            values = np.array(t.needs_backend().to_numpy(getattr(given, field)))  # noqa: B023
+            values = np.array(t.needs_backend().to_numpy(getattr(given, field)))
             values[..., -1] = value
             return given._replace(**{field: put(values)})
 

@@ -19,7 +19,7 @@ from bnspec_conformance.oracle import exact
 from bnspec_conformance.outputs import output_named, speaks
 from bnspec_conformance.reach import counts_of, reached
 from bnspec_conformance.record import Worst
-from bnspec_conformance.subjects import NotSupported, Subject, asked_as
+from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.subjects._process import ProgramError
 from bnspec_conformance.tolerances import bounds, violations
 from bnspec_conformance.violation import Found, Violation, in_ulps, violation

@@ -9,6 +9,7 @@ from typing import Any
 
 from bnspec._clauses import Clause
 from bnspec._clauses import clauses as specification_clauses
+from bnspec_conformance.markdown import plain, printable, rendered
 from bnspec_conformance.record import outcome_of, reason_of
 from bnspec_conformance.report._plot import Scale, axis, interval
 from bnspec_conformance.report._summary import VERDICTS
@@ -31,16 +32,15 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
         The report, as `document` makes it.
     """
     import jinja2
-    from markdown_it import MarkdownIt
     from markupsafe import Markup
 
-    markdown = MarkdownIt("commonmark", {"html": False})
     folder = files("bnspec_conformance.report")
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_seen,
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
     )
     environment.filters |= {"number": _number, "seconds": _seconds, "hex": _hex}
@@ -51,7 +51,7 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
         date=datetime.datetime.fromisoformat(content["date"]).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
         headline=_headline(content),
         subjects=list(_subjects(content)),
-        families=_families(content, lambda text: Markup(markdown.render(text))),
+        families=_families(content, lambda text: Markup(rendered(text))),
         wide=len(content["subjects"]) <= _FEW,
         verdicts=[v for v in VERDICTS if v != "unlooked"],
         left_out=len(specification_clauses()) - len(content["clauses"]),
@@ -108,7 +108,7 @@ def _families(content: Mapping[str, Any], render: Any) -> list[dict[str, Any]]:
     for clause_id, row in content["clauses"].items():
         clause = known.get(clause_id) or Clause(clause_id, clause_id.rpartition("-")[0], "", "")
         family = families.setdefault(
-            clause.family, {"id": clause.family, "title": clause.title_of_page.replace("`", ""), "clauses": []}
+            clause.family, {"id": clause.family, "title": plain(clause.title_of_page), "clauses": []}
         )
         family["clauses"].append(_clause(clause, row, checks.get(clause_id, []), content, render))
     return list(families.values())
@@ -134,7 +134,7 @@ def _clause(
     return {
         "id": clause.id,
         "text": render(clause.text),
-        "first": _one_line(clause.text),
+        "first": plain(clause.text),
         "verdict": row["verdict"],
         "cells": [_cell(clause.id, name, row["subjects"].get(name)) for name in names],
         "lines": [line for line in lines if line["verdict"] != "not supported"],
@@ -218,8 +218,9 @@ def _violations(check: Mapping[str, Any], clause: str) -> list[Mapping[str, Any]
     return [v for v in every if clause in v.get("clauses", (clause,))]
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.replace("`", "").replace("*", "").split())
+def _seen(value: Any) -> Any:
+    """A value of the page; texts come from subjects and files, and may hold what no page should."""
+    return printable(value) if type(value) is str else value
 
 
 def _size(value: Any) -> float:
