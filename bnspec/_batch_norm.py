@@ -109,6 +109,7 @@ def batch_norm(
     r = d = None
     if config.renorm is not None:
         assert state is not None
+        _validate.state_values(state, name, fields=("stddev", "renorm_stddev"))
         r, d = corrections(stats, state, config)
     scale, shift = scale_and_shift(Params(*used), inverse, stats.mean_low, r, d)
     y = narrowed(_normalize(kernels, wide, mask, stats, scale, shift, groups), x)

@@ -22,6 +22,7 @@ from bnspec._namespace import array_namespace, full
 from bnspec._precision import arithmetic_dtype, count_dtype, has_headroom, stop_gradient
 from bnspec._sums import sum_over, two_sum
 from bnspec._types import Array, Groups, Moments
+from bnspec._values import moments_values
 
 __all__ = [
     "expand_mask",
@@ -128,6 +129,8 @@ def merge(a: Moments, b: Moments) -> Moments:
     >>> merge(part(1.0, 2.0), part(6.0)) == part(1.0, 2.0, 6.0)
     True
     """
+    for part in (a, b):
+        moments_values(part, "merge")
     xp = array_namespace(a.m2)
     c = a.m2.shape[1]
 

@@ -88,6 +88,8 @@ def update_running(
     fused = as_fused(kernels_for(stats.m2))
     if fused and (new := fused.update(state, stats, config)) is not None:
         return new
+    _validate.state_values(state, name)
+    _validate.moments_values(stats, name)
     _check_counts(stats.count, state, config, name)
     for feed in _feeds(stats, config):
         state = _step(state, feed, config, name)
@@ -291,6 +293,7 @@ def running_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Ar
     >>> [v.round(12).tolist() for v in running_statistics(state, config)]
     [[2.0], [4.0]]
     """
+    _validate.state_values(state, "running_statistics", fields=("var", "count"))
     if config.averaging != "debiased":
         return state.mean, state.var
     xp = array_namespace(state.mean)

@@ -172,9 +172,9 @@ MUTANTS = (
         breaks="Divides dx by the number of ranks.",
         apply=edit(
             batch_norm_vjp,
-            "return Gradients(kernels.grad_input(dy, x, saved.centre, a, b, c, groups, saved.mask),",
+            "dx = kernels.grad_input(g, x, saved.centre, a, b, c, groups, saved.mask)",
             "a, b, c = (v if comm is None else v / comm.size for v in (a, b, c))\n"
-            "    return Gradients(kernels.grad_input(dy, x, saved.centre, a, b, c, groups, saved.mask),",
+            "    dx = kernels.grad_input(g, x, saved.centre, a, b, c, groups, saved.mask)",
         ),
     ),
     Mutant(
