@@ -12,7 +12,7 @@ from bnspec._groups import split, spread, unsplit
 from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
 from bnspec._normalize import inverse_stddev, scale_and_shift
-from bnspec._precision import arithmetic_dtype, stop_gradient
+from bnspec._precision import arithmetic_dtype, stop_gradient, where
 from bnspec._protocols import Communicator, Kernels
 from bnspec._registry import as_fused, kernels_for
 from bnspec._renorm import corrections
@@ -87,7 +87,7 @@ def batch_norm(
     >>> y.tolist(), stats.mean.tolist(), stats.var.tolist()
     ([[-0.5], [0.5]], [[2.0]], [[1.0]])
     """
-    groups = _validate.forward(x, params, config, state, mask, name)
+    groups = _validate.forward(x, params, config, state, mask, comm, name)
     kernels = kernels_for(x)
     if mask is None and comm is None and config.renorm is None and (fused := as_fused(kernels)):
         both = fused.normalize_by_batch(x, params.gamma, params.beta, config.epsilon, groups)
@@ -107,7 +107,6 @@ def batch_norm(
     r = d = None
     if config.renorm is not None:
         assert state is not None
-        _validate.state_values(state, name, fields=("stddev", "renorm_stddev"))
         r, d = corrections(stats, state, config)
     scale, shift = scale_and_shift(params, inverse, stats.mean_low, r, d)
     y = _normalize(kernels, x, mask, stats, scale, shift, groups)
@@ -207,4 +206,4 @@ def _normalize(
     # y of an x at the mean: its derivative, added as a zero, is what the statistics and parameters see of the others.
     middle = ((stop_gradient(centre) - centre) + stop_gradient(stats.mean_low)) * scale + shift
     seen = spread(xp.astype(middle - stop_gradient(middle), x.dtype), x, groups)
-    return xp.where(usable, y, unsplit(split(image, groups) + seen, x))
+    return where(usable, y, unsplit(split(image, groups) + seen, x))

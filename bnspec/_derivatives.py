@@ -10,6 +10,7 @@ from bnspec._gradients import input_coefficients, parameter_gradients, tangent_c
 from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
 from bnspec._normalize import factor
+from bnspec._precision import where
 from bnspec._protocols import Communicator, Kernels
 from bnspec._registry import as_fused, kernels_for
 from bnspec._sync import join_sums, signature
@@ -70,8 +71,8 @@ def batch_norm_vjp(
     >>> grads.x.tolist(), grads.gamma.tolist(), grads.beta.tolist()
     ([[-0.75], [0.75]], [2.0], [4.0])
     """
+    _validate.derivative("dy", dy, saved, comm, dmean=dmean, dvar=dvar)
     groups, config, name = saved.static.groups, saved.static.config, saved.static.name
-    _validate.derivative("dy", dy, saved, dmean=dmean, dvar=dvar)
     kernels = kernels_for(saved.x)
     plain = saved.mask is None and saved.r is None and dmean is None and dvar is None
     if plain and comm is None and saved.divisor is not None and (fused := as_fused(kernels)):
@@ -147,8 +148,8 @@ def batch_norm_tangents(
     >>> t.y.tolist(), t.mean.tolist(), t.var.tolist()
     ([[-0.75], [0.75]], [[2.0]], [[4.0]])
     """
+    _validate.derivative("xdot", xdot, saved, comm, gamma_dot=gamma_dot, beta_dot=beta_dot)
     groups, config, name = saved.static.groups, saved.static.config, saved.static.name
-    _validate.derivative("xdot", xdot, saved, gamma_dot=gamma_dot, beta_dot=beta_dot)
     kernels = kernels_for(saved.x)
     if saved.divisor is None:
         xp = array_namespace(saved.centre)
@@ -169,7 +170,7 @@ def batch_norm_tangents(
     y = kernels.grad_input(xdot, x, saved.centre, a, b, c - b * saved.centre_low, groups, None)
     if usable is not None:  # xhat counts as 0 where x is masked and not finite
         still = kernels.grad_input(xdot, x, saved.centre, a, b * 0.0, c, groups, None)
-        y = array_namespace(y).where(usable, y, still)
+        y = where(usable, y, still)
     return Tangents(y, mean_dot, var_dot)
 
 
@@ -190,7 +191,7 @@ def _usable(saved: Saved) -> tuple[Array, Array | None]:
         return saved.x, None
     xp = array_namespace(saved.x)
     usable = expand_mask(saved.mask, saved.x, saved.static.groups) | xp.isfinite(saved.x)
-    return xp.where(usable, saved.x, xp.zeros_like(saved.x)), usable
+    return where(usable, saved.x, xp.zeros_like(saved.x)), usable
 
 
 def _cotangent_sums(kernels: Kernels, dy: Array, saved: Saved) -> tuple[Array, Array, Array]:

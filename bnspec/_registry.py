@@ -12,7 +12,7 @@ from typing import Any
 
 from bnspec._errors import refusal
 from bnspec._gradients import grad_input, grad_sums
-from bnspec._moments import moments
+from bnspec._moments import merge_rows, moments
 from bnspec._normalize import normalize
 from bnspec._precision import library
 from bnspec._protocols import Backend, Communicator, FusedKernels, Kernels
@@ -29,6 +29,7 @@ __all__ = [
     "get_communicator",
     "kernels_for",
     "known_backends",
+    "merge_rows_of",
     "use_kernels",
 ]
 
@@ -153,6 +154,13 @@ def kernels_for(x: Array) -> Kernels:
 def as_fused(kernels: Kernels) -> FusedKernels | None:
     """The kernels, if they have all that `FusedKernels` asks for."""
     return kernels if all(hasattr(kernels, name) for name in _FUSED) else None  # type: ignore[return-value]
+
+
+def merge_rows_of(a: Array, b: Array, added: int) -> Array:
+    """Merge moments given as rows by the kernels of their library, else as `bnspec._moments.merge_rows` does."""
+    fused = as_fused(kernels_for(a))
+    found = fused.merge(a, b, added) if fused else None
+    return merge_rows(a, b, added) if found is None else found
 
 
 def forget_kernels(name: str) -> None:

@@ -23,7 +23,7 @@ from bnspec._devices import on_device_of
 from bnspec._errors import refusal
 from bnspec._moments import group, merge_groups
 from bnspec._namespace import array_namespace
-from bnspec._precision import stop_gradient, values
+from bnspec._precision import stop_gradient, values, where
 from bnspec._registry import as_fused, kernels_for
 from bnspec._types import Array, Moments, RunningState
 
@@ -209,7 +209,7 @@ def _step(state: RunningState, feed: _Feed, config: BatchNormConfig, name: str) 
         if before is None or after is None:
             return before
         chosen = take & ~keep_var if name in ("var", "stddev", "renorm_stddev") else take
-        return xp.where(chosen, xp.astype(after, before.dtype), before)
+        return where(chosen, xp.astype(after, before.dtype), before)
 
     return RunningState(*map(settle, RunningState._fields, state, new))
 
@@ -292,7 +292,7 @@ def running_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Ar
     >>> [v.round(12).tolist() for v in running_statistics(state, config)]
     [[2.0], [4.0]]
     """
-    _validate.state_values(state, "running_statistics", fields=("var", "count"))
+    _validate.statistics(state, config, "running_statistics")
     if config.averaging != "debiased":
         return state.mean, state.var
     xp = array_namespace(state.mean)
@@ -304,6 +304,6 @@ def running_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Ar
         share = -xp.expm1(t * math.log(config.decay))
     share = xp.where(fresh, xp.ones_like(share), share)
     return (
-        xp.where(fresh, xp.zeros_like(state.mean), state.mean / share),
-        xp.where(fresh, xp.ones_like(state.var), state.var / share),
+        where(fresh, xp.zeros_like(state.mean), state.mean / share),
+        where(fresh, xp.ones_like(state.var), state.var / share),
     )

@@ -12,11 +12,10 @@ Chan, Golub, LeVeque 1983 (merging); Peng et al., "MegDet", 2018, section 3.2 (c
 import functools
 
 from bnspec._config import BatchNormConfig
-from bnspec._moments import merge_rows
 from bnspec._namespace import array_namespace
 from bnspec._precision import count_dtype, dtype_name
 from bnspec._protocols import Communicator, Signature
-from bnspec._registry import as_fused, kernels_for
+from bnspec._registry import merge_rows_of
 from bnspec._types import Array, Moments
 
 __all__ = ["join_moments", "join_sums", "signature"]
@@ -63,7 +62,7 @@ def join_moments(
     columns = _count_columns(local.count, n, weight, by_rank)
     added, c = len(columns), int(spread.shape[1])
     payload = xp.concat([*(v[:, None] for v in columns), local.mean, local.mean_low, spread], axis=1)
-    joined = comm.all_reduce(payload, functools.partial(_merge, added=added), about)
+    joined = comm.all_reduce(payload, functools.partial(merge_rows_of, added=added), about)
 
     total = joined[:, added - 1]
     whole = count_dtype(xp)
@@ -75,12 +74,6 @@ def join_moments(
         m2 = m2 / (total + xp.astype(total == 0, dtype))[:, None] * xp.astype(count, dtype)[:, None]
     divisor = total * n if by_rank else total
     return Moments(count, mean, low, m2), divisor + xp.astype(divisor == 0, dtype)
-
-
-def _merge(a: Array, b: Array, added: int) -> Array:
-    fused = as_fused(kernels_for(a))
-    found = fused.merge(a, b, added) if fused else None
-    return merge_rows(a, b, added) if found is None else found
 
 
 def _count_columns(count: Array, n: Array, weight: Array, by_rank: bool) -> list[Array]:
