@@ -88,13 +88,13 @@ def vector(label: str, value: Array, x: Array, axis: int, name: str, owner: str,
 def mask(x: Array, axis: int, mask: Any, name: str) -> None:
     """Refuse a mask that does not fit x [BN-MASK-7]."""
     fits = tuple(1 if a == axis else n for a, n in enumerate(x.shape))
-    if not is_array(mask) or isinstance(mask, type) or dtype_name(mask.dtype) != "bool" or type(mask).__module__.startswith("numpy.ma"):
-        kind = f"dtype {dtype_name(mask.dtype)}" if is_array(mask) else f"type {type(mask).__name__}"
+    plain = is_array(mask) and not isinstance(mask, type) and not type(mask).__module__.startswith("numpy.ma")
+    if not plain or dtype_name(mask.dtype) != "bool":
         raise refusal(
             TypeError,
             "BN-MASK-7",
-            got=f"{name}: a mask of {kind}",
-            expected="a plain array of booleans",
+            got=f"{name}: a mask of " + (f"dtype {dtype_name(mask.dtype)}" if plain else f"type {type(mask).__name__}"),
+            expected="an array of booleans",
             do="Make it by a comparison; True marks the elements that count.",
         )
     _array("mask", mask, name)

@@ -10,10 +10,12 @@ Chan, Golub, LeVeque 1983 (merging); Peng et al., "MegDet", 2018, section 3.2 (c
 """
 
 import functools
+from collections.abc import Callable
 
 from bnspec._config import BatchNormConfig
+from bnspec._errors import CommunicatorError, refusal
 from bnspec._namespace import array_namespace
-from bnspec._precision import count_dtype, dtype_name
+from bnspec._precision import count_dtype, dtype_name, is_array, library
 from bnspec._protocols import Communicator, Signature
 from bnspec._registry import merge_rows_of
 from bnspec._types import Array, Moments
@@ -62,7 +64,7 @@ def join_moments(
     columns = _count_columns(local.count, n, weight, by_rank)
     added, c = len(columns), int(spread.shape[1])
     payload = xp.concat([*(v[:, None] for v in columns), local.mean, local.mean_low, spread], axis=1)
-    joined = comm.all_reduce(payload, functools.partial(merge_rows_of, added=added), about)
+    joined = _joined(payload, functools.partial(merge_rows_of, added=added), comm, about)
 
     total = joined[:, added - 1]
     whole = count_dtype(xp)
@@ -90,8 +92,24 @@ def join_sums(sums: list[Array], comm: Communicator | None, about: Signature) ->
     if comm is None:
         return sums
     xp = array_namespace(sums[0])
-    joined = comm.all_reduce(xp.stack(sums, axis=0), _add, about)
+    joined = _joined(xp.stack(sums, axis=0), _add, comm, about)
     return [joined[i, ...] for i in range(len(sums))]
+
+
+def _joined(payload: Array, combine: Callable[[Array, Array], Array], comm: Communicator, about: Signature) -> Array:
+    """Ask a communicator, and refuse an answer that is not what was sent joined: it may be anybody's."""
+    joined = comm.all_reduce(payload, combine, about)
+    same = is_array(joined) and library(joined) == library(payload)
+    if not same or joined.shape != payload.shape or joined.dtype != payload.dtype:
+        raise refusal(
+            CommunicatorError,
+            "BN-SYNC-9",
+            got=f"{about.layer}: the communicator returned {getattr(joined, 'dtype', type(joined).__name__)} of shape "
+            f"{tuple(getattr(joined, 'shape', ()))}",
+            expected=f"{payload.dtype} of shape {tuple(payload.shape)}, as it was sent",
+            do="all_reduce returns the ranks' payloads combined, in the library of the payload.",
+        )
+    return joined
 
 
 def _add(a: Array, b: Array) -> Array:

@@ -5,6 +5,7 @@ Compiled code checks no index, so that a field of another shape would be read be
 """
 
 import importlib.util
+import itertools
 import re
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bnspec
-from bnspec import Groups, Moments, Params
+from bnspec import Groups, Moments, Params, RunningState
+from bnspec._precision import library as library_of
 from bnspec_backends import cpu
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -203,7 +205,8 @@ def oddities(v: Any, library: str) -> list[Any]:
     elif hasattr(v, "shape"):
         found += [("array", name) for name in ODD[library]]
     elif isinstance(v, Groups):
-        found += [("value", Groups(a, n)) for a in (-1, 0, 2, 9, 1.0, [1]) for n in (0, 1, 2, 3, -2, 1.0)]
+        make: Any = Groups
+        found += [("value", make(a, n)) for a in (-1, 0, 2, 9, 1.0, [1]) for n in (0, 1, 2, 3, -2, 1.0)]
     elif isinstance(v, int):
         found += [("value", other) for other in (-1, 0, 2, np.int64(2), 2.0)]
     return found
@@ -239,8 +242,8 @@ class Looks:
 
 
 def look(v: Any) -> tuple[Any, ...]:
-    """Shape and dtype; the latter with its byte order."""
-    return tuple(v.shape), str(v.dtype), type(v).__module__
+    """Shape, library and dtype; the latter with its byte order."""
+    return tuple(v.shape), str(v.dtype), library_of(v)
 
 
 def host(v: Any) -> Any:
@@ -307,3 +310,126 @@ def test_whatever_is_in_a_record_is_refused_or_answered_right(library: str, data
     pytest.importorskip(library, reason=f"{library} is not installed")
     kind, name = data.draw(st.sampled_from(tuple(CONFIGS))), data.draw(st.sampled_from(NAMES))
     check(library, kind, name, data.draw(changes(library, kind, name)))
+
+
+def large() -> tuple[bnspec.BatchNormConfig, RunningState, Moments]:
+    """A state and moments of so many channels that what lies beyond a short array is another's memory."""
+    x = np.zeros((4, 100_000), "float32")
+    config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.0, correction=0)
+    _, state = bnspec.init(config, channels=x.shape[1], like=x)
+    return config, state, bnspec.moments(x, Groups(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "clause"),
+    [
+        ({"mean": np.ones((1, 1)), "mean_low": np.ones((1, 1))}, "BN-MOM-2"),
+        ({"m2": np.ones((1, 1))}, "BN-MOM-2"),
+        ({"m2": np.ones(100_000)}, "BN-MOM-3"),
+        ({"count": np.asarray([4.0])}, "BN-MOM-1"),
+        ({"count": np.asarray([4, 4])}, "BN-MOM-1"),
+        ({"count": np.asarray([4], "uint8")}, "BN-MOM-1"),
+        ({"count": np.asarray([-4])}, "BN-RUN-14"),
+        ({"m2": np.full((1, 100_000), -1.0)}, "BN-RUN-14"),
+        ({"mean": np.ones((1, 100_000), "float32")}, "BN-PREC-1"),
+    ],
+)
+def test_moments_of_another_kind_do_not_reach_the_state(fields: dict[str, Any], clause: str) -> None:
+    config, state, stats = large()
+    before = [v.tobytes() for v in state if v is not None]
+    with pytest.raises((TypeError, ValueError), match=clause):
+        bnspec.update_running(state, stats._replace(**fields), config)
+    assert [v.tobytes() for v in state if v is not None] == before
+
+
+@pytest.mark.parametrize("kernels", ["compiled", "blocked", "specification"])
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("samples", [0, 4])
+def test_results_have_the_byte_order_of_what_they_belong_to(kernels: str, kind: str, samples: int) -> None:
+    """y, dx and ydot have x's dtype, gradients of parameters theirs, the new state the old one's: byte order too."""
+    if kernels == "compiled" and not COMPILES:
+        pytest.skip("numba is not installed")
+    rng = np.random.default_rng(0)
+    for order, other, masked in itertools.product("<>", "<>", (False, True)):
+        x, dy = (rng.integers(-4, 5, (samples, 3, 2)).astype(order + kind) for _ in range(2))
+        params = Params(*(np.ones(3, other + "f8") for _ in range(2)))
+        state = RunningState(np.zeros(3, other + "f4"), np.ones(3, other + "f4"), count=np.ones(3, other + "i4"))
+        mask = np.asarray([True, True, False, False])[:samples, None, None] if masked else None
+        with cpu.using(kernels):
+            y, stats, saved = bnspec.batch_norm(x, params, COUNTING, mask=mask)
+            grads, tangents = bnspec.batch_norm_vjp(dy, saved), bnspec.batch_norm_tangents(dy, saved)
+            new = bnspec.update_running(state, stats, COUNTING)
+            seen, frozen = bnspec.batch_norm_inference(x, params, state, COUNTING)
+            also = bnspec.batch_norm_vjp(dy, frozen).x, bnspec.batch_norm_jvp(dy, frozen)
+        assert {v.dtype for v in (y, grads.x, tangents.y, seen, *also)} == {x.dtype}
+        assert {v.dtype for v in (grads.gamma, grads.beta)} == {np.dtype(other + "f8")}
+        assert [v.dtype for v in new[:3]] == [v.dtype for v in state[:3]]
+        assert all(v.dtype.isnative for v in (*stats, saved.centre, saved.inverse_stddev))
+        native = x.astype(x.dtype.newbyteorder("="))
+        with cpu.using(kernels):
+            assert np.array_equal(bnspec.batch_norm(native, params, COUNTING, mask=mask)[0], y)
+
+
+def test_moments_and_merge_use_the_kernels_of_the_library() -> None:
+    """The public functions check what comes, and compute as a layer does."""
+
+    class Counting:
+        asked = 0
+
+        def moments(self, *given: Any) -> Moments:
+            self.asked += 1
+            return bnspec.SpecificationKernels().moments(*given)
+
+    own, x = Counting(), np.ones((4, 3), "float32")
+    with bnspec.use_kernels("numpy", own):
+        bnspec.moments(x, Groups(1, 1))
+        assert own.asked == 1
+        for bad in (x.astype("complex64"), x.astype("int32"), x[0]):
+            with pytest.raises((TypeError, ValueError), match=r"BN-SHAPE-[15]"):
+                bnspec.moments(bad, Groups(1, 1))
+        for groups in (Groups(2, 1), Groups(-1, 1), Groups(1, 3), Groups(0, 2), Groups(1, 0)):
+            with pytest.raises(ValueError, match=r"BN-(SHAPE-2|GRP-3)"):
+                bnspec.moments(x, groups)
+    assert own.asked == 1
+    one, two = bnspec.moments(x, Groups(1, 1)), bnspec.moments(x, Groups(1, 2))
+    with pytest.raises(ValueError, match="BN-MOM-7"):
+        bnspec.merge(one, two)
+
+
+@pytest.mark.skipif(not COMPILES, reason="numba is not installed")
+def test_compiled_kernels_check_what_bypasses_the_doors() -> None:
+    kernels, x = cpu.make("compiled"), np.ones((4, 3), "float32")
+    one = np.ones((1, 3))
+    for call in (
+        lambda: kernels.moments(x, Groups(1, 3), None),
+        lambda: kernels.moments(x, Groups(5, 1), None),
+        lambda: kernels.moments(x, Groups(1, 1), np.ones((4, 1))),
+        lambda: kernels.grad_sums(x[:2], x, one, Groups(1, 1), None),
+        lambda: kernels.grad_input(x[:, :2], x, one, one, one, one, Groups(1, 1), None),
+        lambda: kernels.normalize(x, one, one, np.ones((2, 3)), Groups(1, 1)),
+    ):
+        with pytest.raises(ValueError):
+            call()
+
+
+@pytest.mark.parametrize("value", ["False", 0, 1, None, "", np.ones(1)])
+def test_a_switch_is_a_boolean(value: Any) -> None:
+    with pytest.raises(TypeError, match="BN-UPD-7"), bnspec.training_context(value):
+        pass
+    with pytest.raises(TypeError, match="BN-UPD-7"):
+        bnspec.TrainingContext(value)
+    with bnspec.training_context(np.bool_(False)) as context:
+        assert context.is_training is False
+
+
+def test_an_answer_of_a_communicator_is_checked() -> None:
+    class Deaf:
+        rank, size = 0, 2
+
+        def all_reduce(self, payload: Any, combine: Any, signature: Any) -> Any:
+            return payload[:, :-1]
+
+    x = np.ones((4, 3), "float32")
+    params, _ = bnspec.init(CONFIG, channels=3, like=x)
+    with pytest.raises(bnspec.CommunicatorError, match="BN-SYNC-9"):
+        bnspec.batch_norm(x, params, CONFIG, comm=Deaf())
