@@ -15,12 +15,11 @@ algorithm (eq. 1.7), shifting (section 3) and merging (eq. 2.1).
 import math
 from collections.abc import Callable
 
-from array_api_compat import device
-
 from bnspec._counts import remember
 from bnspec._devices import on_device_of
-from bnspec._groups import channels, reduced_axes, split, spread
-from bnspec._namespace import array_namespace
+from bnspec._groups import reduced_axes, split, spread
+from bnspec._modes import untraced
+from bnspec._namespace import array_namespace, full
 from bnspec._precision import arithmetic_dtype, count_dtype, has_headroom, stop_gradient
 from bnspec._sums import sum_over, two_sum
 from bnspec._types import Array, Groups, Moments
@@ -37,7 +36,7 @@ __all__ = [
 
 
 @on_device_of("x")
-def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
+def moments(x: Array, groups: Groups, mask: Array | None, *, plain: bool | None = None) -> Moments:
     """Return the moments of each group and channel: primitive 1 of `bnspec.Kernels`.
 
     Parameters
@@ -48,6 +47,8 @@ def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
         Channel axis and number of groups.
     mask : array of bool or None
         Broadcasts against x with channel size 1; False elements do not count [BN-MASK-1].
+    plain : bool, optional
+        How `sum_over` is to sum; by default plainly where x is narrower than the arithmetic dtype.
 
     Returns
     -------
@@ -65,18 +66,17 @@ def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
     xp = array_namespace(x)
     dtype = arithmetic_dtype(x)
     axes = reduced_axes(x, groups)
-    plain = has_headroom(x)
-    v = xp.astype(split(x, groups), dtype)
-    size = math.prod(v.shape[a] for a in axes)
-    if size == 0:
-        zero = xp.zeros((groups.number, channels(x, groups)), dtype=dtype, device=device(x))
-        count = xp.zeros((groups.number,), dtype=count_dtype(xp), device=device(x))
+    plain = has_headroom(x) if plain is None else plain
+    v = xp.astype(split(x, groups), dtype, copy=False)
+    size = math.prod([v.shape[a] for a in axes])
+    if untraced(lambda: 0 in [v.shape[a] for a in axes]):
+        zero = full((groups.number, x.shape[groups.axis]), 0.0, dtype=dtype, like=x)
+        count = full((groups.number,), 0, dtype=count_dtype(xp), like=x)
         return Moments(remember(count, [0] * groups.number), zero, zero, zero)
 
     if mask is None:
-        count = remember(
-            xp.full((groups.number,), size, dtype=count_dtype(xp), device=device(x)), [size] * groups.number
-        )
+        count = full((groups.number,), size, dtype=count_dtype(xp), like=x)
+        count = remember(count, [size] * groups.number)
         keep = None
     else:
         keep = split(expand_mask(mask, x, groups), groups)

@@ -9,8 +9,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from array_api_compat import is_array_api_obj, is_jax_array
+from array_api_compat import is_array_api_obj
 
+from bnspec._modes import transformation
 from bnspec._namespace import array_namespace
 from bnspec._types import Array
 
@@ -121,15 +122,12 @@ def where(condition: Array, x: Array, y: Array) -> Array:
 
 
 def values(x: Array) -> list[Any] | None:
-    """Return x's elements as Python scalars, or None while JAX traces and there are no values yet.
+    """Return x's elements as Python scalars, or None while a library traces or transforms and there are no values.
 
     On a device this waits for the result, so only the checks that need it ask.
     """
-    if is_jax_array(x):
-        from jax.core import Tracer
-
-        if isinstance(x, Tracer):
-            return None
+    if transformation(x) is not None:
+        return None
     flat = array_namespace(x).reshape(x, (-1,))
     if hasattr(flat, "tolist"):  # one copy from a device; the standard itself knows only one for each element
         return list(flat.tolist())

@@ -2,6 +2,7 @@
 
 from bnspec import _validate
 from bnspec._devices import on_device_of
+from bnspec._modes import untraced
 from bnspec._moments import merge_by
 from bnspec._registry import kernels_for, merge_rows_of
 from bnspec._types import Array, Groups, Moments
@@ -45,7 +46,7 @@ def moments(x: Array, groups: Groups, mask: Array | None = None, *, name: str = 
     >>> m.count.tolist(), m.mean.tolist(), m.m2.tolist()
     ([3], [[3.0]], [[14.0]])
     """
-    _validate.moments(x, groups, mask, name)
+    untraced(_validate.moments, x, groups, mask, name)
     return kernels_for(x).moments(x, groups, mask)
 
 
@@ -88,5 +89,5 @@ def merge(a: Moments, b: Moments, *, name: str = "merge") -> Moments:
     >>> merge(part(1.0, 2.0), part(6.0)) == part(1.0, 2.0, 6.0)
     True
     """
-    _validate.merge(a, b, name)
+    untraced(_validate.merge, a, b, name)
     return merge_by(merge_rows_of, a, b)

@@ -27,9 +27,13 @@ __all__ = ["join_moments", "join_sums", "signature"]
 _LANE = 4096
 
 
-def signature(operation: str, name: str, x: Array, stats_shape: tuple[int, int], config: BatchNormConfig) -> Signature:
-    """What the ranks must agree on for this collective [BN-SYNC-9]."""
-    number, size = stats_shape
+def signature(
+    comm: Communicator | None, operation: str, name: str, x: Array, statistics: Array, config: BatchNormConfig
+) -> Signature | None:
+    """What the ranks must agree on for this collective [BN-SYNC-9]; None where nobody asks."""
+    if comm is None:
+        return None
+    number, size = map(int, statistics.shape)
     return Signature(operation, name, size, number, dtype_name(x.dtype), _options(config))
 
 
@@ -39,7 +43,7 @@ def _options(config: BatchNormConfig) -> str:
 
 
 def join_moments(
-    local: Moments, config: BatchNormConfig, comm: Communicator | None, about: Signature
+    local: Moments, config: BatchNormConfig, comm: Communicator | None, about: Signature | None
 ) -> tuple[Moments, Array]:
     """Join the ranks' moments group by group.
 
@@ -55,7 +59,7 @@ def join_moments(
     xp = array_namespace(local.m2)
     dtype = local.m2.dtype
     n = xp.astype(local.count, dtype)
-    if comm is None:
+    if comm is None or about is None:
         return local, n + xp.astype(n == 0, dtype)
 
     by_rank = config.sync_weighting == "rank"
@@ -87,9 +91,9 @@ def _count_columns(count: Array, n: Array, weight: Array, by_rank: bool) -> list
     return [xp.astype(high, n.dtype), xp.astype(count - high * _LANE, n.dtype), weight]
 
 
-def join_sums(sums: list[Array], comm: Communicator | None, about: Signature) -> list[Array]:
+def join_sums(sums: list[Array], comm: Communicator | None, about: Signature | None) -> list[Array]:
     """Add (G, C) arrays across ranks, in rank order, in one message."""
-    if comm is None:
+    if comm is None or about is None:
         return sums
     xp = array_namespace(sums[0])
     joined = _joined(xp.stack(sums, axis=0), _add, comm, about)

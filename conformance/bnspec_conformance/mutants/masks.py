@@ -14,7 +14,8 @@ __all__ = ["MUTANTS"]
 
 _TOTAL = "values = xp.where(keep, values, xp.zeros_like(values))"
 _SELECT = "deviation = xp.where(keep, deviation, xp.zeros_like(deviation))"
-_IMAGE = "return xp.where(usable, y, unsplit(split(image, groups) + seen, x))"
+_PLAIN = "return kernels.normalize(x, centre, scale, shift, groups)"
+_MASKED = "y = " + _PLAIN.removeprefix("return ") + "\n        return y if mask is None else "
 
 
 def _nonzero(original: Any, *given: Any, mask: Any = None, **named: Any) -> Any:
@@ -55,14 +56,14 @@ MUTANTS = (
         clause="BN-MASK-2",
         row="D14",
         breaks="Gives 0 for y at masked positions.",
-        apply=edit(_normalize, _IMAGE, "return xp.where(expand_mask(mask, x, groups), y, xp.zeros_like(y))"),
+        apply=edit(_normalize, _PLAIN, _MASKED + "array_namespace(x).where(expand_mask(mask, x, groups), y, y * 0)"),
     ),
     Mutant(
         name="masked-output-x",
         clause="BN-MASK-2",
         row="D14",
         breaks="Hands x through at masked positions.",
-        apply=edit(_normalize, _IMAGE, "return xp.where(expand_mask(mask, x, groups), y, x)"),
+        apply=edit(_normalize, _PLAIN, _MASKED + "array_namespace(x).where(expand_mask(mask, x, groups), y, x)"),
     ),
     Mutant(
         name="mask-multiplies",
@@ -95,9 +96,7 @@ MUTANTS = (
         clause="BN-MASK-3",
         row="D17",
         breaks="Lets a masked NaN into its own dx and tangent.",
-        apply=edit(
-            _usable, "return xp.where(usable, saved.x, xp.zeros_like(saved.x)), usable", "return saved.x, usable"
-        ),
+        apply=edit(_usable, "return xp.where(usable, x, xp.zeros_like(x)), usable", "return x, usable"),
     ),
     Mutant(
         name="masked-cotangents-dropped",
@@ -106,10 +105,10 @@ MUTANTS = (
         breaks="Leaves g of masked positions out of the sums, although their y depends on the statistics.",
         apply=edit(
             batch_norm_vjp,
-            "x, s1, s2 = _cotangent_sums(kernels, dy, saved)",
-            "x, s1, s2 = _cotangent_sums(kernels, dy, saved)\n"
+            "x, s1, s2 = _cotangent_sums(kernels, g, x, saved)",
+            "x, s1, s2 = _cotangent_sums(kernels, g, x, saved)\n"
             "    if saved.mask is not None:\n"
-            "        s1, s2 = kernels.grad_sums(dy, x, saved.centre, groups, saved.mask)\n"
+            "        s1, s2 = kernels.grad_sums(g, x, saved.centre, groups, saved.mask)\n"
             "        s2 = s2 - saved.centre_low * s1",
         ),
     ),

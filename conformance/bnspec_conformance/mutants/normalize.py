@@ -139,8 +139,8 @@ MUTANTS = (
         breaks="Leaves the mean in x with center=False, which only says that there is no beta.",
         apply=edit(
             batch_norm,
-            "y = _normalize(kernels, x, mask, stats,",
-            "y = _normalize(kernels, x, mask, stats if config.center else stats._replace(mean=stats.mean * 0.0),",
+            "_normalize(kernels, wide, mask, stats,",
+            "_normalize(kernels, wide, mask, stats if config.center else stats._replace(mean=stats.mean * 0.0),",
         ),
     ),
     Mutant(

@@ -23,7 +23,7 @@ from bnspec_conformance.mutants.mutant import Apply, Mutant, edit, together, wra
 __all__ = ["MUTANTS"]
 
 _NARROW = 'if dtype_name(value.dtype) in ("float16", "bfloat16"):'
-_CAST = "return unsplit(xp.astype(y, x.dtype), x)"
+_CAST = "return unsplit(xp.astype(y, x.dtype, copy=False), x)"
 
 
 def _bfloat16(v: Any) -> Any:
