@@ -11,6 +11,7 @@ from bnspec._modes import untraced
 from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
 from bnspec._normalize import factor
+from bnspec._precision import where
 from bnspec._protocols import Communicator, Kernels
 from bnspec._registry import as_fused, kernels_for
 from bnspec._sync import join_sums, signature
@@ -72,8 +73,8 @@ def batch_norm_vjp(
     >>> grads.x.tolist(), grads.gamma.tolist(), grads.beta.tolist()
     ([[-0.75], [0.75]], [2.0], [4.0])
     """
+    untraced(_validate.derivative, "dy", dy, saved, comm, dmean=dmean, dvar=dvar)
     groups, config, name = saved.static.groups, saved.static.config, saved.static.name
-    untraced(_validate.derivative, "dy", dy, saved, dmean=dmean, dvar=dvar)
     kernels = kernels_for(saved.x)
     plain = saved.mask is None and saved.r is None and dmean is None and dvar is None
     if plain and comm is None and saved.divisor is not None and (fused := as_fused(kernels)):
@@ -151,8 +152,8 @@ def batch_norm_tangents(
     >>> t.y.tolist(), t.mean.tolist(), t.var.tolist()
     ([[-0.75], [0.75]], [[2.0]], [[4.0]])
     """
+    untraced(_validate.derivative, "xdot", xdot, saved, comm, gamma_dot=gamma_dot, beta_dot=beta_dot)
     groups, config, name = saved.static.groups, saved.static.config, saved.static.name
-    untraced(_validate.derivative, "xdot", xdot, saved, gamma_dot=gamma_dot, beta_dot=beta_dot)
     given = (xdot, saved.x)
     others = (gamma_dot, beta_dot, saved.gamma, saved.centre, saved.inverse_stddev)
     kernels, (v, x), (gamma_dot, beta_dot, *_) = widened(kernels_for(saved.x), given, *others)
@@ -175,7 +176,7 @@ def batch_norm_tangents(
     y = kernels.grad_input(v, x, saved.centre, a, b, c - b * saved.centre_low, groups, None)
     if usable is not None:  # xhat counts as 0 where x is masked and not finite
         still = kernels.grad_input(v, x, saved.centre, a, b * 0.0, c, groups, None)
-        y = array_namespace(y).where(usable, y, still)
+        y = where(usable, y, still)
     return Tangents(narrowed(y, saved.x), mean_dot, var_dot)
 
 
@@ -196,7 +197,7 @@ def _usable(x: Array, saved: Saved) -> tuple[Array, Array | None]:
         return x, None
     xp = array_namespace(x)
     usable = expand_mask(saved.mask, x, saved.static.groups) | xp.isfinite(x)
-    return xp.where(usable, x, xp.zeros_like(x)), usable
+    return where(usable, x, xp.zeros_like(x)), usable
 
 
 def _cotangent_sums(kernels: Kernels, dy: Array, x: Array, saved: Saved) -> tuple[Array, Array, Array]:

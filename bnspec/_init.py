@@ -1,13 +1,16 @@
 """Fresh parameters and a fresh running state (SPEC.md, "Running statistics")."""
 
+from numbers import Integral
+
+from bnspec._arrays import floating
 from bnspec._config import BatchNormConfig
 from bnspec._creation import full
 from bnspec._devices import on_device_of
 from bnspec._errors import refusal
 from bnspec._namespace import array_namespace
 from bnspec._precision import count_dtype, statistics_dtype
+from bnspec._records import configuration
 from bnspec._types import Array, Params, RunningState
-from bnspec._validate import floating
 
 __all__ = ["init"]
 
@@ -47,8 +50,9 @@ def init(config: BatchNormConfig, *, channels: int, like: Array) -> tuple[Params
     >>> params.gamma.tolist(), params.beta, state.var.dtype.name
     ([1.0, 1.0], None, 'float32')
     """
+    configuration(config, "init")
     floating("like", like, "init")
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 0:
+    if isinstance(channels, bool) or not isinstance(channels, Integral) or channels < 0:
         raise refusal(
             ValueError,
             "BN-SHAPE-4",
@@ -56,6 +60,7 @@ def init(config: BatchNormConfig, *, channels: int, like: Array) -> tuple[Params
             expected="an integer >= 0",
             do="Pass the length of the channel axis.",
         )
+    channels = int(channels)
     xp = array_namespace(like)
     dtype = statistics_dtype(like)
 

@@ -13,6 +13,7 @@ algorithm (eq. 1.7), shifting (section 3) and merging (eq. 2.1).
 """
 
 import math
+from collections.abc import Callable
 
 from bnspec._counts import remember
 from bnspec._creation import full
@@ -23,12 +24,12 @@ from bnspec._namespace import array_namespace
 from bnspec._precision import arithmetic_dtype, count_dtype, has_headroom, stop_gradient
 from bnspec._sums import sum_over, two_sum
 from bnspec._types import Array, Groups, Moments
-from bnspec._values import moments_values
 
 __all__ = [
     "expand_mask",
     "group",
     "merge",
+    "merge_by",
     "merge_groups",
     "merge_rows",
     "moments",
@@ -112,16 +113,8 @@ def expand_mask(mask: Array, x: Array, groups: Groups) -> Array:
     return array_namespace(mask).broadcast_to(mask, shape)
 
 
-@on_device_of("a")
 def merge(a: Moments, b: Moments) -> Moments:
-    """Return the moments of two disjoint sets of elements joined [BN-MOM-7].
-
-    With d = mean_b - mean_a and n = n_a + n_b::
-
-        mean = mean_a + d * n_b / n
-        m2   = m2_a + m2_b + d^2 * n_a * n_b / n
-
-    A set without elements is the identity, to the bit.
+    """Join the moments of two disjoint sets of elements as the specification writes it.
 
     Examples
     --------
@@ -130,15 +123,18 @@ def merge(a: Moments, b: Moments) -> Moments:
     >>> merge(part(1.0, 2.0), part(6.0)) == part(1.0, 2.0, 6.0)
     True
     """
-    for part in (a, b):
-        moments_values(part, "merge")
+    return merge_by(merge_rows, a, b)
+
+
+def merge_by(merge_rows: Callable[[Array, Array, int], Array], a: Moments, b: Moments) -> Moments:
+    """Join moments by a function of their rows; counts are added as the integers they are."""
     xp = array_namespace(a.m2)
     c = a.m2.shape[1]
 
     def rows(part: Moments) -> Array:
         return xp.concat([xp.astype(part.count, part.m2.dtype)[:, None], part.mean, part.mean_low, part.m2], axis=1)
 
-    joined = merge_rows(rows(a), rows(b))
+    joined = merge_rows(rows(a), rows(b), 1)
     return Moments(a.count + b.count, *(joined[:, k : k + c] for k in (1, 1 + c, 1 + 2 * c)))
 
 

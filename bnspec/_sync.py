@@ -10,13 +10,14 @@ Chan, Golub, LeVeque 1983 (merging); Peng et al., "MegDet", 2018, section 3.2 (c
 """
 
 import functools
+from collections.abc import Callable
 
 from bnspec._config import BatchNormConfig
-from bnspec._moments import merge_rows
+from bnspec._errors import CommunicatorError, refusal
 from bnspec._namespace import array_namespace
-from bnspec._precision import count_dtype, dtype_name
+from bnspec._precision import count_dtype, dtype_name, is_array, library
 from bnspec._protocols import Communicator, Signature
-from bnspec._registry import as_fused, kernels_for
+from bnspec._registry import merge_rows_of
 from bnspec._types import Array, Moments
 
 __all__ = ["join_moments", "join_sums", "signature"]
@@ -67,7 +68,7 @@ def join_moments(
     columns = _count_columns(local.count, n, weight, by_rank)
     added, c = len(columns), int(spread.shape[1])
     payload = xp.concat([*(v[:, None] for v in columns), local.mean, local.mean_low, spread], axis=1)
-    joined = comm.all_reduce(payload, functools.partial(_merge, added=added), about)
+    joined = _joined(payload, functools.partial(merge_rows_of, added=added), comm, about)
 
     total = joined[:, added - 1]
     whole = count_dtype(xp)
@@ -79,12 +80,6 @@ def join_moments(
         m2 = m2 / (total + xp.astype(total == 0, dtype))[:, None] * xp.astype(count, dtype)[:, None]
     divisor = total * n if by_rank else total
     return Moments(count, mean, low, m2), divisor + xp.astype(divisor == 0, dtype)
-
-
-def _merge(a: Array, b: Array, added: int) -> Array:
-    fused = as_fused(kernels_for(a))
-    found = fused.merge(a, b, added) if fused else None
-    return merge_rows(a, b, added) if found is None else found
 
 
 def _count_columns(count: Array, n: Array, weight: Array, by_rank: bool) -> list[Array]:
@@ -101,8 +96,24 @@ def join_sums(sums: list[Array], comm: Communicator | None, about: Signature | N
     if comm is None or about is None:
         return sums
     xp = array_namespace(sums[0])
-    joined = comm.all_reduce(xp.stack(sums, axis=0), _add, about)
+    joined = _joined(xp.stack(sums, axis=0), _add, comm, about)
     return [joined[i, ...] for i in range(len(sums))]
+
+
+def _joined(payload: Array, combine: Callable[[Array, Array], Array], comm: Communicator, about: Signature) -> Array:
+    """Ask a communicator, and refuse an answer that is not what was sent joined: it may be anybody's."""
+    joined = comm.all_reduce(payload, combine, about)
+    same = is_array(joined) and library(joined) == library(payload)
+    if not same or joined.shape != payload.shape or joined.dtype != payload.dtype:
+        raise refusal(
+            CommunicatorError,
+            "BN-SYNC-9",
+            got=f"{about.layer}: the communicator returned {getattr(joined, 'dtype', type(joined).__name__)} of shape "
+            f"{tuple(getattr(joined, 'shape', ()))}",
+            expected=f"{payload.dtype} of shape {tuple(payload.shape)}, as it was sent",
+            do="all_reduce returns the ranks' payloads combined, in the library of the payload.",
+        )
+    return joined
 
 
 def _add(a: Array, b: Array) -> Array:

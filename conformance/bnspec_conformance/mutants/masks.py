@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bnspec import _validate
+from bnspec import _arrays
 from bnspec._batch_norm import _normalize, batch_norm
 from bnspec._derivatives import _cotangent_sums, _usable, batch_norm_vjp
 from bnspec._gradients import grad_input
@@ -156,7 +156,7 @@ MUTANTS = (
         clause="BN-MASK-7",
         row="D14",
         breaks="Takes an array with a mask of its own, and honours it here and there.",
-        apply=edit(_validate.floating, 'if type(x).__module__.startswith("numpy.ma"):', "if False:"),
+        apply=edit(_arrays.floating, 'if type(x).__module__.startswith("numpy.ma"):', "if False:"),
     ),
     Mutant(
         name="mask-of-any-shape",
@@ -164,7 +164,7 @@ MUTANTS = (
         row="D14",
         breaks="Takes a mask of x's own shape, channels included.",
         apply=edit(
-            _validate._mask,
+            _arrays.mask,
             "if mask.ndim != x.ndim or any(",
             "if tuple(mask.shape) == tuple(x.shape):\n        return\n    if mask.ndim != x.ndim or any(",
         ),

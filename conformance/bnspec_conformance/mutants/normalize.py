@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bnspec import _validate
+from bnspec import _records
 from bnspec._batch_norm import batch_norm, batch_norm_inference
 from bnspec._errors import refusal
 from bnspec._normalize import factor, inverse_stddev, normalize, scale_and_shift
@@ -147,7 +147,7 @@ MUTANTS = (
         name="parameters-demanded",
         clause="BN-NORM-2",
         breaks="Demands gamma and beta although the configuration has none.",
-        apply=edit(_validate._vectors, "if (value is not None) != wanted:", "if value is None:"),
+        apply=edit(_records.params, "if (value is not None) != wanted:", "if value is None:"),
     ),
     Mutant(
         name="not-invariant-to-scale",
