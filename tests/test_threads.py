@@ -2,9 +2,11 @@
 
 import contextvars
 import functools
+import os
 import random
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -702,3 +704,31 @@ def test_split_against_all_reduce_is_a_mismatch():
 def test_a_colour_must_be_hashable():
     with pytest.raises(TypeError, match="unhashable"):
         run(2, lambda comm: comm.split([]))
+
+
+# --- forked children --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_forked_child_has_no_place_among_the_ranks(waiting):
+    """Whether or not another rank holds the lock, or waits, where it is forked."""
+
+    def body(comm):
+        part = comm.split(0)
+        if comm.rank == 0:
+            time.sleep(0.2 if waiting else 0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # later Pythons warn of threads
+                child = os.fork()
+            if child == 0:
+                told = [caught(lambda c=c: summed(c))() for c in (comm, part)]
+                told.append(caught(lambda: comm.split(0))())
+                right = all(isinstance(e, CommunicatorError) and "a forked child of it" in str(e) for e in told)
+                os._exit(0 if right else 9)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        else:
+            status = 0
+        return status, summed(comm).tolist(), summed(part).tolist()
+
+    assert run(2, body) == [(0, [2.0] * 3, [2.0] * 3)] * 2
