@@ -7,7 +7,6 @@ can be said by the environment before the first call: BNSPEC_CPU_KERNELS, BNSPEC
 
 import functools
 import importlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,8 +31,12 @@ def in_use() -> str:
 
     Unless chosen, "compiled" where numba is installed and compiles, else "blocked".
     """
-    chosen = _chosen or choice("BNSPEC_CPU_KERNELS", KERNELS, "BN-ERR-5")
-    return chosen or ("blocked" if not_compiled() else "compiled")
+    return _asked() or ("blocked" if not_compiled() else "compiled")
+
+
+def _asked() -> str:
+    """Return the kernels that were chosen, by a call or by the environment; an empty text where none were."""
+    return _chosen or choice("BNSPEC_CPU_KERNELS", KERNELS, "BN-ERR-5")
 
 
 @functools.cache
@@ -50,7 +53,7 @@ def not_compiled() -> str:
 
 def remark() -> str:
     """Return what those should know who expect compiled kernels and have others; empty where there is nothing."""
-    if _chosen or os.environ.get("BNSPEC_CPU_KERNELS") or not not_compiled():
+    if _asked() or not not_compiled():
         return ""
     return f"kernels 'blocked' in the place of 'compiled': {not_compiled()}"
 
