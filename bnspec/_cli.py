@@ -25,13 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 2 when an argument names something unknown.
+        0, or 2 when an argument names something unknown, or a variable of the environment cannot be understood.
     """
     options = _parser().parse_args(argv)
     try:
         options.run(options)
         sys.stdout.flush()
-    except LookupError as error:
+    except (LookupError, ValueError) as error:  # an unknown name, or a variable of the environment that is wrong
         print(f"bnspec: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
