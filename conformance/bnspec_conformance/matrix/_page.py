@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bnspec_conformance.markdown import code, escaped
+from bnspec_conformance.record import outcome_of, reason_of
 
 if TYPE_CHECKING:
     from bnspec_conformance.matrix import Row
@@ -13,7 +14,7 @@ __all__ = ["page"]
 _MARKS = {"passed": "✓", "failed": "✗", "waived": "◐", "not supported": "·", "untested": "?", "unlooked": ""}
 
 _LEGEND = """✓ passed · ◐ fails for a known reason, told below · ✗ failed · `·` not supported: outside what the subject
-declares, never a pass · ? nothing that was compared carried information"""
+declares, never a pass · ? untested: something else failed first, or nothing that was compared carried information"""
 
 
 def page(rows: "Sequence[Row]", report: Mapping[str, Any], command: str) -> str:
@@ -111,23 +112,27 @@ def _reasons(row: "Row") -> str:
     known: dict[tuple[str, str], list[str]] = {}
     failed: dict[str, list[str]] = {}
     lacking: dict[str, list[str]] = {}
+    untested: dict[str, list[str]] = {}
     for check in row.report["checks"]:
-        where = check["clauses"]
-        if check["outcome"] == "waived" and check["waiver"]:
-            for waiver in check["waiver"]["applied"]:
-                known.setdefault((waiver["reason"], waiver.get("link") or ""), []).extend(where)
-        elif check["outcome"] in ("failed", "stale"):
-            problem = (check["violation"] or {}).get("problem") or check["reason"].splitlines()[0]
-            failed.setdefault(problem, []).extend(where)
+        links = {w["reason"]: w.get("link") or "" for w in (check["waiver"] or {}).get("applied", ())}
+        for clause in check["clauses"]:
+            outcome, reason = outcome_of(check, clause), reason_of(check, clause)
+            if outcome == "waived":
+                known.setdefault((reason, links.get(reason, "")), []).append(clause)
+            elif outcome in ("failed", "stale"):
+                failed.setdefault(reason.splitlines()[0], []).append(clause)
     for clause, entry in row.report["clauses"].items():
         for mine in entry["subjects"].values():
             if mine["verdict"] == "not supported":
                 lacking.setdefault("; ".join(mine["reasons"]), []).append(clause)
+            elif mine["verdict"] == "untested":
+                untested.setdefault("; ".join(mine["reasons"]), []).append(clause)
     lines = [
         f"- ◐ {_ids(clauses)}: {escaped(reason)}{f' [more]({link})' if link else ''}"
         for (reason, link), clauses in known.items()
     ]
     lines += [f"- ✗ {_ids(clauses)}: {escaped(problem)}" for problem, clauses in failed.items()]
+    lines += [f"- ? {_ids(clauses)}: {escaped(reason)}" for reason, clauses in untested.items()]
     lines += [f"- · {_ids(clauses)}: {escaped(reason)}" for reason, clauses in lacking.items()]
     return f"### {escaped(row.subject)}\n\n" + ("\n".join(lines) or "Every clause passes.")
 
