@@ -8,6 +8,7 @@ import base64
 import binascii
 import dataclasses
 import json
+import math
 from typing import Any
 
 import ml_dtypes
@@ -62,10 +63,14 @@ def array_from_json(value: Any, what: str = "an array") -> Array | None:
         data = base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
         raise BadData(f"{what} has data that is not base64: {error}") from error
-    expected = int(np.prod(shape, dtype=np.int64)) * _DTYPES[name].itemsize
-    if len(data) != expected:
-        raise BadData(f"{what} has {len(data)} bytes; expected {expected} for {name} of shape {shape}")
-    return np.frombuffer(data, _DTYPES[name]).reshape(shape)
+    expected = math.prod(shape) * _DTYPES[name].itemsize
+    try:
+        if len(data) == expected:
+            return np.frombuffer(data, _DTYPES[name]).reshape(shape)
+    except (ValueError, OverflowError):  # no elements, in a shape beyond what NumPy can have
+        pass
+    wanted = expected if expected < 2**63 else "more than there can be"
+    raise BadData(f"{what} has {len(data)} bytes; expected {wanted} for {name} of shape {_short(shape)}")
 
 
 def case_to_json(case: Case) -> dict[str, Any]:
