@@ -8,6 +8,7 @@ import base64
 import binascii
 import dataclasses
 import json
+import math
 from typing import Any
 
 import ml_dtypes
@@ -62,10 +63,13 @@ def array_from_json(value: Any, what: str = "an array") -> Array | None:
         data = base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
         raise BadData(f"{what} has data that is not base64: {error}") from error
-    expected = int(np.prod(shape, dtype=np.int64)) * _DTYPES[name].itemsize
+    expected = math.prod(shape) * _DTYPES[name].itemsize
     if len(data) != expected:
-        raise BadData(f"{what} has {len(data)} bytes; expected {expected} for {name} of shape {shape}")
-    return np.frombuffer(data, _DTYPES[name]).reshape(shape)
+        raise BadData(f"{what} has {len(data)} bytes; expected {expected} for {name} of shape {_short(shape)}")
+    try:
+        return np.frombuffer(data, _DTYPES[name]).reshape(shape)
+    except (ValueError, OverflowError) as error:  # without elements, but with extents that no array can have
+        raise BadData(f"{what} has shape {_short(shape)}, which no array can have: {error}") from None
 
 
 def case_to_json(case: Case) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def case_from_json(value: Any) -> Case:
         return Case(config=config, ranks=ranks, state=state, **fields, **rest)
     except BadData:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise BadData(f"not a case: {type(error).__name__}: {error}") from error
 
 

@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from bnspec._printable import printable
+
 __all__ = ["OUTCOMES", "Record", "Worst"]
 
 #: What can come of a check. "untested": it ran, and nothing it compared carried information. "waived": it failed, and a
@@ -61,6 +63,16 @@ class Record:
     reached: dict[str, int] = field(default_factory=dict)
     violation: dict[str, Any] | None = None
     waiver: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Take control characters out of what others have said, before it gets to a screen or into a page."""
+        self.subject = printable(self.subject, lines=False)
+        self.reason = printable(self.reason)
+        if self.violation is not None:
+            keep = ("script", "drawn")
+            self.violation = {
+                k: v if k in keep or not isinstance(v, str) else printable(v) for k, v in self.violation.items()
+            }
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON value."""
