@@ -123,7 +123,7 @@ def test_a_crash_leaves_what_was_found_before(act: str, tmp_path: Path) -> None:
 def test_an_isolated_subject_fails_its_case_and_the_run_goes_on(act: str, tmp_path: Path) -> None:
     run = start(tmp_path, act, "--isolate", "--deadline", "2", "--no-shrink")
     said, errors = run.communicate(timeout=300)
-    assert run.returncode == 1, errors
+    assert run.returncode == 1, said + errors
     report = read_report(tmp_path / "r.json")
     assert (report["interrupted"], report["running"]) == (False, None)
     assert not (tmp_path / "failures" / "running.json").exists()
@@ -206,6 +206,8 @@ def test_two_runs_to_one_file_leave_a_whole_one(tmp_path: Path) -> None:
         write(turn % 2)
         lives[(turn + 1) % 2].begin("test_a::b" + "c" * 50 * turn, ("BN-RUN-1",), "numpy")
         assert read_report(tmp_path / "r.json")["seed"] == turn % 2 + 1
+    for live in lives:
+        live.end()
 
 
 def test_what_is_running_is_at_the_end_of_the_report(tmp_path: Path) -> None:
@@ -228,6 +230,7 @@ def test_what_is_running_is_at_the_end_of_the_report(tmp_path: Path) -> None:
         "case",
     )
     live.done()
+    live.end()
     assert read_report(tmp_path / "r.json")["running"] is None
 
 

@@ -1,5 +1,6 @@
 """One run under pytest: the checks on every subject, waivers, the records, and what is written at the end."""
 
+import contextlib
 import dataclasses
 import shlex
 import sys
@@ -99,10 +100,10 @@ class Session:
             return (yield)
         check, subject = _of(item)
         self.written.live.begin(check, _clauses_of(item), subject)
-        with told(self.written.live):
+        stop = current()
+        with told(self.written.live), contextlib.nullcontext() if stop is None else told(stop):
             result = yield
         self.written.live.done()
-        stop = current()
         if stop is not None and stop.name is not None:
             item.session.shouldstop = stop.name
         return result
