@@ -7,7 +7,9 @@ are ways to compose them.
 
 from bnspec import _validate
 from bnspec._config import BatchNormConfig
+from bnspec._devices import on_device_of
 from bnspec._groups import split, spread, unsplit
+from bnspec._modes import differentiated
 from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
 from bnspec._normalize import inverse_stddev, scale_and_shift
@@ -18,10 +20,12 @@ from bnspec._renorm import corrections
 from bnspec._running import running_statistics
 from bnspec._sync import join_moments, signature
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
+from bnspec._widening import narrowed, widened
 
 __all__ = ["batch_norm", "batch_norm_inference"]
 
 
+@on_device_of("x")
 def batch_norm(
     x: Array,
     params: Params,
@@ -98,16 +102,18 @@ def batch_norm(
                 stats,
                 Saved(x, None, params.gamma, params.beta, stats.mean, stats.mean_low, inverse, n, None, None, static),
             )
-    local = kernels.moments(x, groups, mask)
+    kernels, (wide,), used = widened(kernels, (x,), *params)
+    local = kernels.moments(wide, groups, mask)
     shape = (int(local.m2.shape[0]), int(local.m2.shape[1]))
     stats, divisor = join_moments(local, config, comm, signature("moments", name, x, shape, config))
     inverse = inverse_stddev(stats.var, config.epsilon)
     r = d = None
     if config.renorm is not None:
         assert state is not None
+        _validate.state_values(state, name, fields=("stddev", "renorm_stddev"))
         r, d = corrections(stats, state, config)
-    scale, shift = scale_and_shift(params, inverse, stats.mean_low, r, d)
-    y = _normalize(kernels, x, mask, stats, scale, shift, groups)
+    scale, shift = scale_and_shift(Params(*used), inverse, stats.mean_low, r, d)
+    y = narrowed(_normalize(kernels, wide, mask, stats, scale, shift, groups), x)
     saved = Saved(
         x,
         mask,
@@ -124,6 +130,7 @@ def batch_norm(
     return y, stats, saved
 
 
+@on_device_of("x")
 def batch_norm_inference(
     x: Array, params: Params, state: RunningState, config: BatchNormConfig, *, name: str = "batch_norm"
 ) -> tuple[Array, Saved]:
@@ -194,7 +201,7 @@ def _normalize(
 ) -> Array:
     """Normalize; automatic differentiation takes xhat as 0 where x is masked and not finite [BN-MASK-3]."""
     centre = stats.mean
-    if mask is None:
+    if mask is None or not differentiated(x, scale, shift):
         return kernels.normalize(x, centre, scale, shift, groups)
     xp = array_namespace(x)
     usable = expand_mask(mask, x, groups) | xp.isfinite(x)
@@ -202,5 +209,5 @@ def _normalize(
     image = kernels.normalize(x, stop_gradient(centre), stop_gradient(scale), stop_gradient(shift), groups)
     # y of an x at the mean: its derivative, added as a zero, is what the statistics and parameters see of the others.
     middle = ((stop_gradient(centre) - centre) + stop_gradient(stats.mean_low)) * scale + shift
-    seen = spread(xp.astype(middle - stop_gradient(middle), x.dtype), x, groups)
-    return xp.where(usable, y, unsplit(split(image, groups) + seen, x))
+    nothing = xp.where(xp.isfinite(middle), middle - stop_gradient(middle), xp.zeros_like(middle))
+    return xp.where(usable, y, unsplit(split(image, groups) + spread(nothing, x, groups), x))

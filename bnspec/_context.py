@@ -5,7 +5,6 @@ asks its own `train`/`eval` switch. Running-state updates that a layer hands to 
 ``context.updates`` until the caller runs them (SPEC.md, "Update timing").
 """
 
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from bnspec._errors import FrozenStatisticsWarning, refusal
+from bnspec._locks import Lock
 
 __all__ = [
     "TrainingContext",
@@ -42,12 +42,12 @@ class UpdateCollection:
 
     def __init__(self, *, frozen: bool = False) -> None:
         self._pending: list[Callable[[], None]] = []
-        self._lock = threading.RLock()  # an update may add another
+        self._lock = Lock()  # an update may add another, in the same thread
         self.frozen = frozen
 
     def add(self, update: Callable[[], None]) -> None:
         """Append an update; a frozen collection, that of a prediction context, drops it [BN-UPD-7]."""
-        with self._lock:
+        with self._lock.held():
             if not self.frozen:
                 self._pending.append(update)
 
@@ -56,14 +56,14 @@ class UpdateCollection:
 
         Each is computed against the state at this moment. If one raises, it and those behind it stay pending.
         """
-        with self._lock:
+        with self._lock.held():
             while self._pending:
                 self._pending[0]()
                 del self._pending[0]
 
     def clear(self) -> None:
         """Forget the pending updates."""
-        with self._lock:
+        with self._lock.held():
             self._pending.clear()
 
     def __len__(self) -> int:
@@ -96,7 +96,7 @@ class TrainingContext:
 
 _context: ContextVar[TrainingContext | None] = ContextVar("bnspec.context", default=None)
 _recomputing: ContextVar[bool] = ContextVar("bnspec.recomputing", default=False)
-_frozen_lock = threading.Lock()
+_frozen_lock = Lock()
 _frozen_warned = False
 
 
@@ -173,7 +173,7 @@ def is_recomputing() -> bool:
 def warn_frozen(name: str) -> None:
     """Warn, once per process, that a layer trains on running statistics [BN-INF-5]."""
     global _frozen_warned
-    with _frozen_lock:
+    with _frozen_lock.held():
         if _frozen_warned:
             return
         _frozen_warned = True
@@ -188,5 +188,5 @@ def warn_frozen(name: str) -> None:
 def forget_frozen_warning() -> None:
     """Let `warn_frozen` speak again; for tests."""
     global _frozen_warned
-    with _frozen_lock:
+    with _frozen_lock.held():
         _frozen_warned = False

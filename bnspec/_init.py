@@ -5,6 +5,7 @@ from typing import Any
 from array_api_compat import device
 
 from bnspec._config import BatchNormConfig
+from bnspec._devices import on_device_of
 from bnspec._errors import refusal
 from bnspec._namespace import array_namespace
 from bnspec._precision import count_dtype, statistics_dtype
@@ -14,6 +15,7 @@ from bnspec._validate import floating
 __all__ = ["init"]
 
 
+@on_device_of("like")
 def init(config: BatchNormConfig, *, channels: int, like: Array) -> tuple[Params, RunningState]:
     """Return gamma = 1, beta = 0, mean = 0 and var = 1, and what else the configuration remembers.
 

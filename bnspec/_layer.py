@@ -5,8 +5,6 @@ arrays of any library and any rank. All maths is in the functions; a layer decid
 """
 
 import functools
-import threading
-import warnings
 from typing import Any, Self
 
 from bnspec import _context
@@ -15,24 +13,24 @@ from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext
 from bnspec._derivatives import batch_norm_vjp
 from bnspec._dialects import dialects
-from bnspec._errors import refusal
-from bnspec._init import init
-from bnspec._options import EMA_UPDATES, channel_axis_of, from_aliases, initialize, is_channels_last
-from bnspec._precision import dtype_name, stop_gradient
+from bnspec._eager import gradients_by_torch, kept_tensors, refuse_transformation
+from bnspec._layer_attributes import Attributes
+from bnspec._layer_config import LayerConfig
+from bnspec._locks import Lock
+from bnspec._options import check_initializer, flag, from_aliases, is_channels_last, only_keywords, own_decay
+from bnspec._precision import stop_gradient
 from bnspec._protocols import Communicator
-from bnspec._registry import get_communicator
 from bnspec._running import update_running
-from bnspec._state_dict import StateDict
+from bnspec._tape import Call, Tape
 from bnspec._types import Array, Gradients, Moments, Params, RunningState, Saved
-from bnspec._validate import channel_axis
 
 __all__ = ["BatchNorm"]
 
 #: Guards reading a state, updating it and writing it back; one for all layers, so that a layer can be copied.
-_STATE = threading.RLock()
+_STATE = Lock()
 
 
-class BatchNorm(StateDict):
+class BatchNorm(Attributes, LayerConfig):
     """Batch normalization as a layer, with tensorpack's options.
 
     Variables are made at the first call, for the channels, library, device and dtype of its input.
@@ -40,7 +38,8 @@ class BatchNorm(StateDict):
     Parameters
     ----------
     axis : int, optional
-        Channel axis; by default axis 1 for rank 2, else what `data_format` says.
+        Channel axis; by default axis 1 for rank 2, else what `data_format` says. By keyword only, as all arguments:
+        the number of channels is no argument, it is learned at the first call.
     training : bool, optional
         True normalizes by the batch, False by the running statistics. None asks the `training_context`,
         and outside of any the layer's own `train`/`eval` switch, which is on at first. Alias use_local_stat.
@@ -82,11 +81,28 @@ class BatchNorm(StateDict):
     Attributes
     ----------
     params : Params or None
-        gamma and beta; may be replaced, for example by an optimizer.
+        gamma and beta; may be replaced, for example by an optimizer, which may also write into the arrays.
     state : RunningState or None
-        The running state.
+        The running state; every update replaces it.
     gradients : Gradients or None
         What the last `backward` computed.
+    training, trainable, name
+        As given; may be set between calls. Every other option is read at construction only, and refused afterwards.
+
+    Notes
+    -----
+    A layer is for arrays that have values. Inside `jax.jit`, `torch.func` and the like it is refused; the functions
+    `batch_norm` and `update_running` are what such code calls.
+
+    To torch it is no module: assigned to a `torch.nn.Module` it is no part of ``parameters()``, ``state_dict()``,
+    ``to()`` or ``eval()``. To train gamma and beta by an optimizer of torch, replace `params` by parameters and hand
+    them to it: ``layer.params = bnspec.Params(*map(torch.nn.Parameter, layer.params))``. A layer that is trained and
+    whose gamma and beta torch does not differentiate says so once, by an UntrainedParametersWarning.
+
+    A batch is kept only from a training call to its `backward`, and not where torch records the graph, in inference or
+    where torch was told to want no gradient: there x must be held by the caller until `backward`. Copies and pickles
+    carry no batch and no gradients. Copies share the communicator, which a pickle refuses to hold; by its name
+    (`sync_statistics`) it is found again.
 
     References
     ----------
@@ -106,8 +122,8 @@ class BatchNorm(StateDict):
 
     def __init__(
         self,
+        *positional: Any,
         axis: int | None = None,
-        *,
         training: bool | None = None,
         decay: float | None = None,
         epsilon: float | None = None,
@@ -132,14 +148,8 @@ class BatchNorm(StateDict):
         nonfinite: str | None = None,
         **aliases: Any,
     ) -> None:
-        self.dialect = dialects[dialect]
-        momentum = aliases.get("momentum")
-        if (
-            isinstance(momentum, int | float)
-            and not isinstance(momentum, bool)
-            and self.dialect.momentum_weighs == "new"
-        ):
-            aliases["momentum"] = 1.0 - momentum  # in the dialect's own sense of the word [BN-RUN-1]
+        only_keywords(type(self).__name__, positional)
+        row = dialects[dialect]
         own = from_aliases(
             {
                 "decay": decay,
@@ -149,50 +159,51 @@ class BatchNorm(StateDict):
                 "gamma_initializer": gamma_initializer,
                 "training": training,
             },
-            aliases,
+            own_decay(aliases, row),
             type(self).__name__,
         )
-        self.name = name
-        self.training: bool | None = own["training"]
-        self.trainable = trainable
-        self.renorm = renorm
-        self.params: Params | None = None
-        self.state: RunningState | None = None
-        self.gradients: Gradients | None = None
-        self._axis, self._data_format = axis, data_format
-        self._initializers = own["gamma_initializer"], own["beta_initializer"]
-        self._fields = {
-            key: value
-            for key, value in {
-                "decay": own["decay"],
-                "epsilon": epsilon,
-                "center": own["center"],
-                "scale": own["scale"],
-                "virtual_batch_size": virtual_batch_size,
-                "correction": correction,
-                "averaging": averaging,
-                "ghost_source": ghost_source,
-                "sync_weighting": sync_weighting,
-                "single_value": single_value,
-                "nonfinite": nonfinite,
-            }.items()
-            if value is not None
+        fields = {
+            "decay": own["decay"],
+            "epsilon": epsilon,
+            "center": own["center"],
+            "scale": own["scale"],
+            "virtual_batch_size": virtual_batch_size,
+            "correction": correction,
+            "averaging": averaging,
+            "ghost_source": ghost_source,
+            "sync_weighting": sync_weighting,
+            "single_value": single_value,
+            "nonfinite": nonfinite,
         }
+        vars(self).update(  # past the checks of what may be set on a layer that is there
+            dialect=row,
+            renorm=renorm,
+            params=None,
+            state=None,
+            gradients=None,
+            _axis=axis,
+            _data_format=data_format,
+            _initializers=(own["gamma_initializer"], own["beta_initializer"]),
+            _fields={key: value for key, value in fields.items() if value is not None},
+            _comm=comm,
+            _training_mode=True,
+            _tape=Tape(),
+            _loaded=None,
+        )
+        self.name, self.training, self.trainable = name, own["training"], trainable
         self._ema_update = self._check_update(ema_update)
         self._sync_statistics = self._check_sync(sync_statistics)
-        self._comm = comm
-        self._training_mode = True
-        self._saved: tuple[Saved, Communicator | None] | None = None
-        self._loaded: dict[str, Any] | None = None
+        for what, initializer in zip(("gamma_initializer", "beta_initializer"), self._initializers, strict=True):
+            check_initializer(initializer, what)
         if data_format is not None:
             is_channels_last(data_format)
         # A configuration nobody asks for at this rank; built so that a bad argument is refused here, not at the first
         # call. A negative axis waits for the call, where x's rank says what it means.
-        rank = 4 if self.dialect.ranks is None else max(self.dialect.ranks)
-        early = self.dialect.axis if axis is None or (isinstance(axis, int) and axis < 0) else axis
+        rank = 4 if row.ranks is None else max(row.ranks)
+        early = row.axis if axis is None or (isinstance(axis, int) and axis < 0) else axis
         self._config(rank, early, "float32", sync=False)
         if virtual_batch_size is not None and self._joins_ranks:
-            self.dialect.check(rank=rank, axis=self.dialect.axis % rank, dtype="float32", ghost=True, sync=True)
+            row.check(rank=rank, axis=row.axis % rank, dtype="float32", ghost=True, sync=True)
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         """Normalize x, and update the running state as `ema_update` says.
@@ -216,9 +227,10 @@ class BatchNorm(StateDict):
         """
         explicit = _context.current_context()
         context = explicit or TrainingContext(self._training_mode)
-        training = context.is_training if self.training is None else bool(self.training)
+        training = context.is_training if self.training is None else self.training
         sync = training and self._joins_ranks
         config = self.config_for(x, training=training)
+        refuse_transformation(self.name, x, mask)
         params, state = self._variables_for(x, config)
         used = params
         if not self.trainable:  # a constant also to the library's own differentiation [BN-INF-6]
@@ -227,31 +239,40 @@ class BatchNorm(StateDict):
             y, saved = batch_norm_inference(x, used, state, config, name=self.name)
             if explicit is not None and context.is_main_training_tower:  # never outside of a context
                 _context.warn_frozen(self.name)
-            self._keep(params, state, (saved, None))
+            self._keep(params, state, saved, None, due=explicit is not None and context.is_training, y=y)
             return y
 
-        mode = self._update_mode(context, explicit is not None, ghost=config.virtual_batch_size is not None, sync=sync)
+        mode = self._update_mode(
+            context, explicit is not None, x, ghost=config.virtual_batch_size is not None, sync=sync
+        )
         comm = self._communicator() if sync else None
         y, stats, saved = batch_norm(x, used, config, state=state, mask=mask, comm=comm, name=self.name)
         stats = Moments(*map(stop_gradient, stats))  # an update that waits must not keep the graph of its batch
-        if mode == "internal":
-            with _STATE:  # against the state as it is now: another thread may have moved it since
+        with _STATE.held():
+            if mode == "internal":  # against the state as it is now: another thread may have moved it since
                 current = state if self.state is None else self.state
-                self.state = update_running(current, stats, config, name=self.name)
-        self._keep(params, state, (saved, comm))
+                state = self._updated(current, stats, config)
+                vars(self).update(state=state)
+            self._keep(params, state, saved, comm, due=True, y=y)
         if mode == "collection":
             context.updates.add(functools.partial(self._update, stats, config))
         return y
 
-    def _keep(self, params: Params, state: RunningState, saved: tuple[Saved, Communicator | None]) -> None:
+    def _keep(
+        self, params: Params, state: RunningState, saved: Saved, comm: Communicator | None, *, due: bool, y: Array
+    ) -> None:
         """Keep what backward needs, and the variables if this call made them; never write back what it only read."""
-        with _STATE:
-            self.params = params if self.params is None else self.params
-            self.state = state if self.state is None else self.state
-            self._saved, self._loaded = saved, None
+        call = Call.of(saved, comm, due=due and not gradients_by_torch(y), trainable=self.trainable)
+        with _STATE.held():
+            vars(self).update(
+                params=params if self.params is None else self.params,
+                state=state if self.state is None else self.state,
+                _tape=self._tape.after(call, repeated=_context.is_recomputing()),
+                _loaded=None,
+            )
 
     def backward(self, dy: Array) -> Array:
-        """Return dx of the last call, and keep all gradients in ``layer.gradients``.
+        """Return dx of the call since the last backward, and keep all gradients in ``layer.gradients``.
 
         Parameters
         ----------
@@ -261,128 +282,38 @@ class BatchNorm(StateDict):
         Raises
         ------
         RuntimeError
-            Before the first call, and for a second backward pass through one call [BN-ERR-4].
+            Before the first call, for a second backward pass through one call, after several calls, of which it could
+            be meant for any, and where the layer kept no batch and the caller did not either [BN-ERR-4].
         """
-        if self._saved is None:
-            raise refusal(
-                RuntimeError,
-                "BN-ERR-4",
-                got=f"{self.name}: backward without a forward pass of its own",
-                expected="one backward after each call",
-                do="Call the layer first; a call serves one backward.",
-            )
-        saved, comm = self._saved
+        tape = self._tape
+        saved, comm = tape.answer(self.name, self.trainable)
         grads = batch_norm_vjp(dy, saved, comm)
-        self._saved = None
-        self.gradients = grads if self.trainable else Gradients(grads.x, None, None)
+        kept = grads if self.trainable else Gradients(grads.x, None, None)
+        with _STATE.held():
+            vars(self).update(gradients=kept, _tape=Tape() if self._tape is tape else self._tape)
         return grads.x
 
-    def train(self, mode: bool = True) -> Self:
-        """Train, or not, where neither `training` nor a context decides; return the layer."""
-        self._training_mode = bool(mode)
+    def forget(self) -> Self:
+        """Drop the calls that no backward is to answer, with what is kept of their batches; return the layer."""
+        kept = self.gradients
+        with _STATE.held():
+            vars(self).update(_tape=Tape(), gradients=None if kept is None else kept._replace(x=None))
         return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Train, or not, where neither `training` nor a context decides; forget calls before; return the layer."""
+        self._training_mode = flag("mode", mode, "BN-UPD-7", "True to train, False to normalize by running statistics.")
+        return self.forget()
 
     def eval(self) -> Self:
         """The same as ``train(False)``."""
         return self.train(False)
 
-    def config_for(self, x: Array, *, training: bool = True) -> BatchNormConfig:
-        """Return the configuration with which this layer treats x."""
-        axis = channel_axis_of(self._axis, self._data_format, getattr(x, "ndim", 2), self.dialect.axis)
-        unused = BatchNormConfig(axis=axis, epsilon=1.0, decay=0.0, correction=0)
-        axis = channel_axis(x, unused, self.name)
-        return self._config(x.ndim, axis, dtype_name(x.dtype), sync=training and self._joins_ranks, training=training)
-
-    def _config(self, rank: int, axis: int, dtype: str, *, sync: bool, training: bool = True) -> BatchNormConfig:
-        fields = dict(self._fields)
-        if not training:  # ghost groups exist only where the batch normalizes itself
-            fields.pop("virtual_batch_size", None)
-        return self.dialect.config(axis=axis, rank=rank, dtype=dtype, sync=sync, renorm=self.renorm, **fields)
-
-    @property
-    def _joins_ranks(self) -> bool:
-        return self._comm is not None or self._sync_statistics is not None
-
-    def _communicator(self) -> Communicator:
-        if self._comm is None:
-            assert self._sync_statistics is not None
-            comm = get_communicator(self._sync_statistics)
-            if comm.size == 1:
-                warnings.warn(
-                    f"{self.name}: sync_statistics={self._sync_statistics!r} with only one rank [BN-SYNC-1]",
-                    stacklevel=3,
-                )
-            return comm
-        return self._comm
-
-    def _variables_for(self, x: Array, config: BatchNormConfig) -> tuple[Params, RunningState]:
-        """The layer's variables, or those its first call will keep."""
-        if self.params is not None and self.state is not None:
-            return self.params, self.state
-        channels = int(x.shape[config.axis])
-        params, state = init(config, channels=channels, like=x)
-        gamma, beta = self._initializers
-        params = Params(
-            initialize(gamma, 1.0, channels, x, "gamma_initializer") if config.scale else None,
-            initialize(beta, 0.0, channels, x, "beta_initializer") if config.center else None,
-        )
-        if self._loaded is None:
-            return params, state
-        return self._fill(params, state, self._loaded)
-
     def _update(self, stats: Moments, config: BatchNormConfig) -> None:
-        with _STATE:
+        with _STATE.held():
             assert self.state is not None
-            self.state = update_running(self.state, stats, config, name=self.name)
+            vars(self).update(state=self._updated(self.state, stats, config))
 
-    def _check_update(self, ema_update: str) -> str:
-        if ema_update not in EMA_UPDATES:
-            raise refusal(
-                ValueError,
-                "BN-ERR-5",
-                got=f"ema_update is {ema_update!r}",
-                expected="one of " + ", ".join(map(repr, EMA_UPDATES)),
-                do="`bnspec spec BN-UPD` describes each.",
-            )
-        return self.dialect.default_update if ema_update == "default" else ema_update
-
-    def _check_sync(self, sync_statistics: str | None) -> str | None:
-        if sync_statistics is None:
-            return None
-        if not isinstance(sync_statistics, str):
-            raise refusal(
-                TypeError,
-                "BN-ERR-5",
-                got=f"sync_statistics is {sync_statistics!r}",
-                expected="None or the name of a communicator",
-                do="Pass a communicator itself as comm=.",
-            )
-        known = self.dialect.communicators
-        if known is not None and sync_statistics.lower() not in known:
-            raise refusal(
-                ValueError,
-                "BN-ERR-5",
-                got=f"sync_statistics={sync_statistics!r} under the {self.dialect.name} dialect",
-                expected="None or one of " + ", ".join(map(repr, known)),
-                do="The bnspec dialect takes every installed one.",
-            )
-        return sync_statistics.lower()
-
-    def _update_mode(self, context: TrainingContext, explicit: bool, *, ghost: bool, sync: bool) -> str:
-        """Who updates after this call: "internal", "collection" or, for nobody, "skip" [BN-UPD-1 to 7]."""
-        mode = self._ema_update
-        if mode == "collection" and (ghost or sync) and self.dialect.ghost_and_sync_update_inside:
-            mode = "internal"
-        replica = context.is_training and not context.is_main_training_tower
-        if mode == "skip" or replica or _context.is_recomputing():
-            return "skip"
-        if mode == "collection" and not explicit:
-            raise refusal(
-                RuntimeError,
-                "BN-UPD-3",
-                got=f'{self.name}: ema_update="collection" outside a training context',
-                expected="a collection to hand the update to",
-                do="Wrap the step in `with bnspec.training_context() as context:` and call context.updates.run(), "
-                'or use ema_update="internal".',
-            )
-        return mode
+    def _updated(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> RunningState:
+        with kept_tensors():
+            return update_running(state, stats, config, name=self.name)

@@ -40,8 +40,14 @@ def look_of(*arrays: Array | None) -> tuple[Any, ...] | None:
         kind: Any = type(v)
         if not _is_plain(kind):
             return None
-        look += (kind, v.shape, v.dtype, getattr(v, "device", None))
+        look += (kind, v.shape, v.dtype, _device_of(v))
     return tuple(look)
+
+
+def _device_of(v: Array) -> Any:
+    """A device as something that can be hashed: CuPy's cannot be, its number can."""
+    device = getattr(v, "device", None)
+    return getattr(device, "id", None) if type(device).__module__.startswith("cupy") else device
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,11 +16,14 @@ import math
 
 from array_api_compat import device
 
+from bnspec._counts import remember
+from bnspec._devices import on_device_of
 from bnspec._groups import channels, reduced_axes, split, spread
 from bnspec._namespace import array_namespace
 from bnspec._precision import arithmetic_dtype, count_dtype, has_headroom, stop_gradient
 from bnspec._sums import sum_over, two_sum
 from bnspec._types import Array, Groups, Moments
+from bnspec._values import moments_values
 
 __all__ = [
     "expand_mask",
@@ -32,7 +35,8 @@ __all__ = [
 ]
 
 
-def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
+@on_device_of("x")
+def moments(x: Array, groups: Groups, mask: Array | None, *, plain: bool | None = None) -> Moments:
     """Return the moments of each group and channel: primitive 1 of `bnspec.Kernels`.
 
     Parameters
@@ -43,6 +47,8 @@ def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
         Channel axis and number of groups.
     mask : array of bool or None
         Broadcasts against x with channel size 1; False elements do not count [BN-MASK-1].
+    plain : bool, optional
+        How `sum_over` is to sum; by default plainly where x is narrower than the arithmetic dtype.
 
     Returns
     -------
@@ -60,16 +66,18 @@ def moments(x: Array, groups: Groups, mask: Array | None) -> Moments:
     xp = array_namespace(x)
     dtype = arithmetic_dtype(x)
     axes = reduced_axes(x, groups)
-    plain = has_headroom(x)
-    v = xp.astype(split(x, groups), dtype)
+    plain = has_headroom(x) if plain is None else plain
+    v = xp.astype(split(x, groups), dtype, copy=False)
     size = math.prod(v.shape[a] for a in axes)
     if size == 0:
         zero = xp.zeros((groups.number, channels(x, groups)), dtype=dtype, device=device(x))
         count = xp.zeros((groups.number,), dtype=count_dtype(xp), device=device(x))
-        return Moments(count, zero, zero, zero)
+        return Moments(remember(count, [0] * groups.number), zero, zero, zero)
 
     if mask is None:
-        count = xp.full((groups.number,), size, dtype=count_dtype(xp), device=device(x))
+        count = remember(
+            xp.full((groups.number,), size, dtype=count_dtype(xp), device=device(x)), [size] * groups.number
+        )
         keep = None
     else:
         keep = split(expand_mask(mask, x, groups), groups)
@@ -105,6 +113,7 @@ def expand_mask(mask: Array, x: Array, groups: Groups) -> Array:
     return array_namespace(mask).broadcast_to(mask, shape)
 
 
+@on_device_of("a")
 def merge(a: Moments, b: Moments) -> Moments:
     """Return the moments of two disjoint sets of elements joined [BN-MOM-7].
 
@@ -122,6 +131,8 @@ def merge(a: Moments, b: Moments) -> Moments:
     >>> merge(part(1.0, 2.0), part(6.0)) == part(1.0, 2.0, 6.0)
     True
     """
+    for part in (a, b):
+        moments_values(part, "merge")
     xp = array_namespace(a.m2)
     c = a.m2.shape[1]
 

@@ -1,23 +1,30 @@
 """The words a layer's arguments may be given in: the seed's aliases, layouts, initializers and update modes."""
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
 from array_api_compat import device
 
+from bnspec._devices import on_device_of
+from bnspec._dialects import Dialect
 from bnspec._errors import refusal
 from bnspec._namespace import array_namespace
-from bnspec._precision import dtype_name, is_array, statistics_dtype, stop_gradient
+from bnspec._precision import dtype_name, is_array, library, statistics_dtype, stop_gradient
 from bnspec._types import Array
 
 __all__ = [
     "ALIASES",
     "EMA_UPDATES",
     "channel_axis_of",
+    "check_initializer",
     "constant",
+    "flag",
     "from_aliases",
     "initialize",
     "is_channels_last",
+    "only_keywords",
+    "own_decay",
     "to_numpy",
 ]
 
@@ -81,6 +88,44 @@ def from_aliases(given: Mapping[str, Any], aliases: Mapping[str, Any], layer: st
     return values
 
 
+def own_decay(aliases: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
+    """Return the aliases with a momentum that weighs the new value turned into decay's sense [BN-RUN-1].
+
+    Examples
+    --------
+    >>> from bnspec._dialects import dialects
+    >>> own_decay({"momentum": 0.25}, dialects["torch"]), own_decay({"momentum": 0.25}, dialects["keras"])
+    ({'momentum': 0.75}, {'momentum': 0.25})
+    """
+    momentum = aliases.get("momentum")
+    number = isinstance(momentum, numbers.Real) and not isinstance(momentum, bool)
+    if number and dialect.momentum_weighs == "new":
+        return {**aliases, "momentum": 1.0 - float(momentum)}  # type: ignore[arg-type]
+    return dict(aliases)
+
+
+def only_keywords(layer: str, positional: tuple[Any, ...]) -> None:
+    """Refuse a layer's arguments by position: other layers take the number of channels there."""
+    if positional:
+        raise refusal(
+            TypeError,
+            "BN-SHAPE-2",
+            got=f"{layer} got {', '.join(map(repr, positional))} by position",
+            expected="arguments by keyword, such as axis=1",
+            do="The number of channels is no argument: it is learned from x at the first call. The channel axis is "
+            "axis=...",
+        )
+
+
+def flag(what: str, value: Any, clause: str, do: str) -> bool:
+    """Return a switch as a Python bool; refuse what is only true or false to Python, such as "False" or 1."""
+    if isinstance(value, bool):
+        return value
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise refusal(TypeError, clause, got=f"{what} is {value!r}", expected="True or False", do=do)
+
+
 def channel_axis_of(axis: int | None, data_format: str | None, rank: int, default: int = -1) -> int:
     """Return the channel axis a layer uses for x of this rank [BN-SHAPE-2].
 
@@ -111,11 +156,27 @@ def is_channels_last(data_format: str) -> bool:
     return _CHANNELS_LAST[data_format]
 
 
+def check_initializer(initializer: Any, what: str) -> None:
+    """Refuse what cannot give a parameter's values."""
+    if initializer is None or callable(initializer) or is_array(initializer):
+        return
+    if isinstance(initializer, list | tuple | numbers.Real) and not isinstance(initializer, bool):
+        return
+    raise refusal(
+        TypeError,
+        "BN-SHAPE-6",
+        got=f"{what} is or returned a {type(initializer).__name__}",
+        expected="None, a number, an array or a callable that returns one of these",
+        do="Pass the values themselves.",
+    )
+
+
+@on_device_of("like")
 def initialize(initializer: Any, default: float, channels: int, like: Array, what: str) -> Array:
     """Make a parameter of shape (C,) beside `like`.
 
     The initializer is None (the default value), a number, an array of shape (C,), or a callable that takes the
-    shape and returns one of these.
+    shape and returns one of these. Arrays are copied, except tensors of torch that are to be trained.
     """
     if callable(initializer) and not is_array(initializer):
         initializer = initializer((channels,))
@@ -123,17 +184,13 @@ def initialize(initializer: Any, default: float, channels: int, like: Array, wha
         initializer = default
     xp = array_namespace(like)
     dtype = statistics_dtype(like)
-    if isinstance(initializer, int | float):
+    check_initializer(initializer, what)
+    if isinstance(initializer, numbers.Real):
         return xp.full((channels,), float(initializer), dtype=dtype, device=device(like))
-    if not (is_array(initializer) or isinstance(initializer, list | tuple)):
-        raise refusal(
-            TypeError,
-            "BN-SHAPE-6",
-            got=f"{what} is or returned a {type(initializer).__name__}",
-            expected="None, a number, an array or a callable that returns one of these",
-            do="Pass the values themselves.",
-        )
-    made = constant(initializer, like, dtype)
+    if getattr(initializer, "requires_grad", False) and getattr(initializer, "is_leaf", False):
+        made = _leaf(initializer, like, dtype, what)
+    else:
+        made = constant(initializer, like, dtype)
     if tuple(made.shape) != (channels,):
         raise refusal(
             ValueError,
@@ -145,6 +202,20 @@ def initialize(initializer: Any, default: float, channels: int, like: Array, wha
     return made
 
 
+def _leaf(parameter: Array, like: Array, dtype: Any, what: str) -> Array:
+    """A tensor that torch is to train: the layer's own parameter, since an optimizer knows no copy of it."""
+    if library(like) == "torch" and parameter.dtype == dtype and device(parameter) == device(like):
+        return parameter
+    raise refusal(
+        TypeError,
+        "BN-ERR-3",
+        got=f"{what} is a {dtype_name(parameter.dtype)} tensor on {device(parameter)} that requires grad",
+        expected=f"a {dtype_name(dtype)} tensor beside x, a {library(like)} array on {device(like)}",
+        do="A tensor that is trained is not copied. Convert it first, or detach it to give its values alone.",
+    )
+
+
+@on_device_of("like")
 def constant(values: Any, like: Array, dtype: Any) -> Array:
     """Copy an array of any library, or nested lists, to like's library and device."""
     xp = array_namespace(like)
@@ -161,7 +232,6 @@ def constant(values: Any, like: Array, dtype: Any) -> Array:
 
 def to_numpy(x: Array) -> Any:
     """Copy an array to the host as NumPy's, through its backend."""
-    from bnspec._precision import library
     from bnspec._registry import get_backend
 
     name = library(x)

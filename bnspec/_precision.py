@@ -9,8 +9,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from array_api_compat import is_array_api_obj, is_jax_array
+from array_api_compat import is_array_api_obj
 
+from bnspec._modes import transformation
 from bnspec._namespace import array_namespace
 from bnspec._types import Array
 
@@ -104,7 +105,7 @@ def stop_gradient(x: Array) -> Array:
 @functools.cache
 def _stop_for(name: str) -> Callable[[Array], Array] | None:
     if name == "torch":
-        return lambda x: x.detach()
+        return lambda x: x.detach() if x.is_floating_point() else x  # integers carry no gradient
     if name == "jax":
         from jax.lax import stop_gradient as jax_stop_gradient
 
@@ -113,22 +114,15 @@ def _stop_for(name: str) -> Callable[[Array], Array] | None:
 
 
 def values(x: Array) -> list[Any] | None:
-    """Return x's elements as Python scalars, or None while JAX traces and there are no values yet.
+    """Return x's elements as Python scalars, or None while a library traces or transforms and there are no values.
 
     On a device this waits for the result, so only the checks that need it ask.
     """
-    if is_jax_array(x):
-        from jax.core import Tracer
-
-        if isinstance(x, Tracer):
-            return None
+    if transformation(x) is not None:
+        return None
+    flat = array_namespace(x).reshape(x, (-1,))
+    if hasattr(flat, "tolist"):  # one copy from a device; the standard itself knows only one for each element
+        return list(flat.tolist())
     kind = dtype_name(x.dtype)
     scalar = bool if kind == "bool" else int if "int" in kind else float
-    return [scalar(v) for v in _iter_flat(x)]
-
-
-def _iter_flat(x: Array) -> Any:
-    """Iterate over the elements of x in C order as 0-d arrays."""
-    xp = array_namespace(x)
-    flat = xp.reshape(x, (-1,))
-    return (flat[i] for i in range(flat.shape[0]))
+    return [scalar(flat[i]) for i in range(flat.shape[0])]

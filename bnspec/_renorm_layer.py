@@ -16,14 +16,12 @@ class BatchRenorm(BatchNorm):
     ----------
     rmax, dmax : float
         Limits of the corrections, >= 1 and >= 0; set the attributes of these names to change them [BN-RENORM-9].
-    axis : int, optional
-        As in `BatchNorm`.
     form : {"tensorpack", "paper"}
         Where the reference lives [BN-RENORM-5, BN-RENORM-6].
     renorm_decay : float
         Decay of the "tensorpack" form's reference.
     **options
-        Those of `BatchNorm`.
+        Those of `BatchNorm`, by keyword, such as axis.
 
     References
     ----------
@@ -44,13 +42,12 @@ class BatchRenorm(BatchNorm):
         self,
         rmax: float,
         dmax: float,
-        axis: int | None = None,
-        *,
+        *positional: Any,
         form: Any = "tensorpack",
         renorm_decay: float = 0.99,
         **options: Any,
     ) -> None:
-        super().__init__(axis, renorm=Renorm(form=form, rmax=rmax, dmax=dmax, decay=renorm_decay), **options)
+        super().__init__(*positional, renorm=Renorm(form=form, rmax=rmax, dmax=dmax, decay=renorm_decay), **options)
 
     def _limit(self, field: str, value: float) -> None:
         assert self.renorm is not None

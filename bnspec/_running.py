@@ -11,12 +11,15 @@ variance); Kingma, Ba, "Adam", 2015, section 3 (dividing by 1 - decay^t); Chan e
 """
 
 import functools
+import itertools
 import math
 import operator
 from typing import NamedTuple
 
 from bnspec import _validate
 from bnspec._config import BatchNormConfig
+from bnspec._counts import counts_of
+from bnspec._devices import on_device_of
 from bnspec._errors import refusal
 from bnspec._moments import group, merge_groups
 from bnspec._namespace import array_namespace
@@ -37,6 +40,7 @@ class _Feed(NamedTuple):
     lacking: Array  # shape (), bool: the count is too small and the old variance is to stay
 
 
+@on_device_of("state")
 def update_running(
     state: RunningState, stats: Moments, config: BatchNormConfig, *, name: str = "batch_norm"
 ) -> RunningState:
@@ -83,32 +87,31 @@ def update_running(
     fused = as_fused(kernels_for(stats.m2))
     if fused and (new := fused.update(state, stats, config)) is not None:
         return new
-    for feed in _feeds(stats, state, config, name):
-        if config.averaging == "pooled":  # what must exceed the correction is the count so far
-            _check_count(feed.count, state, config, name)
+    _validate.state_values(state, name)
+    _validate.moments_values(stats, name)
+    _check_counts(stats.count, state, config, name)
+    for feed in _feeds(stats, config):
         state = _step(state, feed, config, name)
     return state
 
 
-def _feeds(stats: Moments, state: RunningState, config: BatchNormConfig, name: str) -> list[_Feed]:
+def _feeds(stats: Moments, config: BatchNormConfig) -> list[_Feed]:
     """The contributions of one batch, in order, by the configured ghost source [BN-RUN-8]."""
     number = stats.m2.shape[0]
     if number == 0:
         return []
     if number == 1 or config.ghost_source == "first":
-        return [_feed_of(group(stats, 0), state, config, name)]
+        return [_feed_of(group(stats, 0), config)]
     if config.ghost_source == "merged":
-        return [_feed_of(merge_groups(stats), state, config, name)]
-    each = [_feed_of(group(stats, j), state, config, name) for j in range(number)]
+        return [_feed_of(merge_groups(stats), config)]
+    each = [_feed_of(group(stats, j), config) for j in range(number)]
     return each if config.ghost_source == "sequential" else [_mean_of(each)]
 
 
-def _feed_of(one: Moments, state: RunningState, config: BatchNormConfig, name: str) -> _Feed:
-    """Turn the moments of one group into a feed; refuse a count that leaves its variance undefined [BN-RUN-4]."""
+def _feed_of(one: Moments, config: BatchNormConfig) -> _Feed:
+    """Turn the moments of one group into a feed."""
     xp = array_namespace(one.m2)
     count, m2 = one.count[0], one.m2[0, ...]
-    if config.averaging != "pooled":
-        _check_count(count, state, config, name)
     n = count - config.correction
     divisor = xp.where(n < 1, xp.ones_like(n), n)
     var = m2 / xp.astype(divisor, m2.dtype)
@@ -118,22 +121,38 @@ def _feed_of(one: Moments, state: RunningState, config: BatchNormConfig, name: s
     return _Feed(count, (one.mean + one.mean_low)[0, ...], m2, var, lacking)
 
 
-def _check_count(count: Array, state: RunningState, config: BatchNormConfig, name: str) -> None:
-    """Raise where the corrected variance would be undefined and the counts can be read."""
+def _check_counts(count: Array, state: RunningState, config: BatchNormConfig, name: str) -> None:
+    """Refuse a count that leaves the corrected variance undefined, where counts can be known [BN-RUN-4].
+
+    The host waits for a device only where shapes do not say what the count is: with a mask, or ranks to join.
+    """
     if config.correction == 0 or config.single_value != "raise":
         return
-    counts = values(count)
-    if not counts or counts[0] == 0:
+    counts = counts_of(count)
+    if not counts:
         return
-    before = values(state.count) if config.averaging == "pooled" and state.count is not None else [0]
-    if before is not None and counts[0] + min(before, default=1) - config.correction <= 0:
-        raise refusal(
-            ValueError,
-            "BN-RUN-4",
-            got=f"{name}: a batch with {counts[0]} value per channel ({state.mean.shape[0]} channels)",
-            expected=f"more than {config.correction} for correction={config.correction}",
-            do='Use a larger batch, correction=0, or single_value="keep" or "floor".',
-        )
+    if config.ghost_source == "first":
+        counts = counts[:1]
+    pooled = config.averaging == "pooled"  # what must exceed the correction is the count so far
+    if config.ghost_source == "merged" or (pooled and config.ghost_source == "mean"):
+        counts = [sum(counts)]
+    seen: int | None = None if pooled and state.count is not None else 0
+    for number, earlier in zip(counts, itertools.accumulate([0, *counts])):
+        if number == 0 or number > config.correction:
+            continue
+        if seen is None:
+            before = values(state.count)
+            if before is None:
+                return
+            seen = min(before, default=1)
+        if number + (seen + earlier if pooled else 0) <= config.correction:
+            raise refusal(
+                ValueError,
+                "BN-RUN-4",
+                got=f"{name}: a batch with {number} value per channel ({state.mean.shape[0]} channels)",
+                expected=f"more than {config.correction} for correction={config.correction}",
+                do='Use a larger batch, correction=0, or single_value="keep" or "floor".',
+            )
 
 
 def _mean_of(each: list[_Feed]) -> _Feed:
@@ -161,9 +180,8 @@ def _step(state: RunningState, feed: _Feed, config: BatchNormConfig, name: str) 
     top = float(xp.finfo(state.var.dtype).max)  # what the state cannot hold is not finite there
     usable = usable & ~(xp.abs(feed.mean) > top) & ~(xp.abs(feed.var) > top)
     if config.nonfinite == "raise":
-        finite = values(usable)
-        if finite is not None and not all(finite):
-            bad = [c for c, ok in enumerate(finite) if not ok]
+        if values(xp.all(usable)) == [False]:  # one flag, for which the host has to wait
+            bad = [c for c, ok in enumerate(values(usable) or ()) if not ok]
             raise refusal(
                 FloatingPointError,
                 "BN-RUN-10",
@@ -259,6 +277,7 @@ def _move_deviations(old: RunningState, new: RunningState, feed: _Feed, config: 
     )
 
 
+@on_device_of("state")
 def running_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Array, Array]:
     """Return the mean and variance that inference uses, shape (C,), statistics dtype [BN-RUN-7].
 
@@ -273,6 +292,7 @@ def running_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Ar
     >>> [v.round(12).tolist() for v in running_statistics(state, config)]
     [[2.0], [4.0]]
     """
+    _validate.state_values(state, "running_statistics", fields=("var", "count"))
     if config.averaging != "debiased":
         return state.mean, state.var
     xp = array_namespace(state.mean)

@@ -5,12 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnspec._config import Renorm
+from bnspec._devices import on_device_of
 from bnspec._dialects import Dialect
+from bnspec._eager import kept_tensors
 from bnspec._errors import refusal
 from bnspec._namespace import array_namespace
 from bnspec._options import constant, to_numpy
 from bnspec._precision import FLOATING, dtype_name, is_array, stop_gradient
+from bnspec._tape import Tape
 from bnspec._types import Array, Params, RunningState
+from bnspec._written import written
 
 __all__ = ["StateDict"]
 
@@ -27,6 +31,7 @@ class StateDict:
     params: Params | None
     state: RunningState | None
     _loaded: dict[str, Any] | None
+    _tape: Tape
     _fields: dict[str, Any]
 
     @property
@@ -44,6 +49,10 @@ class StateDict:
 
     def load_state_dict(self, values: Mapping[str, Array]) -> None:
         """Set all variables [BN-STATE-2].
+
+        gamma and beta are written into the arrays that are there, where the library's arrays can be written: a
+        parameter of torch stays that parameter, and an optimizer keeps it. The running state, which every update
+        replaces, is replaced. An array that cannot be written (JAX's, a read-only one) is replaced too.
 
         Parameters
         ----------
@@ -68,6 +77,7 @@ class StateDict:
                 do="Load it into a layer with the options it was saved from, or rename the entries.",
             )
         counter = self._names["count"]
+        positive = {self._names[field] for field in ("var", "stddev", "renorm_stddev", "count") if field in self._names}
         lengths = set()
         for name, value in values.items():
             if not is_array(value) or value.ndim != 1:
@@ -89,8 +99,17 @@ class StateDict:
                     expected="an integer dtype" if name == counter else "one of " + ", ".join(FLOATING),
                     do="The state may belong to another layer.",
                 )
+            if name in positive and bool(array_namespace(value).any(value < 0)):
+                raise refusal(
+                    ValueError,
+                    "BN-STATE-5",
+                    got=f"{self.name}: {name} has negative elements",
+                    expected="elements >= 0 or NaN",
+                    do="No average of variances or number of batches is negative; load another copy.",
+                )
             lengths.add(int(value.shape[0]))
-        channels = None if self.state is None else int(self.state.mean.shape[0])
+        known = [v for record in (self.state, self.params) for v in record or () if v is not None]
+        channels = int(known[0].shape[0]) if known else None
         if len(lengths) != 1 or (channels is not None and lengths != {channels}):
             shapes = {name: tuple(v.shape) for name, v in values.items()}
             raise refusal(
@@ -100,10 +119,7 @@ class StateDict:
                 expected=f"one length, {'C' if channels is None else channels}",
                 do="It may belong to a layer with another number of channels.",
             )
-        if self.params is None or self.state is None:
-            self._loaded = {name: _copy(v) for name, v in values.items()}
-        else:
-            self.params, self.state = self._fill(self.params, self.state, values)
+        self._set(values)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the variables to a ``.npz`` or ``.safetensors`` file, atomically and without pickle [BN-STATE-3].
@@ -163,22 +179,39 @@ class StateDict:
             fields.append("count")
         return fields
 
-    def _fill(self, params: Params, state: RunningState, values: Mapping[str, Array]) -> tuple[Params, RunningState]:
-        """Replace every present variable by the named value, in the variable's library, device and dtype."""
-        fresh = {}
-        for field, old in _present(params, state).items():
-            new = constant(values[self._names[field]], old, old.dtype)
-            if tuple(new.shape) != tuple(old.shape):
-                raise refusal(
-                    ValueError,
-                    "BN-STATE-5",
-                    got=f"{self.name}: {self._names[field]} of shape {tuple(new.shape)}",
-                    expected=f"shape {tuple(old.shape)}",
-                    do="The loaded state has another number of channels than x.",
-                )
-            fresh[field] = new
-        parameters = {field: fresh.pop(field) for field in _PARAMETERS if field in fresh}
-        return params._replace(**parameters), state._replace(**fresh)
+    def _set(self, values: Mapping[str, Array]) -> None:
+        """Make checked values the layer's: all of them, or none if something goes wrong on the way."""
+        params, state = self.params, self.state
+        with kept_tensors():
+            waiting = None
+            if params is None or state is None:  # at the first call, library and device of the rest are known
+                waiting = {name: _copy(v) for name, v in values.items()}
+            new_params, new_state = self._filled(params, state, values)
+            tape = self._tape.on_its_own()
+            if params is not None and new_params is not None:
+                new_params = Params(*written(tuple(params), tuple(new_params)))
+        vars(self).update(params=new_params, state=new_state, _loaded=waiting, _tape=tape)
+
+    def _filled(self, params: Any, state: Any, values: Mapping[str, Array]) -> Any:
+        """Return both records, where there are any, with the named values in each array's library, device and dtype."""
+        filled = []
+        for record in (params, state):
+            fresh = {}
+            for field, old in () if record is None else record._asdict().items():
+                if old is None:
+                    continue
+                new = constant(values[self._names[field]], old, old.dtype)
+                if tuple(new.shape) != tuple(old.shape):
+                    raise refusal(
+                        ValueError,
+                        "BN-STATE-5",
+                        got=f"{self.name}: {self._names[field]} of shape {tuple(new.shape)}",
+                        expected=f"shape {tuple(old.shape)}",
+                        do="The loaded state has another number of channels than x.",
+                    )
+                fresh[field] = new
+            filled.append(record if record is None else record._replace(**fresh))
+        return tuple(filled)
 
 
 def _present(params: Params, state: RunningState) -> dict[str, Array]:
@@ -188,5 +221,7 @@ def _present(params: Params, state: RunningState) -> dict[str, Array]:
     return {field: value for field, value in fields.items() if value is not None}
 
 
+@on_device_of("v")
 def _copy(v: Array) -> Array:
-    return array_namespace(v).asarray(stop_gradient(v), copy=True)
+    with kept_tensors():
+        return array_namespace(v).asarray(stop_gradient(v), copy=True)

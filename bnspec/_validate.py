@@ -13,6 +13,7 @@ from bnspec._errors import refusal
 from bnspec._looks import look_of, once
 from bnspec._precision import FLOATING, dtype_name, is_array, library
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved
+from bnspec._values import moments_values, state_values
 
 __all__ = [
     "channel_axis",
@@ -20,8 +21,10 @@ __all__ = [
     "floating",
     "forward",
     "inference",
+    "moments_values",
     "running",
     "same_home",
+    "state_values",
 ]
 
 
@@ -77,6 +80,7 @@ def inference(x: Array, params: Params, state: RunningState, config: BatchNormCo
     """Check what `batch_norm_inference` takes; ghost groups do not exist there."""
     look = look_of(x, *params, *state)
     found: Groups = once(("inference", config), look, _inference, x, params, state, config, name)
+    state_values(state, name, fields=("var", "count") if config.averaging == "debiased" else ("var",))
     return found
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import threading
+import time
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -25,8 +26,8 @@ def network(comm):
     """Layers of different kinds, with a shape of samples for each."""
     options = {"ema_update": "internal", "comm": comm, "decay": 0.9}
     return [
-        (bnspec.BatchNorm(1, name="plain", **options), 1),
-        (bnspec.BatchNorm(1, name="ghost", virtual_batch_size=2, ghost_source="sequential", **options), 2),
+        (bnspec.BatchNorm(axis=1, name="plain", **options), 1),
+        (bnspec.BatchNorm(axis=1, name="ghost", virtual_batch_size=2, ghost_source="sequential", **options), 2),
         (bnspec.BatchRenorm(3.0, 5.0, axis=1, name="renorm", **options), 1),
     ]
 
@@ -146,14 +147,35 @@ def beside_mpi():
         say(same=all(gathered(bool(same))), waits=sum(gathered(waits)))
 
 
+def captures():
+    """Steps go on while streams are captured in the mode that minds queries by others, which is torch's default."""
+    import cupy
+
+    spoiled = 0
+    with Communicator(deadline=30.0) as comm:
+        layer, x = bnspec.BatchNorm(axis=1, comm=comm), put(np.ones((4, 3), "float32"))
+        layer(x)
+        for _ in range(3):
+            stream = cupy.cuda.Stream(non_blocking=True)
+            stream.begin_capture(0)
+            layer(x)
+            time.sleep(0.2)  # the thread that looks after collectives looks several times
+            layer(x)
+            try:
+                stream.end_capture()
+            except cupy.cuda.runtime.CUDARuntimeError:
+                spoiled += 1
+    say(spoiled=sum(gathered(spoiled)))
+
+
 def parts():
     """Statistics of all and of every other rank; the names say who of them is there."""
     with Communicator(deadline=30.0) as comm:
         x = put(np.full((2, 3), float(RANK), "float32"))
-        whole = bnspec.BatchNorm(1, comm=comm)
+        whole = bnspec.BatchNorm(axis=1, comm=comm)
         whole(x)
         part = comm.split(RANK % 2)
-        half = bnspec.BatchNorm(1, comm=part)
+        half = bnspec.BatchNorm(axis=1, comm=part)
         half(x)
         means = [round(10 * float(take(each.state.mean)[0]), 5) for each in (whole, half)]
         say(means=gathered(means), sizes=gathered([comm.size, part.size]))
@@ -212,7 +234,7 @@ def libraries():
     name = os.environ.get("BNSPEC_TEST_LIBRARY", "torch") if RANK == 1 else "numpy"
     backend = bnspec.get_backend(name)
     with MPICommunicator(deadline=30.0) as comm:
-        layer = bnspec.BatchNorm(1, comm=comm)
+        layer = bnspec.BatchNorm(axis=1, comm=comm)
         x = backend.asarray(np.full((2, 3), float(RANK), "float32"))
         y = layer(x)
         texts = comm.all_gather(f"{type(y).__module__.split('.')[0]} {layer.state.mean.tolist()}".encode())

@@ -216,7 +216,7 @@ def test_the_clauses_run_on_real_ranks(tmp_path):
     given = ["run", "mpi", "--clause", "BN-SYNC", "--max-examples", "5", "--json", report]
     done, _ = job(3, "-m", "bnspec_conformance", *given, kill=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("11 of 103 clauses looked at") == 1
+    assert done.stdout.count("11 of 104 clauses looked at") == 1
     content = json.loads(report.read_text())
     assert "3 processes" in content["subjects"][0]["version"]
     verdicts = {clause: entry["subjects"]["mpi"]["verdict"] for clause, entry in content["clauses"].items()}
@@ -234,7 +234,7 @@ def test_ranks_starts_the_job(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 103 clauses looked at: 1 passed" in done.stdout
+    assert "1 of 104 clauses looked at: 1 passed" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

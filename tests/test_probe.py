@@ -120,7 +120,7 @@ def test_a_default_epsilon_in_another_place(place):
 def test_updates_that_are_collected():
     class Collecting(Wrong):
         def timeline(self, case):
-            layer = bnspec.BatchNorm(1, dialect="tensorpack")
+            layer = bnspec.BatchNorm(axis=1, dialect="tensorpack")
             with bnspec.training_context() as context:
                 layer(case.ranks[0].x)
                 layer.state = bnspec.RunningState(case.state["mean"], case.state["var"])

@@ -1,5 +1,6 @@
 """CuPy arrays on CUDA devices, on CuPy's current device and stream."""
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,8 +33,10 @@ class CupyBackend:
         return tuple(f"cuda:{i}" for i in range(number))
 
     def dtypes(self) -> Sequence[str]:
-        """CuPy's own floating dtypes."""
-        return ("float16", "float32", "float64")
+        """All four, bfloat16 only with ml_dtypes and CuPy 14 or newer."""
+        major = int(str(cupy.__version__).split(".")[0])
+        extra = ("bfloat16",) if major >= 14 and importlib.util.find_spec("ml_dtypes") else ()
+        return (*extra, "float16", "float32", "float64")
 
     def asarray(self, values: Any) -> Any:
         """Copy to the current device."""

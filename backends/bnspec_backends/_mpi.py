@@ -84,7 +84,7 @@ class MPICommunicator(ProcessCommunicator):
     >>> import bnspec
     >>> x = np.asarray([[1.0], [3.0]])
     >>> with MPICommunicator(deadline=60.0) as comm:
-    ...     y = bnspec.BatchNorm(1, comm=comm, epsilon=3.0, training=True, ema_update="internal")(x)
+    ...     y = bnspec.BatchNorm(axis=1, comm=comm, epsilon=3.0, training=True, ema_update="internal")(x)
     >>> y.tolist()
     [[-0.5], [0.5]]
     """
@@ -184,7 +184,7 @@ class MPICommunicator(ProcessCommunicator):
         >>> import bnspec
         >>> comm, x = MPICommunicator(), np.asarray([[1.0], [3.0]])
         >>> options = {"comm": comm, "epsilon": 3.0, "training": True, "ema_update": "internal"}
-        >>> left, right = bnspec.BatchNorm(1, name="left", **options), bnspec.BatchNorm(1, name="right", **options)
+        >>> left, right = bnspec.BatchNorm(axis=1, name="left", **options), bnspec.BatchNorm(axis=1, name="right", **options)
         >>> with comm.batched() as batch:
         ...     ys = batch.submit(left, x), batch.submit(right, -x)
         >>> [y.result().tolist() for y in ys]

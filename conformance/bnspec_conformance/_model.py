@@ -19,7 +19,23 @@ class Model:
     start: dict[str, Array] | None = None  # None before the first call
     updates: list[tuple[Array, Array]] = field(default_factory=list)
     depth: int = 0  # updates that went into `start`
-    unanswered: Case | None = None  # the call that backward would serve
+    calls: int = 0  # since the last backward
+    due: bool = False  # whether one of them is a step of training
+    repeated: bool = False  # whether the last of them repeated a pass
+    unanswered: Case | None = None  # the call that backward would serve, if it can be known
+
+    def asked(self, case: Case, *, due: bool, repeated: bool) -> None:
+        """Count a call: inference before a step of training is over, and a repeated pass is repeated for backward."""
+        alone = self.calls == 0 or (due and not self.due) or (repeated and not self.repeated)
+        self.calls, self.unanswered = (1, case) if alone else (self.calls + 1, None)
+        self.due, self.repeated = due or (self.due and not alone), repeated
+
+    def answered(self) -> Case | None:
+        """Take the call that a backward serves; None if there is none or there are several."""
+        case = self.unanswered
+        if case is not None:
+            self.calls, self.due, self.repeated, self.unanswered = 0, False, False, None
+        return case
 
     def called(self) -> None:
         """Variables exist from the first call on."""

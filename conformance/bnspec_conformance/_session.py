@@ -16,7 +16,7 @@ from bnspec_conformance import report
 from bnspec_conformance._stop import current
 from bnspec_conformance._whole import asked_for, problems
 from bnspec_conformance._written import Written
-from bnspec_conformance.engine import all_checks, checks_of
+from bnspec_conformance.engine import all_checks, attempt, checks_of
 from bnspec_conformance.narrow import without_dtypes
 from bnspec_conformance.reach import unreached
 from bnspec_conformance.record import Record
@@ -186,7 +186,7 @@ class Session:
 
         def again(dtypes: Collection[str]) -> Record | None:
             rest = without_dtypes(subject, dtypes)
-            return None if rest is None else all_checks()[record.check].attempt(rest, arguments["budget"])
+            return None if rest is None else attempt(all_checks()[record.check], rest, arguments["budget"])
 
         return waivers.settle(record, self._about(subject), again)
 
@@ -311,7 +311,8 @@ def _record(item: pytest.Item, call: pytest.CallInfo[None], result: Any) -> Reco
     error = None if call.excinfo is None else call.excinfo.value
     problem = f"the check broke: {type(error).__name__}: {error}"
     violation = {"clauses": list(ids), "subject": subject, "problem": problem, "case": None}
-    return dataclasses.replace(record, reason=str(result.longrepr), violation=violation)
+    booked = {clause: {"outcome": "failed", "reason": problem} for clause in ids}
+    return dataclasses.replace(record, reason=str(result.longrepr), violation=violation, booked=booked)
 
 
 def _lacking(records: Collection[Record], subjects: dict[str, Subject]) -> dict[str, dict[str, str]]:

@@ -54,8 +54,9 @@ def test_bad_dictionaries(t: Trial, case: Case) -> None:
                 continue  # a layer that was never called may still get any number of channels
             before = snapshot(t, each, bad)
             said = t.refuses(lambda: each.load_state_dict(bad), (ValueError, TypeError), "BN-STATE-5")  # noqa: B023
-            t.require(all(w in said for w in words), f"{what}, but the refusal does not name {words}: {said}", case)
-            t.require(snapshot(t, each, bad) == before, f"{what}, and the refusal changed something", case)
+            unnamed = f"{what}, but the refusal does not name {words}: {said}"
+            t.require(all(w in said for w in words), unnamed, case, proves=("BN-STATE-5",))
+            t.require(snapshot(t, each, bad) == before, f"{what}, and the refusal changed something", case)  # both
 
 
 class _Trap:
@@ -122,6 +123,7 @@ def test_bad_files(t: Trial, case: Case) -> None:
                     before = snapshot(t, each, path)
                     t.refuses(lambda: each.load(file), ValueError, "BN-STATE-5")  # noqa: B023
                     t.require(snapshot(t, each, path) == before, f"the refusal of {what} changed something", case)
-                    t.require(not _Trap.sprung, f"{what} was unpickled", case)
+                    t.require(not _Trap.sprung, f"{what} was unpickled", case, proves=("BN-STATE-5",))
             new.load(path / f"good{suffix}")
-            t.same(state_of(t, new), state_of(t, layer), "variables after loading the good file", case)
+            what = "variables after loading the good file"
+            t.same(state_of(t, new), state_of(t, layer), what, case, proves=("BN-STATE-3",))

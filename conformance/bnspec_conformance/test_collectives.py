@@ -161,7 +161,7 @@ def test_silence(t: Trial) -> None:
 
     def one(comm: Any) -> tuple[int, ...]:
         seen = Observed(comm)
-        layer = bnspec.BatchNorm(1, comm=seen, correction=0, ema_update="internal", name="bn")
+        layer = bnspec.BatchNorm(axis=1, comm=seen, correction=0, ema_update="internal", name="bn")
         sent = []
         for training in (True, False):
             for call in (layer.train(training), layer.backward):
@@ -189,7 +189,7 @@ def test_one_rank_infers_alone(t: Trial) -> None:
 
     def one(comm: Any) -> None:
         if comm.rank == 0:
-            layer = bnspec.BatchNorm(1, comm=comm, training=False)
+            layer = bnspec.BatchNorm(axis=1, comm=comm, training=False)
             layer(x)
             layer.backward(x)
 

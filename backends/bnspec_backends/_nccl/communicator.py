@@ -80,7 +80,7 @@ class NCCLCommunicator(ProcessCommunicator):
 
         cupy.cuda.Device(MPI.COMM_WORLD.rank % 4).use()
         with NCCLCommunicator() as comm:
-            layer = bnspec.BatchNorm(1, comm=comm, training=True, ema_update="internal")
+            layer = bnspec.BatchNorm(axis=1, comm=comm, training=True, ema_update="internal")
             y = layer(x)            # the host goes on while the devices talk
     """
 

@@ -13,6 +13,8 @@ def step(
 ) -> Any:
     """``new = old + weight*(batch - old)`` for mean and variance; return whether all that is as it should be.
 
+    It is not where a number is infinite, NaN or, against BN-RUN-14, below 0; the specification's steps say what then.
+
     Parameters
     ----------
     moments : tuple of array
@@ -34,12 +36,12 @@ def step(
         w = weight
         if counter is not None:
             before, after = counter
-            usable = usable and before[c] < most  # it stops there rather than wrap [BN-RUN-13]
+            usable = usable and 0 <= before[c] < most  # it stops there rather than wrap [BN-RUN-13]
             after[c] = before[c] + 1
             if cumulative:
                 w = 1.0 / (float(before[c]) + 1.0)
         batch_mean, batch_var = mean[c] + low[c], m2[c] / n
-        usable = usable and abs(batch_mean) <= top and abs(batch_var) <= top
+        usable = usable and abs(batch_mean) <= top and 0.0 <= batch_var <= top and old[1][c] >= 0.0
         new[0][c] = _moved(float(old[0][c]), batch_mean, w)
         new[1][c] = _moved(float(old[1][c]), batch_var, w)
     return usable

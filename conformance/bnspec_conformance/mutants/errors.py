@@ -7,12 +7,13 @@ from bnspec._dialects import _Dialects
 from bnspec._errors import refusal
 from bnspec._layer import BatchNorm
 from bnspec._registry import get_backend
+from bnspec._tape import Tape
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
 
 __all__ = ["MUTANTS"]
 
 _TEXT = 'return kind(f"{got}; expected {expected} [{clause}]. {do}")'
-_UNSAVED = "if self._saved is None:\n"
+_TAPE = "tape = self._tape\n"
 
 MUTANTS = (
     Mutant(
@@ -54,7 +55,7 @@ MUTANTS = (
         apply=edit(
             BatchNorm.__call__,
             'if mode == "internal":',
-            'self._keep(params, state, (saved, comm))\n    if mode == "internal":',
+            'self._keep(params, state, saved, comm, due=True, y=y)\n        if mode == "internal":',
         ),
     ),
     Mutant(
@@ -88,13 +89,19 @@ MUTANTS = (
         name="backward-twice",
         clause="BN-ERR-4",
         breaks="Serves a second backward pass for one forward pass.",
-        apply=edit(BatchNorm.backward, "self._saved = None\n", "pass\n"),
+        apply=edit(BatchNorm.backward, "_tape=Tape() if self._tape is tape else self._tape", "_tape=tape"),
     ),
     Mutant(
         name="backward-without-forward",
         clause="BN-ERR-4",
         breaks="Returns dy from a backward pass before any forward pass.",
-        apply=edit(BatchNorm.backward, _UNSAVED, _UNSAVED + "        return dy\n    if False:\n"),
+        apply=edit(BatchNorm.backward, _TAPE, _TAPE + "    if tape.calls == 0:\n        return dy\n"),
+    ),
+    Mutant(
+        name="backward-of-the-last-call",
+        clause="BN-ERR-4",
+        breaks="Answers with the last of several calls, whichever of them a backward pass was meant for.",
+        apply=edit(Tape.after, "return Tape(self.calls + 1, None,", "return Tape(1, call,"),
     ),
     Mutant(
         name="unknown-dialect",

@@ -8,10 +8,11 @@ from bnspec_conformance.mutants.mutant import Mutant, edit, together, wrap
 __all__ = ["MUTANTS"]
 
 _MODE = "mode = self._ema_update\n"
-_TRAINING = "training = context.is_training if self.training is None else bool(self.training)"
-_UPDATE = "self.state = update_running(current, stats, config, name=self.name)"
+_TRAINING = "training = context.is_training if self.training is None else self.training"
+_UPDATE = "state = self._updated(current, stats, config)\n"
 _COLLECT = "context.updates.add(functools.partial(self._update, stats, config))"
-_GRADIENTS = "self.gradients = grads if self.trainable else"
+_GRADIENTS = "kept = grads if self.trainable else"
+_INFERRED = "self._keep(params, state, saved, None, due=explicit is not None and context.is_training, y=y)"
 
 MUTANTS = (
     Mutant(
@@ -38,7 +39,7 @@ MUTANTS = (
         row="D18",
         breaks="Updates the state in the backward pass, and not at all where there is none.",
         apply=together(
-            edit(BatchNorm.__call__, _UPDATE, "self._late = current, stats, config"),
+            edit(BatchNorm.__call__, _UPDATE, "self._late = current, stats, config\n"),
             edit(
                 BatchNorm.backward,
                 _GRADIENTS,
@@ -125,7 +126,7 @@ MUTANTS = (
         clause="BN-UPD-5",
         row="D19",
         breaks="Updates a second time when a forward pass is recomputed.",
-        apply=edit(BatchNorm._update_mode, " or _context.is_recomputing():", ":"),
+        apply=edit(BatchNorm._update_mode, " or _context.is_recomputing()", ""),
     ),
     Mutant(
         name="every-tower-updates",
@@ -170,8 +171,8 @@ MUTANTS = (
         breaks="Updates the state of a layer that normalizes by it.",
         apply=edit(
             BatchNorm.__call__,
-            "self._keep(params, state, (saved, None))",
-            "self._keep(params, state, (saved, None))\n"
+            _INFERRED,
+            _INFERRED + "\n"
             "        self.state = update_running(state, batch_norm(x, params, config, state=state)[1], config)",
         ),
     ),
@@ -227,7 +228,7 @@ MUTANTS = (
         apply=edit(
             BatchNorm.backward,
             _GRADIENTS,
-            "self.gradients = grads if self.trainable and saved.divisor is not None else",
+            "kept = grads if self.trainable and saved.divisor is not None else",
         ),
     ),
 )

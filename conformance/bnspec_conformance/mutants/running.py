@@ -4,7 +4,7 @@ from typing import Any
 
 from bnspec._init import init
 from bnspec._running import (
-    _check_count,
+    _check_counts,
     _count_up,
     _feed_of,
     _move,
@@ -14,6 +14,7 @@ from bnspec._running import (
     running_statistics,
     update_running,
 )
+from bnspec._values import _has_negative
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
 
 __all__ = ["MUTANTS"]
@@ -62,7 +63,7 @@ MUTANTS = (
         clause="BN-RUN-4",
         row="D3",
         breaks="Takes one value with correction 1 although it is to be refused, with divisor 1.",
-        apply=wrap(_check_count, lambda original, *arguments: None),
+        apply=wrap(_check_counts, lambda original, *arguments: None),
     ),
     Mutant(
         name="one-value-divided-by-zero-in-the-state",
@@ -222,6 +223,12 @@ MUTANTS = (
             "return xp.where(room < by, xp.full_like(count, top), count + xp.where(room < by, xp.zeros_like(by), by))",
             "return count + by",
         ),
+    ),
+    Mutant(
+        name="variance-below-zero",
+        clause="BN-RUN-14",
+        breaks="Takes a running variance below 0, whose root is NaN.",
+        apply=edit(_has_negative, "return not", "return False and not"),
     ),
     Mutant(
         name="counter-of-batches",

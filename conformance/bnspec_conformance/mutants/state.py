@@ -50,13 +50,13 @@ MUTANTS = (
         clause="BN-STATE-2",
         row="D17",
         breaks="Replaces NaN and infinities when it loads a state.",
-        apply=edit(StateDict._fill, _FILL, _FILL + "\n        new = array_namespace(new).nan_to_num(new)"),
+        apply=edit(StateDict._filled, _FILL, _FILL + "\n            new = array_namespace(new).nan_to_num(new)"),
     ),
     Mutant(
         name="loading-resets-the-counter",
         clause="BN-STATE-2",
         breaks="Starts the counter at 0 after a state was loaded.",
-        apply=edit(StateDict._fill, _FILL, _FILL + '\n        new = new * 0 if field == "count" else new'),
+        apply=edit(StateDict._filled, _FILL, _FILL + '\n            new = new * 0 if field == "count" else new'),
     ),
     Mutant(
         name="files-in-half-precision",
@@ -105,7 +105,7 @@ MUTANTS = (
                 "if len(lengths) > 1 or (lengths and ",
             ),
             edit(
-                StateDict._fill,
+                StateDict._filled,
                 _FILL,
                 _FILL.replace("values[self._names[field]]", "values.get(self._names[field], old)"),
             ),

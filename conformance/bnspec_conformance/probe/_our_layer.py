@@ -71,7 +71,7 @@ class OurLayer:
         yield "collected", self._state(made)
 
     def _layer(self, case: Case) -> bnspec.BatchNorm:
-        made = bnspec.BatchNorm(case.config.axis, **self._options)
+        made = bnspec.BatchNorm(axis=case.config.axis, **self._options)
         asarray = self._backend.asarray
         dtype = "float64" if case.ranks[0].x.dtype == np.float64 else "float32"
         gamma = np.ones(case.channels, dtype) if case.gamma is None else case.gamma

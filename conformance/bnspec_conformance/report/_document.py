@@ -157,8 +157,10 @@ def plain(value: Any) -> Any:
 
 def _numbers(value: Any) -> Any:
     """Undo what `plain` does to numbers, in the fields that hold some."""
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
     if isinstance(value, dict):
-        number = ("share", "error_ulp", "bound_ulp", "got", "expected")
+        number = ("share", "error_ulp", "bound_ulp", "error", "bound", "got", "expected")
         return {k: _NOT_FINITE.get(v, v) if k in number and isinstance(v, str) else v for k, v in value.items()}
     return value
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bnspec_conformance.record import outcome_of, reason_of
 from bnspec_conformance.report._write import write_bytes
 
 __all__ = ["write_junit"]
@@ -78,11 +79,10 @@ def _case(record: Mapping[str, Any], clause: str) -> ET.Element:
     share = record["seconds"] / len(record["clauses"])
     names = {"classname": _text(f"{record['subject']}.{clause}"), "name": _text(record["check"])}
     case = ET.Element("testcase", {**names, "time": _seconds(share)})
-    outcome, reason = record["outcome"], record["reason"]
+    outcome, reason = outcome_of(record, clause), reason_of(record, clause)
     if outcome in ("failed", "stale"):
-        first = (record["violation"] or {}).get("problem") or reason
-        failure = ET.SubElement(case, "failure", type=outcome, message=_text(str(first).split("\n")[0]))
-        failure.text = _text(reason)
+        failure = ET.SubElement(case, "failure", type=outcome, message=_text(reason.split("\n")[0]))
+        failure.text = _text(record["reason"])
     elif outcome == "waived":
         waiver = record["waiver"]
         said = [
@@ -91,7 +91,7 @@ def _case(record: Mapping[str, Any], clause: str) -> ET.Element:
             "until " + waiver.get("expires", "it is removed"),
         ]
         ET.SubElement(case, "skipped", type="waived", message=_text(", ".join(filter(None, said))))
-        ET.SubElement(case, "system-out").text = _text(reason)
+        ET.SubElement(case, "system-out").text = _text(record["reason"])
     elif outcome != "passed":
         ET.SubElement(case, "skipped", type=outcome, message=_text(f"{outcome}: {reason}"))
     return case

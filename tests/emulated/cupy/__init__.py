@@ -10,7 +10,7 @@ For tests only, in processes of their own with this folder on PYTHONPATH. Never 
 
 import numpy as np
 
-from cupy import _array
+from cupy import _array, _driver  # noqa: F401
 from cupy._array import ndarray
 
 __version__ = "0.0.0+emulated"

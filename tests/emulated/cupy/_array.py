@@ -83,7 +83,13 @@ def arrays_in(value):
 
 
 def queue(function, args, kwargs):
-    """Queue a call; its results exist at once, their values later."""
+    """Queue a call on the current device; its results exist at once, their values later."""
+    for array in [*arrays_in(args), *arrays_in(list(kwargs.values()))]:
+        if array._keep.device != _device().id:  # as CuPy where devices cannot reach each other's memory
+            raise ValueError(
+                f"The device where the array resides ({array._keep.device}) is different from the current device "
+                f"({_device().id}). Peer access is unavailable between these devices."
+            )
     like = _quiet(
         function,
         _replaced(args, lambda a: np.ones(a.shape, a.dtype)),
@@ -146,8 +152,10 @@ def from_host(values):
 
 
 class ndarray:  # noqa: N801
-    """As `cupy.ndarray`."""
+    """As `cupy.ndarray`, which takes no further attributes."""
 
+    __slots__ = ("__weakref__", "_host", "_keep")
+    __module__ = "cupy"
     __hash__ = None
 
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
@@ -216,9 +224,6 @@ class ndarray:  # noqa: N801
 
     def __float__(self):
         return float(self.get())
-
-    def __index__(self):
-        return operator.index(self.get()[()])
 
     def __repr__(self):
         return repr(self.get())
@@ -307,7 +312,8 @@ def _operators():
         setattr(ndarray, f"__{name}__", forward)
         if name not in ("eq", "ne", "lt", "le", "gt", "ge"):
             setattr(ndarray, f"__r{name}__", backward)
-            setattr(ndarray, f"__i{name}__", inplace)
+            if name != "matmul":
+                setattr(ndarray, f"__i{name}__", inplace)
     for name in ("neg", "pos", "abs", "invert"):
         function = getattr(operator, f"__{name}__")
         setattr(ndarray, f"__{name}__", lambda self, function=function: queue(function, (self,), {}))

@@ -30,6 +30,8 @@ def _count_wait():
 class Stream:
     """As `cupy.cuda.Stream`; what begins with an underscore is the emulator's own."""
 
+    __module__ = "cupy.cuda.stream"
+
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
         self.ptr = 0 if null else next(_numbers)
         _streams[self.ptr] = self
@@ -38,6 +40,12 @@ class Stream:
         self._thread = None
         self._left = 0
         self._capturing = False
+
+    def __eq__(self, other):
+        return self.ptr == other.ptr if isinstance(other, Stream) else NotImplemented
+
+    def __hash__(self):
+        return hash(self.ptr)
 
     def _enqueue(self, work):
         with self._lock:
@@ -79,10 +87,18 @@ class Stream:
             self._enqueue(reached.wait)
 
     def begin_capture(self, mode=None):
+        """Only the rules of capturing are emulated: what is queued meanwhile is done, and not recorded."""
         self._capturing = True
+        _captures[self] = _RELAXED if mode is None else mode
 
     def end_capture(self):
         self._capturing = False
+        _captures.pop(self)
+        if self in _spoiled:
+            _spoiled.remove(self)
+            from cupy.cuda.runtime import CUDARuntimeError
+
+            raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error")
 
     def is_capturing(self):
         return self._capturing
@@ -99,6 +115,27 @@ class Stream:
         _local.stream = _local.before.pop()
 
 
+#: Streams that are being captured, with the mode; and those whose capture came to nothing.
+_captures, _spoiled = {}, set()
+_GLOBAL, _RELAXED = 0, 2
+
+
+def exchange_capture_mode(mode):
+    """As the driver's cuThreadExchangeStreamCaptureMode: the thread's mode before."""
+    before = getattr(_local, "capture_mode", _GLOBAL)
+    _local.capture_mode = mode
+    return before
+
+
+def _disturbs_captures():
+    """Whether a query by this thread is an error, since a thread captures in mode "global"; it spoils the capture."""
+    if getattr(_local, "capture_mode", _GLOBAL) == _RELAXED:
+        return False
+    begun = [stream for stream, mode in _captures.items() if mode == _GLOBAL]
+    _spoiled.update(begun)
+    return bool(begun)
+
+
 #: What the device answers to everything, once it is broken; as CUDA's sticky errors.
 _fault = 0
 
@@ -111,12 +148,16 @@ def _break_device(status):
 class Event:
     """As `cupy.cuda.Event`. `done` is false for ever where the device is broken, as CuPy's is."""
 
+    __module__ = "cupy.cuda.stream"
+
     def __init__(self, block=False, disable_timing=False, interprocess=False):
         self._reached = None
         self.ptr = next(_numbers)
         _events[self.ptr] = self
 
     def _query(self):
+        if _disturbs_captures():
+            return 900  # cudaErrorStreamCaptureUnsupported
         return _fault or (0 if self._reached is None or self._reached.is_set() else 600)
 
     @property

@@ -9,7 +9,10 @@ _local = threading.local()
 
 
 class Device:
-    """As `cupy.cuda.Device`."""
+    """As `cupy.cuda.Device`, which can be compared but not hashed."""
+
+    __slots__ = ("id",)
+    __hash__ = None
 
     def __init__(self, device=None):
         self.id = getattr(_local, "current", 0) if device is None else getattr(device, "id", device)
@@ -37,9 +40,6 @@ class Device:
 
     def __eq__(self, other):
         return isinstance(other, Device) and self.id == other.id
-
-    def __hash__(self):
-        return hash(("device", self.id))
 
     def __repr__(self):
         return f"<CUDA Device {self.id}>"

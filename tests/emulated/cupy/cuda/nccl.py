@@ -34,6 +34,8 @@ _group = threading.local()
 class NcclError(RuntimeError):
     """As CuPy's."""
 
+    __module__ = "cupy_backends.cuda.libs.nccl"
+
     def __init__(self, status):
         self.status = status
         super().__init__(f"NCCL_ERROR_{status}")
@@ -41,6 +43,9 @@ class NcclError(RuntimeError):
 
 class NcclConfig:
     """As CuPy's."""
+
+    __module__ = "cupy_backends.cuda.libs.nccl"
+    __slots__ = ("split_share",)
 
     def __init__(self, split_share=0):
         self.split_share = split_share
@@ -74,6 +79,10 @@ def groupEnd():  # noqa: N802
 
 class NcclCommunicator:
     """As CuPy's. The constructor waits for all ranks."""
+
+    __module__ = "cupy_backends.cuda.libs.nccl"
+    __slots__ = ("_aborted", "_broken", "_device", "_folder", "_heads", "_id", "_left", "_peers", "_pieces", "_rank",
+                 "_size", "_splits", "comm")  # fmt: skip
 
     def __init__(self, ndev, commId, rank, config=None):
         if not isinstance(commId, bytes) or len(commId) != 128:

@@ -8,6 +8,8 @@ from cupy import _stream
 class CUDARuntimeError(RuntimeError):
     """As CuPy's."""
 
+    __module__ = "cupy_backends.cuda.api.runtime"
+
 
 def getDeviceCount():  # noqa: N802
     return int(os.environ.get("EMULATED_DEVICES", "1"))

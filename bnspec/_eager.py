@@ -1,0 +1,61 @@
+"""What a layer asks of the library whose arrays it is called with, since it keeps what it computes.
+
+The functions can be traced, differentiated and batched by a library. A layer cannot: what it would keep exists only
+inside the transformation. So it asks who is at work before it computes, and before it keeps anything.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bnspec._errors import refusal
+from bnspec._modes import transformation
+from bnspec._namespace import array_namespace
+from bnspec._precision import library
+from bnspec._types import Array
+
+__all__ = ["gradients_by_torch", "in_backward_of_torch", "kept_tensors", "refuse_transformation"]
+
+
+def refuse_transformation(name: str, *arrays: Array | None) -> None:
+    """Refuse a layer's call inside a transformation, whether it shows in the arrays or only in what is made of them."""
+    found = transformation(*arrays)
+    if found is None and (x := next((v for v in arrays if v is not None), None)) is not None and library(x) == "jax":
+        found = transformation(array_namespace(x).zeros(()))
+    if found is not None:
+        raise refusal(
+            RuntimeError,
+            "BN-DET-3",
+            got=f"{name}: a layer called inside {found}",
+            expected="arrays with values, since a layer keeps its variables and running state",
+            do="Use the functions there, which keep nothing: batch_norm with update_running, or batch_norm_inference, "
+            "with layer.params, layer.state and layer.config_for(x).",
+        )
+
+
+@contextmanager
+def kept_tensors() -> Iterator[None]:
+    """Make tensors of torch that can be trained and written later, also inside of ``torch.inference_mode()``."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def gradients_by_torch(y: Array) -> bool:
+    """Whether torch records what y was made by, or was told that no gradient is wanted."""
+    if library(y) != "torch":
+        return False
+    torch: Any = sys.modules["torch"]
+    return bool(y.requires_grad) or not torch.is_grad_enabled()
+
+
+def in_backward_of_torch(x: Array) -> bool:
+    """Whether a backward pass of torch is running, inside of which a forward pass can only be a repeated one."""
+    if library(x) != "torch":
+        return False
+    torch: Any = sys.modules["torch"]
+    return bool(torch._C._current_graph_task_id() != -1)

@@ -1,0 +1,128 @@
+"""What a layer's options come to at a call: its configuration, variables, communicator, and who updates."""
+
+import warnings
+from typing import Any
+
+from bnspec import _context
+from bnspec._config import BatchNormConfig
+from bnspec._context import TrainingContext
+from bnspec._eager import in_backward_of_torch, kept_tensors
+from bnspec._errors import refusal
+from bnspec._init import init
+from bnspec._options import EMA_UPDATES, channel_axis_of, initialize
+from bnspec._precision import dtype_name
+from bnspec._protocols import Communicator
+from bnspec._registry import get_communicator
+from bnspec._state_dict import StateDict
+from bnspec._types import Array, Params, RunningState
+from bnspec._validate import channel_axis
+
+__all__ = ["LayerConfig"]
+
+
+class LayerConfig(StateDict):
+    """The part of `BatchNorm` that reads its options."""
+
+    _axis: int | None
+    _data_format: str | None
+    _initializers: tuple[Any, Any]
+    _ema_update: str
+    _sync_statistics: str | None
+    _comm: Communicator | None
+
+    def config_for(self, x: Array, *, training: bool = True) -> BatchNormConfig:
+        """Return the configuration with which this layer treats x."""
+        axis = channel_axis_of(self._axis, self._data_format, getattr(x, "ndim", 2), self.dialect.axis)
+        unused = BatchNormConfig(axis=axis, epsilon=1.0, decay=0.0, correction=0)
+        axis = channel_axis(x, unused, self.name)
+        return self._config(x.ndim, axis, dtype_name(x.dtype), sync=training and self._joins_ranks, training=training)
+
+    def _config(self, rank: int, axis: int, dtype: str, *, sync: bool, training: bool = True) -> BatchNormConfig:
+        fields = dict(self._fields)
+        if not training:  # ghost groups exist only where the batch normalizes itself
+            fields.pop("virtual_batch_size", None)
+        return self.dialect.config(axis=axis, rank=rank, dtype=dtype, sync=sync, renorm=self.renorm, **fields)
+
+    @property
+    def _joins_ranks(self) -> bool:
+        return self._comm is not None or self._sync_statistics is not None
+
+    def _communicator(self) -> Communicator:
+        if self._comm is None:
+            assert self._sync_statistics is not None
+            comm = get_communicator(self._sync_statistics)
+            if comm.size == 1:
+                warnings.warn(
+                    f"{self.name}: sync_statistics={self._sync_statistics!r} with only one rank [BN-SYNC-1]",
+                    stacklevel=3,
+                )
+            return comm
+        return self._comm
+
+    def _variables_for(self, x: Array, config: BatchNormConfig) -> tuple[Params, RunningState]:
+        """The layer's variables, or those its first call will keep."""
+        if self.params is not None and self.state is not None:
+            return self.params, self.state
+        channels = int(x.shape[config.axis])
+        with kept_tensors():
+            params, state = init(config, channels=channels, like=x)
+            gamma, beta = self._initializers
+            params = Params(
+                initialize(gamma, 1.0, channels, x, "gamma_initializer") if config.scale else None,
+                initialize(beta, 0.0, channels, x, "beta_initializer") if config.center else None,
+            )
+            if self._loaded is not None:
+                params, state = self._filled(params, state, self._loaded)
+        return params if self.params is None else self.params, state if self.state is None else self.state
+
+    def _check_update(self, ema_update: str) -> str:
+        if ema_update not in EMA_UPDATES:
+            raise refusal(
+                ValueError,
+                "BN-ERR-5",
+                got=f"ema_update is {ema_update!r}",
+                expected="one of " + ", ".join(map(repr, EMA_UPDATES)),
+                do="`bnspec spec BN-UPD` describes each.",
+            )
+        return self.dialect.default_update if ema_update == "default" else ema_update
+
+    def _check_sync(self, sync_statistics: str | None) -> str | None:
+        if sync_statistics is None:
+            return None
+        if not isinstance(sync_statistics, str):
+            raise refusal(
+                TypeError,
+                "BN-ERR-5",
+                got=f"sync_statistics is {sync_statistics!r}",
+                expected="None or the name of a communicator",
+                do="Pass a communicator itself as comm=.",
+            )
+        known = self.dialect.communicators
+        if known is not None and sync_statistics.lower() not in known:
+            raise refusal(
+                ValueError,
+                "BN-ERR-5",
+                got=f"sync_statistics={sync_statistics!r} under the {self.dialect.name} dialect",
+                expected="None or one of " + ", ".join(map(repr, known)),
+                do="The bnspec dialect takes every installed one.",
+            )
+        return sync_statistics.lower()
+
+    def _update_mode(self, context: TrainingContext, explicit: bool, x: Array, *, ghost: bool, sync: bool) -> str:
+        """Who updates after this call: "internal", "collection" or, for nobody, "skip" [BN-UPD-1 to 7]."""
+        mode = self._ema_update
+        if mode == "collection" and (ghost or sync) and self.dialect.ghost_and_sync_update_inside:
+            mode = "internal"
+        replica = context.is_training and not context.is_main_training_tower
+        if mode == "skip" or replica or _context.is_recomputing() or in_backward_of_torch(x):
+            return "skip"
+        if mode == "collection" and not explicit:
+            raise refusal(
+                RuntimeError,
+                "BN-UPD-3",
+                got=f'{self.name}: ema_update="collection" outside a training context',
+                expected="a collection to hand the update to",
+                do="Wrap the step in `with bnspec.training_context() as context:` and call context.updates.run(), "
+                'or use ema_update="internal".',
+            )
+        return mode

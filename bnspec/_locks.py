@@ -1,0 +1,47 @@
+"""A lock that a forked child finds free.
+
+A child of `os.fork` has one thread, the one that forked. A lock that another thread of the parent held would never be
+let go in the child, so every lock of the core is one of these. What a lock guards is changed in one step, by one
+assignment, so that a child finds the old or the new of it whenever the fork came.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["Lock"]
+
+
+class Lock:
+    """A lock that its thread may take again, and that is new in every forked child.
+
+    Examples
+    --------
+    >>> lock = Lock()
+    >>> with lock.held(), lock.held():
+    ...     pass
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _all.add(self)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock inside a ``with`` block, and let go of that lock which was taken, also after a fork inside."""
+        with self._lock:
+            yield
+
+
+_all: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+
+
+def _renew() -> None:
+    for lock in list(_all):
+        lock._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

@@ -1,0 +1,221 @@
+"""What a library does with the operations on its arrays now: run them, record them, or put something in their place.
+
+A fast path, or a layer that keeps what it computed, must not decide by the arrays alone. Inside ``torch.jit.trace``
+or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Four questions
+are answered here, without importing a library that was not imported before:
+
+- `transformation`: do arrays stand for values that are not there, or not yet there?
+- `observer`: is somebody to see each operation, whether the values are there or not?
+- `differentiated`: may the library differentiate what is done with them?
+- `readable`: may the memory of torch's tensors be read past torch?
+"""
+
+import functools
+import sys
+from typing import Any
+
+from bnspec._types import Array
+
+__all__ = ["differentiated", "observer", "readable", "transformation"]
+
+#: Which transformation of JAX makes tracers of a class; every other class is of some other transformation.
+_TRACERS = {
+    "BatchTracer": "jax.vmap",
+    "DynamicJaxprTracer": "jax.jit",
+    "JVPTracer": "jax.grad or jax.jvp",
+    "LinearizeTracer": "jax.grad or jax.jvp",
+}
+
+
+def transformation(*arrays: Array | None) -> str | None:
+    """Name what traces or transforms arrays, so that they hold no values that may be read or kept.
+
+    JAX's transformations show in the arrays alone: ask about results, since under `jax.jit` those of plain arrays
+    are traced too. torch's show in the mode the thread is in, whatever the arrays are.
+
+    Parameters
+    ----------
+    *arrays : array or None
+        Of any library.
+
+    Returns
+    -------
+    str or None
+        The transformation in words, such as "jax.jit" or "torch.func.vmap"; None where values are values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> transformation(np.ones(2)) is None
+    True
+    """
+    tracer = getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", ())
+    for v in arrays:
+        if isinstance(v, tracer):
+            return _TRACERS.get(type(v).__name__, "a transformation of JAX")
+    torch = _torch_of(arrays)
+    if torch is None:
+        return None
+    found = _recorder(torch) if _busy(torch) else None
+    return found or next((found for v in arrays if (found := _stand_in(torch, v))), None)
+
+
+def observer(*arrays: Array | None) -> str | None:
+    """Name what is to see each operation on arrays: a transformation, or a mode or class that watches torch.
+
+    Parameters
+    ----------
+    *arrays : array or None
+        Of any library.
+
+    Returns
+    -------
+    str or None
+        In words, such as "torch.func.grad", "FlopCounterMode" or "torch.autograd.forward_ad"; None for nobody.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> observer(np.ones(2)) is None
+    True
+    """
+    found = transformation(*arrays)
+    torch = _torch_of(arrays)
+    if found is not None or torch is None:
+        return found
+    modes = (
+        []
+        if not _busy(torch)
+        else [*_dispatch_modes(), *(m for m in _function_modes(torch) if not _is_device(torch, m))]
+    )
+    if modes:
+        return type(modes[-1]).__name__
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "torch.autograd.forward_ad"
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    return next((type(v).__name__ for v in arrays if isinstance(v, torch.Tensor) and type(v) not in kinds), None)
+
+
+def differentiated(*arrays: Array | None) -> bool:
+    """Whether the library may differentiate what is done with arrays now, as far as can be told beforehand.
+
+    A tracer of JAX may be differentiated later, whatever made it; so may what a mode of torch records.
+
+    Parameters
+    ----------
+    *arrays : array or None
+        Of any library.
+    """
+    tracer = getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", ())
+    if any(isinstance(v, tracer) for v in arrays):
+        return True
+    torch = _torch_of(arrays)
+    if torch is None:
+        return False
+    recorded = torch.is_grad_enabled() and any(v.requires_grad for v in arrays if isinstance(v, torch.Tensor))
+    return recorded or _busy(torch)
+
+
+def readable(*tensors: Any) -> bool:
+    """Whether the memory of torch's tensors may be read and results made of it, since nobody is to see it.
+
+    So it is for tensors of torch's own class in the memory of the host while no mode of torch is active. Modes that
+    only watch count too: what is done past torch they would miss.
+
+    Parameters
+    ----------
+    *tensors : tensor or None
+        Only torch's, of which one at least is no None.
+    """
+    torch = sys.modules["torch"]
+    if _busy(torch):
+        return False
+    plain = _plain_keys()
+    keys_of = torch._C._dispatch_keys
+    for v in tensors:
+        if v is not None and not (type(v) in plain[0] and keys_of(v).raw_repr() in plain[1]):
+            return False
+    return True
+
+
+def _busy(torch: Any) -> bool:
+    """Whether any mode of torch is active; made to be asked often."""
+    if torch.compiler.is_compiling():  # first: the others cannot be asked while torch compiles
+        return True
+    c = torch._C
+    return bool(
+        c._len_torch_dispatch_stack()
+        or c._functorch.maybe_current_level() is not None
+        or c._get_tracing_state() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or (c._len_torch_function_stack() and not all(_is_device(torch, m) for m in _function_modes(torch)))
+    )
+
+
+@functools.cache
+def _plain_keys() -> tuple[tuple[type, ...], frozenset[int]]:
+    """The classes of tensors that are no more than their memory, and the dispatch keys of those on the host.
+
+    Other keys stand for another device or layout, for a wrapper of a transformation, or for zeros without memory.
+    Asked for only while no mode is active, under which a new tensor would have keys of its own.
+    """
+    torch: Any = sys.modules["torch"]
+    keys = set()
+    for inference in (False, True):
+        with torch.inference_mode(inference):
+            keys.add(torch._C._dispatch_keys(torch.empty(0, device="cpu")).raw_repr())
+    return (torch.Tensor, torch.nn.Parameter), frozenset(keys)
+
+
+def _torch_of(arrays: tuple[Array | None, ...]) -> Any:
+    """Return torch if it was imported and one of the arrays is its own."""
+    torch: Any = sys.modules.get("torch")
+    kind = getattr(torch, "Tensor", None)  # None while torch is being imported
+    return torch if kind is not None and any(isinstance(v, kind) for v in arrays) else None
+
+
+def _recorder(torch: Any) -> str | None:
+    """Name the transformation of torch that the thread is in."""
+    if torch.compiler.is_compiling():
+        return "torch.compile or torch.export"
+    level = torch._C._functorch.peek_interpreter_stack()
+    if level is not None:
+        return f"torch.func.{level.key().name.lower()}"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace"
+    for mode in _dispatch_modes():  # torch's own three: a fake device, recording into a graph, and functionalizing
+        if getattr(mode, "_mode_key", None) is not None:
+            return type(mode).__name__
+    for mode in _function_modes(torch):
+        if type(mode).__module__.startswith("torch.fx."):
+            return type(mode).__name__
+    return None
+
+
+def _stand_in(torch: Any, v: Any) -> str | None:
+    """Name what made a tensor without values of its own, where it shows in the tensor."""
+    if type(v) in (torch.Tensor, torch.nn.Parameter):
+        if torch._C._functorch.is_legacy_batchedtensor(v):
+            return "torch.autograd.grad of a batch"
+        if torch._C._functorch.is_functorch_wrapped_tensor(v):  # it outlived its level
+            return "torch.func"
+        return None
+    if isinstance(v, torch.Tensor) and type(v).__name__ in ("FakeTensor", "FunctionalTensor"):
+        return type(v).__name__
+    return None
+
+
+def _dispatch_modes() -> list[Any]:
+    """The active modes that see each operation, the innermost last."""
+    module: Any = sys.modules.get("torch.utils._python_dispatch")
+    return [] if module is None else list(module._get_current_dispatch_mode_stack())
+
+
+def _function_modes(torch: Any) -> list[Any]:
+    """The active modes that see each call of a function, the innermost last."""
+    return list(torch.overrides._get_current_function_mode_stack())
+
+
+def _is_device(torch: Any, mode: Any) -> bool:
+    """Whether a mode is that of a default device, which is not asked about memory that is there."""
+    return isinstance(mode, torch.utils._device.DeviceContext)
