@@ -70,6 +70,9 @@ def _uneven(case: Case) -> bool:
 def _even(case: Case) -> Case:
     """Every rank with the samples of the largest, moved so that ranks can be told apart, and no mask."""
     largest = max(case.ranks, key=lambda r: r.x.size)
+    if not largest.x.size:
+        largest = easy(dataclasses.replace(case, ranks=(largest,))).ranks[0]
+        case = _no_ghost(case)
     ranks = [dataclasses.replace(largest, x=(largest.x + k).astype(largest.x.dtype)) for k in range(len(case.ranks))]
     return _no_mask(dataclasses.replace(case, ranks=tuple(ranks)))
 
