@@ -33,8 +33,8 @@ test: $(VENV)/.stamp-dev ## Run every test on every subject that a CPU can run
 test-core: $(CORE_VENV)/.stamp-core ## Run the tests without torch, jax and MPI
 	OMP_NUM_THREADS=1 $(CORE_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-# In an environment of its own: CuPy and NCCL are large. Without a device it compares names and skips the rest.
-test-cuda: $(CUDA_VENV)/.stamp-cuda ## Run what needs CuPy, and the suite on CUDA devices where there are some
+# In an environment of its own: CuPy and NCCL are large. Without a device it compares the emulator with CuPy and runs on that.
+test-cuda: $(CUDA_VENV)/.stamp-cuda ## Compare the emulated CuPy with CuPy, run what needs it, and the suite on CUDA devices where there are some
 	$(CUDA_VENV)/bin/python -m pytest -q tests/test_cupy.py tests/test_emulated_cupy.py $(ARGS)
 
 selftest: $(VENV)/.stamp-conformance ## Show that the suite finds every shipped wrong implementation, and no right one

@@ -18,7 +18,6 @@ from bnspec._errors import (
 )
 from bnspec._init import init
 from bnspec._layer import BatchNorm
-from bnspec._moments import merge, moments
 from bnspec._protocols import Backend, Communicator, Kernels, Signature
 from bnspec._registry import (
     SpecificationKernels,
@@ -30,6 +29,7 @@ from bnspec._registry import (
 )
 from bnspec._renorm_layer import BatchRenorm
 from bnspec._running import running_statistics, update_running
+from bnspec._statistics import merge, moments
 from bnspec._types import Gradients, Groups, Moments, Params, RunningState, Saved, Tangents
 
 __version__ = "0.1.0"

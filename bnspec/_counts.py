@@ -7,6 +7,7 @@ the host wait in every training step, and a step that waits cannot be captured i
 import weakref
 from collections.abc import Sequence
 
+from bnspec._modes import transformation
 from bnspec._precision import library, values
 from bnspec._types import Array
 
@@ -19,14 +20,14 @@ _known: dict[int, tuple["weakref.ref[Array]", tuple[int, ...]]] = {}
 
 def remember(count: Array, numbers: Sequence[int]) -> Array:
     """Note what a count on a device is, and return it."""
-    if _is_on_device(count):
+    if transformation(count) is None and _is_on_device(count):
         key = id(count)
         _known[key] = (weakref.ref(count, lambda _: _known.pop(key, None)), tuple(numbers))
     return count
 
 
 def counts_of(count: Array) -> list[int] | None:
-    """The elements of a count; None while JAX traces. Waits for a device only where shapes did not tell."""
+    """The elements of a count; None while a library traces. Waits for a device only where shapes did not tell."""
     found = _known.get(id(count))
     if found is not None and found[0]() is count:
         return list(found[1])

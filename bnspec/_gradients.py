@@ -25,7 +25,9 @@ from bnspec._types import Array, Groups, Saved
 __all__ = ["grad_input", "grad_sums", "input_coefficients", "parameter_gradients", "tangent_coefficients"]
 
 
-def grad_sums(dy: Array, x: Array, centre: Array, groups: Groups, mask: Array | None) -> tuple[Array, Array]:
+def grad_sums(
+    dy: Array, x: Array, centre: Array, groups: Groups, mask: Array | None, *, plain: bool | None = None
+) -> tuple[Array, Array]:
     """Return ``sum dy`` and ``sum dy*(x - centre)`` of each group: primitive 3 of `bnspec.Kernels`.
 
     Parameters
@@ -38,6 +40,8 @@ def grad_sums(dy: Array, x: Array, centre: Array, groups: Groups, mask: Array | 
         Channel axis and number of groups.
     mask : array of bool or None
         False elements do not count.
+    plain : bool, optional
+        How `sum_over` is to sum; by default plainly where both arrays are narrower than the arithmetic dtype.
 
     Returns
     -------
@@ -46,14 +50,14 @@ def grad_sums(dy: Array, x: Array, centre: Array, groups: Groups, mask: Array | 
     """
     xp = array_namespace(x)
     dtype = arithmetic_dtype(x)
-    g = xp.astype(split(dy, groups), dtype)
-    product = g * (xp.astype(split(x, groups), dtype) - spread(centre, x, groups))
+    g = xp.astype(split(dy, groups), dtype, copy=False)
+    product = g * (xp.astype(split(x, groups), dtype, copy=False) - spread(centre, x, groups))
     if mask is not None:
         keep = split(expand_mask(mask, x, groups), groups)
         g = xp.where(keep, g, xp.zeros_like(g))
         product = xp.where(keep, product, xp.zeros_like(product))
     axes = reduced_axes(x, groups)
-    plain = has_headroom(x) and has_headroom(dy)
+    plain = has_headroom(x) and has_headroom(dy) if plain is None else plain
     return sum_over(g, axes, plain=plain), sum_over(product, axes, plain=plain)
 
 
@@ -80,13 +84,13 @@ def grad_input(
     """
     xp = array_namespace(x)
     dtype = arithmetic_dtype(x)
-    statistics = (xp.astype(split(x, groups), dtype) - spread(centre, x, groups)) * spread(b, x, groups)
+    statistics = (xp.astype(split(x, groups), dtype, copy=False) - spread(centre, x, groups)) * spread(b, x, groups)
     statistics = statistics + spread(c, x, groups)
     if mask is not None:
         keep = split(expand_mask(mask, x, groups), groups)
         statistics = xp.where(keep, statistics, xp.zeros_like(statistics))
-    dx = xp.astype(split(dy, groups), dtype) * spread(a, x, groups) + statistics
-    return unsplit(xp.astype(dx, x.dtype), x)
+    dx = xp.astype(split(dy, groups), dtype, copy=False) * spread(a, x, groups) + statistics
+    return unsplit(xp.astype(dx, x.dtype, copy=False), x)
 
 
 def parameter_gradients(s1: Array, s2: Array, saved: Saved) -> tuple[Array | None, Array | None]:

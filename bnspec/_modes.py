@@ -1,21 +1,25 @@
 """What a library does with the operations on its arrays now: run them, record them, or put something in their place.
 
 A fast path, or a layer that keeps what it computed, must not decide by the arrays alone. Inside ``torch.jit.trace``
-or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Three questions
+or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Four questions
 are answered here, without importing a library that was not imported before:
 
 - `transformation`: do arrays stand for values that are not there, or not yet there?
 - `observer`: is somebody to see each operation, whether the values are there or not?
+- `differentiated`: may the library differentiate what is done with them?
 - `readable`: may the memory of torch's tensors be read past torch?
 """
 
 import functools
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from bnspec._types import Array
 
-__all__ = ["observer", "readable", "transformation"]
+__all__ = ["differentiated", "observer", "readable", "transformation", "untraced"]
+
+R = TypeVar("R")
 
 #: Which transformation of JAX makes tracers of a class; every other class is of some other transformation.
 _TRACERS = {
@@ -95,6 +99,26 @@ def observer(*arrays: Array | None) -> str | None:
     return next((type(v).__name__ for v in arrays if isinstance(v, torch.Tensor) and type(v) not in kinds), None)
 
 
+def differentiated(*arrays: Array | None) -> bool:
+    """Whether the library may differentiate what is done with arrays now, as far as can be told beforehand.
+
+    A tracer of JAX may be differentiated later, whatever made it; so may what a mode of torch records.
+
+    Parameters
+    ----------
+    *arrays : array or None
+        Of any library.
+    """
+    tracer = getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", ())
+    if any(isinstance(v, tracer) for v in arrays):
+        return True
+    torch = _torch_of(arrays)
+    if torch is None:
+        return False
+    recorded = torch.is_grad_enabled() and any(v.requires_grad for v in arrays if isinstance(v, torch.Tensor))
+    return recorded or _busy(torch)
+
+
 def readable(*tensors: Any) -> bool:
     """Whether the memory of torch's tensors may be read and results made of it, since nobody is to see it.
 
@@ -115,6 +139,31 @@ def readable(*tensors: Any) -> bool:
         if v is not None and not (type(v) in plain[0] and keys_of(v).raw_repr() in plain[1]):
             return False
     return True
+
+
+def untraced(check: Callable[..., R], *given: Any, **more: Any) -> R:
+    """Do a check out of sight of ``torch.jit.trace``, to which the extents of a tensor are tensors to be recorded.
+
+    Parameters
+    ----------
+    check : callable
+        Looks at shapes and dtypes and computes nothing of the result.
+    *given, **more
+        Its arguments.
+
+    Examples
+    --------
+    >>> untraced(max, 1, 2)
+    2
+    """
+    c: Any = getattr(sys.modules.get("torch"), "_C", None)
+    if c is None or sys.modules["torch"].compiler.is_compiling() or (state := c._get_tracing_state()) is None:
+        return check(*given, **more)
+    c._set_tracing_state(None)
+    try:
+        return check(*given, **more)
+    finally:
+        c._set_tracing_state(state)
 
 
 def _busy(torch: Any) -> bool:

@@ -50,9 +50,9 @@ def normalize(x: Array, centre: Array, scale: Array, shift: Array, groups: Group
     [[-9.5], [10.5]]
     """
     xp = array_namespace(x)
-    v = xp.astype(split(x, groups), arithmetic_dtype(x))
+    v = xp.astype(split(x, groups), arithmetic_dtype(x), copy=False)
     y = (v - spread(centre, x, groups)) * spread(scale, x, groups) + spread(shift, x, groups)
-    return unsplit(xp.astype(y, x.dtype), x)
+    return unsplit(xp.astype(y, x.dtype, copy=False), x)
 
 
 def inverse_stddev(var: Array, epsilon: float) -> Array:

@@ -9,8 +9,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from array_api_compat import is_array_api_obj, is_jax_array
+from array_api_compat import is_array_api_obj
 
+from bnspec._modes import transformation
 from bnspec._namespace import array_namespace
 from bnspec._types import Array
 
@@ -25,6 +26,7 @@ __all__ = [
     "statistics_dtype",
     "stop_gradient",
     "values",
+    "where",
 ]
 
 #: The floating dtypes x may have, by name: ml_dtypes' bfloat16 is no dtype of NumPy's own, so names are the
@@ -112,16 +114,20 @@ def _stop_for(name: str) -> Callable[[Array], Array] | None:
     return None
 
 
+def where(condition: Array, x: Array, y: Array) -> Array:
+    """Take elements of x or y, in x's very dtype: of arrays in a foreign byte order NumPy makes one in its own."""
+    xp = array_namespace(x)
+    found = xp.where(condition, x, y)
+    return found if found.dtype == x.dtype else xp.astype(found, x.dtype)
+
+
 def values(x: Array) -> list[Any] | None:
-    """Return x's elements as Python scalars, or None while JAX traces and there are no values yet.
+    """Return x's elements as Python scalars, or None while a library traces or transforms and there are no values.
 
     On a device this waits for the result, so only the checks that need it ask.
     """
-    if is_jax_array(x):
-        from jax.core import Tracer
-
-        if isinstance(x, Tracer):
-            return None
+    if transformation(x) is not None:
+        return None
     flat = array_namespace(x).reshape(x, (-1,))
     if hasattr(flat, "tolist"):  # one copy from a device; the standard itself knows only one for each element
         return list(flat.tolist())

@@ -47,10 +47,10 @@ def state_values(
             not_below_zero(f"state.{field}", v, name, "Make the state with bnspec.init, or load another.", wait=wait)
 
 
-def moments_values(stats: Moments, name: str) -> None:
+def moments_values(stats: Moments, name: str, what: str = "stats") -> None:
     """Refuse moments with a count or m2 below 0 [BN-RUN-14]."""
     for field in ("count", "m2"):
-        not_below_zero(f"stats.{field}", getattr(stats, field), name, "Pass what bnspec.batch_norm returned.")
+        not_below_zero(f"{what}.{field}", getattr(stats, field), name, "Pass what bnspec.batch_norm returned.")
 
 
 def not_below_zero(what: str, v: Array, name: str, do: str, *, wait: bool = False) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import threading
+import time
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -144,6 +145,27 @@ def beside_mpi():
                 pairs = [(y, plain(batch)), (dx, plain.backward(batch)), *zip(layer.state, plain.state)]
                 same &= all(take(a).tobytes() == b.tobytes() for a, b in pairs if b is not None)
         say(same=all(gathered(bool(same))), waits=sum(gathered(waits)))
+
+
+def captures():
+    """Steps go on while streams are captured in the mode that minds queries by others, which is torch's default."""
+    import cupy
+
+    spoiled = 0
+    with Communicator(deadline=30.0) as comm:
+        layer, x = bnspec.BatchNorm(axis=1, comm=comm), put(np.ones((4, 3), "float32"))
+        layer(x)
+        for _ in range(3):
+            stream = cupy.cuda.Stream(non_blocking=True)
+            stream.begin_capture(0)
+            layer(x)
+            time.sleep(0.2)  # the thread that looks after collectives looks several times
+            layer(x)
+            try:
+                stream.end_capture()
+            except cupy.cuda.runtime.CUDARuntimeError:
+                spoiled += 1
+    say(spoiled=sum(gathered(spoiled)))
 
 
 def parts():

@@ -1,8 +1,10 @@
 """CuPy: the suite runs on CUDA devices where there are some, and on emulated ones everywhere."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from jobs import EMULATED
@@ -30,3 +32,34 @@ def test_conformance_on_an_emulated_device():
     """Every clause passes that has something to say about it: the backend waits for no values it does not need."""
     said = run("cupy", **EMULATED, OMP_NUM_THREADS="1")
     assert "104 of 104 clauses looked at: 101 passed, 3 not supported" in said
+
+
+def act(name):
+    """What an act of cupy_program.py prints."""
+    paths = os.pathsep.join(filter(None, [EMULATED["PYTHONPATH"], os.environ.get("PYTHONPATH", "")]))
+    command = [sys.executable, str(Path(__file__).with_name("cupy_program.py")), name]
+    environment = os.environ | EMULATED | {"PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_step_waits_only_where_shapes_do_not_tell():
+    """A step that waits cannot be captured in a graph."""
+    found = act("waits")
+    assert found.pop("nonfinite raise") == 1  # one flag
+    assert found.pop("masked") == 1  # the count
+    assert set(found.values()) == {0}, found
+
+
+def test_counts_that_are_too_small_are_refused():
+    found = act("refusals")
+    for name in ("shape", "mask", "pooled"):
+        assert "a batch with 1 value per channel (3 channels)" in found[name]
+        assert "[BN-RUN-4]" in found[name]
+    assert found["two"] == "accepted"
+    assert found["pooled later"] == [3, 3, 3]
+
+
+def test_arrays_decide_the_device():
+    assert act("devices") == {"current": 0, "wrong": {}}

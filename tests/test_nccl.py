@@ -21,6 +21,10 @@ def test_a_step_gives_the_numbers_of_mpi_and_does_not_wait(ranks):
     assert program(ranks, "beside_mpi", **EMULATED) == {"same": True, "waits": 0}
 
 
+def test_neither_captures_nor_collectives_disturb_each_other():
+    assert program(2, "captures", **EMULATED) == {"spoiled": 0}
+
+
 @pytest.mark.parametrize(("ranks", "steps"), [(2, 300), (3, 100)])
 def test_states_stay_the_same_to_the_bit(ranks, steps):
     found = program(ranks, "soak", steps, kill=300, **EMULATED)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bnspec_conformance.report._document import plain
 from bnspec_conformance.trial import Budget
 
 EXPONENTIAL = "test_running::test_exponential"
+FORGETFUL = ("--subject", "broken:forgetful")
 
 
 def failed(check: str, subject: str) -> Record:
@@ -52,7 +54,7 @@ def test_a_failure_file_fails_again_with_the_same_numbers(
     report: Path, records: list[Record], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = next((report.parent / "failures").glob("*test_exponential.json"))
-    assert main(["replay", str(file)]) == 1
+    assert main(["replay", str(file), *FORGETFUL]) == 1
     out = capsys.readouterr().out
     violation: dict[str, Any] = records[0].violation or {}
     assert "[0] test_running::test_exponential (BN-RUN-1, BN-RUN-3), its counterexample" in out
@@ -69,13 +71,13 @@ def test_the_failures_of_a_report_pass_on_a_right_subject(report: Path, capsys: 
     assert out.count("now       numpy: passing now") == 2
     assert re.search(r"the worst is state\.\w+, [0-9.e-]+ ulp off, bound [0-9.e-]+ ulp", out)
     assert "2 passing now" in out
-    assert main(["replay", str(report)]) == 1
+    assert main(["replay", str(report), *FORGETFUL]) == 1
     assert "2 still failing" in capsys.readouterr().out
 
 
 def test_one_of_several_is_chosen_by_name_and_by_number(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--check", "test_extreme_weights"], ["--index", "1"]):
-        assert main(["replay", str(report), *words]) == 1
+        assert main(["replay", str(report), *FORGETFUL, *words]) == 1
         out = capsys.readouterr().out
         assert "test_running::test_extreme_weights" in out
         assert "test_exponential" not in out
@@ -108,30 +110,70 @@ def test_a_check_whose_argument_was_not_written_runs_whole_with_its_seed(
     content = json.loads(report.read_text())
     content["checks"][0]["violation"]["drawn"] = None
     report.write_text(json.dumps(content))
-    assert main(["replay", str(report), "--index", "0"]) == 1
+    assert main(["replay", str(report), *FORGETFUL, "--index", "0"]) == 1
     out = capsys.readouterr().out
     assert "the whole check, with the recorded seed" in out
     assert out.count(content["checks"][0]["violation"]["case"]) == 1  # it finds the same case
 
 
-def test_a_subject_is_found_by_what_it_was_asked_as(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_subject_of_bnspec_is_found_by_what_it_was_asked_as(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads(report.read_text())
-    for check in content["checks"]:
-        check["subject"] = "ours"
-    content["subjects"][0]["name"] = "ours"
+    content["subjects"][0]["asked"] = "numpy-specification"
     report.write_text(json.dumps(content))
-    assert main(["replay", str(report), "--index", "0"]) == 1
-    content["subjects"][0]["asked"] = "ours"
-    report.write_text(json.dumps(content))
-    assert main(["replay", str(report), "--index", "0"]) == 2
-    assert "unknown subject 'ours'" in capsys.readouterr().err
+    assert main(["replay", str(report), "--index", "0"]) == 0
+    assert "passing now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "exec:touch {folder}/started",
+        "exec:{folder}/program",
+        "imported:Port",
+        "bnspec_conformance.subjects.ours:numpy",
+        "foreign",
+        "./numpy",
+        "nosuch",
+        "",
+        " exec:touch {folder}/started",
+        "numpy\n",
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False], ids=["report", "failure"])
+def test_what_only_a_file_names_is_neither_started_nor_imported(
+    asked: str, whole: bool, report: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = report.parent
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    asked = asked.format(folder=folder)
+    (folder / "imported.py").write_text("open('started', 'w').close()\n")
+    (folder / "program").write_text(f"#!/bin/sh\ntouch {folder}/started\n")
+    (folder / "program").chmod(0o755)
+    for name, module in (("foreign", "imported:Port"), ("bnspec", "imported:Port")):  # metadata is a file too
+        metadata = folder / f"{name}-99.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99\n")
+        (metadata / "entry_points.txt").write_text(f"[bnspec.subjects]\nforeign = {module}\n")
+    file = report if whole else next((folder / "failures").iterdir())
+    content = json.loads(file.read_text())
+    (content["subjects"][0] if whole else content)["asked"] = asked
+    file.write_text(json.dumps(content))
+    assert main(["replay", str(file)]) == 2
+    assert not (folder / "started").exists()
+    said = capsys.readouterr().err
+    assert f"the file names the subject {asked!r}, which runs only if you name it" in said
+    assert f"--subject {shlex.quote(asked)}" in said
+    if whole:
+        main(["diff", str(file), str(file)])
+        assert not (folder / "started").exists()
 
 
 def test_another_version_is_said(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads(report.read_text())
     content["bnspec"] = "0.0.1"
     report.write_text(json.dumps(content))
-    main(["replay", str(report), "--index", "0"])
+    main(["replay", str(report), *FORGETFUL, "--index", "0"])
     assert f"found with bnspec 0.0.1; this is {bnspec.__version__}" in capsys.readouterr().out
 
 
@@ -162,7 +204,7 @@ def test_a_file_without_failures_a_check_that_is_gone_and_broken_arguments_are_r
     assert "has no failure to run again" in capsys.readouterr().err
     content["checks"][0]["violation"]["drawn"] = {"kind": "case", "value": {"config": 3}}
     report.write_text(json.dumps(content))
-    assert main(["replay", str(report), "--index", "0"]) == 2
+    assert main(["replay", str(report), *FORGETFUL, "--index", "0"]) == 2
     assert "cannot be read" in capsys.readouterr().err
 
 

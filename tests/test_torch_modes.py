@@ -74,7 +74,8 @@ def seen(run: Callable[[Callable[..., Any], Any], Any]) -> list[tuple[str | None
 def test_transformations_are_named(name: str, run: Any) -> None:
     """What records or replaces operations is named, also for a tensor that it does not hold itself."""
     answers = seen(run)
-    assert answers and all(answer == (name, name, False) for answer in answers)
+    assert answers
+    assert all(answer == (name, name, False) for answer in answers)
 
 
 def test_place_holders_are_named() -> None:
@@ -93,12 +94,12 @@ def test_place_holders_are_named() -> None:
             return x * 2
 
         @staticmethod
-        def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        def backward(ctx: Any, g: Any) -> Any:
             answers.append((transformation(g), readable(g)))
             return g * 2
 
     x = X.clone().requires_grad_()
-    torch.autograd.grad(Twice.apply(x), x, torch.ones(2, 4, 3), is_grads_batched=True)  # type: ignore[no-untyped-call]
+    torch.autograd.grad(Twice.apply(x), x, torch.ones(2, 4, 3), is_grads_batched=True)
     assert answers == [("torch.autograd.grad of a batch", False)]
 
 
@@ -122,7 +123,7 @@ def test_nobody_is_there() -> None:
     assert (transformation(X), observer(X), readable(X, None)) == (None, None, True)
     with torch.inference_mode(), torch.device("cpu"), torch.autocast("cpu", enabled=True):
         assert (transformation(X), observer(X), readable(X, torch.ones(2))) == (None, None, True)
-    assert not readable(X.to("meta")) and not readable(X.to_sparse()) and not readable(torch._efficientzerotensor((2,)))
+    assert not any(map(readable, (X.to("meta"), X.to_sparse(), torch._efficientzerotensor((2,)))))
 
 
 def test_jax_shows_in_the_arrays() -> None:
@@ -134,6 +135,6 @@ def test_jax_shows_in_the_arrays() -> None:
         found.append(transformation(v))
         return (v * v).sum()
 
-    assert transformation(x) is None and observer(x) is None
+    assert (transformation(x), observer(x)) == (None, None)
     jax.jit(f)(x), jax.vmap(f)(x), jax.grad(f)(x)
     assert found == ["jax.jit", "jax.vmap", "jax.grad or jax.jvp"]

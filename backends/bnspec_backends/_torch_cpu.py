@@ -14,13 +14,12 @@ import torch
 from bnspec import SpecificationKernels
 from bnspec._config import BatchNormConfig
 from bnspec._gradients import input_coefficients, parameter_gradients
+from bnspec._modes import readable
 from bnspec._normalize import inverse_stddev, scale_and_shift
 from bnspec._types import Groups, Moments, Params, RunningState, Saved, Static
+from bnspec._widening import narrowed, widened
 
 __all__ = ["TorchCpuKernels"]
-
-#: Part of torch that its stubs leave out.
-_TORCH: Any = getattr(torch._C, "_functorch")  # noqa: B009
 
 
 class TorchCpuKernels:
@@ -33,26 +32,26 @@ class TorchCpuKernels:
     """
 
     def __init__(self, kernels: Any) -> None:
-        self._plain = SpecificationKernels()
+        self._plain = self.differentiable = SpecificationKernels()
         self._kernels = kernels
 
     def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
         """Primitive 1."""
-        if not _readable(x, mask) or _differentiated(x):
+        if not readable(x, mask) or _differentiated(x):
             return self._plain.moments(x, groups, mask)
         return Moments(*map(_tensor, self._kernels.moments(_array(x), groups, _array(mask))))
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
         """Primitive 2."""
         given = (x, centre, scale, shift)
-        if not _readable(*given) or _differentiated(*given):
+        if not readable(*given) or _differentiated(*given):
             return self._plain.normalize(*given, groups)
         return _tensor(self._kernels.normalize(*map(_array, given), groups))
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
         """Primitive 3."""
         given = (dy, x, centre)
-        if not _readable(*given, mask) or _differentiated(*given):
+        if not readable(*given, mask) or _differentiated(*given):
             return self._plain.grad_sums(*given, groups, mask)
         s1, s2 = self._kernels.grad_sums(*map(_array, given), groups, _array(mask))
         return _tensor(s1), _tensor(s2)
@@ -60,13 +59,13 @@ class TorchCpuKernels:
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
         """Primitive 4."""
         given = (dy, x, centre, a, b, c)
-        if not _readable(*given, mask) or _differentiated(*given):
+        if not readable(*given, mask) or _differentiated(*given):
             return self._plain.grad_input(*given, groups, mask)
         return _tensor(self._kernels.grad_input(*map(_array, given), groups, _array(mask)))
 
     def normalize_by_batch(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> Any:
         """Both passes of the forward operation; None for tensors that are not served."""
-        if not _readable(x, gamma, beta):
+        if not readable(x, gamma, beta):
             return None
         if not _differentiated(x, gamma, beta):
             found = self._kernels.normalize_by_batch(*map(_array, (x, gamma, beta)), epsilon, groups)
@@ -81,7 +80,7 @@ class TorchCpuKernels:
     ) -> Any:
         """Both passes of the gradient; None for tensors that are not served, or while a graph is being made."""
         given = (dy, x, gamma, centre, centre_low, inverse, divisor)
-        if not _readable(*given) or _differentiated(*given):
+        if not readable(*given) or _differentiated(*given):
             return None
         found = self._kernels.pull_back(*map(_array, given), groups)
         return None if found is None else tuple(map(_tensor, found))
@@ -91,31 +90,32 @@ class TorchCpuKernels:
     ) -> Any:
         """Inference; None where torch records it."""
         given = (x, gamma, beta, mean, var)
-        if not _readable(*given) or _differentiated(*given):
+        if not readable(*given) or _differentiated(*given):
             return None
         found = self._kernels.normalize_by_running(*map(_array, given), epsilon, groups)
         return None if found is None else tuple(map(_tensor, found))
 
     def update(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> Any:
         """Average one batch into the state; None for what is rarer, or to be refused."""
-        if not _readable(*state, *stats):
+        if not readable(*state, *stats):
             return None
         found = self._kernels.update(RunningState(*map(_array, state)), Moments(*map(_array, stats)), config)
         return None if found is None else RunningState(*(None if v is None else _tensor(v) for v in found))
 
     def merge(self, a: Any, b: Any, added: int) -> Any:
         """Join two sets' moments, as rows."""
-        if not _readable(a, b) or _differentiated(a, b):
+        if not readable(a, b) or _differentiated(a, b):
             return None
         found = self._kernels.merge(_array(a), _array(b), added)
         return None if found is None else _tensor(found)
 
     def by_primitives(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> tuple[Moments, Any, Any]:
         """Return what `normalize_by_batch` returns, by the primitives."""
-        stats = self.moments(x, groups, None)
+        kernels, (wide,), used = widened(self, (x,), gamma, beta)
+        stats = kernels.moments(wide, groups, None)
         inverse = inverse_stddev(stats.var, epsilon)
-        scale, shift = scale_and_shift(Params(gamma, beta), inverse, stats.mean_low, None, None)
-        return stats, inverse, self.normalize(x, stats.mean, scale, shift, groups)
+        scale, shift = scale_and_shift(Params(*used), inverse, stats.mean_low, None, None)
+        return stats, inverse, narrowed(kernels.normalize(wide, stats.mean, scale, shift, groups), x)
 
 
 class _ByBatch(torch.autograd.Function):
@@ -165,20 +165,6 @@ class _ByBatch(torch.autograd.Function):
         return dx, *parameter_gradients(s1, s2, saved), None, None, None
 
 
-def _readable(*tensors: Any) -> bool:
-    """Whether the memory of all tensors is there to be read: no device, subclass, or transformation of torch."""
-    if torch.compiler.is_compiling() or torch.autograd.forward_ad._current_level >= 0:
-        return False
-    for v in tensors:
-        if v is None:
-            continue
-        if type(v) not in (torch.Tensor, torch.nn.Parameter) or v.device.type != "cpu" or v.layout != torch.strided:
-            return False
-        if _TORCH.is_functorch_wrapped_tensor(v):
-            return False
-    return True
-
-
 def _differentiated(*tensors: Any) -> bool:
     """Whether torch records what is done with one of them."""
     return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
@@ -189,8 +175,6 @@ def _array(v: Any) -> Any:
     if v is None:
         return None
     v = v.detach()
-    if v.is_neg():
-        v = v.resolve_neg()
     if v.dtype == torch.bfloat16:
         import ml_dtypes
 

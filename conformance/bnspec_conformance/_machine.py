@@ -36,6 +36,14 @@ _LAYERS: dict[str, tuple[dict[str, Any], str]] = {
     "default": ({}, "internal"),
     "tensorpack": ({"dialect": "tensorpack"}, "collection"),
 }
+#: What a step of training shows of a layer of each kind.
+_ABOUT = {
+    "internal": ("BN-UPD-2",),
+    "collection": ("BN-UPD-3",),
+    "skip": ("BN-UPD-1",),
+    "default": ("BN-UPD-4",),
+    "tensorpack": ("BN-UPD-4",),
+}
 
 
 kinds = st.sampled_from(sorted(_LAYERS))
@@ -63,6 +71,7 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
             self.pending: list[tuple[str, Array, Array]] = []
             self.held: dict[str, Any] = {}
             self.warned = False
+            self.about: tuple[str, ...] = ("BN-UPD-3",)  # what breaks if the state is not the model's after a step
             self.saved = 0
             self.folder = tempfile.TemporaryDirectory(prefix="bnspec-machine-")
 
@@ -83,15 +92,13 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
                 if context:
                     with bnspec.training_context(updates=self.updates, **context) as inside:
                         y = layer(given)
-                        t.require(
-                            context["is_training"] or len(inside.updates) == 0, "a frozen collection holds an update"
-                        )
+                        kept = not context["is_training"] and len(inside.updates) > 0
+                        t.require(not kept, "a frozen collection holds an update", proves=("BN-UPD-7",))
                 else:
                     y = layer(given)
             expected = int(frozen_step and not self.warned)
-            t.require(
-                len(seen) == expected, f"{len(seen)} warnings, expected {expected}: {[str(w.message) for w in seen]}"
-            )
+            said = [str(w.message) for w in seen]
+            t.require(len(seen) == expected, f"{len(seen)} warnings, expected {expected}: {said}", proves=("BN-INF-5",))
             self.warned |= frozen_step
             model.called()
             held = model.variables()
@@ -100,7 +107,8 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
                         state={"mean": held["mean/EMA"], "var": held["variance/EMA"]},
                         mode="batch" if batch else "inference", update=False)  # fmt: skip
             y = host(t, y)
-            t.agree(case, "y", outcome=Outcome((RankOutcome(y=y),)))
+            plainly = lambda: t.subject.run(case)  # noqa: E731
+            t.agree(case, "y", outcome=Outcome((RankOutcome(y=y),)), proves=self.about, control=plainly)
             model.asked(
                 case,
                 due=batch or context.get("is_training", False),
@@ -123,43 +131,51 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
         @precondition(room)
         @rule(kind=kinds, x=batches)
         def train(self, kind: str, x: Array) -> None:
+            self.about = _ABOUT[kind]
             self.call(kind, x, is_training=True)
             self.feed(kind, x, _LAYERS[kind][1])
 
         @precondition(room)
         @rule(kind=kinds, x=batches)
         def train_twice_in_one_step(self, kind: str, x: Array) -> None:
+            self.about = ("BN-UPD-5",)
             y = self.call(kind, x, is_training=True)
             self.feed(kind, x, _LAYERS[kind][1])
             with bnspec.recompute():
-                t.same(self.call(kind, x, is_training=True), y, "y of the repeated pass", None)
+                t.same(self.call(kind, x, is_training=True), y, "y of the repeated pass", None, proves=self.about)
 
         @precondition(room)
         @rule(kind=st.sampled_from(("internal", "skip", "default")), x=batches)
         def train_without_context(self, kind: str, x: Array) -> None:
+            self.about = _ABOUT[kind]
             self.call(kind, x)
             self.feed(kind, x, _LAYERS[kind][1])
 
         @precondition(room)
         @rule(kind=kinds, x=batches)
         def train_in_a_prediction_context(self, kind: str, x: Array) -> None:
+            self.about = ("BN-UPD-7",)
             self.call(kind, x, training=True, is_training=False)
             self.feed(kind, x, {"collection": "dropped"}.get(_LAYERS[kind][1], _LAYERS[kind][1]))
 
         @rule(kind=kinds, x=batches)
         def second_tower(self, kind: str, x: Array) -> None:
+            self.about = ("BN-UPD-6",)
             self.call(kind, x, is_training=True, tower=1)
 
         @rule(kind=kinds, x=batches, tower=st.sampled_from((0, 1)))
         def freeze(self, kind: str, x: Array, tower: int) -> None:
+            self.about = ("BN-INF-4",)
             self.call(kind, x, training=False, is_training=True, tower=tower)
 
         @rule(kind=kinds, x=batches, alone=st.booleans())
         def infer(self, kind: str, x: Array, alone: bool) -> None:
+            self.about = ("BN-INF-4",)
             self.call(kind, x, **({"training": False} if alone else {"is_training": False}))
 
         @rule()
         def run_collection(self) -> None:
+            self.about = ("BN-UPD-3",)
             self.updates.run()
             for kind, mean, var in self.pending:
                 self.models[kind].updates.append((mean, var))
@@ -167,6 +183,7 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
 
         @rule(kind=kinds, dy=batches)
         def backward(self, kind: str, dy: Array) -> None:
+            self.about = ("BN-ERR-4",)
             layer, model = self.layers[kind], self.models[kind]
             answered = model.answered()
             if answered is None:
@@ -174,7 +191,8 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
                 return
             case = Case(**{**vars(answered), "ranks": (RankInputs(answered.ranks[0].x, dy),)})
             dx = host(t, layer.backward(backend.asarray(dy)))
-            t.agree(case, "dx", outcome=Outcome((RankOutcome(dx=dx),)))
+            plainly = lambda: t.subject.run(case)  # noqa: E731
+            t.agree(case, "dx", outcome=Outcome((RankOutcome(dx=dx),)), proves=self.about, control=plainly)
 
         @rule(kind=kinds)
         def forget(self, kind: str) -> None:
@@ -190,10 +208,12 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
 
         @rule(target=snapshots, kind=kinds)
         def take_state_dict(self, kind: str) -> Any:
+            self.about = ("BN-STATE-2",)
             return self.layers[kind].state_dict(), self.models[kind].variables(), self.models[kind].steps()
 
         @rule(target=files, kind=kinds, suffix=st.sampled_from(_SUFFIXES))
         def save(self, kind: str, suffix: str) -> Any:
+            self.about = ("BN-STATE-3",)
             self.saved += 1
             path = Path(self.folder.name) / f"{self.saved}{suffix}"
             if self.models[kind].start is None:
@@ -207,12 +227,14 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
             if source is None or not source[1] or source[2] + len(self.pending) > _MOST:
                 return
             stored, values, depth = source
+            self.about = ("BN-STATE-3",) if isinstance(stored, Path) else ("BN-STATE-2",)
             layer = self.layers[kind]
             layer.load(stored) if isinstance(stored, Path) else layer.load_state_dict(stored)
             self.models[kind].set([values[name] for name in NAMES], depth)
 
         @rule(kind=kinds, broken=st.sampled_from(("missing", "unknown", "shape", "dtype", "x")))
         def refuse(self, kind: str, broken: str) -> None:
+            self.about = ("BN-ERR-2",)
             layer = self.layers[kind]
             before = snapshot(t, layer, self.updates)
             bad = {name: backend.asarray(np.full(2, 7, "float32")) for name in NAMES}
@@ -227,17 +249,17 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
                 t.refuses(lambda: layer(backend.asarray(np.ones((4, 2), "int32"))), TypeError, "BN-SHAPE-5")
             else:
                 t.refuses(lambda: layer.load_state_dict(bad), (ValueError, TypeError), "BN-STATE-5")
-            t.require(snapshot(t, layer, self.updates) == before, f"a refusal ({broken}) changed something")
+            unchanged = snapshot(t, layer, self.updates) == before
+            t.require(unchanged, f"a refusal ({broken}) changed something", proves=self.about)
 
         @invariant()
         def variables_are_the_models(self) -> None:
             if not hasattr(self, "layers"):
                 return
-            t.require(
-                len(self.updates) == len(self.pending), f"{len(self.updates)} updates pending, not {len(self.pending)}"
-            )
+            pending = f"{len(self.updates)} updates pending, not {len(self.pending)}"
+            t.require(len(self.updates) == len(self.pending), pending, proves=self.about)
             for kind, layer in self.layers.items():
                 found = {name: host(t, v) for name, v in layer.variables.items()}
-                t.same(found, self.models[kind].variables(), f"{kind}: variables", None)
+                t.same(found, self.models[kind].variables(), f"{kind}: variables", None, proves=self.about)
 
     return Layers

@@ -19,7 +19,7 @@ def script(subject: str, case: Case, what: str, rank: int) -> str:
     Parameters
     ----------
     subject : str
-        Name of the subject, as `find_subject` takes it.
+        What it was asked for by, as `find_subject` takes it; not what it calls itself.
     case : Case
         Every array of it is written out, so the script needs nothing but the installed suite.
     what : str

@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 
+from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance import report
-from bnspec_conformance.engine import all_checks, checks_of
+from bnspec_conformance._stop import current
+from bnspec_conformance._whole import asked_for, problems
+from bnspec_conformance._written import Written
+from bnspec_conformance.engine import all_checks, attempt, checks_of
 from bnspec_conformance.narrow import without_dtypes
 from bnspec_conformance.reach import unreached
 from bnspec_conformance.record import Record
 from bnspec_conformance.report._document import plain, record_from_json
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import Subject, version_of
+from bnspec_conformance.underway import told
 from bnspec_conformance.waivers import Facts, Waivers, facts_of
 
 __all__ = ["Session", "matches"]
@@ -40,7 +45,10 @@ class Session:
         self.said: list[str] = []
         self.progress: report.Progress | None = None
         self.started = time.perf_counter()
+        self.chosen: set[tuple[str, str]] = set()  # check and subject, of what pytest has collected
         self._facts: dict[str, Facts] = {}
+        self.written: Written | None = None
+        self.cut: str | None = None  # what ended the run before its time
 
     @property
     def present(self) -> dict[str, Subject]:
@@ -51,7 +59,7 @@ class Session:
         """Say what is tested, from where."""
         import bnspec
 
-        have = [s.version() if not isinstance(s, str) else f"skipped: {s}" for s in self.subjects.values()]
+        have = [version_of(s) if not isinstance(s, str) else f"skipped: {s}" for s in self.subjects.values()]
         return [f"bnspec: {bnspec.__file__}", *(f"subject: {line}" for line in have)]
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -73,8 +81,30 @@ class Session:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Start the progress bar, whose length is known now."""
+        self.chosen = {_of(item) for item in session.items if _clauses_of(item)}
         if self.config.getoption("--bnspec-table"):
             self.progress = report.Progress(len(session.items), sys.stdout)
+        if not (self.config.getoption("--bnspec-silent") or hasattr(self.config, "workerinput")):
+            self.written = Written(self.config.getoption, self._unfinished)
+            self.written.update()
+            stop = current()
+            if stop is not None:
+                stop.last = self._stuck
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Note what is running, and stop after it if a signal came that the subject kept to itself."""
+        if self.written is None:
+            return (yield)
+        check, subject = _of(item)
+        self.written.live.begin(check, _clauses_of(item), subject)
+        with told(self.written.live):
+            result = yield
+        self.written.live.done()
+        stop = current()
+        if stop is not None and stop.name is not None:
+            item.session.shouldstop = stop.name
+        return result
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
@@ -101,6 +131,8 @@ class Session:
             self.records.append(record)
             if self.progress is not None:
                 self.progress.advance(record)
+            if self.written is not None:
+                self.written.update(record)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -109,10 +141,11 @@ class Session:
             return
         if self.progress is not None:
             self.progress.close()
-        failed = self._judge_waivers() | self._vacuous()
+        self.cut = _why(session)
+        failed = self._judge()
         self.content = self._document()
         try:
-            self._write(self.content)
+            self.said += [] if self.written is None else self.written.finish(self.content, self.records)
         except OSError as error:
             self.said.append(f"cannot write {error.filename}: {error.strerror}")
             failed = True
@@ -127,13 +160,31 @@ class Session:
         for line in [*self.notes, *self.said]:
             terminalreporter.write_line(line)
 
+    def _judge(self) -> bool:
+        """Add to the notes what is wrong with the run as a whole; whether anything is."""
+        if self.cut is None:
+            return self._judge_waivers() | self._vacuous() | self._partial()
+        running = None if self.written is None else self.written.live.running
+        where = "" if running is None else f", in {running.check} on {running.subject}"
+        case = None if running is None else (running.violation or {}).get("case")
+        self.notes.append(f"not finished: {self.cut}{where}" + (f", at the case {case}" if case else ""))
+        return True
+
+    def _stuck(self, signal: str) -> None:
+        """Write what there is, where compiled code does not let the main thread do so."""
+        self.cut = f"{signal} came, and the case that is running did not let go"
+        self._judge()
+        if self.written is not None:
+            self.written.finish(self._document(), self.records)
+        print("\n".join(["", *self.notes]), file=sys.stderr, flush=True)
+
     def _settle(self, item: pytest.Item, record: Record, waivers: Waivers) -> Record:
         arguments: dict[str, Any] = getattr(item, "funcargs", {})
         subject: Subject = arguments["subject"]
 
         def again(dtypes: Collection[str]) -> Record | None:
             rest = without_dtypes(subject, dtypes)
-            return None if rest is None else all_checks()[record.check].attempt(rest, arguments["budget"])
+            return None if rest is None else attempt(all_checks()[record.check], rest, arguments["budget"])
 
         return waivers.settle(record, self._about(subject), again)
 
@@ -180,7 +231,24 @@ class Session:
                 vacuous = True
         return vacuous
 
-    def _document(self) -> dict[str, Any]:
+    def _partial(self) -> bool:
+        """Say what was asked and not looked at; whether there is any."""
+        option = self.config.getoption
+        if not option("--bnspec-table"):  # pytest may have been given some of the files only
+            return False
+        names = [s.name for s in self.present.values()]
+        clauses = [c for c in specification_clauses() if any(matches(w, c) for w in option("--clause"))]
+        asked = self.chosen if option("keyword") else asked_for(clauses, names)
+        found = problems(asked, self.records)
+        self.notes += found
+        self.cut = next((note for note in found if note.startswith("not finished")), None)
+        return bool(found)
+
+    def _unfinished(self) -> dict[str, Any]:
+        """The report so far."""
+        return self._document(["not finished: the run is still going on, or its process was ended from outside"])
+
+    def _document(self, notes: Collection[str] = ()) -> dict[str, Any]:
         option = self.config.getoption
         return report.document(
             self.records,
@@ -190,7 +258,9 @@ class Session:
             seconds=time.perf_counter() - self.started,
             command=self._command(),
             lacking=_lacking(self.records, {s.name: s for s in self.present.values()}),
-            notes=self.notes,
+            notes=[*self.notes, *notes],
+            interrupted=bool(notes) or self.cut is not None,
+            running=self.written.live.running if self.written is not None and self.cut is not None else None,
         )
 
     def _command(self) -> str:
@@ -205,23 +275,24 @@ class Session:
             words += ["--profile", name]
         if option("--max-examples") is not None:
             words += ["--max-examples", str(option("--max-examples"))]
+        if option("--bnspec-deadline") is not None:
+            words += ["--deadline", f"{option('--bnspec-deadline'):g}"]
+        words += ["--isolate"] if option("--bnspec-isolate") else []
         words += ["--no-shrink"] if option("--bnspec-no-shrink") else []
         words += ["--seed", str(option("--bnspec-seed") or 0)]
         if option("--bnspec-waivers") is not None:
             words += ["--waivers", option("--bnspec-waivers")]
         return shlex.join(words)
 
-    def _write(self, content: dict[str, Any]) -> None:
-        if self.config.getoption("--bnspec-silent"):
-            return
-        for kind, write in (("json", report.write_json), ("junit", report.write_junit), ("html", report.write_html)):
-            path = self.config.getoption(f"--bnspec-{kind}")
-            if path is not None:
-                write(path, content)
-        folder = self.config.getoption("--bnspec-failures")
-        if folder is not None:
-            written = report.write_failures(Path(folder), content, self.records)
-            self.said += [f"bnspec-conformance replay {shlex.quote(str(path))}" for path in written]
+
+def _why(session: pytest.Session) -> str | None:
+    """None, or why a run comes to its end before its time."""
+    stop = current()
+    if stop is not None and stop.name is not None:
+        return f"{stop.name} ended the run"
+    if session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR):
+        return "the run was interrupted"
+    return None
 
 
 def _record(item: pytest.Item, call: pytest.CallInfo[None], result: Any) -> Record:
@@ -238,7 +309,8 @@ def _record(item: pytest.Item, call: pytest.CallInfo[None], result: Any) -> Reco
     error = None if call.excinfo is None else call.excinfo.value
     problem = f"the check broke: {type(error).__name__}: {error}"
     violation = {"clauses": list(ids), "subject": subject, "problem": problem, "case": None}
-    return dataclasses.replace(record, reason=str(result.longrepr), violation=violation)
+    booked = {clause: {"outcome": "failed", "reason": problem} for clause in ids}
+    return dataclasses.replace(record, reason=str(result.longrepr), violation=violation, booked=booked)
 
 
 def _lacking(records: Collection[Record], subjects: dict[str, Subject]) -> dict[str, dict[str, str]]:
@@ -253,6 +325,12 @@ def _lacking(records: Collection[Record], subjects: dict[str, Subject]) -> dict[
             if clause not in record.clauses and reason is not None:
                 found[record.subject][clause] = reason
     return found
+
+
+def _of(item: pytest.Item) -> tuple[str, str]:
+    """The check and the subject of a test."""
+    function, subject = getattr(item, "function", None), getattr(item, "callspec", None)
+    return str(getattr(function, "check", "")), str(getattr(subject and subject.params.get("subject"), "name", ""))
 
 
 def _clauses_of(item: pytest.Item) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from tomlkit.items import AoT
 
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance.engine import all_checks
+from bnspec_conformance.report._write import write_text
 from bnspec_conformance.waivers import GENERATED_DAYS, Changes, Waiver, parse_version
 
 __all__ = ["WaiverError", "load_waivers", "write_changes"]
@@ -80,7 +81,7 @@ def write_changes(path: Path, changes: Changes, today: datetime.date) -> str:
             content.append("waiver", tables)
     for waiver in changes.new:
         tables.append(_table(waiver))
-    path.write_text(tomlkit.dumps(content), encoding="utf-8")
+    write_text(path, tomlkit.dumps(content))
     counts = (len(changes.new), "added"), (len(changes.renew), "renewed"), (len(changes.drop), "removed")
     return f"{path}: " + ", ".join(f"{number} {what}" for number, what in counts if number)
 

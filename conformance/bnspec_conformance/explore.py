@@ -1,44 +1,20 @@
 """How a check becomes a test: which clauses it proves, what Hypothesis draws for it, and the record of one attempt."""
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from typing import Any
 
-import hypothesis
 import pytest
-from hypothesis.errors import Flaky, StopTest, Unsatisfiable, UnsatisfiedAssumption
-from hypothesis.internal.conjecture import providers
 from hypothesis.strategies import SearchStrategy
 
-from bnspec_conformance.drawn import CannotWrite, drawn_to_json
-from bnspec_conformance.record import Record
+from bnspec_conformance.record import Record, failed
+from bnspec_conformance.search import SLOW_OR_LARGE, run_case, search, search_settings
 from bnspec_conformance.subjects import NotSupported, Subject
-from bnspec_conformance.trial import Budget, NeverSupported, Trial, Violation
-
-if hasattr(providers, "_get_local_constants"):
-    # Hypothesis mixes constants of the modules that happen to be imported into what it draws; the cases of a seed must
-    # not depend on what else is loaded.
-    providers._get_local_constants = lambda: providers._local_constants
+from bnspec_conformance.trial import Budget, Trial
+from bnspec_conformance.violation import Violation
 
 __all__ = ["SLOW_OR_LARGE", "clauses", "explore", "search_settings"]
-
-#: Exact arithmetic takes its time, and a case has many parts; both are known.
-SLOW_OR_LARGE = (
-    hypothesis.HealthCheck.too_slow,
-    hypothesis.HealthCheck.data_too_large,
-    hypothesis.HealthCheck.large_base_example,
-    hypothesis.HealthCheck.filter_too_much,
-)
-
-#: Runs spent on making a counterexample smaller, as a multiple of the subject's examples: a count, not a time, so that
-#: the result depends on the seed alone.
-_SHRINKS = 10
-
-
-class _Enough(BaseException):
-    """Ends a search that cannot find anything; no Exception, which Hypothesis would take for a failure and shrink."""
 
 
 def clauses(*ids: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -76,28 +52,26 @@ def explore(
             mine = tuple(clause for clause in named if lacks[clause] is None)
             trial = Trial(subject, mine or named, budget)
             started = time.perf_counter()
-            outcome, reason, details = "passed", "", None
+            outcome, reason = "passed", ""
             try:
                 if not mine:
                     raise NotSupported(str(lacks[named[0]]))
-                if strategy is None:
-                    _guarded(check, trial)
-                elif drawn:
-                    _guarded(check, trial, drawn["drawn"])
+                if strategy is None or drawn:
+                    run_case(check, trial, *drawn.values()).decide()
                 else:
-                    examples = max(2, round(share * trial.examples))
-                    _search(check, trial, strategy(subject), examples)
-                if trial.compared and not trial.informative:
-                    outcome, reason = "untested", "everything that was compared held one and the same value"
+                    search(check, trial, strategy(subject), max(2, round(share * trial.examples))).decide()
             except NotSupported as error:
                 outcome, reason = "not supported", str(error)
-            except Violation as violation:
-                outcome, reason, details = "failed", str(violation), violation.details
-            seconds = time.perf_counter() - started
-            return Record(
-                name, trial.clauses, subject.name, outcome, seconds, trial.cases, trial.worst, reason,
-                dict(trial.reached), details,
+            except Exception:
+                if not trial.found:  # else what was found counts, whatever broke afterwards
+                    raise
+            if outcome == "passed" and trial.compared and not trial.informative:
+                outcome, reason = "untested", "everything that was compared held one and the same value"
+            record = Record(
+                name, trial.clauses, subject.name, outcome, time.perf_counter() - started, trial.cases, trial.worst,
+                reason, dict(trial.reached),
             )  # fmt: skip
+            return failed(record, list(trial.found)) if trial.found else record
 
         @functools.wraps(check)
         def test(subject: Subject, budget: Budget, request: pytest.FixtureRequest) -> None:
@@ -115,94 +89,3 @@ def explore(
         return test
 
     return decorate
-
-
-def search_settings(examples: int, *, shrink: bool = True, **more: Any) -> hypothesis.settings:
-    """How Hypothesis searches here: nothing kept between runs, no clock, one minimal failure."""
-    phases = (hypothesis.Phase.generate, hypothesis.Phase.shrink)
-    return hypothesis.settings(
-        max_examples=examples,
-        database=None,
-        deadline=None,
-        report_multiple_bugs=False,
-        print_blob=False,
-        phases=phases if shrink else phases[:1],
-        suppress_health_check=SLOW_OR_LARGE,
-        **more,
-    )
-
-
-def _guarded(check: Callable[..., None], trial: Trial, *drawn: Any) -> None:
-    """Run a check; what the subject's results make of the check's own code is said in the check's words."""
-    try:
-        check(trial, *drawn)
-    except Violation as violation:
-        if drawn and "drawn" not in violation.details:
-            try:
-                violation.details["drawn"] = drawn_to_json(drawn[0])
-            except CannotWrite:
-                violation.details["drawn"] = None
-        raise
-    except (NotSupported, StopTest, UnsatisfiedAssumption):
-        raise
-    except AssertionError as error:
-        if trial.subject.backend is not None:  # bnspec's own subjects return everything
-            raise
-        # A bare assert in a check names a result that it cannot do without.
-        raise NotSupported("it does not return what this check compares") from error
-    except Exception as error:
-        if trial.subject.backend is not None:
-            raise
-        raise trial.broken(f"gave results that the check could not use: {type(error).__name__}: {error}") from error
-
-
-def _search(check: Callable[..., None], trial: Trial, strategy: Any, examples: int) -> None:
-    reasons: list[str] = []
-    ran = False
-    known: dict[str, Violation] = {}  # failures by their argument, so that the last replay needs no run
-    spent = 0
-
-    @hypothesis.seed(trial.budget.seed)
-    @search_settings(examples, shrink=trial.budget.shrink)
-    @hypothesis.given(strategy)
-    def one(drawn: Any) -> None:
-        nonlocal ran, spent
-        if not ran and len(reasons) >= examples:  # it will not be supported the next time either
-            raise _Enough
-        key = _key(drawn) if known else ""
-        if known:
-            spent += 1
-            if key in known:
-                raise known[key]
-            if spent > _SHRINKS * trial.subject.examples:
-                return
-        try:
-            _guarded(check, trial, drawn)
-            ran = True
-        except NotSupported as reason:
-            reasons.append(str(reason))
-            if isinstance(reason, NeverSupported):
-                raise _Enough from reason
-            hypothesis.reject()
-        except Violation as violation:
-            known[key or _key(drawn)] = violation
-            if getattr(violation.__cause__, "hung", False):  # each smaller case could cost a deadline
-                spent = _SHRINKS * trial.subject.examples
-            raise
-
-    try:
-        one()
-    except (Unsatisfiable, _Enough):
-        raise NotSupported(reasons[0] if reasons else "no case could be drawn") from None
-    except Flaky:
-        if not known:
-            raise
-        first = next(iter(known.values()))
-        raise Violation(str(first) + "\n  it does not fail every time", first.details) from None
-
-
-def _key(drawn: Any) -> str:
-    try:
-        return json.dumps(drawn_to_json(drawn))
-    except CannotWrite:
-        return repr(drawn)

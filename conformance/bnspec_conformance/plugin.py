@@ -41,6 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--bnspec-no-shrink", action="store_true", help="report the first failing case, not the smallest")
     group.addoption("--bnspec-silent", action="store_true", help="write no files: another process of the job does")
+    group.addoption("--bnspec-deadline", type=float, default=None, metavar="SECONDS", help="for one case (default 120)")
+    group.addoption("--bnspec-isolate", action="store_true", help="run Python subjects in processes of their own")
     group.addoption("--bnspec-seed", type=int, default=0, metavar="N", help="seed of all cases (default 0)")
     group.addoption(
         "--clause",
@@ -96,19 +98,21 @@ def budget(pytestconfig: pytest.Config) -> Budget:
     """How long to look."""
     option = pytestconfig.getoption
     shrink = not option("--bnspec-no-shrink")
-    return Budget(option("--max-examples"), int(option("--bnspec-seed") or 0), shrink)
+    deadline = option("--bnspec-deadline")
+    more = {} if deadline is None else {"deadline": deadline}
+    return Budget(option("--max-examples"), int(option("--bnspec-seed") or 0), shrink, **more)
 
 
 def _subjects(config: pytest.Config) -> dict[str, Subject | str]:
     """Each subject by the name it was asked by, or why it cannot be had, which is an error if it was asked for."""
     asked = config.getoption("--subject")
-    profiles = config.getoption("--bnspec-profile")
+    profiles, deadline = config.getoption("--bnspec-profile"), config.getoption("--bnspec-deadline")
     subjects: dict[str, Subject | str] = {}
     for name in asked or [n for n in DEFAULT if n in known_subjects()]:
         if name in subjects:
             raise pytest.UsageError(f"subject {name!r} is asked for twice; name it once.")
         try:
-            subject = find_subject(name)
+            subject = find_subject(name, deadline=deadline, isolate=config.getoption("--bnspec-isolate"))
             other = next((a for a, s in subjects.items() if not isinstance(s, str) and s.name == subject.name), None)
             if other is not None:
                 raise pytest.UsageError(

@@ -1,10 +1,14 @@
 """What a run writes down: one `Record` for each check on each subject."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["OUTCOMES", "Record", "Worst"]
+if TYPE_CHECKING:
+    from bnspec_conformance.violation import Violation
+
+__all__ = ["OUTCOMES", "Record", "Worst", "failed", "outcome_of", "reason_of"]
 
 #: What can come of a check. "untested": it ran, and nothing it compared carried information. "waived": it failed, and a
 #: waiver says why that is known. "stale": it was to fail by a waiver that has expired or is no longer needed.
@@ -48,6 +52,11 @@ class Record:
         bound_ulp; `drawn`, the check's argument as `codec` writes it, for replay.
     waiver : dict or None
         The waiver that was applied.
+    booked : dict of str to dict
+        By clause, its own outcome and reason, where the check failed: what is wrong breaks some clauses, and leaves the
+        others of the check untested. Empty where every clause has the outcome of the check.
+    others : list of dict
+        Violations of other clauses than the first one's.
     """
 
     check: str
@@ -61,6 +70,13 @@ class Record:
     reached: dict[str, int] = field(default_factory=dict)
     violation: dict[str, Any] | None = None
     waiver: dict[str, Any] | None = None
+    booked: dict[str, dict[str, str]] = field(default_factory=dict)
+    others: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """The clauses that failed, those that a waiver covers among them."""
+        return tuple(c for c in self.clauses if outcome_of(self, c) in ("failed", "waived"))
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON value."""
@@ -71,3 +87,50 @@ class Record:
         """The record again."""
         worst = None if value["worst"] is None else Worst(**value["worst"])
         return Record(**(value | {"clauses": tuple(value["clauses"]), "worst": worst}))
+
+
+def outcome_of(record: Record | Mapping[str, Any], clause: str) -> str:
+    """What a check says of one of its clauses."""
+    return _told(record, clause)[0]
+
+
+def reason_of(record: Record | Mapping[str, Any], clause: str) -> str:
+    """Why, in the words that belong to this clause."""
+    return _told(record, clause)[1]
+
+
+def _told(record: Record | Mapping[str, Any], clause: str) -> tuple[str, str]:
+    held: Mapping[str, Any] = vars(record) if isinstance(record, Record) else record
+    own = (held.get("booked") or {}).get(clause)
+    return (own["outcome"], own["reason"]) if own is not None else (str(held["outcome"]), str(held["reason"]))
+
+
+def failed(record: Record, violations: "Sequence[Violation]") -> Record:
+    """The record of a check that saw violations, which are booked to the clauses that they break.
+
+    Parameters
+    ----------
+    record : Record
+        Of the same attempt.
+    violations : sequence of Violation
+        At least one, the first to be reported first.
+    """
+    first = violations[0]
+    booked = {clause: v for v in reversed(violations) for clause in v.clauses}
+    because = f"untested, because {' and '.join(first.clauses)} failed: {first.problem}"
+    clauses = tuple(dict.fromkeys([*record.clauses, *(c for v in violations for c in v.clauses)]))
+    told = {
+        clause: {"outcome": "failed", "reason": booked[clause].problem}
+        if clause in booked
+        else {"outcome": "untested", "reason": because}
+        for clause in clauses
+    }
+    return dataclasses.replace(
+        record,
+        clauses=clauses,
+        outcome="failed",
+        reason="\n\n".join(map(str, violations)),
+        violation=first.details,
+        booked=told,
+        others=[v.details for v in violations[1:]],
+    )

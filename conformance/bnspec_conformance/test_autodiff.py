@@ -140,7 +140,7 @@ def derivatives(t: Trial, case: Case) -> tuple[Array, Array, Array]:
 def test_library_differentiates(t: Trial, cases: tuple[Case, ...]) -> None:
     """First derivatives by the library are those of the formulas, second ones the derivatives of the formulas."""
     t.needs_backend()
-    wide = Trial(dataclasses.replace(t.subject, arithmetic="float64"), t.clauses, budget=t.budget)  # type: ignore[type-var]
+    wide = t.beside(arithmetic="float64")
     for case in cases:
         first, second, along = derivatives(t, case)
         reference = exact(case)

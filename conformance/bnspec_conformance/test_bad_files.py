@@ -55,8 +55,9 @@ def test_bad_dictionaries(t: Trial, case: Case) -> None:
                 continue  # a layer that was never called may still get any number of channels
             before = snapshot(t, each, bad)
             said = t.refuses(lambda: each.load_state_dict(bad), (ValueError, TypeError), "BN-STATE-5")  # noqa: B023
-            t.require(all(w in said for w in words), f"{what}, but the refusal does not name {words}: {said}", case)
-            t.require(snapshot(t, each, bad) == before, f"{what}, and the refusal changed something", case)
+            unnamed = f"{what}, but the refusal does not name {words}: {said}"
+            t.require(all(w in said for w in words), unnamed, case, proves=("BN-STATE-5",))
+            t.require(snapshot(t, each, bad) == before, f"{what}, and the refusal changed something", case)  # both
 
 
 class _Trap:
@@ -122,12 +123,13 @@ def test_bad_files(t: Trial, case: Case) -> None:
                     before = snapshot(t, each, path)
                     t.refuses(lambda: each.load(file), ValueError, "BN-STATE-5")  # noqa: B023
                     t.require(snapshot(t, each, path) == before, f"the refusal of {what} changed something", case)
-                    t.require(not _Trap.sprung, f"{what} was unpickled", case)
+                    t.require(not _Trap.sprung, f"{what} was unpickled", case, proves=("BN-STATE-5",))
             plain(path / f"foreign{suffix}", state_of(t, layer))
-            for name in (f"good{suffix}", f"foreign{suffix}"):
+            for name, clause in ((f"good{suffix}", "BN-STATE-3"), (f"foreign{suffix}", "BN-STATE-5")):
                 new = layer_of(t, case)
                 new.load(path / name)
-                t.same(state_of(t, new), state_of(t, layer), f"variables after loading the {name}", case)
+                what = f"variables after loading the {name}"
+                t.same(state_of(t, new), state_of(t, layer), what, case, proves=(clause,))
 
 
 def plain(path: Path, values: dict[str, Array]) -> None:

@@ -142,8 +142,7 @@ def test_memory_layout(t: Trial, drawn: tuple[Case, str]) -> None:
             for v in (rank.x, rank.dy, rank.mask, rank.xdot)
         )
         case = dataclasses.replace(case, ranks=(RankInputs(*same),))  # type: ignore[arg-type]
-    views = dataclasses.replace(t.subject, backend=_Views(backend, _LAYOUTS[kind]))  # type: ignore[type-var]
-    other = Trial(views, t.clauses, budget=t.budget)
+    other = t.beside(backend=_Views(backend, _LAYOUTS[kind]))
     outcome = other.run(case)
     t.absorb(other)
     asked = [f for f in (*_EVERYTHING, "state") if getattr(outcome.ranks[0], f) is not None]
@@ -199,7 +198,7 @@ def test_compiled(t: Trial, case: Case) -> None:
     far = RankInputs(rank.x + rank.x.dtype.type(30), rank.dy, None, rank.xdot)  # where a rewritten variance would show
     case = dataclasses.replace(case, ranks=(far,))
     reference = exact(case)
-    t.agree(case, *_EVERYTHING, "state", reference=reference)
+    t.agree(case, *_EVERYTHING, "state", reference=reference, proves=())
     t.agree(case, *_EVERYTHING, "state", reference=reference, outcome=compiled(t, jax, case))
 
 
@@ -229,9 +228,10 @@ def test_raises_at_tracing(t: Trial) -> None:
         ("BN-SHAPE-6", lambda v: bnspec.batch_norm_inference(v, params, short, config)[0], np.ones((4, 2), "float32")),
         ("BN-GRAD-1", lambda v: bnspec.batch_norm_vjp(v, saved_of_x).x, np.ones((5, 2), "float32")),
     ]
+    own = ("BN-DET-3",)
     for clause, call, bad in rows:
-        eager = t.refuses(lambda: call(put(bad)), (ValueError, TypeError), clause)  # noqa: B023
+        eager = t.refuses(lambda: call(put(bad)), (ValueError, TypeError), clause, proves=(clause,))  # noqa: B023
         shape = jax.ShapeDtypeStruct(bad.shape, bad.dtype)
-        traced = t.refuses(lambda: jax.eval_shape(call, shape), (ValueError, TypeError), clause)  # noqa: B023
+        traced = t.refuses(lambda: jax.eval_shape(call, shape), (ValueError, TypeError), clause, proves=own)  # noqa: B023
         t.require(traced == eager, f"traced: {traced}\neager:  {eager}")
-        t.refuses(lambda: jax.jit(call)(put(bad)), (ValueError, TypeError), clause)  # noqa: B023
+        t.refuses(lambda: jax.jit(call)(put(bad)), (ValueError, TypeError), clause, proves=own)  # noqa: B023

@@ -17,6 +17,9 @@ from bnspec_conformance.trial import NotSupported, Trial
 #: what came; expected what was expected [clause]. What to do.
 _FORM = re.compile(r"\S.*; expected \S.* \[(BN-[A-Z]+-[1-9][0-9]*)\]\. \S.*[.]", re.DOTALL)
 
+#: What breaks where a refusal has an effect.
+_CHANGED = ("BN-ERR-2",)
+
 Rows = Callable[[Setting], Iterator[Row]]
 
 
@@ -40,15 +43,18 @@ def refuse_all(t: Trial, rows: Rows, **options: Any) -> None:
         before = snapshot(t, s.layer, s.updates, s.x, s.dy, *row.given)
         text = t.refuses(row.call, row.kinds, row.clause)
         found = _FORM.fullmatch(text)
-        t.require(found is not None, f"{row.what}: not of the form 'came; expected wanted [clause]. Advice.': {text}")
+        said: Any = {"proves": ("BN-ERR-1",)}
+        form = f"{row.what}: not of the form 'came; expected wanted [clause]. Advice.': {text}"
+        t.require(found is not None, form, **said)
         assert found is not None
-        t.require(found[1] in known_clauses(), f"{row.what}: {found[1]} is no clause")
+        t.require(found[1] in known_clauses(), f"{row.what}: {found[1]} is no clause", **said)
         for word in row.words:
-            t.require(word in text.split(" [BN-")[0], f"{row.what}: the text does not mention {word!r}: {text}")
+            there = word in text.split(" [BN-")[0]
+            t.require(there, f"{row.what}: the text does not mention {word!r}: {text}", **said)
         for content in row.contents:
-            t.require(content not in text, f"{row.what}: the text shows the contents of an array: {text}")
+            t.require(content not in text, f"{row.what}: the text shows the contents of an array: {text}", **said)
         after = snapshot(t, s.layer, s.updates, s.x, s.dy, *row.given)
-        t.require(after == before, f"{row.what}: the refusal changed something")
+        t.require(after == before, f"{row.what}: the refusal changed something", proves=_CHANGED)
     goes_on(t, s, twin)
 
 
@@ -65,9 +71,9 @@ def goes_on(t: Trial, s: Setting, twin: Setting) -> None:
         arrays = (dx, grads.gamma, grads.beta, y)
         results.append([None if a is None else host(t, a) for a in arrays])
     for name, a, b in zip(("dx", "dgamma", "dbeta", "y"), *results):
-        t.same(a, b, f"{name} after the refusals", None)
-    t.same(state_of(t, s.layer), state_of(t, twin.layer), "variables after the refusals", None)
-    t.require(len(s.updates) == len(twin.updates), "other updates are pending after the refusals")
+        t.same(a, b, f"{name} after the refusals", None, proves=_CHANGED)
+    t.same(state_of(t, s.layer), state_of(t, twin.layer), "variables after the refusals", None, proves=_CHANGED)
+    t.require(len(s.updates) == len(twin.updates), "other updates are pending after the refusals", proves=_CHANGED)
 
 
 @clauses("BN-ERR-1", "BN-ERR-2", "BN-SHAPE-1", "BN-SHAPE-2", "BN-SHAPE-5", "BN-SHAPE-6", "BN-GRP-3")
@@ -109,7 +115,7 @@ def test_refused_run(t: Trial) -> None:
     t.refuses(s.updates.run, ValueError, "BN-RUN-4")
     before = snapshot(t, s.layer, s.updates, s.x)
     t.refuses(s.updates.run, ValueError, "BN-RUN-4")
-    t.require(snapshot(t, s.layer, s.updates, s.x) == before, "a refused run changed something")
+    t.require(snapshot(t, s.layer, s.updates, s.x) == before, "a refused run changed something", proves=_CHANGED)
 
 
 @clauses("BN-ERR-2", "BN-ERR-4")
@@ -125,9 +131,9 @@ def test_refused_call_has_no_backward(t: Trial) -> None:
         if refused:
             before = snapshot(t, layer)
             t.refuses(lambda: layer(bad), FloatingPointError, "BN-RUN-10")  # noqa: B023
-            t.require(snapshot(t, layer) == before, "the refused call changed something")
+            t.require(snapshot(t, layer) == before, "the refused call changed something", proves=_CHANGED)
         found.append(host(t, layer.backward(s.dy)))
-    t.same(found[0], found[1], "dx of the call before a refused one", None)
+    t.same(found[0], found[1], "dx of the call before a refused one", None, proves=("BN-ERR-4",))
 
 
 @clauses("BN-ERR-3", "BN-ERR-2")

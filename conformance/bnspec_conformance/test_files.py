@@ -87,7 +87,8 @@ def test_other_suffixes(t: Trial, case: Case) -> None:
             before = snapshot(t, layer, path)
             t.refuses(lambda: layer.save(path / name), ValueError, "BN-STATE-3")  # noqa: B023
             t.refuses(lambda: layer.load(path / name), ValueError, "BN-STATE-3")  # noqa: B023
-            t.require(snapshot(t, layer, path) == before, f"the refusal of {name} changed something", case)
+            unchanged = snapshot(t, layer, path) == before
+            t.require(unchanged, f"the refusal of {name} changed something", case, proves=("BN-ERR-2",))
 
 
 @contextmanager
@@ -172,5 +173,7 @@ def test_failing_write(t: Trial, case: Case) -> None:
                     failed = True
                 finally:
                     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-                t.require(failed, "a save that could not be written whole reported success", case)
-                t.require(snapshot(t, layer, path) == before, "a save that failed changed something", case)
+                broken = "a save that could not be written whole reported success"
+                t.require(failed, broken, case, proves=("BN-STATE-4",))
+                unchanged = snapshot(t, layer, path) == before
+                t.require(unchanged, "a save that failed changed something", case)  # the file too: both clauses

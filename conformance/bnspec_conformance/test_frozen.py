@@ -65,23 +65,29 @@ def test_independent_switches(t: Trial, case: Case) -> None:
         with bnspec.training_context() as context, warnings.catch_warnings():
             warnings.simplefilter("ignore", bnspec.FrozenStatisticsWarning)
             y = layer(put(rank.x))
-            t.require(len(context.updates) == (training and mode == "collection"), "pending updates are wrong", batch)
+            pending = len(context.updates) == (training and mode == "collection")
+            t.require(pending, "pending updates are wrong", batch, proves=("BN-UPD-3",))
             context.updates.run()
         dx = layer.backward(put(rank.dy))
         own = batch if training else running
         outcome = outcome_of(t, layer, batch, y=y, dx=dx)
-        t.agree(own, "y", "dx", outcome=outcome, reference=references[training])
+        usual: Any = {"proves": ("BN-INF-6",), "control": lambda own=own: t.subject.run(own)}
+        t.agree(own, "y", "dx", outcome=outcome, reference=references[training], **usual)
         if training and mode != "skip":
-            t.agree(own, "state", outcome=outcome, reference=references[training])
+            t.agree(own, "state", outcome=outcome, reference=references[training], **usual)
         else:
-            t.same(state_of(t, layer), before, "variables", batch)
+            about = ("BN-UPD-1",) if mode == "skip" else ("BN-INF-6",)
+            t.same(state_of(t, layer), before, "variables", batch, proves=about)
         grads = layer.gradients
         assert grads is not None
         there = grads.gamma is not None and grads.beta is not None
         none = grads.gamma is None and grads.beta is None
         t.require(
-            there if trainable else none, f"trainable={trainable} with gradients {grads.gamma}, {grads.beta}", own
+            there if trainable else none,
+            f"trainable={trainable} with gradients {grads.gamma}, {grads.beta}",
+            own,
+            proves=("BN-INF-6",),
         )
         if trainable:
             outcome = outcome_of(t, layer, batch, dgamma=grads.gamma, dbeta=grads.beta)
-            t.agree(own, "dgamma", "dbeta", outcome=outcome, reference=references[training])
+            t.agree(own, "dgamma", "dbeta", outcome=outcome, reference=references[training], **usual)

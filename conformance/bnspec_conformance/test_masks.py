@@ -99,8 +99,8 @@ def test_image(t: Trial, case: Case) -> None:
 @explore(lambda s: drawn(s, ghost=True, derivatives=True, running=True))
 def test_masked_nonfinite(t: Trial, case: Case) -> None:
     """NaN and infinity at masked positions reach y there, and nothing else."""
-    case = holding(case, _HELD)
-    t.agree(case, "y", "dx", "dgamma", "dbeta", "ydot", "state")
+    finite = holding(case, [0.0])
+    t.agree(holding(case, _HELD), "y", "dx", "dgamma", "dbeta", "ydot", "state", control=finite)
 
 
 @clauses("BN-MASK-3")
@@ -110,7 +110,8 @@ def test_masked_nonfinite_and_renorm(t: Trial) -> None:
     for fields in ({"renorm": _RENORM}, {}):
         for case in forced(**fields):
             for value in _HELD[:3]:
-                t.agree(holding(case, [value]), "y", "dx", "dgamma", "dbeta", "ydot", "state")
+                held = holding(case, [value])
+                t.agree(held, "y", "dx", "dgamma", "dbeta", "ydot", "state", control=case)
 
 
 @clauses("BN-MASK-4")
@@ -121,11 +122,12 @@ def test_gradient(t: Trial, case: Case) -> None:
     t.agree(dataclasses.replace(case, config=dataclasses.replace(case.config, renorm=None)), "dx", "dgamma", "dbeta")
 
 
-def kept(t: Trial, case: Case, got: RankOutcome) -> None:
+def kept(t: Trial, case: Case, got: RankOutcome, control: Case) -> None:
     """Require the state of before; the subject's integers may be of another width."""
     __tracebackhide__ = True
     assert case.state is not None and got.state is not None
-    t.same(got.state, {k: v.astype(got.state[k].dtype) for k, v in case.state.items()}, "the state", case)
+    before = {k: v.astype(got.state[k].dtype) for k, v in case.state.items()}
+    t.same(got.state, before, "the state", case, control=control)
 
 
 @clauses("BN-MASK-5")
@@ -134,6 +136,8 @@ def test_all_masked(t: Trial) -> None:
     """A group without elements has mean 0 and variance 0, feeds no state, and makes nothing NaN."""
     nothing, half = np.zeros((4, 1, 2), bool), np.zeros((4, 1, 2), bool)
     half[2:] = True
+    some = ~nothing
+    some[0, 0, 0] = some[2, 0, 1] = False
     for fields in (
         {},
         {"renorm": _RENORM},
@@ -146,19 +150,21 @@ def test_all_masked(t: Trial) -> None:
     ):
         fed = fields.get("virtual_batch_size") and fields.get("ghost_source") == "merged"
         for mask in (nothing, half) if "virtual_batch_size" in fields else (nothing,):
-            case = masked_example(mask, **fields)
-            got = t.agree(
-                case, "count", "mean", "var", "y", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot"
-            ).ranks[0]
+            case, control = masked_example(mask, **fields), masked_example(some, **fields)
+            every = ("count", "mean", "var", "y", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")
+            got = t.agree(case, *every, control=control).ranks[0]
             if mask is nothing or not fed:  # "first" is an empty group here
-                kept(t, case, got)
+                kept(t, case, got, control)
             else:
-                t.agree(case, "state")
+                t.agree(case, "state", control=control)
             for field in ("y", "dx", "dgamma", "dbeta"):
-                t.require(bool(np.isfinite(getattr(got, field)).all()), f"{field} is not finite", case)
-            bad = t.agree(holding(case, [float("nan"), 1.0]), "y", "dx", "dgamma", "dbeta").ranks[0]
+                finite = bool(np.isfinite(getattr(got, field)).all())
+                t.require(finite, f"{field} is not finite", case, output=field, control=control)
+            veiled = holding(case, [float("nan"), 1.0])
+            bad = t.agree(veiled, "y", "dx", "dgamma", "dbeta", control=control).ranks[0]
             assert bad.dgamma is not None
-            t.require(bool(np.isfinite(bad.dgamma).all()), "dgamma is not finite", case)
+            finite = bool(np.isfinite(bad.dgamma).all())
+            t.require(finite, "dgamma is not finite", case, output="dgamma", control=control)
 
 
 @clauses("BN-MASK-5")
@@ -168,10 +174,11 @@ def test_empty_batch(t: Trial) -> None:
     mask = np.ones((0, 1, 2), bool)
     for fields in ({}, {"averaging": "pooled"}, {"virtual_batch_size": 2}, {"renorm": _RENORM}):
         case = example(config(**fields), [(0, 3, 2)], [None if "averaging" in fields else mask])
-        got = t.agree(case, "count", "mean", "var", "y", "dx", "dgamma", "dbeta", "ydot").ranks[0]
-        kept(t, case, got)
-        t.same(got.dgamma, np.zeros(3, np.float32), "dgamma", case)
-        t.same(got.dbeta, np.zeros(3, np.float32), "dbeta", case)
+        control = example(config(**fields))
+        got = t.agree(case, "count", "mean", "var", "y", "dx", "dgamma", "dbeta", "ydot", control=control).ranks[0]
+        kept(t, case, got, control)
+        t.same(got.dgamma, np.zeros(3, np.float32), "dgamma", case, control=control)
+        t.same(got.dbeta, np.zeros(3, np.float32), "dbeta", case, control=control)
 
 
 @clauses("BN-MASK-6")
@@ -209,7 +216,8 @@ def test_nothing_masked(t: Trial, case: Case) -> None:
         t.agree(full, "y", "dx", "dgamma", "dbeta", "state", "count", reference=reference)
         mask = np.random.default_rng(len(extents)).random(extents) < 0.5
         narrow = dataclasses.replace(case, ranks=(dataclasses.replace(rank, mask=mask),))
-        t.agree(narrow, "count", "mean", "y")
+        spread = dataclasses.replace(rank, mask=np.broadcast_to(mask, shape).copy())
+        t.agree(narrow, "count", "mean", "y", control=dataclasses.replace(case, ranks=(spread,)))
 
 
 @clauses("BN-MASK-7")

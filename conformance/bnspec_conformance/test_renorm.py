@@ -130,14 +130,20 @@ def test_neutral_reference(t: Trial) -> None:
 @explore(lambda s: drawn(s, running=True, plain=True), share=0.7)
 def test_steps(t: Trial, case: Case) -> None:
     """Every step is measured against the state that the step before left, while the limits change."""
-    first, *_ = case.ranks
+    first, begin = case.ranks[0], case
     for step, (rmax, dmax) in enumerate(((3.0, 5.0), (1.0, 0.0), (_WIDE, _WIDE))):
         x = first.x if step == 0 else (first.x * (1 + step) + step).astype(first.x.dtype)
         case = limited(dataclasses.replace(case, ranks=(RankInputs(x),)), rmax, dmax)
-        got = t.agree(case, "y", "state").ranks[0]
-        still = t.run(dataclasses.replace(case, update=False)).ranks[0]
-        t.same(still.y, got.y, "y with and without an update in the step", case)
-        case = dataclasses.replace(case, state=got.state)
+        unmoved, begin = dataclasses.replace(case, update=False), case if step == 0 else begin
+        got = t.run(case)
+        with t.found.gathering():
+            t.agree(case, "y", outcome=got, proves=("BN-RENORM-4",), control=unmoved)
+            if step:
+                t.agree(case, "y", outcome=got, proves=("BN-RENORM-9",), control=begin)
+            t.agree(case, "state", outcome=got, proves=())
+            what = "y with and without an update in the step"
+            t.same(t.run(unmoved).ranks[0].y, got.ranks[0].y, what, case, proves=("BN-RENORM-4",))
+        case = dataclasses.replace(case, state=got.ranks[0].state)
 
 
 @clauses("BN-RENORM-4")
@@ -173,10 +179,12 @@ def test_state(t: Trial, case: Case) -> None:
     own = {"renorm_mean", "renorm_stddev"} if case.config.renorm.form == "tensorpack" else set()
     state = t.agree(case, "state").ranks[0].state
     assert state is not None
-    t.require(set(state) == {"mean", "var", "stddev"} | own, f"the state has {sorted(state)}", case)
-    t.require(bool(np.all(state["var"] >= 0)), "a running variance is negative", case)
+    form = ("BN-RENORM-5" if own else "BN-RENORM-6",)
+    t.require(set(state) == {"mean", "var", "stddev"} | own, f"the state has {sorted(state)}", case, proves=form)
+    averaged = ("BN-RENORM-7",)
+    t.require(bool(np.all(state["var"] >= 0)), "a running variance is negative", case, proves=averaged)
     other = dataclasses.replace(case, state=case.state | {"var": case.state["var"] + 77})
-    t.same(t.run(other).ranks[0].state, state, "the state when only the old var differs", other)
+    t.same(t.run(other).ranks[0].state, state, "the state when only the old var differs", other, proves=averaged)
 
 
 @clauses("BN-RENORM-5", "BN-RENORM-6", "BN-RENORM-7")
@@ -212,8 +220,9 @@ def test_averaging(t: Trial) -> None:
 @explore(lambda s: drawn(s, running=True, ghost=True, mask=True, derivatives=True))
 def test_ghost_groups(t: Trial, case: Case) -> None:
     """Every ghost group has its own r and d against the one state of before the step."""
-    t.agree(limited(case, _WIDE, _WIDE), "y", "dx", "dgamma", "ydot", "state")
-    t.agree(case, "y", "state")
+    whole = dataclasses.replace(case, config=dataclasses.replace(case.config, virtual_batch_size=None))
+    t.agree(limited(case, _WIDE, _WIDE), "y", "dx", "dgamma", "ydot", "state", control=limited(whole, _WIDE, _WIDE))
+    t.agree(case, "y", "state", control=whole)
 
 
 @clauses("BN-RENORM-8")

@@ -94,7 +94,7 @@ def violations(
     return np.asarray(np.where(np.isnan(reference), ~lost, ~inside))
 
 
-def hard_bound(reference: Floats, gamma: Array | None, axis: int = -1) -> Floats:
+def hard_bound(reference: Floats, gamma: Array | None, axis: int = -1, *, flush: bool = False) -> Floats:
     """Eight float32 roundoffs of the channel's largest |reference|, the bound of the hard families.
 
     Parameters
@@ -105,17 +105,21 @@ def hard_bound(reference: Floats, gamma: Array | None, axis: int = -1) -> Floats
         Shape (C,); |gamma| (1 if None) takes the place of the largest value in a channel that is 0 throughout.
     axis : int
         Channel axis.
+    flush : bool
+        Whether the subject flushes subnormal numbers.
 
     Returns
     -------
     array
         reference's rank, C along axis and 1 elsewhere. Half the smallest float32 subnormal is added, since no float32
-        can be nearer to every real number.
+        can be nearer to every real number; the smallest normal float32 where subnormal results are flushed to 0.
     """
     others = tuple(i for i in range(reference.ndim) if i != axis % reference.ndim)
     size = np.max(np.abs(reference), axis=others, keepdims=True, initial=0.0)
     instead = np.ones(size.size) if gamma is None else np.abs(as_float64(gamma))
-    return np.asarray(8 * 2.0**-24 * np.where(size == 0, instead.reshape(size.shape), size) + 2.0**-150)
+    return np.asarray(
+        8 * 2.0**-24 * np.where(size == 0, instead.reshape(size.shape), size) + (2.0**-126 if flush else 2.0**-150)
+    )
 
 
 def ulps(error: npt.ArrayLike, reference: npt.ArrayLike, dtype: npt.DTypeLike) -> Floats:

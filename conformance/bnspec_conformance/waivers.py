@@ -8,16 +8,16 @@ import dataclasses
 import datetime
 import fnmatch
 import functools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from bnspec_conformance.record import Record
+from bnspec_conformance.record import Record, outcome_of, reason_of
 from bnspec_conformance.report._facts import device_of, libraries
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import Subject, version_of
 
 __all__ = [
     "GENERATED_DAYS",
@@ -91,9 +91,9 @@ class Waiver:
             return False
         return self.version is None or _version_fits(self.version, facts.libraries)
 
-    def covers(self, record: Record, facts: Facts) -> bool:
-        """Whether this is the failure that was meant."""
-        named = record.check == self.check if self.check is not None else self.clause in record.clauses
+    def covers(self, record: Record, facts: Facts, clause: str) -> bool:
+        """Whether this is the failure of a clause that was meant."""
+        named = record.check == self.check if self.check is not None else self.clause == clause
         return named and self.is_about(facts) and (self.dtype is None or self.dtype == dtype_of(record))
 
     def has_expired(self, today: datetime.date) -> bool:
@@ -142,16 +142,25 @@ class Waivers:
         """
         seconds, current = record.seconds, record
         used: list[Waiver] = []
+        reasons: dict[str, str] = {}
         while current.outcome == "failed":
-            waiver = self._covering(current, facts)
-            if waiver is None or waiver in used:
-                return self._not_covered(current, facts, seconds, used)
-            used.append(waiver)
-            rest = None if waiver.dtype is None else again([w.dtype for w in used if w.dtype is not None])
+            covering = {clause: self._covering(current, facts, clause) for clause in current.broken}
+            known = {c: w for c, w in covering.items() if w is not None and (w.dtype is None or w not in used)}
+            fresh = [waiver for waiver in dict.fromkeys(known.values()) if waiver not in used]
+            used += fresh
+            reasons |= {clause: waiver.reason for clause, waiver in known.items() if clause not in reasons}
+            open_ = [clause for clause in covering if clause not in known]
+            if open_:  # a clause that no waiver covers fails, whatever becomes of the others
+                return self._not_covered(current, facts, seconds, used, reasons, open_)
+            narrow = any(waiver.dtype is not None for waiver in fresh)
+            rest = again([w.dtype for w in used if w.dtype is not None]) if narrow else None
             if rest is None:
                 break
             current, seconds = rest, seconds + rest.seconds
-        return dataclasses.replace(record, outcome="waived", seconds=seconds, waiver=_applied(used)) if used else record
+        if not used:
+            return record
+        booked = _booked(record, reasons)
+        return dataclasses.replace(record, outcome="waived", seconds=seconds, waiver=_applied(used), booked=booked)
 
     def stale(
         self, records: Sequence[Record], subjects: Iterable[Facts], checks: Callable[[str], Collection[str]]
@@ -172,7 +181,7 @@ class Waivers:
                 wanted = [waiver.check] if waiver.check is not None else sorted(checks(str(waiver.clause)))
                 if not waiver.is_about(facts) or not all(name in ran for name in wanted):
                     continue
-                if {ran[name].outcome for name in wanted} - {"not supported", "untested"} != {"passed"}:
+                if _seen(waiver, records, ran, wanted, facts) - {"not supported", "untested"} != {"passed"}:
                     continue
                 clauses = (waiver.clause,) if waiver.clause is not None else ran[wanted[0]].clauses
                 text = f"waived by {waiver.where} of {self.path}, but it passes; remove the entry"
@@ -204,21 +213,34 @@ class Waivers:
         renew = [w for w in self.entries if w.entry in needed and w not in drop and w.has_expired(self.today)]
         return Changes(drop, renew, new)
 
-    def _covering(self, record: Record, facts: Facts) -> Waiver | None:
-        """The entry that covers a failure; with `update`, one that has expired does too."""
+    def _covering(self, record: Record, facts: Facts, clause: str) -> Waiver | None:
+        """The entry that covers a failure of a clause; with `update`, one that has expired does too."""
         for waiver in self.entries:
-            if waiver.covers(record, facts) and (self.update or not waiver.has_expired(self.today)):
+            if waiver.covers(record, facts, clause) and (self.update or not waiver.has_expired(self.today)):
                 return waiver
         return None
 
-    def _not_covered(self, record: Record, facts: Facts, seconds: float, used: Sequence[Waiver]) -> Record:
+    def _not_covered(
+        self,
+        record: Record,
+        facts: Facts,
+        seconds: float,
+        used: Sequence[Waiver],
+        reasons: Mapping[str, str],
+        open_: Collection[str],
+    ) -> Record:
+        """The record of a check of which some clauses are not covered; those that are count as waived."""
         record = dataclasses.replace(record, seconds=seconds)
+        known = {clause: reason for clause, reason in reasons.items() if clause not in open_}
         if self.update:
-            applied = _applied([generated(record, self.today), *used])
-            return dataclasses.replace(record, outcome="waived", waiver=applied)
-        expired = next((w for w in self.entries if w.covers(record, facts) and w.has_expired(self.today)), None)
+            own = generated(record, self.today)
+            booked = _booked(record, known | dict.fromkeys(open_, own.reason))
+            return dataclasses.replace(record, outcome="waived", waiver=_applied([own, *used]), booked=booked)
+        record = dataclasses.replace(record, booked=_booked(record, known)) if known else record
+        covering = (w for c in open_ for w in self.entries if w.covers(record, facts, c))
+        expired = next((w for w in covering if w.has_expired(self.today)), None)
         if expired is None:
-            return record
+            return dataclasses.replace(record, waiver=_applied(used)) if known else record
         text = f"\n  its waiver, {expired.where} of {self.path}, expired on {expired.expires}: {expired.reason}"
         return dataclasses.replace(record, reason=record.reason + text, waiver=_applied([expired]))
 
@@ -246,7 +268,7 @@ def generated(record: Record, today: datetime.date) -> Waiver:
 
 def facts_of(subject: Subject) -> Facts:
     """What conditions ask about a subject."""
-    return Facts(subject.name, device_of(subject), tuple(libraries(subject.version())))
+    return Facts(subject.name, device_of(subject), tuple(libraries(version_of(subject))))
 
 
 def dtype_of(record: Record) -> str | None:
@@ -270,6 +292,23 @@ def parse_version(text: str) -> tuple[str | None, SpecifierSet]:
     if not wanted.specifier or wanted.url or wanted.extras or wanted.marker:
         raise ValueError(f"{text} names no versions alone")
     return wanted.name, wanted.specifier
+
+
+def _booked(record: Record, reasons: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What is said of each clause where some are waived, with the reason of the waiver."""
+    waived = {c: {"outcome": "waived", "reason": r} for c, r in reasons.items() if c in record.clauses}
+    rest = {c: {"outcome": outcome_of(record, c), "reason": reason_of(record, c)} for c in record.clauses}
+    return rest | waived
+
+
+def _seen(
+    waiver: Waiver, records: Sequence[Record], ran: Mapping[str, Record], wanted: Collection[str], facts: Facts
+) -> set[str]:
+    """Every outcome of what a waiver covers, on the way of other checks too."""
+    if waiver.clause is None:
+        return {ran[name].outcome for name in wanted}
+    mine = [r for r in records if r.subject == facts.subject and waiver.clause in r.clauses]
+    return {outcome_of(r, waiver.clause) for r in mine}
 
 
 def _applied(used: Sequence[Waiver]) -> dict[str, Any]:

@@ -6,7 +6,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["TooLong", "deadline"]
+__all__ = ["PATIENCE", "TooLong", "deadline"]
+
+#: Seconds after which a case is taken for one that never ends, unless the command line says otherwise.
+PATIENCE = 120.0
 
 
 class TooLong(BaseException):

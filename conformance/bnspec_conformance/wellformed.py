@@ -9,13 +9,33 @@ import numpy as np
 from bnspec_conformance.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.scope import Scope
 
-__all__ = ["complaint"]
+__all__ = ["Complaint", "complaints"]
 
 _LIKE_X = ("y", "dx", "ydot")
 
 
-def complaint(outcome: Any, case: Case, scope: Scope, given: Sequence[Array]) -> str | None:
-    """None, or what is wrong with the form of an outcome.
+@dataclasses.dataclass(frozen=True)
+class Complaint:
+    """What is wrong with the form of an outcome.
+
+    Attributes
+    ----------
+    problem : str
+    output : str
+        Which output it is about, with its rank; empty for the outcome as a whole.
+    rank : int
+    clause : str
+        What it breaks, where that is not the output's own.
+    """
+
+    problem: str
+    output: str = ""
+    rank: int = 0
+    clause: str = ""
+
+
+def complaints(outcome: Any, case: Case, scope: Scope, given: Sequence[Array]) -> list[Complaint]:
+    """All that is wrong with the form of an outcome.
 
     Parameters
     ----------
@@ -28,25 +48,27 @@ def complaint(outcome: Any, case: Case, scope: Scope, given: Sequence[Array]) ->
         The case's arrays, with which no result may share its memory.
     """
     if not isinstance(outcome, Outcome) or not isinstance(outcome.ranks, tuple | list):
-        return f"run returned {type(outcome).__name__}; expected an Outcome with a tuple of RankOutcome"
+        return [Complaint(f"run returned {type(outcome).__name__}; expected an Outcome with a tuple of RankOutcome")]
     if len(outcome.ranks) != len(case.ranks):
-        return f"run returned the results of {len(outcome.ranks)} ranks; expected {len(case.ranks)}"
+        return [Complaint(f"run returned the results of {len(outcome.ranks)} ranks; expected {len(case.ranks)}")]
+    found = []
     for number, (rank, inputs) in enumerate(zip(outcome.ranks, case.ranks)):
         if not isinstance(rank, RankOutcome):
-            return f"rank {number} is {type(rank).__name__}; expected RankOutcome"
+            return [Complaint(f"rank {number} is {type(rank).__name__}; expected RankOutcome")]
         owed = scope.owes(case, inputs) if scope.declared else ()
         for field in dataclasses.fields(rank):
-            value = getattr(rank, field.name)
+            name, value = field.name, getattr(rank, field.name)
             if value is None:
-                if field.name in owed:
-                    return f"returned no {field.name}, which its scope promises"
+                if name in owed:
+                    found.append(Complaint(f"returned no {name}, which its scope promises", name, number))
                 continue
-            problem = _state(value) if field.name == "state" else _array(field.name, value, case, inputs.x.shape)
+            problem = _state(value) if name == "state" else _array(name, value, case, inputs.x.shape)
             if problem is not None:
-                return problem
-            if field.name in _LIKE_X and any(np.may_share_memory(value, array) for array in given):
-                return f"{field.name} shares its memory with an array that was given [BN-SHAPE-3]"
-    return None
+                found.append(Complaint(problem, name, number))
+            elif name in _LIKE_X and any(np.may_share_memory(value, array) for array in given):
+                text = f"{name} shares its memory with an array that was given [BN-SHAPE-3]"
+                found.append(Complaint(text, name, number, "BN-SHAPE-3"))
+    return found
 
 
 def _array(name: str, value: Any, case: Case, x: tuple[int, ...]) -> str | None:

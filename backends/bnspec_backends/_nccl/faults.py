@@ -7,6 +7,8 @@ from typing import Any
 import cupy
 from cupy.cuda import nccl
 
+from bnspec_backends._nccl.capture import beside_captures
+
 __all__ = ["DeviceFault", "Fault", "NCCLFault", "calling_nccl", "passed"]
 
 #: What CUDA says of an event that the device has not come to; everything else but 0 is a fault of the device.
@@ -33,7 +35,8 @@ def passed(event: Any) -> bool:
     DeviceFault
         Where `Event.done` would say not yet, for ever.
     """
-    status = cupy.cuda.runtime.eventQuery(event.ptr)
+    with beside_captures():
+        status = cupy.cuda.runtime.eventQuery(event.ptr)
     if status not in (0, _NOT_READY):
         raise DeviceFault(f"CUDA error {status}")
     return bool(status == 0)

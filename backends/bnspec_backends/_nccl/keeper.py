@@ -14,7 +14,6 @@ import cupyx
 import numpy as np
 
 from bnspec._types import Array
-from bnspec_backends._nccl.capture import allow_queries_beside_captures
 from bnspec_backends._nccl.faults import NCCLFault, calling_nccl
 
 __all__ = ["Keeper"]
@@ -68,7 +67,6 @@ class Keeper:
 
     def _run(self, look: Callable[[], None]) -> None:
         with contextlib.suppress(Exception):  # a device that does not answer is noticed by `look`
-            allow_queries_beside_captures()
             # A thread's device is the first one at first, where each rank's would then take memory.
             cupy.cuda.Device(self._device).use()
         while not self._wake.wait(_EVERY):

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnspec_conformance.commands._numbers import count, seconds
+
 if TYPE_CHECKING:
     from bnspec_conformance.matrix import Row
 
@@ -32,7 +34,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     matrix.add_argument("--html", metavar="FILE", help="write the merged report as one HTML file")
     matrix.add_argument("--jobs", type=int, default=2, metavar="N", help="subjects at a time (default 2)")
     matrix.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all cases (default 0)")
-    matrix.add_argument("--max-examples", type=int, metavar="N", help="cases per check (default: the subject's)")
+    matrix.add_argument("--max-examples", type=count, metavar="N", help="cases per check (default: the subject's)")
     matrix.add_argument("--shrink", action="store_true", help="look for the smallest case of each failure: slower")
     matrix.add_argument(
         "--clause", action="append", default=[], metavar="ID", help="only this clause or family; may be repeated"
@@ -44,6 +46,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--smoke", action="store_true", help="only ask whether every adapter still runs: few clauses, few cases"
     )
     matrix.add_argument("--patience", type=float, default=900.0, metavar="S", help="seconds per subject (default 900)")
+    matrix.add_argument("--deadline", type=seconds, metavar="SECONDS", help="for one case (default 120)")
     matrix.set_defaults(call=call)
 
 
@@ -65,6 +68,7 @@ def call(options: argparse.Namespace) -> int:
         options.clause = options.clause or list(_SMOKE)
     arguments = ["--seed", str(options.seed)]
     arguments += [] if options.shrink else ["--no-shrink"]  # most failures are known, and told in words
+    arguments += [] if options.deadline is None else ["--deadline", str(options.deadline)]
     arguments += [] if options.max_examples is None else ["--max-examples", str(options.max_examples)]
     arguments += [word for clause in options.clause for word in ("--clause", clause)]
 

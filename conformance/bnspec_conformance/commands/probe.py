@@ -68,9 +68,11 @@ def _print(subject: "Subject", findings: "list[Finding]") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from bnspec_conformance.subjects import version_of
+
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     declared = "no dialect" if subject.dialect is None else f"dialect {subject.dialect}"
-    console.print(Text(f"\n{subject.name} ({subject.version()}), {declared}"))
+    console.print(Text(f"\n{subject.name} ({version_of(subject)}), {declared}"))
     table = Table(box=None, pad_edge=False)
     for heading in ("", "convention", "measured", "declared", "by", "same?", ""):
         table.add_column(heading, overflow="fold")
@@ -103,6 +105,7 @@ def _print(subject: "Subject", findings: "list[Finding]") -> None:
 
 def _json(results: "list[tuple[Subject, list[Finding]]]") -> dict[str, Any]:
     import bnspec
+    from bnspec_conformance.subjects import version_of
 
     return {
         "format": "bnspec-probe/1",
@@ -110,7 +113,7 @@ def _json(results: "list[tuple[Subject, list[Finding]]]") -> dict[str, Any]:
         "subjects": [
             {
                 "name": subject.name,
-                "version": subject.version(),
+                "version": version_of(subject),
                 "dialect": subject.dialect,
                 "same": not any(f.verdict == "differs" for f in findings),
                 "findings": [dataclasses.asdict(f) for f in findings],

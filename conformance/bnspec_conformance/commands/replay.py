@@ -1,10 +1,13 @@
 """``bnspec-conformance replay``: run the counterexamples of a failure file or a report again, on any subject."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bnspec_conformance.commands._numbers import seconds
 
 if TYPE_CHECKING:
     from bnspec_conformance.record import Record
@@ -13,16 +16,25 @@ if TYPE_CHECKING:
 
 __all__ = ["call", "register"]
 
-_EPILOG = """exit status: 0 if nothing fails any more, 1 if something still does, 2 if the file or the call is wrong."""
+_EPILOG = """A file runs nothing by itself: a subject that does not come with bnspec has to be named with --subject.
+Exit status: 0 if nothing fails any more, 1 if something still does, 2 if the file or the call is wrong."""
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the arguments."""
     replay = commands.add_parser("replay", help="run the counterexamples of a file again", epilog=_EPILOG)
     replay.add_argument("file", metavar="FILE", help="of run --failures, or a report of run --json")
-    replay.add_argument("--subject", metavar="NAME", help="run them on this subject instead of the one that failed")
+    replay.add_argument(
+        "--subject",
+        metavar="NAME",
+        help="run them on this subject: the one that failed, where it does not come with bnspec, or another",
+    )
     replay.add_argument("--check", metavar="NAME", help="only this check, such as test_running::test_exponential")
     replay.add_argument("--index", type=int, metavar="N", help="only the Nth of those that are left, from 0")
+    replay.add_argument(
+        "--deadline", type=seconds, metavar="SECONDS", help="for one case (default 120; of a program 10)"
+    )
+    replay.add_argument("--isolate", action="store_true", help="run the subject in a process of its own")
     replay.set_defaults(call=call)
 
 
@@ -35,7 +47,7 @@ def call(options: argparse.Namespace) -> int:
     try:
         given = read_failures(Path(options.file))
         records = _chosen(given.records, options)
-        subjects = _subjects(records, options.subject, given.asked)
+        subjects = _subjects(records, options, given.asked)
     except (BadReport, LookupError, SubjectError) as error:
         print(error.args[0], file=sys.stderr)
         return 2
@@ -43,7 +55,7 @@ def call(options: argparse.Namespace) -> int:
         print(f"found with bnspec {given.bnspec}; this is {bnspec.__version__}, whose checks may differ")
     outcomes = []
     for number, record in enumerate(records):
-        found = _again(record, subjects[options.subject or record.subject], given)
+        found = _again(record, subjects[options.subject or record.subject], given, options.deadline)
         if found is None:
             print(f"{options.file}: the counterexample of {record.check} cannot be read.", file=sys.stderr)
             return 2
@@ -82,18 +94,26 @@ def _chosen(records: "tuple[Record, ...]", options: argparse.Namespace) -> "list
     return found
 
 
-def _subjects(records: "list[Record]", wanted: str | None, asked: Mapping[str, str]) -> "dict[str, Subject]":
-    from bnspec_conformance.subjects import SubjectError, find_subject
+def _subjects(records: "list[Record]", options: argparse.Namespace, asked: Mapping[str, str]) -> "dict[str, Subject]":
+    from bnspec_conformance.subjects import SubjectError, find_subject, is_ours
 
-    if wanted is not None:
-        return {wanted: find_subject(wanted)}
+    more = {"deadline": options.deadline, "isolate": options.isolate}
+    if options.subject is not None:
+        return {options.subject: find_subject(options.subject, **more)}
+    names = {name: asked.get(name, name) for name in dict.fromkeys(r.subject for r in records)}
+    for name in names.values():
+        if not is_ours(name):  # a file is not trusted: it starts no program and imports no module
+            raise SubjectError(
+                f"the file names the subject {name!r}, which runs only if you name it; expected one that comes with "
+                f"bnspec, or --subject. If you trust it, add: --subject {shlex.quote(name)}"
+            )
     try:
-        return {name: find_subject(asked.get(name, name)) for name in dict.fromkeys(r.subject for r in records)}
+        return {name: find_subject(asked, **more) for name, asked in names.items()}
     except SubjectError as error:
         raise SubjectError(f"{error} Name another one with --subject.") from error
 
 
-def _again(record: "Record", subject: "Subject", given: "Failures") -> "Record | None":
+def _again(record: "Record", subject: "Subject", given: "Failures", deadline: float | None) -> "Record | None":
     """One attempt on the argument that failed, or on the check's own draws; None if the argument is unreadable."""
     from bnspec_conformance.codec import BadData
     from bnspec_conformance.drawn import drawn_from_json
@@ -108,7 +128,8 @@ def _again(record: "Record", subject: "Subject", given: "Failures") -> "Record |
         except BadData as error:
             print(error, file=sys.stderr)
             return None
-    return attempt(all_checks()[record.check], subject, Budget(given.max_examples, given.seed), **argument)
+    more = {} if deadline is None else {"deadline": deadline}
+    return attempt(all_checks()[record.check], subject, Budget(given.max_examples, given.seed, **more), **argument)
 
 
 def _say(number: int, record: "Record", found: "Record") -> None:

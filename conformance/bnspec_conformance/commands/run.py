@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from bnspec_conformance.commands._numbers import count, seconds
+
 __all__ = ["call", "register"]
 
 #: Subjects whose ranks are the processes of an MPI job.
@@ -22,10 +24,14 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument(
         "subjects", nargs="+", metavar="SUBJECT", help="a name, module:attribute, or exec:PROGRAM on a pipe"
     )
-    run.add_argument("--max-examples", type=int, metavar="N", help="cases per check (default: the subject's)")
+    run.add_argument("--max-examples", type=count, metavar="N", help="cases per check (default: the subject's)")
     run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all cases (default 0)")
     run.add_argument(
         "--no-shrink", action="store_true", help="report the first case that fails, not the smallest: quicker"
+    )
+    run.add_argument("--deadline", type=seconds, metavar="SECONDS", help="for one case (default 120; of a program 10)")
+    run.add_argument(
+        "--isolate", action="store_true", help="run Python subjects in processes of their own: a crash fails a case"
     )
     run.add_argument("-k", metavar="EXPRESSION", help="only checks whose name matches, as pytest's -k")
     run.add_argument(
@@ -59,39 +65,45 @@ def call(options: argparse.Namespace) -> int:
         return _as_job(options)
     import pytest
 
-    # Nothing of the user's folder may change the run, and the run leaves nothing there.
+    from bnspec_conformance._stop import stoppable
+
+    # Nothing of the user's folder may change the run, and the run leaves nothing there; `undisturbed` sees to the rest.
     given = ["-c", str(_SUITE / "pytest.ini"), "--rootdir", str(_SUITE), "--import-mode=importlib", "--noconftest"]
     given += ["-p", "bnspec_conformance.plugin", "-p", "bnspec_conformance.quiet", "-p", "no:cacheprovider"]
     given += ["--pyargs", "bnspec_conformance", "-q", "--no-header", "--no-summary", "--show-capture=no"]
-    given += ["--bnspec-table", "--bnspec-seed", str(options.seed)]
-    for name, values in (
-        ("--subject", options.subjects),
-        ("--clause", options.clause),
-        ("--bnspec-profile", options.profile),
-    ):
-        for value in values:
-            given += [name, value]
-    if options.max_examples is not None:
-        given += ["--max-examples", str(options.max_examples)]
-    if options.k:
-        given += ["-k", options.k]
-    if options.no_shrink:
-        given += ["--bnspec-no-shrink"]
-    if options.update_waivers:
-        given += ["--bnspec-update-waivers"]
-    for name in ("json", "junit", "html", "failures", "waivers"):
-        if getattr(options, name) is not None:
-            given += [f"--bnspec-{name}", getattr(options, name)]
+    given += ["--bnspec-table", *_asked(options)]
     if _JOBS & {*options.subjects}:  # every process of the job runs all of it, and the first reports
         from bnspec_conformance.launch import quiet_process
 
         given += ["--bnspec-silent"] if quiet_process() else []
     sys.dont_write_bytecode = True
-    status = int(pytest.main(given))
+    with stoppable() as stop:
+        status = int(pytest.main(given))
     if status == pytest.ExitCode.NO_TESTS_COLLECTED:
         print("no check is left: --clause and -k leave nothing in common; `bnspec-conformance list`", file=sys.stderr)
     wrong = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
-    return {**dict.fromkeys(map(int, wrong), 2), int(pytest.ExitCode.INTERRUPTED): 130}.get(status, status)
+    status = {**dict.fromkeys(map(int, wrong), 2), int(pytest.ExitCode.INTERRUPTED): 130}.get(status, status)
+    return stop.status(status)
+
+
+def _asked(options: argparse.Namespace) -> list[str]:
+    """What the command line asks, as options of the plugin: one word each, so that no value is taken for an option."""
+    words = [f"--bnspec-seed={options.seed}"]
+    words += [f"--subject={name}" for name in options.subjects]
+    words += [f"--clause={name}" for name in options.clause]
+    words += [f"--bnspec-profile={name}" for name in options.profile]
+    words += [] if options.max_examples is None else [f"--max-examples={options.max_examples}"]
+    words += [] if options.deadline is None else [f"--bnspec-deadline={options.deadline!r}"]
+    words += [f"-k{options.k}"] if options.k else []
+    words += [
+        f"--bnspec-{name}"
+        for name in ("isolate", "no-shrink", "update-waivers")
+        if getattr(options, name.replace("-", "_"))
+    ]
+    for name in ("json", "junit", "html", "failures", "waivers"):
+        if getattr(options, name) is not None:
+            words.append(f"--bnspec-{name}={getattr(options, name)}")
+    return words
 
 
 def _as_job(options: argparse.Namespace) -> int:

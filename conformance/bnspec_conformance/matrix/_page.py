@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bnspec_conformance.markdown import code, escaped
+from bnspec_conformance.record import outcome_of, reason_of
+
 if TYPE_CHECKING:
     from bnspec_conformance.matrix import Row
 
@@ -11,7 +14,7 @@ __all__ = ["page"]
 _MARKS = {"passed": "✓", "failed": "✗", "waived": "◐", "not supported": "·", "untested": "?", "unlooked": ""}
 
 _LEGEND = """✓ passed · ◐ fails for a known reason, told below · ✗ failed · `·` not supported: outside what the subject
-declares, never a pass · ? nothing that was compared carried information"""
+declares, never a pass · ? untested: something else failed first, or nothing that was compared carried information"""
 
 
 def page(rows: "Sequence[Row]", report: Mapping[str, Any], command: str) -> str:
@@ -43,7 +46,10 @@ def page(rows: "Sequence[Row]", report: Mapping[str, Any], command: str) -> str:
     ]
     absent = [row for row in rows if row.report is None]
     if absent:
-        parts += ["## Not run", _table(("subject", "why"), [(f"`{row.subject}`", row.reason) for row in absent])]
+        parts += [
+            "## Not run",
+            _table(("subject", "why"), [(code(row.subject), escaped(row.reason)) for row in absent]),
+        ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
@@ -53,8 +59,8 @@ def _header(rows: "Sequence[Row]", report: Mapping[str, Any]) -> str:
         assert row.report is not None
         for s in row.report["subjects"]:
             judged = f"{s['bound']} bound, {s['arithmetic']}"
-            lines.append((f"`{s['name']}`", s["version"], s["dialect"] or "", ", ".join(s["profiles"]), judged))
-    machine = f"Python {report['python']}, {report['platform']} {report['machine']}, {report['device']}"
+            lines.append((code(s["name"]), escaped(s["version"]), s["dialect"] or "", ", ".join(s["profiles"]), judged))
+    machine = escaped(f"Python {report['python']}, {report['platform']} {report['machine']}, {report['device']}")
     examples = report["max_examples"] or "each subject's own number of"
     return f"{machine}; seed {report['seed']}, {examples} examples per check.\n\n" + _table(
         ("subject", "version", "dialect", "profiles", "judged by"), lines
@@ -68,10 +74,12 @@ def _conventions(rows: "Sequence[Row]") -> str:
         for finding in row.findings:
             if finding["verdict"] == "not observable":
                 continue
-            name = f"`{row.subject}`"
+            name = code(row.subject)
             if finding["verdict"] == "differs":
-                name += f" (declared: {finding['declared']})"
-            found.setdefault(finding["convention"], {}).setdefault(finding["measured"], []).append(name)
+                name += f" (declared: {escaped(finding['declared'])})"
+            found.setdefault(escaped(finding["convention"]), {}).setdefault(escaped(finding["measured"]), []).append(
+                name
+            )
     lines = []
     for convention, values in found.items():
         for i, (value, names) in enumerate(sorted(values.items(), key=lambda item: -len(item[1]))):
@@ -95,7 +103,7 @@ def _clauses(rows: "Sequence[Row]", report: Mapping[str, Any]) -> str:
         )
         for verdict in ("passed", "waived", "failed", "not supported", "untested")
     ]
-    return _table(("clause", *(f"`{name}`" for name in names)), [*lines, *sums])
+    return _table(("clause", *map(code, names)), [*lines, *sums])
 
 
 def _reasons(row: "Row") -> str:
@@ -104,25 +112,29 @@ def _reasons(row: "Row") -> str:
     known: dict[tuple[str, str], list[str]] = {}
     failed: dict[str, list[str]] = {}
     lacking: dict[str, list[str]] = {}
+    untested: dict[str, list[str]] = {}
     for check in row.report["checks"]:
-        where = check["clauses"]
-        if check["outcome"] == "waived" and check["waiver"]:
-            for waiver in check["waiver"]["applied"]:
-                known.setdefault((waiver["reason"], waiver.get("link") or ""), []).extend(where)
-        elif check["outcome"] in ("failed", "stale"):
-            problem = (check["violation"] or {}).get("problem") or check["reason"].splitlines()[0]
-            failed.setdefault(problem, []).extend(where)
+        links = {w["reason"]: w.get("link") or "" for w in (check["waiver"] or {}).get("applied", ())}
+        for clause in check["clauses"]:
+            outcome, reason = outcome_of(check, clause), reason_of(check, clause)
+            if outcome == "waived":
+                known.setdefault((reason, links.get(reason, "")), []).append(clause)
+            elif outcome in ("failed", "stale"):
+                failed.setdefault(reason.splitlines()[0], []).append(clause)
     for clause, entry in row.report["clauses"].items():
         for mine in entry["subjects"].values():
             if mine["verdict"] == "not supported":
                 lacking.setdefault("; ".join(mine["reasons"]), []).append(clause)
+            elif mine["verdict"] == "untested":
+                untested.setdefault("; ".join(mine["reasons"]), []).append(clause)
     lines = [
-        f"- ◐ {_ids(clauses)}: {reason}{f' [more]({link})' if link else ''}"
+        f"- ◐ {_ids(clauses)}: {escaped(reason)}{f' [more]({link})' if link else ''}"
         for (reason, link), clauses in known.items()
     ]
-    lines += [f"- ✗ {_ids(clauses)}: {problem}" for problem, clauses in failed.items()]
-    lines += [f"- · {_ids(clauses)}: {reason}" for reason, clauses in lacking.items()]
-    return f"### {row.subject}\n\n" + ("\n".join(lines) or "Every clause passes.")
+    lines += [f"- ✗ {_ids(clauses)}: {escaped(problem)}" for problem, clauses in failed.items()]
+    lines += [f"- ? {_ids(clauses)}: {escaped(reason)}" for reason, clauses in untested.items()]
+    lines += [f"- · {_ids(clauses)}: {escaped(reason)}" for reason, clauses in lacking.items()]
+    return f"### {escaped(row.subject)}\n\n" + ("\n".join(lines) or "Every clause passes.")
 
 
 def _ids(clauses: Iterable[str]) -> str:
@@ -136,6 +148,6 @@ def _ids(clauses: Iterable[str]) -> str:
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        return "| " + " | ".join(cells) + " |"
 
     return "\n".join([line(headings), line(["---"] * len(headings)), *map(line, lines)])

@@ -1,6 +1,6 @@
 """Mutants of refusals: their text, their effects, and those that are missing."""
 
-from bnspec import _validate
+from bnspec import _arrays
 from bnspec._config import BatchNormConfig, _decay
 from bnspec._context import UpdateCollection
 from bnspec._dialects import _Dialects
@@ -46,7 +46,7 @@ MUTANTS = (
         name="refusal-with-contents",
         clause="BN-ERR-1",
         breaks="Prints an array's contents in a refusal.",
-        apply=edit(_validate._vector, 'got=f"{name}: {label} has shape', 'got=f"{name}: {label} = {value} has shape'),
+        apply=edit(_arrays.vector, 'got=f"{name}: {label} has shape', 'got=f"{name}: {label} = {value} has shape'),
     ),
     Mutant(
         name="refused-call-is-kept",
@@ -83,7 +83,7 @@ MUTANTS = (
         clause="BN-ERR-3",
         row="D28",
         breaks="Takes arrays of two libraries in one call.",
-        apply=wrap(_validate.same_home, lambda original, *given: None),
+        apply=wrap(_arrays.same_home, lambda original, *given: None),
     ),
     Mutant(
         name="backward-twice",

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 import bnspec
+from bnspec_conformance.markdown import escaped
 from bnspec_conformance.mutants import ROWS, Mutant, catalogue
 from bnspec_conformance.mutants.killing import Killing
 from bnspec_conformance.record import Record
@@ -43,12 +44,11 @@ def markdown() -> str:
     mutants = catalogue().values()
     text = _HEAD
     for mutant in mutants:
-        breaks = mutant.breaks.replace("|", "\\|").replace("*", "\\*")
-        text += f"| `{mutant.name}` | {mutant.clause} | {breaks} | {mutant.row or ''} |\n"
+        text += f"| `{mutant.name}` | {mutant.clause} | {escaped(mutant.breaks)} | {mutant.row or ''} |\n"
     text += _DIVERGENCES
     for row, about in ROWS.items():
         names = ", ".join(f"`{mutant.name}`" for mutant in mutants if mutant.row == row)
-        text += f"| {row} | {about} | {names} |\n"
+        text += f"| {row} | {escaped(about)} | {names} |\n"
     return text
 
 

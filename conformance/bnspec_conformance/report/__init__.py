@@ -1,19 +1,25 @@
 """A run's result by clause: a table, JSON, JUnit's XML and one HTML file, all made from the same document."""
 
 from bnspec_conformance.report._document import BadReport, document, read_report, write_json
-from bnspec_conformance.report._failures import read_failures, write_failures
+from bnspec_conformance.report._failures import failure_head, read_failures, write_failures
 from bnspec_conformance.report._html import write_html
 from bnspec_conformance.report._junit import write_junit
+from bnspec_conformance.report._live import RUNNING, Live, Output, Write
 from bnspec_conformance.report._progress import Progress
 from bnspec_conformance.report._summary import VERDICTS, by_clause
 from bnspec_conformance.report._table import table
 
 __all__ = [
+    "RUNNING",
     "VERDICTS",
     "BadReport",
+    "Live",
+    "Output",
     "Progress",
+    "Write",
     "by_clause",
     "document",
+    "failure_head",
     "read_failures",
     "read_report",
     "table",

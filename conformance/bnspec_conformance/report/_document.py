@@ -15,8 +15,9 @@ import numpy as np
 from bnspec_conformance.record import Record
 from bnspec_conformance.report._facts import device, machine_facts, versions
 from bnspec_conformance.report._summary import by_clause
+from bnspec_conformance.report._write import write_text
 from bnspec_conformance.scope import PROFILES
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import Subject, version_of
 
 __all__ = ["FORMAT", "BadReport", "document", "plain", "read_json", "read_report", "record_from_json", "write_json"]
 
@@ -41,6 +42,8 @@ def document(
     command: str,
     lacking: Mapping[str, Mapping[str, str]] | None = None,
     notes: Sequence[str] = (),
+    interrupted: bool = False,
+    running: Record | None = None,
 ) -> dict[str, Any]:
     """Everything a run found, as a JSON value in the form of ``schemas/report.schema.json``.
 
@@ -60,6 +63,10 @@ def document(
         As `by_clause` takes it.
     notes : sequence of str
         What is wrong with the run as a whole, such as a waiver that is stale.
+    interrupted : bool
+        Whether the run has not come to its end, or not yet.
+    running : Record, optional
+        What was running when it was cut, in the form of a failure.
     """
     facts = machine_facts()
     content = {
@@ -73,10 +80,12 @@ def document(
         "seed": seed,
         "max_examples": max_examples,
         "seconds": round(seconds, 3),
+        "interrupted": interrupted,
         "notes": list(notes),
         "subjects": [_subject(asked, s) for asked, s in subjects.items()],
         "clauses": {c: row for c, row in by_clause(records, lacking).items() if row["subjects"]},
         "checks": [record.to_json() for record in records],
+        "running": None if running is None else running.to_json(),
     }
     made: dict[str, Any] = plain(content)
     return made
@@ -84,9 +93,7 @@ def document(
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a JSON value that has no numbers other than finite ones."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.write("\n")
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_report(path: str | Path) -> dict[str, Any]:
@@ -147,8 +154,10 @@ def plain(value: Any) -> Any:
 
 def _numbers(value: Any) -> Any:
     """Undo what `plain` does to numbers, in the fields that hold some."""
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
     if isinstance(value, dict):
-        number = ("share", "error_ulp", "bound_ulp", "got", "expected")
+        number = ("share", "error_ulp", "bound_ulp", "error", "bound", "got", "expected")
         return {k: _NOT_FINITE.get(v, v) if k in number and isinstance(v, str) else v for k, v in value.items()}
     return value
 
@@ -158,7 +167,7 @@ def _subject(asked: str, subject: Subject) -> dict[str, Any]:
     return {
         "name": subject.name,
         "asked": asked,
-        "version": subject.version(),
+        "version": version_of(subject),
         "profiles": [name for name in PROFILES if name in scope.profiles],
         "dtypes": list(scope.dtypes),
         "arithmetic": subject.arithmetic,

@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from bnspec_conformance.subjects import version_of
+
 __all__ = ["device", "device_of", "libraries", "machine_facts", "versions"]
 
 #: "torch 2.13.0+cpu" in what a subject says of its version.
@@ -83,7 +85,7 @@ def device_of(subject: Any) -> str:
     said = getattr(subject, "device", None)
     if isinstance(said, str):
         return said
-    words = {name.lower() for name, _ in libraries(str(subject.version()))}
+    words = {name.lower() for name, _ in libraries(version_of(subject))}
     if "cupy" in words:
         return "cuda"
     if "torch" in words and "torch" in sys.modules:

@@ -10,7 +10,7 @@ from typing import Any
 from bnspec_conformance.record import Record
 from bnspec_conformance.report._document import BadReport, plain, read_json, record_from_json, write_json
 
-__all__ = ["FAILURE_FORMAT", "Failures", "failure_name", "read_failures", "write_failures"]
+__all__ = ["FAILURE_FORMAT", "Failures", "failure_head", "failure_name", "read_failures", "write_failures"]
 
 FAILURE_FORMAT = "bnspec-failure/1"
 
@@ -31,10 +31,11 @@ def failure_name(subject: str, check: str) -> str:
     return f"{_word(subject)}--{_word(check.replace('::', '.'))}.json"
 
 
-def write_failures(folder: Path, content: Mapping[str, Any], checks: Sequence[Record]) -> list[Path]:
+def write_failures(folder: Path, content: Mapping[str, Any], checks: Sequence[Record]) -> list[tuple[Path, Record]]:
     """Write one file per failure of a report, waived ones included.
 
-    Files of the same names that an earlier run left, for checks that pass now, are removed.
+    Returns the files with what is in them. Files of the same names that an earlier run left, for checks that pass now,
+    are removed.
 
     Parameters
     ----------
@@ -46,17 +47,21 @@ def write_failures(folder: Path, content: Mapping[str, Any], checks: Sequence[Re
     """
     written = []
     asked = {s["name"]: s["asked"] for s in content["subjects"]}
+    head = failure_head(content)
     for record in checks:
         path = folder / failure_name(record.subject, record.check)
         if record.violation is None:
             path.unlink(missing_ok=True)
             continue
-        head = {k: content[k] for k in ("bnspec", "python", "platform", "machine", "device", "versions")}
-        run = {k: content[k] for k in ("command", "seed", "max_examples")}
-        more = {"asked": asked[record.subject], "record": plain(record.to_json())}
-        write_json(path, {"format": FAILURE_FORMAT, **head, **run, **more})
-        written.append(path)
+        write_json(path, head | {"asked": asked[record.subject], "record": plain(record.to_json())})
+        written.append((path, record))
     return written
+
+
+def failure_head(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a failure file says of the run."""
+    facts = ("bnspec", "python", "platform", "machine", "device", "versions", "command", "seed", "max_examples")
+    return {"format": FAILURE_FORMAT} | {k: content[k] for k in facts}
 
 
 def read_failures(path: Path) -> Failures:
@@ -70,6 +75,7 @@ def read_failures(path: Path) -> Failures:
     content = read_json(path, "report" if _looks_like_a_report(path) else "failure")
     if "checks" in content:
         found, asked = content["checks"], {s["name"]: s["asked"] for s in content["subjects"]}
+        found = found + ([content["running"]] if content.get("running") else [])
     else:
         found, asked = [content["record"]], {content["record"]["subject"]: content["asked"]}
     records = tuple(record_from_json(r) for r in found if r["violation"] is not None)

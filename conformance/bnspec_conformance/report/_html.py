@@ -9,8 +9,11 @@ from typing import Any
 
 from bnspec._clauses import Clause
 from bnspec._clauses import clauses as specification_clauses
+from bnspec_conformance.markdown import plain, printable, rendered
+from bnspec_conformance.record import outcome_of, reason_of
 from bnspec_conformance.report._plot import Scale, axis, interval
 from bnspec_conformance.report._summary import VERDICTS
+from bnspec_conformance.report._write import write_text
 from bnspec_conformance.scope import PROFILES
 
 __all__ = ["write_html"]
@@ -29,16 +32,15 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
         The report, as `document` makes it.
     """
     import jinja2
-    from markdown_it import MarkdownIt
     from markupsafe import Markup
 
-    markdown = MarkdownIt("commonmark", {"html": False})
     folder = files("bnspec_conformance.report")
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_seen,
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
     )
     environment.filters |= {"number": _number, "seconds": _seconds, "hex": _hex}
@@ -49,12 +51,12 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
         date=datetime.datetime.fromisoformat(content["date"]).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
         headline=_headline(content),
         subjects=list(_subjects(content)),
-        families=_families(content, lambda text: Markup(markdown.render(text))),
+        families=_families(content, lambda text: Markup(rendered(text))),
         wide=len(content["subjects"]) <= _FEW,
         verdicts=[v for v in VERDICTS if v != "unlooked"],
         left_out=len(specification_clauses()) - len(content["clauses"]),
     )
-    Path(path).write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _headline(content: Mapping[str, Any]) -> str:
@@ -106,7 +108,7 @@ def _families(content: Mapping[str, Any], render: Any) -> list[dict[str, Any]]:
     for clause_id, row in content["clauses"].items():
         clause = known.get(clause_id) or Clause(clause_id, clause_id.rpartition("-")[0], "", "")
         family = families.setdefault(
-            clause.family, {"id": clause.family, "title": clause.title_of_page.replace("`", ""), "clauses": []}
+            clause.family, {"id": clause.family, "title": plain(clause.title_of_page), "clauses": []}
         )
         family["clauses"].append(_clause(clause, row, checks.get(clause_id, []), content, render))
     return list(families.values())
@@ -117,7 +119,7 @@ def _clause(
 ) -> dict[str, Any]:
     names = [s["name"] for s in content["subjects"]]
     lines = [
-        _line(name, row["subjects"][name], [c for c in checks if c["subject"] == name])
+        _line(name, clause.id, row["subjects"][name], [c for c in checks if c["subject"] == name])
         for name in names
         if name in row["subjects"]
     ]
@@ -132,7 +134,7 @@ def _clause(
     return {
         "id": clause.id,
         "text": render(clause.text),
-        "first": _one_line(clause.text),
+        "first": plain(clause.text),
         "verdict": row["verdict"],
         "cells": [_cell(clause.id, name, row["subjects"].get(name)) for name in names],
         "lines": [line for line in lines if line["verdict"] != "not supported"],
@@ -140,7 +142,9 @@ def _clause(
         "axis": axis(scale) if any(line["plot"] for line in lines) else None,
         "seconds": sum(e["seconds"] for e in row["subjects"].values()),
         "checks": list(dict.fromkeys(c["check"] for c in checks if c["outcome"] != "stale")),
-        "failures": [_failure(c, clause.id) for c in checks if c["outcome"] in ("failed", "waived", "stale")],
+        "failures": [
+            _failure(c, clause.id) for c in checks if outcome_of(c, clause.id) in ("failed", "waived", "stale")
+        ],
     }
 
 
@@ -159,9 +163,9 @@ def _cell(clause: str, name: str, entry: Mapping[str, Any] | None) -> dict[str, 
     return {"name": name, "verdict": entry["verdict"], "share": round(share, 3), "label": said}
 
 
-def _line(name: str, entry: Mapping[str, Any], checks: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _line(name: str, clause: str, entry: Mapping[str, Any], checks: list[Mapping[str, Any]]) -> dict[str, Any]:
     """A subject's line in the table of a clause; its plot is of the worst failure, else of the worst error."""
-    violations = [c["violation"] for c in checks if c["violation"] and "error_ulp" in c["violation"]]
+    violations = [v for c in checks for v in _violations(c, clause) if "error_ulp" in v]
     numbers, what = None, ""
     if violations:
         worst = max(violations, key=lambda v: _size(v["error_ulp"]))
@@ -169,17 +173,19 @@ def _line(name: str, entry: Mapping[str, Any], checks: list[Mapping[str, Any]]) 
     elif entry["worst"]:
         numbers, what = (float(entry["worst"]["error_ulp"]), float(entry["worst"]["bound_ulp"])), entry["worst"]["what"]
     counted = [f"{entry[o]} {o}" for o in ("failed", "stale", "waived", "passed", "untested", "not supported")]
-    said = {
-        "waived": lambda c: c["waiver"]["reason"],
-        "stale": lambda c: c["reason"],
-        "untested": lambda c: c["reason"],
-    }
+    told = [(outcome_of(c, clause), c) for c in checks]
     return {
         "name": name,
         "verdict": entry["verdict"],
         "counted": ", ".join(c for c in counted if not c.startswith("0 ")),
         "seconds": entry["seconds"],
-        "reasons": list(dict.fromkeys(said[c["outcome"]](c) for c in checks if c["outcome"] in said)),
+        "reasons": list(
+            dict.fromkeys(
+                c["waiver"]["reason"] if outcome == "waived" and not c.get("booked") else reason_of(c, clause)
+                for outcome, c in told
+                if outcome in ("waived", "stale", "untested")
+            )
+        ),
         "outside": "; ".join(entry["reasons"]),
         "numbers": numbers,
         "what": what,
@@ -187,15 +193,17 @@ def _line(name: str, entry: Mapping[str, Any], checks: list[Mapping[str, Any]]) 
 
 
 def _failure(check: Mapping[str, Any], clause: str) -> dict[str, Any]:
-    """A counterexample; in full under the first of its clauses, and by a link under the others."""
-    violation = check["violation"] or {}
+    """A counterexample; in full under the first of the clauses that it breaks, and by a link under the others."""
+    mine = _violations(check, clause)
+    violation = mine[0] if mine else check["violation"] or {}
     problem = violation.get("problem") or check["reason"].split("\n")[0]
+    first = (violation.get("clauses") or check["clauses"])[0]
     return {
         "check": check["check"],
         "subject": check["subject"],
-        "outcome": check["outcome"],
+        "outcome": outcome_of(check, clause),
         "problem": problem,
-        "elsewhere": None if check["clauses"][0] == clause else check["clauses"][0],
+        "elsewhere": None if first == clause else first,
         "violation": violation,
         "text": None if violation.get("case") else check["reason"],
         "waiver": check["waiver"],
@@ -204,8 +212,15 @@ def _failure(check: Mapping[str, Any], clause: str) -> dict[str, Any]:
     }
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.replace("`", "").replace("*", "").split())
+def _violations(check: Mapping[str, Any], clause: str) -> list[Mapping[str, Any]]:
+    """The violations of a check that break a clause."""
+    every = [v for v in (check["violation"], *check.get("others", ())) if v]
+    return [v for v in every if clause in v.get("clauses", (clause,))]
+
+
+def _seen(value: Any) -> Any:
+    """A value of the page; texts come from subjects and files, and may hold what no page should."""
+    return printable(value) if type(value) is str else value
 
 
 def _size(value: Any) -> float:

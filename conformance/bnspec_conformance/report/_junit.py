@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bnspec_conformance.record import outcome_of, reason_of
+from bnspec_conformance.report._write import write_bytes
+
 __all__ = ["write_junit"]
 
 #: What XML 1.0 cannot hold, escaped or not.
@@ -28,9 +31,12 @@ def write_junit(path: str | Path, content: Mapping[str, Any]) -> None:
         for key in totals:
             totals[key] += int(suite.attrib[key])
         root.append(suite)
-    root.attrib.update({key: str(n) for key, n in totals.items()} | {"errors": "0"})
+    if content.get("interrupted"):
+        root.append(_cut(content))
+    errors = len(root.findall("testsuite/testcase/error"))
+    root.attrib.update({key: str(n) for key, n in totals.items()} | {"errors": str(errors)})
     ET.indent(root, " ")
-    ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    write_bytes(path, ET.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 def _suite(content: Mapping[str, Any], subject: Mapping[str, Any]) -> ET.Element:
@@ -59,16 +65,24 @@ def _suite(content: Mapping[str, Any], subject: Mapping[str, Any]) -> ET.Element
     return suite
 
 
+def _cut(content: Mapping[str, Any]) -> ET.Element:
+    """A suite of one error, for a run that did not come to its end."""
+    attributes = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0", "time": _seconds(0)}
+    suite = ET.Element("testsuite", {"name": "bnspec-conformance", **attributes})
+    case = ET.SubElement(suite, "testcase", classname="bnspec-conformance", name="the run as a whole", time=_seconds(0))
+    ET.SubElement(case, "error", type="interrupted", message=_text("; ".join(content["notes"]) or "not finished"))
+    return suite
+
+
 def _case(record: Mapping[str, Any], clause: str) -> ET.Element:
     """One clause's share of a check, its time divided between the clauses so that it adds up."""
     share = record["seconds"] / len(record["clauses"])
     names = {"classname": _text(f"{record['subject']}.{clause}"), "name": _text(record["check"])}
     case = ET.Element("testcase", {**names, "time": _seconds(share)})
-    outcome, reason = record["outcome"], record["reason"]
+    outcome, reason = outcome_of(record, clause), reason_of(record, clause)
     if outcome in ("failed", "stale"):
-        first = (record["violation"] or {}).get("problem") or reason
-        failure = ET.SubElement(case, "failure", type=outcome, message=_text(str(first).split("\n")[0]))
-        failure.text = _text(reason)
+        failure = ET.SubElement(case, "failure", type=outcome, message=_text(reason.split("\n")[0]))
+        failure.text = _text(record["reason"])
     elif outcome == "waived":
         waiver = record["waiver"]
         said = [
@@ -77,7 +91,7 @@ def _case(record: Mapping[str, Any], clause: str) -> ET.Element:
             "until " + waiver.get("expires", "it is removed"),
         ]
         ET.SubElement(case, "skipped", type="waived", message=_text(", ".join(filter(None, said))))
-        ET.SubElement(case, "system-out").text = _text(reason)
+        ET.SubElement(case, "system-out").text = _text(record["reason"])
     elif outcome != "passed":
         ET.SubElement(case, "skipped", type=outcome, message=_text(f"{outcome}: {reason}"))
     return case

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.record import OUTCOMES, Record
+from bnspec_conformance.record import OUTCOMES, Record, outcome_of, reason_of
 
 __all__ = ["VERDICTS", "by_clause", "verdict_of"]
 
@@ -36,7 +36,7 @@ def by_clause(
     dict
         For every clause of SPEC.md, in its order: ``verdict``, ``worst`` and ``subjects``; by the name of each subject
         that was asked about it, ``verdict``, the number of checks with each of `OUTCOMES`, ``reasons``, ``worst`` and
-        ``seconds``.
+        ``seconds``. The first of the reasons is the one of the verdict.
     """
     outside = {} if lacking is None else lacking
     names: list[str] = list(dict.fromkeys([*(r.subject for r in records), *outside]))
@@ -50,7 +50,7 @@ def by_clause(
         for name in names:
             mine, reason = found.get((clause, name), []), outside.get(name, {}).get(clause)
             if mine or reason is not None:
-                subjects[name] = _entry(mine, reason)
+                subjects[name] = _entry(clause, mine, reason)
         rows[clause] = {
             "verdict": verdict_of({entry["verdict"]: 1 for entry in subjects.values()}),
             "worst": _largest(entry["worst"] for entry in subjects.values()),
@@ -59,23 +59,29 @@ def by_clause(
     return rows
 
 
-def _entry(records: Sequence[Record], outside: str | None) -> dict[str, Any]:
+def _entry(clause: str, records: Sequence[Record], outside: str | None) -> dict[str, Any]:
     """One subject's line for one clause; what is outside its scope counts as one check that is not supported."""
-    counts = {outcome: sum(r.outcome == outcome for r in records) for outcome in OUTCOMES}
-    reasons = {_reason(r) for r in records if r.outcome not in ("passed", "failed")}
+    told = [(outcome_of(r, clause), _reason(r, clause)) for r in records]
     if not records and outside:
-        counts["not supported"], reasons = 1, {outside}
+        told = [("not supported", outside)]
+    counts = {outcome: sum(own == outcome for own, _ in told) for outcome in OUTCOMES}
+    verdict = verdict_of(counts)
+    decisive = ("failed", "stale") if verdict == "failed" else (verdict,)
+    first = [reason for own, reason in told if own in decisive and own != "passed"]
+    others = sorted(reason for own, reason in told if own not in (*decisive, "passed"))
     return {
-        "verdict": verdict_of(counts),
+        "verdict": verdict,
         **counts,
-        "reasons": sorted(reasons),
+        "reasons": list(dict.fromkeys([*(first if verdict == "failed" else sorted(first)), *others])),
         "worst": _largest(dataclasses.asdict(r.worst) for r in records if r.worst is not None),
         "seconds": round(sum(r.seconds for r in records), 4),
     }
 
 
-def _reason(record: Record) -> str:
-    return str((record.waiver or {}).get("reason", "")) if record.outcome == "waived" else record.reason
+def _reason(record: Record, clause: str) -> str:
+    if outcome_of(record, clause) == "waived" and not record.booked:
+        return str((record.waiver or {}).get("reason", ""))
+    return reason_of(record, clause)
 
 
 def _largest(found: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:

@@ -69,7 +69,7 @@ def _one(clauses: Mapping[str, Any], name: str) -> Table:
         shown.add_column(heading, justify="right")
     shown.add_column("")
     for clause, entry in rows.items():
-        why = entry["reasons"] if entry["verdict"] not in ("passed",) and entry["reasons"] else []
+        why = _decisive(entry)
         share = float(entry["worst"]["share"]) if entry["worst"] else 0.0
         shown.add_row(
             clause,
@@ -79,6 +79,13 @@ def _one(clauses: Mapping[str, Any], name: str) -> Table:
             Text(": ".join([entry["verdict"], *(["; ".join(why)] if why else [])]), style=_STYLES[entry["verdict"]]),
         )
     return shown
+
+
+def _decisive(entry: Mapping[str, Any]) -> list[str]:
+    """Why a verdict is what it is: of a failure the first one's own words, and nothing of what was only left out."""
+    if entry["verdict"] == "passed":
+        return []
+    return list(entry["reasons"][:1] if entry["verdict"] == "failed" else entry["reasons"])
 
 
 def _several(clauses: Mapping[str, Any], names: list[str]) -> Table:
@@ -114,7 +121,7 @@ def _reasons(console: Console, clauses: Mapping[str, Any], name: str) -> None:
         for clause, row in clauses.items():
             entry = row["subjects"].get(name)
             if entry is not None and entry["verdict"] == verdict:
-                key = "; ".join(entry["reasons"]) if verdict != "failed" else ""
+                key = "; ".join(_decisive(entry))
                 by_reason.setdefault(key, []).append(clause)
         for reason, ids in by_reason.items():
             text = Text(f"\n{name}: {verdict}" + (f": {reason}" if reason else ""), style=_STYLES[verdict])

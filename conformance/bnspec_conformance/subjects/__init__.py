@@ -4,16 +4,26 @@ A subject says which cases it supports and runs one. Nothing else is asked of it
 framework's layer and a program behind a pipe are checked by the same clauses.
 """
 
-import importlib
-import os
-import sys
-from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol
 
 from bnspec_conformance.case import Case, Outcome
 from bnspec_conformance.scope import Scope
+from bnspec_conformance.subjects import _find
+from bnspec_conformance.subjects._find import SubjectError, is_ours, known_subjects, quietly, version_of
 
-__all__ = ["NotSupported", "Refused", "Subject", "SubjectError", "complete", "find_subject", "known_subjects"]
+__all__ = [
+    "NotSupported",
+    "Refused",
+    "Subject",
+    "SubjectError",
+    "asked_as",
+    "complete",
+    "find_subject",
+    "is_ours",
+    "known_subjects",
+    "quietly",
+    "version_of",
+]
 
 
 class Subject(Protocol):
@@ -22,7 +32,7 @@ class Subject(Protocol):
     Attributes
     ----------
     name : str
-        As it is asked for on the command line.
+        As reports call it; any text. What it was asked for by is kept beside it (`asked_as`).
     scope : Scope
         What it can be asked; cases are drawn inside it.
     arithmetic : {"float64", "float32"}
@@ -80,28 +90,18 @@ class Refused(Exception):
     """The subject refused a case; the text is its own."""
 
 
-#: What a subject need not say.
-_DEFAULTS: dict[str, Any] = {
-    "arithmetic": "float64",
-    "bound": "strict",
-    "flushes": False,
-    "examples": 40,
-    "dialect": None,
-    "backend": None,
-}
-
-
-class SubjectError(Exception):
-    """A subject that was asked for cannot be had; the text says why and what to install."""
-
-
-def known_subjects() -> list[str]:
-    """Names of the subjects that installed packages declare."""
-    return sorted(entry_points(group="bnspec.subjects").names)
-
-
-def find_subject(name: str) -> Subject:
+def find_subject(name: str, *, deadline: float | None = None, isolate: bool = False) -> Subject:
     """Return a subject by its entry-point name, as ``module:attribute`` or as ``exec:PROGRAM``.
+
+    This imports the module or starts the program: a name that comes out of a file is for `is_ours` to look at first.
+
+    Parameters
+    ----------
+    name : str
+    deadline : float, optional
+        Seconds that a program, or a process of its own, may take for a case; in this process `Budget` says it.
+    isolate : bool
+        Whether to run what is Python in a process of its own.
 
     Raises
     ------
@@ -109,49 +109,16 @@ def find_subject(name: str) -> Subject:
         For an unknown name, listing the known ones, for a subject whose library is missing, and for one whose module
         does not import.
     """
-    points = entry_points(group="bnspec.subjects")
-    try:
-        if name.startswith("exec:"):
-            from bnspec_conformance.subjects.program import Program
-
-            made: Any = Program(name)
-        elif name in points.names:
-            made = points[name].load()
-        elif ":" in name:
-            module, attribute = name.split(":", 1)
-            if "" not in sys.path and os.getcwd() not in sys.path:  # a module beside the user, as python -m finds it
-                sys.path.insert(0, os.getcwd())
-            made = getattr(importlib.import_module(module), attribute)
-        else:
-            known = ", ".join(sorted(points.names)) or "none, for bnspec is not installed (`pip install -e .`)"
-            raise SubjectError(
-                f"unknown subject {name!r}; expected one of {known}, or module:attribute, or exec:PROGRAM."
-            )
-        subject: Any = made() if callable(made) else made
-    except SubjectError:
-        raise
-    except Exception as error:  # the subject's own code: its fault, told without our traceback
-        raise SubjectError(f"subject {name!r} cannot be had: {type(error).__name__}: {error}") from error
-    return complete(subject, name)
+    found: Subject = _find.find(name, deadline, isolate)
+    return found
 
 
 def complete(subject: Any, name: str) -> Subject:
     """Give a subject the defaults of what it does not say."""
-    missing = [m for m in ("supports", "run") if not callable(getattr(subject, m, None))]
-    if missing:
-        raise SubjectError(
-            f"subject {name!r} is {type(subject).__name__} without {' and '.join(missing)}; expected an object with "
-            "name, supports(case) and run(case); `bnspec-conformance new-port` writes one to start from."
-        )
-    if not hasattr(subject, "scope"):
-        dtypes = tuple(getattr(subject, "dtypes", Scope.dtypes))
-        subject.scope = Scope(dtypes=dtypes, declared=False)
-    for field, value in _DEFAULTS.items():
-        if not hasattr(subject, field):
-            setattr(subject, field, value)
-    if not hasattr(subject, "name"):
-        subject.name = name
-    if not hasattr(subject, "version"):
-        subject.version = lambda: name
-    found: Subject = subject
+    found: Subject = _find.complete(subject, name)
     return found
+
+
+def asked_as(subject: Subject) -> str:
+    """What finds the subject again, which need not be what it calls itself."""
+    return str(getattr(subject, "asked", subject.name))

@@ -10,7 +10,7 @@ from bnspec import BatchNormConfig, dialects
 from bnspec._config import RenormForm
 from bnspec_conformance.scope import PROFILES, Scope
 
-__all__ = ["Declaration", "declaration"]
+__all__ = ["OPTIONS", "Declaration", "declaration"]
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -22,7 +22,7 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 
 #: Fields of the configuration whose values a program can narrow down. The channel axis is `axes`; whether there are
 #: ghost batches and renorm are profiles.
-_OPTIONS = {
+OPTIONS = {
     f.name: _choices(f.type)
     for f in dataclasses.fields(BatchNormConfig)
     if f.name not in ("axis", "renorm", "virtual_batch_size")
@@ -87,6 +87,8 @@ def declaration(answer: dict[str, Any], protocol: int) -> Declaration:
         ndims=given.get("ndims", (2, 3, 4, 5)),
         axes=given.get("axes", "any"),
         world=world,
+        ragged=given.get("ragged", True),
+        declared=given.get("declared", True),
         options=given.get("options", {}),
     )
     own = {field.name for field in dataclasses.fields(Declaration)}
@@ -142,9 +144,9 @@ def _options(value: Any) -> dict[str, tuple[Any, ...]]:
     if not isinstance(value, dict):
         raise ValueError
     for name, allowed in value.items():
-        if name not in _OPTIONS:
-            raise ValueError(f"only the options {', '.join(_OPTIONS)}")
-        known = _OPTIONS[name]
+        if name not in OPTIONS:
+            raise ValueError(f"only the options {', '.join(OPTIONS)}")
+        known = OPTIONS[name]
         if not isinstance(allowed, list) or not allowed:
             raise ValueError(f"a list of values for {name}")
         for one in allowed:
@@ -163,6 +165,8 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "ndims": (_ranks, "a list of some of 2, 3, 4, 5"),
     "axes": _word("any", "first", "last"),
     "world": _whole(1),
+    "ragged": (_flag, "true or false"),
+    "declared": (_flag, "true or false"),
     "options": (_options, "an object with a list of values for each option"),
     "arithmetic": _word("float64", "float32"),
     "bound": _word("strict", "plain"),

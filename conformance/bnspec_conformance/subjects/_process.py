@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 __all__ = ["Process", "ProgramError"]
@@ -46,6 +46,7 @@ class Process:
     ----------
     command : sequence of str
         Program and arguments.
+    environment : mapping of str to str
 
     Raises
     ------
@@ -53,10 +54,10 @@ class Process:
         If it cannot be started.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         pipe = subprocess.PIPE
         self._child = subprocess.Popen(  # ended by `end`, at the latest when this object or the interpreter goes
-            list(command), bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+            list(command), bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, env=environment
         )
         self._finalizer = weakref.finalize(self, _end, self._child, os.getpid(), _GRACE)
         self._stdin, self._stdout, self._stderr = (stream.fileno() for stream in _streams(self._child))

@@ -13,7 +13,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from bnspec_conformance.case import Case, Outcome
@@ -45,12 +45,16 @@ class Program:
     trace : callable, optional
         Gets every line, with ``> `` before a request and ``< `` before an answer. By default they are appended to the
         file that the environment variable ``BNSPEC_PROGRAM_TRACE`` names, if any.
+    command : sequence of str, optional
+        The program and its arguments, in place of what the name says.
+    deadline : float, optional
+        Seconds it may take for an answer; by default 10, or as many as the environment variable
+        ``BNSPEC_PROGRAM_DEADLINE`` says. Three times as much for the first, which comes after its own start.
 
     Attributes
     ----------
     deadline : float
-        Seconds it may take for an answer, 10 unless the environment variable ``BNSPEC_PROGRAM_DEADLINE`` says
-        otherwise; three times as much for the first, which comes after its own start.
+        As above.
 
     Raises
     ------
@@ -60,11 +64,18 @@ class Program:
 
     backend = None
 
-    def __init__(self, name: str, trace: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        trace: Callable[[str], None] | None = None,
+        *,
+        command: Sequence[str] | None = None,
+        deadline: float | None = None,
+    ) -> None:
         self.name = name
         self._trace = trace or _append_to_file
-        self.deadline = _deadline()
-        self._command = _command(name)
+        self.deadline = _deadline() if deadline is None else deadline
+        self._command = _command(name) if command is None else list(command)
         self._process: Process | None = None
         self._faults: dict[bytes, ProgramError] = {}  # by request: shrinking asks for the same case again and again
         self._hung_at = ""  # the first case that it did not answer in time
@@ -79,6 +90,16 @@ class Program:
         self.flushes: bool = self._declared.flushes
         self.examples: int = self._declared.examples
         self.dialect: str | None = self._declared.dialect
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a case is not going to be answered: those for a start and an answer, and some more."""
+        return self._first + 2 * self.deadline + 5
+
+    @property
+    def _first(self) -> float:
+        """Seconds for the first answer."""
+        return 3 * self.deadline
 
     def version(self) -> str:
         """The name and version it gives itself."""
@@ -152,17 +173,21 @@ class Program:
     def _start(self, when: str = "") -> Declaration:
         """Start the program and have it introduce itself."""
         try:
-            self._process = Process(self._command)
+            self._process = Process(self._command, self._environment())
         except OSError as error:
             raise ProgramError(f"the program cannot be started: {error}") from error
         what = '{"op": "hello"}' + when
-        answer = self._ask({"op": "hello", "protocol": PROTOCOL}, 3 * self.deadline, what)
+        answer = self._ask({"op": "hello", "protocol": PROTOCOL}, self._first, what)
         if "error" in answer:
             raise self._wrong(f"reports an error of its own: {answer['error']!r:.200}", what)
         try:
             return declaration(answer, PROTOCOL)
         except ValueError as error:
             raise self._wrong(str(error), what) from None
+
+    def _environment(self) -> dict[str, str]:
+        """The environment that the program is started in."""
+        return dict(os.environ)
 
     def _ask(self, request: dict[str, Any], deadline: float, what: str) -> dict[str, Any]:
         assert self._process is not None

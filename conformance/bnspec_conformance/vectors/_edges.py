@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from bnspec_conformance.case import RankInputs
+from bnspec_conformance.outputs import proving
 from bnspec_conformance.vectors._draw import Draw
 from bnspec_conformance.vectors._laws import moved, parts
-from bnspec_conformance.vectors._vector import Pair, Vector, proving
+from bnspec_conformance.vectors._vector import Pair, Vector
 
 __all__ = ["vectors"]
 

@@ -7,10 +7,11 @@ import numpy.typing as npt
 
 from bnspec_conformance.case import Array, Case, Outcome, RankOutcome, as_float64
 from bnspec_conformance.oracle import exact
+from bnspec_conformance.outputs import clauses_of
 from bnspec_conformance.tolerances import bounds, hard_bound
 from bnspec_conformance.vectors._draw import statistics_dtype
 from bnspec_conformance.vectors._hex import dtype_named, rounded_up
-from bnspec_conformance.vectors._vector import Vector, clauses_of
+from bnspec_conformance.vectors._vector import Vector
 
 __all__ = ["Expected", "expected", "flattened"]
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.case import Array, RankInputs
+from bnspec_conformance.outputs import proving
 from bnspec_conformance.vectors._draw import Draw
 from bnspec_conformance.vectors._laws import equal, parts, positions
-from bnspec_conformance.vectors._vector import Pair, Vector, proving
+from bnspec_conformance.vectors._vector import Pair, Vector
 
 __all__ = ["vectors"]
 

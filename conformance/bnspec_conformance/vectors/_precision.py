@@ -8,10 +8,11 @@ import numpy as np
 
 from bnspec_conformance.case import Case, RankInputs
 from bnspec_conformance.families import exact_inputs
+from bnspec_conformance.outputs import proving
 from bnspec_conformance.vectors._draw import Draw
 from bnspec_conformance.vectors._hex import dtype_named
 from bnspec_conformance.vectors._stream import as_dtype
-from bnspec_conformance.vectors._vector import Vector, proving
+from bnspec_conformance.vectors._vector import Vector
 
 __all__ = ["vectors"]
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from bnspec import Renorm
+from bnspec_conformance.outputs import proving
 from bnspec_conformance.vectors._draw import Draw
 from bnspec_conformance.vectors._laws import equal
-from bnspec_conformance.vectors._vector import Vector, proving
+from bnspec_conformance.vectors._vector import Vector
 
 __all__ = ["vectors"]
 

@@ -9,9 +9,10 @@ import numpy as np
 from bnspec import Renorm
 from bnspec_conformance._ranks import concatenated
 from bnspec_conformance.families import exact_inputs
+from bnspec_conformance.outputs import proving
 from bnspec_conformance.vectors._draw import Draw
 from bnspec_conformance.vectors._laws import between_ranks, parts, positions
-from bnspec_conformance.vectors._vector import Pair, Vector, proving
+from bnspec_conformance.vectors._vector import Pair, Vector
 
 __all__ = ["vectors"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from bnspec import BatchNormConfig
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, as_float64
 from bnspec_conformance.scope import PROFILES, needs
-from bnspec_conformance.subjects import NotSupported, Subject
+from bnspec_conformance.subjects import NotSupported, Subject, version_of
 from bnspec_conformance.vectors._hex import array_of, encoded, lines, unhexed
 from bnspec_conformance.vectors.files import RESULTS, Vectors
 
@@ -23,7 +23,7 @@ def run_vectors(subject: Subject, vectors: Vectors) -> dict[str, Any]:
     return {
         "format": RESULTS,
         "name": subject.name,
-        "version": subject.version(),
+        "version": version_of(subject),
         "arithmetic": subject.arithmetic,
         "flushes_subnormals": subject.flushes,
         "results": {name: _answer(subject, value) for name, value in vectors.cases.items()},

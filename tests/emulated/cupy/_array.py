@@ -83,7 +83,13 @@ def arrays_in(value):
 
 
 def queue(function, args, kwargs):
-    """Queue a call; its results exist at once, their values later."""
+    """Queue a call on the current device; its results exist at once, their values later."""
+    for array in [*arrays_in(args), *arrays_in(list(kwargs.values()))]:
+        if array._keep.device != _device().id:  # as CuPy where devices cannot reach each other's memory
+            raise ValueError(
+                f"The device where the array resides ({array._keep.device}) is different from the current device "
+                f"({_device().id}). Peer access is unavailable between these devices."
+            )
     like = _quiet(
         function,
         _replaced(args, lambda a: np.ones(a.shape, a.dtype)),

@@ -41,6 +41,12 @@ class Stream:
         self._left = 0
         self._capturing = False
 
+    def __eq__(self, other):
+        return self.ptr == other.ptr if isinstance(other, Stream) else NotImplemented
+
+    def __hash__(self):
+        return hash(self.ptr)
+
     def _enqueue(self, work):
         with self._lock:
             self._left += 1
@@ -83,7 +89,7 @@ class Stream:
     def begin_capture(self, mode=None):
         """Only the rules of capturing are emulated: what is queued meanwhile is done, and not recorded."""
         self._capturing = True
-        _captures[self] = _RELAXED if mode is None else mode, threading.get_ident()
+        _captures[self] = _RELAXED if mode is None else mode
 
     def end_capture(self):
         self._capturing = False
@@ -109,7 +115,7 @@ class Stream:
         _local.stream = _local.before.pop()
 
 
-#: Streams that are being captured, with the mode and the thread; and those whose capture came to nothing.
+#: Streams that are being captured, with the mode; and those whose capture came to nothing.
 _captures, _spoiled = {}, set()
 _GLOBAL, _RELAXED = 0, 2
 
@@ -122,12 +128,12 @@ def exchange_capture_mode(mode):
 
 
 def _disturbs_captures():
-    """Whether a query by this thread is an error, since another thread captures in mode "global"; it spoils that."""
+    """Whether a query by this thread is an error, since a thread captures in mode "global"; it spoils the capture."""
     if getattr(_local, "capture_mode", _GLOBAL) == _RELAXED:
         return False
-    others = [s for s, (mode, thread) in _captures.items() if mode == _GLOBAL and thread != threading.get_ident()]
-    _spoiled.update(others)
-    return bool(others)
+    begun = [stream for stream, mode in _captures.items() if mode == _GLOBAL]
+    _spoiled.update(begun)
+    return bool(begun)
 
 
 #: What the device answers to everything, once it is broken; as CUDA's sticky errors.

@@ -1,0 +1,168 @@
+"""Which clauses a wrong output breaks: those whose statement is at fault, and no other.
+
+An output may be wrong because its formula is, or because of something that the case has: a mask, say. A control, the
+same case without the mask, tells them apart. Where the output is right there, the clause about masks is broken; where
+it is wrong there too, the formula's clause is, whether or not the check at hand is one of the formula.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bnspec_conformance.case import Case, Outcome, RankOutcome, as_float64
+from bnspec_conformance.features import FEATURES, Feature, feature_of, stripped
+from bnspec_conformance.oracle import exact
+from bnspec_conformance.outputs import formulas, speaks
+from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.tolerances import violations
+from bnspec_conformance.watch import TooLong, deadline
+
+if TYPE_CHECKING:
+    from bnspec_conformance.trial import Trial
+
+__all__ = ["Control", "Controls", "array_of"]
+
+#: What a comparison is held against: a simpler case, or another way to the results of the same one.
+Control = Case | Callable[[], Outcome]
+
+
+@dataclass
+class Controls:
+    """The controls of one case of one subject, each run once and only when it is asked for.
+
+    Attributes
+    ----------
+    trial : Trial
+    case : Case
+        In which an output is wrong.
+    given : Case, callable or None
+        The check's own control.
+    """
+
+    trial: "Trial"
+    case: Case
+    given: Control | None = None
+    _ran: dict[str, tuple[Case, Outcome | None] | None] = field(default_factory=dict)
+
+    def blamed(self, output: str, cited: Sequence[str]) -> tuple[str, ...]:
+        """The clauses that are broken where this output of the case is wrong.
+
+        Parameters
+        ----------
+        output : str
+            Such as "y" or "state.mean".
+        cited : sequence of str
+            The clauses of the check. Others may be blamed: then those of the check could not be tested.
+        """
+        case = self.case
+        own = [clause for clause in formulas(case, output) if clause in cited]
+        others = [clause for clause in cited if clause not in own and speaks(clause, case, output)]
+        if self.given is not None:
+            if self._right("the check's own control", output) is not False:
+                return tuple(others or own or formulas(case, output)[:1])
+            if isinstance(self.given, Case):
+                return Controls(self.trial, self.given).blamed(output, own)
+            others = []
+        about = [clause for clause in others if self._is_about(clause, output)]
+        if about or own:
+            return tuple(about or own)
+        return self._elsewhere(output, others)
+
+    def _is_about(self, clause: str, output: str) -> bool:
+        """Whether the output is right in the case without the feature that the clause is about."""
+        feature = feature_of(clause, self.case)
+        return feature is not None and self._right(feature.name, output) is not False
+
+    def _elsewhere(self, output: str, candidates: Sequence[str]) -> tuple[str, ...]:
+        """The clause of a formula or a feature that the check is not about."""
+        formula = formulas(self.case, output)[:1]
+        present = [feature for feature in FEATURES if feature.has(self.case)]
+        if not present or self._right("", output) is False:
+            return formula
+        for feature in present:
+            if self._right(feature.name, output) is True:
+                return feature.by_output.get(output, feature.by_output.get(output.split(".")[0], formula))
+        return tuple(candidates) or formula
+
+    def _right(self, control: str, output: str) -> bool | None:
+        """Whether an output is right in a control: a feature's name, "" for a plain batch; None where nothing tells."""
+        if control not in self._ran:
+            self._ran[control] = self._run(control)
+        ran = self._ran[control]
+        if ran is None:
+            return None
+        case, outcome = ran
+        return False if outcome is None else _right(self.trial, case, outcome, output)
+
+    def _run(self, control: str) -> tuple[Case, Outcome | None] | None:
+        """A control and its outcome; no outcome where it failed, nothing where the subject does not take it."""
+        if self.given is not None and control == "the check's own control":
+            if not isinstance(self.given, Case):
+                return self.case, _quietly(self.given, self.trial.limit)
+            cases: tuple[Case, ...] = (self.given,)
+        elif control:
+            cases = _without(next(f for f in FEATURES if f.name == control), self.case)
+        else:
+            cases = (stripped(self.case),)
+        for case in map(self.trial.fit, cases):
+            if self.trial.can_run(case):
+                try:
+                    return case, _quietly(functools.partial(self.trial.subject.run, case), self.trial.limit)
+                except NotSupported:
+                    continue
+        return None
+
+
+def array_of(outcome: RankOutcome, output: str) -> Any:
+    """An output of a rank by its name, or None."""
+    name, _, key = output.partition(".")
+    held = getattr(outcome, name)
+    return (held or {}).get(key) if key else held
+
+
+def _without(feature: Feature, case: Case) -> tuple[Case, ...]:
+    made = feature.without(case)
+    return made if isinstance(made, tuple) else (made,)
+
+
+def _quietly(run: Callable[[], Any], seconds: float) -> Outcome | None:
+    """An outcome, or None where there was none within the deadline; nothing of what went wrong."""
+    try:
+        with warnings.catch_warnings(), deadline(seconds):
+            warnings.simplefilter("ignore")
+            found = run()
+    except NotSupported:
+        raise
+    except (Exception, SystemExit, TooLong):
+        return None
+    return found if isinstance(found, Outcome) else None
+
+
+def _right(trial: "Trial", case: Case, outcome: Outcome, output: str) -> bool | None:
+    reference = exact(case)
+    allowed = trial.bounds(case, reference)
+    told = None
+    for got, want, bound in zip(outcome.ranks, reference.ranks, allowed.ranks):
+        names = [f"state.{key}" for key in want.state or {}] if output == "state" else [output]
+        for name in names:
+            value, expected, limit = (array_of(o, name) for o in (got, want, bound))
+            if expected is None or limit is None:
+                continue
+            if value is None or value.shape != expected.shape:
+                return False
+            whole = np.issubdtype(value.dtype, np.integer)
+            statistic = output not in ("y", "dx", "ydot", "dgamma", "dbeta")
+            limit = np.broadcast_to(np.asarray(limit, np.float64), expected.shape)
+            wrong = (
+                as_float64(value) != expected
+                if whole
+                else violations(value, expected, limit, value.dtype, any_nonfinite=statistic)
+            )
+            if np.any(wrong):
+                return False
+            told = True
+    return told

@@ -1,0 +1,88 @@
+"""Plain text put into a page of Markdown, and Markdown shown as plain text or as HTML, with no character lost.
+
+Formulas are full of what Markdown takes for marks: ``x*scale + (shift - mean*scale)`` is emphasis to a renderer, and a
+``|`` ends a cell. Clauses therefore keep their formulas in code spans, and whatever else is written into a page goes
+through `escaped`.
+"""
+
+import re
+from typing import Any
+
+__all__ = ["code", "escaped", "plain", "printable", "rendered"]
+
+#: What some renderer takes for a mark, wherever it stands in a line; a full stop or a hyphen is one only at its start.
+_MARKS = re.compile(
+    r"[\\`*^~|]"
+    r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it is none
+    r"|<(?=[A-Za-z/!?])|&(?=#?\w+;)"
+    r"|(?<=\])[(\[:]"
+    r"|^[#>]|^[+-](?=\s|$)|(?<=^\d)[.)](?=\s|$)|(?<=^\d\d)[.)](?=\s|$)"
+)
+#: Control characters and lone surrogates, and those that turn the direction of the text around them.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+
+
+def code(text: str) -> str:
+    r"""The text as a code span for a line or a table's cell.
+
+    Examples
+    --------
+    >>> print(code("numpy"), code("exec:a`b|c"))
+    `numpy` ``exec:a`b\|c``
+    """
+    shown = " ".join(printable(text).split()).replace("|", "\\|")
+    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
+    marks = "`" * (longest + 1)
+    space = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{marks}{space}{shown}{space}{marks}"
+
+
+def escaped(text: str) -> str:
+    r"""The text for a line or a table's cell of a page, as it will be read.
+
+    Examples
+    --------
+    >>> print(escaped("x*scale + (shift - mean*scale), |mean| > 4 std, running_mean"))
+    x\*scale + (shift - mean\*scale), \|mean\| > 4 std, running_mean
+    """
+    return _MARKS.sub(r"\\\g<0>", " ".join(printable(text).split()))
+
+
+def plain(text: str) -> str:
+    r"""What a reader sees of a piece of Markdown, on one line.
+
+    Examples
+    --------
+    >>> plain("`dx = gamma*istd*g` within the *bound*;\n[more](there.md)")
+    'dx = gamma*istd*g within the bound; more'
+    """
+    found: list[str] = []
+    for block in _renderer().parse(text):
+        if block.type in ("fence", "code_block"):
+            found.append(block.content)
+        for piece in block.children or ():
+            found.append(" " if piece.type in ("softbreak", "hardbreak") else piece.content)
+        found.append(" ")
+    return " ".join("".join(found).split())
+
+
+def rendered(text: str) -> str:
+    """A piece of Markdown as HTML; HTML in it is text."""
+    return str(_renderer().render(text))
+
+
+def printable(text: str) -> str:
+    r"""The text with characters that cannot be seen, or that act on a terminal or a page, as Python writes them.
+
+    Examples
+    --------
+    >>> print(printable("\x1b[31mred"))
+    \x1b[31mred
+    """
+    return _HIDDEN.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def _renderer() -> Any:
+    from markdown_it import MarkdownIt  # here, so that pages can be written where it is not installed
+
+    return MarkdownIt("commonmark", {"html": False}).enable("table")
