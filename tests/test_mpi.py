@@ -238,7 +238,7 @@ import mpi4py
 mpi4py.rc.initialize = False
 import bnspec, numpy as np
 from bnspec_backends._mpi import MPICommunicator
-for make in (MPICommunicator, bnspec.BatchNorm(1, sync_statistics="mpi")):
+for make in (MPICommunicator, bnspec.BatchNorm(axis=1, sync_statistics="mpi")):
     try:
         make(*([np.ones((2, 3))] if make is not MPICommunicator else []))
     except bnspec.CommunicatorError as error:
