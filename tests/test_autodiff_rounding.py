@@ -12,6 +12,9 @@ from bnspec_conformance.oracle import exact
 from bnspec_conformance.strategies import dtype_of
 from bnspec_conformance.tolerances import bounds, violations
 
+#: torch makes its own rules of forward mode by what it calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+
 CHANNELS = 12
 KINDS = ("plain", "masked", "ghost", "renorm", "statistics")
 FIELDS = ("dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")

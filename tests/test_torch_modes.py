@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+import bnspec
 from bnspec._modes import observer, readable, transformation
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+
+#: torch makes its own rules of forward mode by what it calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
 #: A tensor as torch stores it, and two modes of a user's own that change nothing.
 X = torch.arange(12.0).reshape(4, 3)
@@ -138,3 +142,102 @@ def test_jax_shows_in_the_arrays() -> None:
     assert (transformation(x), observer(x)) == (None, None)
     jax.jit(f)(x), jax.vmap(f)(x), jax.grad(f)(x)
     assert found == ["jax.jit", "jax.vmap", "jax.grad or jax.jvp"]
+
+
+def formula(x: Any, gamma: Any) -> Any:
+    """Normalization by the batch in plain operations of torch."""
+    return (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt() * gamma
+
+
+def ours(x: Any, gamma: Any) -> Any:
+    """The same by bnspec."""
+    return bnspec.batch_norm(x, bnspec.Params(gamma, torch.zeros_like(gamma)), CONFIG)[0]
+
+
+def inferred(x: Any, gamma: Any) -> Any:
+    """Normalization by the running statistics of a fresh state."""
+    _, state = bnspec.init(CONFIG, channels=3, like=x)
+    return bnspec.batch_norm_inference(x, bnspec.Params(gamma, torch.zeros_like(gamma)), state, CONFIG)[0]
+
+
+def cubed(operation: Any) -> Any:
+    """A loss that is not linear in y."""
+    return lambda x, gamma: (operation(x, gamma) ** 3).sum()
+
+
+CONFIG = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+GAMMA = torch.tensor([0.5, 1.0, -2.0])
+NOISE = torch.tensor([[0.3, -1.0, 2.0], [1.5, 0.2, 0.1], [-0.7, 0.4, -1.1], [0.0, 2.0, 0.6], [1.0, -0.3, 0.9]])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
+@pytest.mark.parametrize("operation", [ours, inferred])
+def test_recorded_graphs_compute(operation: Any) -> None:
+    """What torch records of an example answers for other inputs, of another batch size too."""
+    again = torch.cat([NOISE * 3 + 1, NOISE])
+    want = operation(again, GAMMA)
+    assert torch.allclose(torch.jit.trace(operation, (NOISE, GAMMA), check_trace=False)(again, GAMMA), want)
+    for mode in ("real", "fake", "symbolic"):
+        from torch.fx.experimental import proxy_tensor
+
+        recorded = proxy_tensor.make_fx(operation, tracing_mode=mode)(NOISE, GAMMA)
+        assert torch.allclose(recorded(again[:5], GAMMA), operation(again[:5], GAMMA))
+
+
+@pytest.mark.parametrize("argument", [0, 1])
+def test_functions_that_transform_by_one_argument(argument: int) -> None:
+    """The other arguments are plain tensors inside, and yet nothing reads them past the transformation."""
+    for transform in (torch.func.grad, torch.func.hessian):
+        got, want = (transform(cubed(f), argument)(NOISE, GAMMA) for f in (ours, formula))
+        assert torch.allclose(got, want, rtol=1e-3, atol=1e-3)
+    for transform in (torch.func.jacrev, torch.func.jacfwd):
+        got, want = (transform(f, argument)(NOISE, GAMMA) for f in (ours, formula))
+        assert torch.allclose(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_batches_of_cotangents() -> None:
+    """One backward pass for many cotangents, by each of torch's ways to ask for it."""
+    x = NOISE.clone().requires_grad_()
+    y, each = ours(x, GAMMA), torch.eye(15).reshape(15, 5, 3)
+    want = torch.func.jacrev(formula)(NOISE, GAMMA).reshape(15, 5, 3)
+    for options in ({"retain_graph": True}, {"create_graph": True}):
+        (got,) = torch.autograd.grad(y, x, each, is_grads_batched=True, **options)
+        assert torch.allclose(got, want, rtol=1e-3, atol=1e-4)
+    got = torch.func.vmap(lambda v: torch.autograd.grad(y, x, v, retain_graph=True)[0])(each)
+    assert torch.allclose(got, want, rtol=1e-3, atol=1e-4)
+    got = torch.autograd.functional.jacobian(lambda v: ours(v, GAMMA), NOISE, vectorize=True)
+    assert torch.allclose(got.reshape(15, 5, 3), want, rtol=1e-3, atol=1e-4)
+
+
+def test_watchers_miss_nothing() -> None:
+    """A mode that watches sees the operations of a call and of its backward pass."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    x = NOISE.clone().requires_grad_()
+    with Watch():
+        y = ours(x, GAMMA)
+    assert any("sum" in name for name in seen)
+    seen.clear()
+    with Watch():
+        y.pow(3).sum().backward()
+    assert any("sum" in name for name in seen)
+    assert torch.allclose(y, formula(NOISE, GAMMA), atol=1e-6)
+    assert torch.allclose(x.grad, torch.func.grad(cubed(formula))(NOISE, GAMMA), rtol=1e-3, atol=1e-4)
+
+
+def test_fake_tensors_pass_through() -> None:
+    """Shapes and dtypes can be asked for without values, also outside of the mode that made the tensors."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        inside = ours(torch.ones(5, 3, dtype=torch.float16), torch.ones(3))
+    outside = ours(*map(mode.from_tensor, (NOISE, GAMMA)))
+    assert (inside.shape, inside.dtype) == ((5, 3), torch.float16)
+    assert (outside.shape, type(outside)) == ((5, 3), type(inside))
