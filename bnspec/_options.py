@@ -6,10 +6,11 @@ from typing import Any
 
 from array_api_compat import device
 
+from bnspec._creation import beside, full
 from bnspec._devices import on_device_of
 from bnspec._dialects import Dialect
 from bnspec._errors import refusal
-from bnspec._namespace import array_namespace, beside, full
+from bnspec._namespace import array_namespace
 from bnspec._precision import dtype_name, is_array, library, statistics_dtype, stop_gradient
 from bnspec._types import Array
 

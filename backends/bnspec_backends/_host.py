@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 import bnspec
-from bnspec._namespace import array_namespace, beside
+from bnspec._creation import beside
+from bnspec._namespace import array_namespace
 from bnspec._precision import library
 from bnspec._types import Array
 

@@ -89,7 +89,7 @@ MUTANTS = (
         name="backward-twice",
         clause="BN-ERR-4",
         breaks="Serves a second backward pass for one forward pass.",
-        apply=edit(BatchNorm.backward, "_tape=Tape() if self._tape is tape else self._tape", "_tape=tape"),
+        apply=edit(BatchNorm.backward, "_tape=Tape() if same else self._tape", "_tape=tape"),
     ),
     Mutant(
         name="backward-without-forward",
