@@ -283,10 +283,9 @@ def check(library: str, kind: str, name: str, changes: list[tuple[tuple[Any, ...
     call, given = calls(library, kind)[name]
     for path, how in changes:
         try:
-            value = changed(at(given, path), how, library)
+            given = replaced(given, path, changed(at(given, path), how, library))
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError):
             continue  # there is no such array, or another change took the field away
-        given = replaced(given, path, value)
     mine = tried(call, given)
     with cpu.using("specification"):
         wanted = tried(call, given)
@@ -304,7 +303,7 @@ def changes(draw: Any, library: str, kind: str, name: str) -> Any:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_is_in_a_record_is_refused_or_answered_right(library: str, data: Any) -> None:
     pytest.importorskip(library, reason=f"{library} is not installed")
@@ -362,8 +361,8 @@ def test_results_have_the_byte_order_of_what_they_belong_to(kernels: str, kind: 
             seen, frozen = bnspec.batch_norm_inference(x, params, state, COUNTING)
             also = bnspec.batch_norm_vjp(dy, frozen).x, bnspec.batch_norm_jvp(dy, frozen)
         assert {v.dtype for v in (y, grads.x, tangents.y, seen, *also)} == {x.dtype}
-        assert {v.dtype for v in (grads.gamma, grads.beta)} == {np.dtype(other + "f8")}
-        assert [v.dtype for v in new[:3]] == [v.dtype for v in state[:3]]
+        assert {v.dtype for v in flat(grads[1:])} == {np.dtype(other + "f8")}
+        assert [str(v.dtype) for v in flat(new)] == [str(v.dtype) for v in flat(state)]
         assert all(v.dtype.isnative for v in (*stats, saved.centre, saved.inverse_stddev))
         native = x.astype(x.dtype.newbyteorder("="))
         with cpu.using(kernels):
@@ -418,7 +417,8 @@ def test_a_switch_is_a_boolean(value: Any) -> None:
         pass
     with pytest.raises(TypeError, match="BN-UPD-7"):
         bnspec.TrainingContext(value)
-    with bnspec.training_context(np.bool_(False)) as context:
+    off: Any = np.bool_(False)
+    with bnspec.training_context(off) as context:
         assert context.is_training is False
 
 

@@ -1,6 +1,7 @@
 """Checks of SPEC.md, "Running statistics"."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -310,7 +311,7 @@ def test_below_zero(t: Trial) -> None:
             if getattr(state, field) is None:
                 continue
             bad = below(state, field)
-            calls = [partial(bnspec.update_running, bad, stats, config)]
+            calls: list[Callable[[], Any]] = [partial(bnspec.update_running, bad, stats, config)]
             if field == "var" or averaging == "debiased":
                 calls += [partial(bnspec.batch_norm_inference, x, params, bad, config),
                           partial(bnspec.running_statistics, bad, config)]  # fmt: skip

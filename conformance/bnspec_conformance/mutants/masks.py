@@ -96,7 +96,7 @@ MUTANTS = (
         clause="BN-MASK-3",
         row="D17",
         breaks="Lets a masked NaN into its own dx and tangent.",
-        apply=edit(_usable, "return xp.where(usable, x, xp.zeros_like(x)), usable", "return x, usable"),
+        apply=edit(_usable, "return where(usable, x, xp.zeros_like(x)), usable", "return x, usable"),
     ),
     Mutant(
         name="masked-cotangents-dropped",

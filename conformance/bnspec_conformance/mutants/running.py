@@ -136,7 +136,7 @@ MUTANTS = (
         breaks="Starts a debiased variance at 1 and divides by 1 - decay^t all the same.",
         apply=edit(
             used_statistics,
-            "xp.where(fresh, xp.ones_like(state.var), state.var / share)",
+            "where(fresh, xp.ones_like(state.var), state.var / share)",
             "xp.where(fresh, xp.ones_like(state.var), (state.var + (1 - share)) / share)",
         ),
     ),

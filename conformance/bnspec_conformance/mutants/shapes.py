@@ -43,7 +43,7 @@ MUTANTS = (
         name="rank-1",
         clause="BN-SHAPE-1",
         breaks="Takes x of rank 1, as one sample.",
-        apply=edit(_validate.channel_axis, "if x.ndim < 2:", "if x.ndim < 1:"),
+        apply=edit(_validate._ranked, "if x.ndim < 2:", "if x.ndim < 1:"),
     ),
     Mutant(
         name="rank-5-in-part",
@@ -77,7 +77,7 @@ MUTANTS = (
         name="no-channels",
         clause="BN-SHAPE-4",
         breaks="Refuses x without channels.",
-        apply=edit(_validate.channel_axis, "if x.ndim < 2:", "if x.ndim < 2 or 0 in x.shape[1:]:"),
+        apply=edit(_validate._ranked, "if x.ndim < 2:", "if x.ndim < 2 or 0 in x.shape[1:]:"),
     ),
     Mutant(
         name="integers-converted",

@@ -89,8 +89,8 @@ MUTANTS = (
         breaks="Averages the ranks' variances and drops what lies between their means.",
         apply=edit(
             join_moments,
-            "functools.partial(_merge, added=added)",
-            "lambda a, b: xp.concat([_merge(a, b, added)[:, :-c], a[:, -c:] + b[:, -c:]], axis=1)",
+            "functools.partial(merge_rows_of, added=added)",
+            "lambda a, b: xp.concat([merge_rows_of(a, b, added)[:, :-c], a[:, -c:] + b[:, -c:]], axis=1)",
         ),
     ),
     Mutant(
