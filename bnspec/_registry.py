@@ -55,7 +55,7 @@ class BackendInfo:
 
     name: str
     available: bool
-    reason: str  # why it is not available; empty where it is
+    reason: str  # why it is not available, or what it makes do without; else empty
     version: str
     devices: tuple[str, ...]
     dtypes: tuple[str, ...]
@@ -107,7 +107,7 @@ def known_backends() -> list[BackendInfo]:
             found.append(BackendInfo(name, False, str(cause), "", (), (), extra))
             continue
         devices = tuple(backend.devices())
-        reason = "" if devices else "no device"
+        reason = getattr(backend, "remark", "") if devices else "no device"
         found.append(
             BackendInfo(name, bool(devices), reason, backend.version(), devices, tuple(backend.dtypes()), extra)
         )

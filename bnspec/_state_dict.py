@@ -15,6 +15,7 @@ from bnspec._options import constant, to_numpy
 from bnspec._precision import FLOATING, dtype_name, is_array, stop_gradient
 from bnspec._tape import Tape
 from bnspec._types import Array, Params, RunningState
+from bnspec._values import not_below_zero
 from bnspec._written import written
 
 __all__ = ["StateDict"]
@@ -100,14 +101,9 @@ class StateDict:
                     expected="an integer dtype" if name == counter else "one of " + ", ".join(FLOATING),
                     do="The state may belong to another layer.",
                 )
-            if name in positive and bool(array_namespace(value).any(value < 0)):
-                raise refusal(
-                    ValueError,
-                    "BN-STATE-5",
-                    got=f"{self.name}: {name} has negative elements",
-                    expected="elements >= 0 or NaN",
-                    do="No average of variances or number of batches is negative; load another copy.",
-                )
+            if name in positive:
+                do = "No average of variances or number of batches is negative; load another copy."
+                not_below_zero(name, value, self.name, do, wait=True, clause="BN-STATE-5")
             lengths.add(int(value.shape[0]))
         known = [v for record in (self.state, self.params) for v in record or () if v is not None]
         channels = int(known[0].shape[0]) if known else None

@@ -7,6 +7,7 @@ NaN is no number below 0; it takes the way of BN-RUN-10.
 from collections.abc import Callable
 from typing import Any
 
+from bnspec._devices import on_device_of
 from bnspec._errors import refusal
 from bnspec._modes import readable
 from bnspec._namespace import array_namespace
@@ -53,12 +54,13 @@ def moments_values(stats: Moments, name: str, what: str = "stats") -> None:
         not_below_zero(f"{what}.{field}", getattr(stats, field), name, "Pass what bnspec.batch_norm returned.")
 
 
-def not_below_zero(what: str, v: Array, name: str, do: str, *, wait: bool = False) -> None:
+@on_device_of("v")
+def not_below_zero(what: str, v: Array, name: str, do: str, *, wait: bool = False, clause: str = "BN-RUN-14") -> None:
     """Refuse an array with an element below 0, where its elements can be read."""
     if (wait or is_readable(v)) and _has_negative(v):
         raise refusal(
             ValueError,
-            "BN-RUN-14",
+            clause,
             got=f"{name}: {what} of shape {tuple(v.shape)} has elements below 0",
             expected="numbers >= 0",
             do=do,

@@ -125,11 +125,11 @@ def test_bad_files(t: Trial, case: Case) -> None:
                     t.require(snapshot(t, each, path) == before, f"the refusal of {what} changed something", case)
                     t.require(not _Trap.sprung, f"{what} was unpickled", case, proves=("BN-STATE-5",))
             plain(path / f"foreign{suffix}", state_of(t, layer))
-            for name, clause in ((f"good{suffix}", "BN-STATE-3"), (f"foreign{suffix}", "BN-STATE-5")):
+            for name, proves in ((f"good{suffix}", ("BN-STATE-3",)), (f"foreign{suffix}", ("BN-STATE-5",))):
                 new = layer_of(t, case)
                 new.load(path / name)
                 what = f"variables after loading the {name}"
-                t.same(state_of(t, new), state_of(t, layer), what, case, proves=(clause,))
+                t.same(state_of(t, new), state_of(t, layer), what, case, proves=proves)
 
 
 def plain(path: Path, values: dict[str, Array]) -> None:
