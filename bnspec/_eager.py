@@ -84,8 +84,8 @@ def warn_untrained(name: str, y: Array, params: Params, first: bool) -> bool:
         return False
     part = " A bnspec layer is no part of the torch.nn.Module that calls it." if module else ""
     warnings.warn(
-        f"{name}: torch differentiates this call, but gamma and beta, which the layer is to train, are no parameters of "
-        f"torch, and no optimizer of it changes them.{part} Give an optimizer those of `layer.params = "
+        f"{name}: torch differentiates this call, but gamma and beta, which the layer is to train, are no parameters "
+        f"of torch, and no optimizer of it changes them.{part} Give an optimizer those of `layer.params = "
         "bnspec.Params(*map(torch.nn.Parameter, layer.params))`, or use trainable=False. This is said once of a layer.",
         UntrainedParametersWarning,
         stacklevel=3,

@@ -53,7 +53,7 @@ def to_bytes(suffix: str, arrays: "Mapping[str, np.ndarray[Any, Any]]", header: 
 
 
 def from_bytes(suffix: str, data: bytes) -> "tuple[str | None, dict[str, np.ndarray[Any, Any]]]":
-    """The header, or None of a foreign file, and the arrays. ValueError if the bytes are not those that were written."""
+    """The header, or None of a foreign file, and the arrays; ValueError if a byte is not as it was written."""
     return _from_npz(data) if suffix == ".npz" else _from_safetensors(data)
 
 

@@ -12,12 +12,11 @@ from bnspec._batch_norm import batch_norm, batch_norm_inference
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext
 from bnspec._derivatives import batch_norm_vjp
-from bnspec._dialects import dialects
 from bnspec._eager import gradients_by_torch, kept_tensors, refuse_transformation, warn_untrained
 from bnspec._layer_attributes import Attributes
 from bnspec._layer_config import LayerConfig
 from bnspec._locks import LAYERS
-from bnspec._options import check_initializer, flag, from_aliases, is_channels_last, only_keywords, own_decay
+from bnspec._options import flag, only_keywords
 from bnspec._precision import stop_gradient
 from bnspec._protocols import Communicator
 from bnspec._running import update_running
@@ -146,9 +145,8 @@ class BatchNorm(Attributes, LayerConfig):
         **aliases: Any,
     ) -> None:
         only_keywords(type(self).__name__, positional)
-        row = dialects[dialect]
-        own = from_aliases(
-            {
+        self._configure(
+            given={
                 "decay": decay,
                 "center": center,
                 "scale": scale,
@@ -156,52 +154,26 @@ class BatchNorm(Attributes, LayerConfig):
                 "gamma_initializer": gamma_initializer,
                 "training": training,
             },
-            own_decay(aliases, row),
-            type(self).__name__,
-        )
-        fields = {
-            "decay": own["decay"],
-            "epsilon": epsilon,
-            "center": own["center"],
-            "scale": own["scale"],
-            "virtual_batch_size": virtual_batch_size,
-            "correction": correction,
-            "averaging": averaging,
-            "ghost_source": ghost_source,
-            "sync_weighting": sync_weighting,
-            "single_value": single_value,
-            "nonfinite": nonfinite,
-        }
-        vars(self).update(  # past the checks of what may be set on a layer that is there
-            dialect=row,
+            aliases=aliases,
+            fields={
+                "epsilon": epsilon,
+                "virtual_batch_size": virtual_batch_size,
+                "correction": correction,
+                "averaging": averaging,
+                "ghost_source": ghost_source,
+                "sync_weighting": sync_weighting,
+                "single_value": single_value,
+                "nonfinite": nonfinite,
+            },
+            dialect=dialect,
             renorm=renorm,
-            params=None,
-            state=None,
-            gradients=None,
-            _axis=axis,
-            _data_format=data_format,
-            _initializers=(own["gamma_initializer"], own["beta_initializer"]),
-            _fields={key: value for key, value in fields.items() if value is not None},
-            _comm=comm,
-            _training_mode=True,
-            _tape=Tape(),
-            _told=False,
-            _loaded=None,
+            axis=axis,
+            data_format=data_format,
+            comm=comm,
+            ema_update=ema_update,
+            sync_statistics=sync_statistics,
         )
-        self.name, self.training, self.trainable = name, own["training"], trainable
-        self._ema_update = self._check_update(ema_update)
-        self._sync_statistics = self._check_sync(sync_statistics)
-        for what, initializer in zip(("gamma_initializer", "beta_initializer"), self._initializers, strict=True):
-            check_initializer(initializer, what)
-        if data_format is not None:
-            is_channels_last(data_format)
-        # A configuration nobody asks for at this rank; built so that a bad argument is refused here, not at the first
-        # call. A negative axis waits for the call, where x's rank says what it means.
-        rank = 4 if row.ranks is None else max(row.ranks)
-        early = row.axis if axis is None or (isinstance(axis, int) and axis < 0) else axis
-        self._config(rank, early, "float32", sync=False)
-        if virtual_batch_size is not None and self._joins_ranks:
-            row.check(rank=rank, axis=row.axis % rank, dtype="float32", ghost=True, sync=True)
+        self.name, self.trainable = name, trainable
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         """Normalize x, and update the running state as `ema_update` says.

@@ -4,16 +4,26 @@ import warnings
 from typing import Any
 
 from bnspec import _context
-from bnspec._config import BatchNormConfig
+from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext
+from bnspec._dialects import dialects
 from bnspec._eager import in_backward_of_torch, kept_tensors
 from bnspec._errors import refusal
 from bnspec._init import init
-from bnspec._options import EMA_UPDATES, channel_axis_of, initialize
+from bnspec._options import (
+    EMA_UPDATES,
+    channel_axis_of,
+    check_initializer,
+    from_aliases,
+    initialize,
+    is_channels_last,
+    own_decay,
+)
 from bnspec._precision import dtype_name
 from bnspec._protocols import Communicator
 from bnspec._registry import get_communicator
 from bnspec._state_dict import StateDict
+from bnspec._tape import Tape
 from bnspec._types import Array, Params, RunningState
 from bnspec._validate import channel_axis
 
@@ -23,12 +33,62 @@ __all__ = ["LayerConfig"]
 class LayerConfig(StateDict):
     """The part of `BatchNorm` that reads its options."""
 
+    training: bool | None
     _axis: int | None
     _data_format: str | None
     _initializers: tuple[Any, Any]
     _ema_update: str
     _sync_statistics: str | None
     _comm: Communicator | None
+
+    def _configure(
+        self,
+        *,
+        given: dict[str, Any],
+        aliases: dict[str, Any],
+        fields: dict[str, Any],
+        dialect: str,
+        renorm: Renorm | None,
+        axis: int | None,
+        data_format: str | None,
+        comm: Communicator | None,
+        ema_update: str,
+        sync_statistics: str | None,
+    ) -> None:
+        """Take the constructor's arguments, and refuse what no call could use."""
+        row = dialects[dialect]
+        own = from_aliases(given, own_decay(aliases, row), type(self).__name__)
+        switches = {key: own[key] for key in ("decay", "center", "scale")}
+        vars(self).update(  # past the checks of what may be set on a layer that is there
+            dialect=row,
+            renorm=renorm,
+            params=None,
+            state=None,
+            gradients=None,
+            _axis=axis,
+            _data_format=data_format,
+            _initializers=(own["gamma_initializer"], own["beta_initializer"]),
+            _fields={key: value for key, value in (switches | fields).items() if value is not None},
+            _comm=comm,
+            _training_mode=True,
+            _tape=Tape(),
+            _told=False,
+            _loaded=None,
+        )
+        self.training = own["training"]
+        self._ema_update = self._check_update(ema_update)
+        self._sync_statistics = self._check_sync(sync_statistics)
+        for what, initializer in zip(("gamma_initializer", "beta_initializer"), self._initializers, strict=True):
+            check_initializer(initializer, what)
+        if data_format is not None:
+            is_channels_last(data_format)
+        # A configuration nobody asks for at this rank; built so that a bad argument is refused here, not at the first
+        # call. A negative axis waits for the call, where x's rank says what it means.
+        rank = 4 if row.ranks is None else max(row.ranks)
+        early = row.axis if axis is None or (isinstance(axis, int) and axis < 0) else axis
+        self._config(rank, early, "float32", sync=False)
+        if self._fields.get("virtual_batch_size") is not None and self._joins_ranks:
+            row.check(rank=rank, axis=row.axis % rank, dtype="float32", ghost=True, sync=True)
 
     def config_for(self, x: Array, *, training: bool = True) -> BatchNormConfig:
         """Return the configuration with which this layer treats x."""

@@ -95,7 +95,7 @@ def test_the_fused_path_alone_corrects_the_variance(name, options, correction):
     assert (config.correction, config.single_value) == (correction, "floor")
     x = np.zeros((4, 3, 3, 3)[: options["rank"]], options["dtype"])
     layer = bnspec.BatchNorm(
-        options.get("axis"),
+        axis=options.get("axis"),
         dialect=name,
         virtual_batch_size=options.get("virtual_batch_size"),
         renorm=options.get("renorm"),

@@ -20,7 +20,7 @@ def trained(**options):
     with bnspec.training_context() as context:
         layer(X)
         context.updates.run()
-        layer(X * 2)
+        layer.forget()(X * 2)
     return layer, context.updates
 
 
@@ -75,17 +75,22 @@ def test_an_axis_out_of_range(axis):
 
 def test_a_state_of_another_length():
     layer, updates = trained()
-    layer.state = layer.state._replace(var=np.ones(1, np.float32))
-    layer.eval()
+    state = layer.state._replace(var=np.ones(1, np.float32))
+    text = (
+        "batch_norm: state of lengths {'mean': 3, 'var': 1}; expected one length, the number of channels [BN-SHAPE-6]. "
+        "Take all of them from one layer."
+    )
+    with refused(ValueError, text, layer, updates, X):
+        layer.state = state
     text = (
         "batch_norm: state.var has shape (1,) for 3 channels on axis 1; expected shape (3,) [BN-SHAPE-6]. "
         "Check the channel axis, or make the state for 3 channels."
     )
-    with refused(ValueError, text, layer, updates, X):
-        layer(X)
+    with refused(ValueError, text, X):
+        bnspec.batch_norm_inference(X, PARAMS, state, CONFIG)
     _, stats, _ = bnspec.batch_norm(X, PARAMS, CONFIG)
     with refused(ValueError, text, stats, layer):
-        bnspec.update_running(layer.state, stats, CONFIG)
+        bnspec.update_running(state, stats, CONFIG)
 
 
 def test_ghost_groups_that_do_not_fit():

@@ -109,6 +109,7 @@ def test_the_variables_of_a_layer_are_not_those_of_its_input():
     assert bits(layer.variables) == before
 
 
+@pytest.mark.filterwarnings("ignore::bnspec.UntrainedParametersWarning")
 @pytest.mark.parametrize("kind", LAYERS)
 def test_the_running_state_is_no_part_of_the_graph_of_torch(kind):
     torch = pytest.importorskip("torch")

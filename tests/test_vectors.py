@@ -155,7 +155,8 @@ def layer_of(case, comm):
 
 
 def call(layer, case, step, rank):
-    y = layer(case.at("x", step, rank))
+    x = case.at("x", step, rank)  # held until backward: in inference the layer does not
+    y = layer(x)
     dx = layer.backward(case.at("dy", step, rank))
     assert (y.dtype.name, dx.dtype.name) == (case.dtype, case.dtype)
     return y, layer.gradients
@@ -219,8 +220,8 @@ def fresh(case, comm):
     layer = layer_of(case, comm)
     with bnspec.training_context(case.tower == "train"):
         layer.training = False  # makes the variables and updates nothing
-        layer(case.at("x", 0, 0))
-    layer.backward(case.at("dy", 0, 0))
+        layer(x := case.at("x", 0, 0))
+    assert x.shape == layer.backward(case.at("dy", 0, 0)).shape
     return layer
 
 
