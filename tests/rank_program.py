@@ -4,6 +4,7 @@ import atexit
 import gc
 import hashlib
 import json
+import multiprocessing
 import os
 import sys
 import threading
@@ -254,7 +255,7 @@ def refused_by(call):
     return "not refused"
 
 
-def forked(work):
+def forked(work, end=os._exit):
     """What a forked child says, and how it ends; it ends at once."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -265,7 +266,7 @@ def forked(work):
             gc.collect()
             status = 0
         finally:
-            os._exit(status)
+            end(status)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         said = pipe.read()
@@ -278,7 +279,11 @@ def forks():
     x = put(np.full((2, 3), float(RANK), "float32"))
     lost = Communicator(deadline=30.0)
     with Communicator(deadline=30.0) as comm:
-        part, layer, named = comm.split(0), bnspec.BatchNorm(1, comm=comm), bnspec.BatchNorm(1, sync_statistics=KIND)
+        part, layer, named = (
+            comm.split(0),
+            bnspec.BatchNorm(axis=1, comm=comm),
+            bnspec.BatchNorm(axis=1, sync_statistics=KIND),
+        )
         layer(x), named(x)
         batch = comm.batched()
 
@@ -299,6 +304,11 @@ def forks():
             return told
 
         told = forked(child) if RANK == 0 else []
+        if RANK == 0 and MPI.VERSION >= 4:
+            assert forked(lambda: "done", sys.exit) == "done"
+            ended = multiprocessing.get_context("fork").Process(target=child)
+            ended.start(), ended.join(10)
+            assert ended.exitcode == 0
         before = take(layer.state.mean).tolist()
         layer(x), named(x)
         total = take(part.all_reduce(put(np.ones(2)), lambda a, b: a + b, SUM)).tolist()
@@ -335,16 +345,16 @@ def used_again(number):
             comm = MPICommunicator(deadline=30.0)
             part = whole.split(0)
             if i % 10 == 0:
-                bnspec.BatchNorm(1, comm=comm)(x), bnspec.BatchNorm(1, comm=part)(x)
+                bnspec.BatchNorm(axis=1, comm=comm)(x), bnspec.BatchNorm(axis=1, comm=part)(x)
             if i % 2:
                 comm.close(), part.close()
             elif i % 20 == 0:  # the ranks differ
-                told = refused_by(lambda c=comm: bnspec.BatchNorm(1, comm=c, name=f"of rank {RANK}")(x))
+                told = refused_by(lambda c=comm: bnspec.BatchNorm(axis=1, comm=c, name=f"of rank {RANK}")(x))
                 assert "differ in layer" in told, told
     for _ in range(number // 10):
         own = MPI.COMM_WORLD.Split(0)
         with MPICommunicator(own, deadline=30.0) as comm:
-            bnspec.BatchNorm(1, comm=comm)(x)
+            bnspec.BatchNorm(axis=1, comm=comm)(x)
         own.Free()
     MPI.COMM_WORLD.Barrier()
     MPICommunicator(deadline=30.0).close()
@@ -356,7 +366,7 @@ def finalized():
     """MPI's end, by the program itself, is the end of communicators; what needs them is refused."""
     kept, dropped = Communicator(deadline=30.0), Communicator(deadline=30.0)
     x = put(np.ones((2, 3), "float32"))
-    layer, named = bnspec.BatchNorm(1, comm=kept), bnspec.BatchNorm(1, sync_statistics=KIND)
+    layer, named = bnspec.BatchNorm(axis=1, comm=kept), bnspec.BatchNorm(axis=1, sync_statistics=KIND)
     layer(x), named(x)
     batch = kept.batched()
     MPI.Finalize()
@@ -368,7 +378,7 @@ def finalized():
     kept.close()
     del dropped
     gc.collect()
-    y = take(bnspec.BatchNorm(1, comm=kept, training=False)(x))  # which asks nobody
+    y = take(bnspec.BatchNorm(axis=1, comm=kept, training=False)(x))  # which asks nobody
     say(told=told, same=len({tuple(row) for row in y.tolist()}))
 
 

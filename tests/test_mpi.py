@@ -48,6 +48,7 @@ def test_ranks_that_differ_are_told_at_once(tmp_path, act, texts):
     [
         ("raises", "rank 1 raised OSError: no space left while layer 'conv2/bn' (moments, collective 2) waited"),
         ("returns", "rank 1 ended, while layer 'conv2/bn' (moments, collective 2) waited"),
+        ("finalizes", "rank 1 ended, while layer 'conv2/bn' (moments, collective 2) waited"),
         ("uncaught", "rank 1 raised OSError: no space left while layer 'conv2/bn' (moments, collective 2) waited"),
     ],
 )
@@ -238,7 +239,7 @@ import mpi4py
 mpi4py.rc.initialize = False
 import bnspec, numpy as np
 from bnspec_backends._mpi import MPICommunicator
-for make in (MPICommunicator, bnspec.BatchNorm(1, sync_statistics="mpi")):
+for make in (MPICommunicator, bnspec.BatchNorm(axis=1, sync_statistics="mpi")):
     try:
         make(*([np.ones((2, 3))] if make is not MPICommunicator else []))
     except bnspec.CommunicatorError as error:

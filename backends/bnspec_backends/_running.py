@@ -3,13 +3,16 @@
 Every function of MPI's that is called outside of that ends the process by the library's own text, at best.
 """
 
+import contextlib
+import functools
 import os
+from typing import Any
 
 from mpi4py import MPI
 
 from bnspec._errors import CommunicatorError, refusal
 
-__all__ = ["refuse_unless_running", "running"]
+__all__ = ["hold", "refuse_unless_running", "release", "running"]
 
 
 class _Child:
@@ -25,6 +28,27 @@ class _Child:
 
 
 _CHILD = _Child()
+_HELD: list[Any] = []
+
+
+@functools.cache
+def hold() -> None:
+    """Keep MPI from ending in a forked child that ends in order, where mpi4py ends it as if the child were the rank.
+
+    MPI ends for good with the last of its sessions, and a child never ends this one.
+    """
+    with contextlib.suppress(NotImplementedError, MPI.Exception):  # before MPI 4 there are none
+        _HELD.append(MPI.Session.Init())
+
+
+def release() -> None:
+    """Let MPI end, in the rank itself."""
+    while _HELD and not _CHILD.inherited:
+        _HELD.pop().Finalize()
+
+
+if MPI.Is_initialized() and not MPI.Is_finalized():
+    hold()
 
 
 def running() -> bool:
