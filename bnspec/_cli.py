@@ -5,11 +5,11 @@ library does.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 import bnspec
+from bnspec._screen import command, open_closed
 
 __all__ = ["main"]
 
@@ -27,16 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0, or 2 when an argument names something unknown, or a variable of the environment cannot be understood.
     """
+    if argv is None:
+        open_closed()
+    return command("bnspec", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
     try:
         options.run(options)
-        sys.stdout.flush()
     except (LookupError, ValueError) as error:  # an unknown name, or a variable of the environment that is wrong
-        print(f"bnspec: {error}", file=sys.stderr)
+        print(f"bnspec: {error.args[0] if error.args else error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        # The reader (`head`, a pager) has seen enough. Python would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -5,17 +5,24 @@ inside the transformation. So it asks who is at work before it computes, and bef
 """
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bnspec._errors import refusal
+from bnspec._errors import UntrainedParametersWarning, refusal
 from bnspec._modes import transformation
 from bnspec._namespace import array_namespace
 from bnspec._precision import library
-from bnspec._types import Array
+from bnspec._types import Array, Params
 
-__all__ = ["gradients_by_torch", "in_backward_of_torch", "kept_tensors", "refuse_transformation"]
+__all__ = [
+    "gradients_by_torch",
+    "in_backward_of_torch",
+    "kept_tensors",
+    "refuse_transformation",
+    "warn_untrained",
+]
 
 
 def refuse_transformation(name: str, *arrays: Array | None) -> None:
@@ -59,3 +66,39 @@ def in_backward_of_torch(x: Array) -> bool:
         return False
     torch: Any = sys.modules["torch"]
     return bool(torch._C._current_graph_task_id() != -1)
+
+
+def warn_untrained(name: str, y: Array, params: Params, first: bool) -> bool:
+    """Warn of a training call that torch is to differentiate without gamma and beta; return whether it did.
+
+    Such a call is one that torch records for x alone, or, at a layer's first, one made by a module of torch.
+    """
+    if library(y) != "torch":
+        return False
+    torch: Any = sys.modules["torch"]
+    given = [v for v in params if v is not None]
+    if not given or any(v.requires_grad for v in given) or not torch.is_grad_enabled():
+        return False
+    module = _calling_module(torch.nn.Module) if first else None
+    if module is None and not y.requires_grad:
+        return False
+    part = "" if module is None else f" A bnspec layer is no part of the module {module} that calls it."
+    warnings.warn(
+        f"{name}: torch differentiates this call, but gamma and beta, which the layer is to train, are no parameters of "
+        f"torch, and no optimizer of it changes them.{part} Give an optimizer those of `layer.params = "
+        "bnspec.Params(*map(torch.nn.Parameter, layer.params))`, or use trainable=False. This is said once of a layer.",
+        UntrainedParametersWarning,
+        stacklevel=3,
+    )
+    return True
+
+
+def _calling_module(kind: type) -> str | None:
+    """The class of the object of some kind whose method called the layer, if one did."""
+    frame = sys._getframe(3)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, kind):
+            return type(owner).__name__
+        frame = frame.f_back  # type: ignore[assignment]
+    return None

@@ -174,8 +174,7 @@ class MPICommunicator(ProcessCommunicator):
         >>> import bnspec
         >>> comm, x = MPICommunicator(), np.asarray([[1.0], [3.0]])
         >>> options = {"comm": comm, "epsilon": 3.0, "training": True, "ema_update": "internal"}
-        >>> left = bnspec.BatchNorm(axis=1, name="left", **options)
-        >>> right = bnspec.BatchNorm(axis=1, name="right", **options)
+        >>> left, right = (bnspec.BatchNorm(axis=1, name=name, **options) for name in ("left", "right"))
         >>> with comm.batched() as batch:
         ...     ys = batch.submit(left, x), batch.submit(right, -x)
         >>> [y.result().tolist() for y in ys]

@@ -1,5 +1,6 @@
 """One run under pytest: the checks on every subject, waivers, the records, and what is written at the end."""
 
+import contextlib
 import dataclasses
 import shlex
 import sys
@@ -84,7 +85,8 @@ class Session:
         self.chosen = {_of(item) for item in session.items if _clauses_of(item)}
         if self.config.getoption("--bnspec-table"):
             self.progress = report.Progress(len(session.items), sys.stdout)
-        if not (self.config.getoption("--bnspec-silent") or hasattr(self.config, "workerinput")):
+        option = self.config.getoption
+        if self.chosen and not (option("--bnspec-silent") or hasattr(self.config, "workerinput")):
             self.written = Written(self.config.getoption, self._unfinished)
             self.written.update()
             stop = current()
@@ -94,14 +96,14 @@ class Session:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Note what is running, and stop after it if a signal came that the subject kept to itself."""
-        if self.written is None:
+        if self.written is None or not _clauses_of(item):
             return (yield)
         check, subject = _of(item)
         self.written.live.begin(check, _clauses_of(item), subject)
-        with told(self.written.live):
+        stop = current()
+        with told(self.written.live), contextlib.nullcontext() if stop is None else told(stop):
             result = yield
         self.written.live.done()
-        stop = current()
         if stop is not None and stop.name is not None:
             item.session.shouldstop = stop.name
         return result
@@ -330,7 +332,7 @@ def _lacking(records: Collection[Record], subjects: dict[str, Subject]) -> dict[
 def _of(item: pytest.Item) -> tuple[str, str]:
     """The check and the subject of a test."""
     function, subject = getattr(item, "function", None), getattr(item, "callspec", None)
-    return str(getattr(function, "check", "")), str(getattr(subject and subject.params["subject"], "name", ""))
+    return str(getattr(function, "check", "")), str(getattr(subject and subject.params.get("subject"), "name", ""))
 
 
 def _clauses_of(item: pytest.Item) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 __all__ = ["Stop", "Stopped", "current", "stoppable"]
 
@@ -42,6 +43,15 @@ class Stop:
     def name(self) -> str | None:
         """Of the signal, such as SIGTERM."""
         return None if self.number is None else signal.Signals(self.number).name
+
+    def argument(self, value: Any) -> None:
+        """Let nothing begin that a subject could be given after the signal."""
+        if self.name is not None:
+            raise Stopped(self.name)
+
+    def case(self, case: Any) -> None:
+        """The same: a subject may have kept what the signal raised to itself."""
+        self.argument(case)
 
     def status(self, otherwise: int) -> int:
         """The exit status: 128 and the signal, as shells have it."""

@@ -39,7 +39,9 @@ def load_waivers(path: Path) -> tuple[Waiver, ...]:
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError:
+        raise WaiverError(f"{path}: nested too deeply; expected only [[waiver]] tables.") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:  # TOML that is none, or a number of too many digits
         raise WaiverError(f"{path}: {error}") from None
     unknown = sorted(set(content) - {"waiver"})
     if unknown:

@@ -8,6 +8,7 @@ import base64
 import binascii
 import dataclasses
 import json
+import math
 from typing import Any
 
 import ml_dtypes
@@ -16,10 +17,10 @@ import numpy as np
 from bnspec import BatchNormConfig
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
 
-__all__ = ["BadData", "array_from_json", "array_to_json", "case_from_json", "case_to_json", "outcome_from_json",
-           "outcome_to_json"]  # fmt: skip
+__all__ = ["DTYPES", "BadData", "array_from_json", "array_to_json", "case_from_json", "case_to_json",
+           "outcome_from_json", "outcome_to_json"]  # fmt: skip
 
-_DTYPES = {
+DTYPES = {
     name: np.dtype(name)
     for name in ("bool", "float16", "float32", "float64", "int8", "int32", "int64", "uint8", "uint32", "uint64")
 } | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -54,18 +55,22 @@ def array_from_json(value: Any, what: str = "an array") -> Array | None:
     if not isinstance(value, dict) or not {"dtype", "shape", "data"} <= value.keys():
         raise BadData(f"{what} is {_short(value)}; expected an object with dtype, shape and data, or null")
     name, shape, text = value["dtype"], value["shape"], value["data"]
-    if not isinstance(name, str) or name not in _DTYPES:
-        raise BadData(f"{what} has dtype {_short(name)}; expected one of {', '.join(_DTYPES)}")
+    if not isinstance(name, str) or name not in DTYPES:
+        raise BadData(f"{what} has dtype {_short(name)}; expected one of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise BadData(f"{what} has shape {_short(shape)}; expected a list of integers >= 0")
     try:
         data = base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
         raise BadData(f"{what} has data that is not base64: {error}") from error
-    expected = int(np.prod(shape, dtype=np.int64)) * _DTYPES[name].itemsize
+    expected = math.prod(shape) * DTYPES[name].itemsize
     if len(data) != expected:
-        raise BadData(f"{what} has {len(data)} bytes; expected {expected} for {name} of shape {shape}")
-    return np.frombuffer(data, _DTYPES[name]).reshape(shape)
+        wanted = expected if expected < 2**63 else "more than there can be"
+        raise BadData(f"{what} has {len(data)} bytes; expected {wanted} for {name} of shape {_short(shape)}")
+    try:
+        return np.frombuffer(data, DTYPES[name]).reshape(shape)
+    except (ValueError, OverflowError) as error:  # without elements, but with extents that no array can have
+        raise BadData(f"{what} has shape {_short(shape)}, which no array can have: {error}") from None
 
 
 def case_to_json(case: Case) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def case_from_json(value: Any) -> Case:
         return Case(config=config, ranks=ranks, state=state, **fields, **rest)
     except BadData:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise BadData(f"not a case: {type(error).__name__}: {error}") from error
 
 

@@ -72,6 +72,6 @@ def drawn_from_json(value: Any) -> Any:
             return items if kind == "list" else tuple(items)
     except BadData:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadData(f"not the argument of a check: {type(error).__name__}: {error}") from error
     raise BadData(f"not the argument of a check: kind {kind!r}")

@@ -16,6 +16,7 @@ from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance._session import Session, matches
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects
 from bnspec_conformance.trial import Budget
+from bnspec_conformance.watch import PATIENCE
 
 if TYPE_CHECKING:
     from bnspec_conformance.waivers import Waivers
@@ -99,8 +100,8 @@ def budget(pytestconfig: pytest.Config) -> Budget:
     option = pytestconfig.getoption
     shrink = not option("--bnspec-no-shrink")
     deadline = option("--bnspec-deadline")
-    more = {} if deadline is None else {"deadline": deadline}
-    return Budget(option("--max-examples"), int(option("--bnspec-seed") or 0), shrink, **more)
+    limit = PATIENCE if deadline is None else float(deadline)
+    return Budget(option("--max-examples"), int(option("--bnspec-seed") or 0), shrink, limit)
 
 
 def _subjects(config: pytest.Config) -> dict[str, Subject | str]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bnspec._printable import printable
+
 if TYPE_CHECKING:
     from bnspec_conformance.violation import Violation
 
@@ -78,6 +80,12 @@ class Record:
         """The clauses that failed, those that a waiver covers among them."""
         return tuple(c for c in self.clauses if outcome_of(self, c) in ("failed", "waived"))
 
+    def __post_init__(self) -> None:
+        """Take control characters out of what others have said, before it gets to a screen or into a page."""
+        self.subject = printable(self.subject, lines=False)
+        self.reason = printable(self.reason)
+        self.violation, self.booked, self.others = map(_printable, (self.violation, self.booked, self.others))
+
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON value."""
         return dataclasses.asdict(self) | {"clauses": list(self.clauses), "seconds": round(self.seconds, 4)}
@@ -87,6 +95,15 @@ class Record:
         """The record again."""
         worst = None if value["worst"] is None else Worst(**value["worst"])
         return Record(**(value | {"clauses": tuple(value["clauses"]), "worst": worst}))
+
+
+def _printable(value: Any) -> Any:
+    """The value with every text in it printable, but for what is code and data."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {k: v if k in ("script", "drawn") else _printable(v) for k, v in value.items()}
+    return [_printable(v) for v in value] if isinstance(value, list) else value
 
 
 def outcome_of(record: Record | Mapping[str, Any], clause: str) -> str:

@@ -3,7 +3,6 @@
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnspec_conformance.commands._numbers import count, seconds
@@ -55,6 +54,7 @@ def call(options: argparse.Namespace) -> int:
     from bnspec_conformance.matrix import collect, known_failures, merged, page
     from bnspec_conformance.report import write_html, write_json
     from bnspec_conformance.report._outputs import unusable
+    from bnspec_conformance.report._write import write_text
     from bnspec_conformance.subjects import known_subjects
 
     outputs = {"--output": options.output, "--json": options.json, "--html": options.html}
@@ -93,7 +93,7 @@ def call(options: argparse.Namespace) -> int:
     if options.output is None:
         print(text)
     else:
-        Path(options.output).write_text(text, encoding="utf-8")
+        write_text(options.output, text)
     if options.json:
         write_json(options.json, report)
     if options.html:

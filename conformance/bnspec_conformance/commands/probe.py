@@ -33,6 +33,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def call(options: argparse.Namespace) -> int:
     """Print a table for each subject; 0 only if nothing that was measured differs from what is declared."""
     from bnspec_conformance.probe import GROUPS, probe
+    from bnspec_conformance.report._write import write_text
     from bnspec_conformance.subjects import SubjectError, find_subject
 
     unknown = sorted(set(options.group or ()) - set(GROUPS))
@@ -55,8 +56,7 @@ def call(options: argparse.Namespace) -> int:
             sys.stdout.write(text)
         else:
             try:
-                with open(options.json, "w", encoding="utf-8") as file:
-                    file.write(text)
+                write_text(options.json, text)
             except OSError as error:
                 print(f"the findings cannot be written: {error}; expected a file in a folder.", file=sys.stderr)
                 return 2

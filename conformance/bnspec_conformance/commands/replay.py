@@ -119,6 +119,7 @@ def _again(record: "Record", subject: "Subject", given: "Failures", deadline: fl
     from bnspec_conformance.drawn import drawn_from_json
     from bnspec_conformance.engine import all_checks, attempt
     from bnspec_conformance.trial import Budget
+    from bnspec_conformance.watch import PATIENCE
 
     value = (record.violation or {}).get("drawn")
     argument: dict[str, Any] = {}
@@ -128,8 +129,8 @@ def _again(record: "Record", subject: "Subject", given: "Failures", deadline: fl
         except BadData as error:
             print(error, file=sys.stderr)
             return None
-    more = {} if deadline is None else {"deadline": deadline}
-    return attempt(all_checks()[record.check], subject, Budget(given.max_examples, given.seed, **more), **argument)
+    budget = Budget(given.max_examples, given.seed, deadline=PATIENCE if deadline is None else deadline)
+    return attempt(all_checks()[record.check], subject, budget, **argument)
 
 
 def _say(number: int, record: "Record", found: "Record") -> None:

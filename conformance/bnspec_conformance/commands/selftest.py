@@ -37,11 +37,11 @@ def call(options: argparse.Namespace) -> int:
     import json
     import os
     import time
-    from pathlib import Path
 
     from bnspec_conformance.mutants import catalogue
     from bnspec_conformance.mutants.killing import checks_for
     from bnspec_conformance.mutants.summary import markdown, show, to_json
+    from bnspec_conformance.report._write import write_text
 
     if options.table:
         sys.stdout.write(markdown())
@@ -72,7 +72,7 @@ def call(options: argparse.Namespace) -> int:
     well = show(chosen, killings, records, seeds, seconds)
     if options.json:
         result = to_json(chosen, killings, records, seeds, seconds)
-        Path(options.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(result, indent=1) + "\n")
     return 0 if well else 1
 
 

@@ -1,10 +1,11 @@
 """``bnspec-conformance vectors``: cases as files, for implementations that no Python can call."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from bnspec_conformance.commands._numbers import seconds
 
 __all__ = ["call", "register"]
 
@@ -26,11 +27,16 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     judge.add_argument(
         "--arithmetic", choices=("float64", "float32"), help="whose bounds to apply (default: as the results declare)"
     )
+    judge.add_argument(
+        "--bound", choices=("strict", "plain"), help="which bound to apply (default: as the results declare)"
+    )
     judge.add_argument("--failures", type=int, default=10, metavar="N", help="how many failures to print (default 10)")
     run = actions.add_parser("run", help="make a results file with a subject")
     run.add_argument("subject", metavar="SUBJECT", help="a name, module:attribute, or exec:PROGRAM on a pipe")
     run.add_argument("folder", metavar="DIR", type=Path, help="the exported vectors")
     run.add_argument("-o", "--output", metavar="RESULTS", type=Path, required=True)
+    run.add_argument("--deadline", type=seconds, metavar="SECONDS", help="for one case (default 120; of a program 10)")
+    run.add_argument("--isolate", action="store_true", help="run a Python subject in a process of its own")
     vectors.set_defaults(call=call)
 
 
@@ -67,15 +73,16 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from bnspec_conformance.report import write_json
     from bnspec_conformance.vectors.files import read_results, read_vectors
     from bnspec_conformance.vectors.table import print_verdict
     from bnspec_conformance.vectors.verify import verify
 
     vectors = read_vectors(options.folder)
-    verdict = verify(vectors, read_results(options.results), options.arithmetic)
+    verdict = verify(vectors, read_results(options.results), options.arithmetic, options.bound)
     print_verdict(verdict, vectors, options.failures)
     if options.json is not None:
-        options.json.write_text(json.dumps(verdict.to_json(), indent=1, allow_nan=False) + "\n")
+        write_json(options.json, verdict.to_json())
     return 0 if verdict.passed else 1
 
 
@@ -83,12 +90,16 @@ def _run(options: argparse.Namespace) -> int:
     from bnspec_conformance.subjects import find_subject
     from bnspec_conformance.vectors.files import read_vectors
     from bnspec_conformance.vectors.run import run_vectors, write_results
+    from bnspec_conformance.watch import PATIENCE
 
     vectors = read_vectors(options.folder)
-    results = run_vectors(find_subject(options.subject), vectors)
+    subject = find_subject(options.subject, deadline=options.deadline, isolate=options.isolate)
+    results = run_vectors(subject, vectors, PATIENCE if options.deadline is None else options.deadline)
     write_results(options.output, results)
     kinds = [next(iter(answer)) for answer in results["results"].values()]
     said = ", ".join(f"{kinds.count(k)} {w}" for k, w in (("ranks", "answered"), ("refused", "refused"),
                                                           ("unsupported", "unsupported")))  # fmt: skip
-    print(f"{len(kinds)} cases: {said}, in {options.output}")
-    return 0
+    lost = len(vectors.cases) - len(kinds)
+    said += f", {lost} left out, which it was to refuse and crashed on" if lost else ""
+    print(f"{len(vectors.cases)} cases: {said}, in {options.output}")
+    return int(bool(lost))

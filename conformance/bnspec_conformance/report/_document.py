@@ -121,7 +121,10 @@ def read_json(path: str | Path, schema: str) -> dict[str, Any]:
         raise BadReport(f"{path} is no JSON file that can be read: {error}") from None
     from jsonschema.exceptions import best_match
 
-    found = best_match(_validator(schema).iter_errors(content))
+    try:
+        found = best_match(_validator(schema).iter_errors(content))
+    except RecursionError:
+        raise BadReport(f"{path} is no {schema} of bnspec-conformance: it is nested too deeply") from None
     if found is not None:
         where = "/".join(map(str, found.absolute_path)) or "the file"
         text = found.message if len(found.message) <= 200 else found.message[:197] + "..."

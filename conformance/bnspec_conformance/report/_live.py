@@ -69,34 +69,53 @@ class Live:
     def __init__(
         self, report: str | Path | None, failures: Path | None, head: Callable[[str], Mapping[str, Any]]
     ) -> None:
-        self.running: Record | None = None
         self._report, self._head = report, head
         self._failure = None if failures is None else failures / RUNNING
         self._files: dict[str, IO[bytes]] = {}
         self._tail = 0
+        self._check: tuple[str, tuple[str, ...], str] | None = None
         self._drawn: Any = None
+        self._case: Case | None = None
+
+    @property
+    def running(self) -> Record | None:
+        """What is running, in the form of a failure, so that it can be run again like one."""
+        if self._check is None:
+            return None
+        check, clauses, subject = self._check
+        problem = "it was running when the run was cut, and had not come to its end"
+        try:
+            drawn = None if self._drawn is None else drawn_to_json(self._drawn)
+        except CannotWrite:
+            drawn = None
+        violation = {
+            "clauses": list(clauses),
+            "subject": subject,
+            "problem": problem,
+            "case": None if self._case is None else self._case.describe(),
+            "drawn": drawn,
+        }
+        return Record(check, clauses, subject, "failed", 0.0, reason=f"{subject}: {problem}", violation=violation)
 
     def begin(self, check: str, clauses: tuple[str, ...], subject: str) -> None:
         """A check begins."""
-        self._drawn = None
-        self._set(_record(check, clauses, subject, None, None))
+        self._check, self._drawn, self._case = (check, clauses, subject), None, None
+        self._note()
 
     def argument(self, value: Any) -> None:
-        """Keep the argument that a check begins with, as JSON where it can be one."""
-        try:
-            self._drawn = drawn_to_json(value)
-        except CannotWrite:
-            self._drawn = None
+        """Keep the argument that a check begins with."""
+        self._drawn = value
 
     def case(self, case: Case) -> None:
         """Write down the case that a subject is about to be given."""
-        if self.running is not None:
-            now = self.running
-            self._set(_record(now.check, now.clauses, now.subject, case.describe(), self._drawn))
+        self._case = case
+        if self._check is not None:
+            self._note()
 
     def done(self) -> None:
         """The check has come to its end."""
-        self._set(None)
+        self._check = None
+        self._note()
 
     def end(self, *, cut: bool = False) -> None:
         """Write no more; unless the run was cut, leave no file behind that says what is running."""
@@ -114,11 +133,11 @@ class Live:
         if os.path.isfile(path):
             self._files["report"] = open(path, "r+b", buffering=0)
 
-    def _set(self, record: Record | None) -> None:
-        self.running = record
+    def _note(self) -> None:
         with contextlib.suppress(OSError):  # the run goes on; its end says what could not be written
             if "report" in self._files:
                 self._overwrite("report", self._tail, self._entry())
+            record = None if self._failure is None else self.running
             if self._failure is not None and record is not None:
                 if "failure" not in self._files:
                     self._files["failure"] = open(self._failure, "wb", buffering=0)
@@ -126,7 +145,8 @@ class Live:
                 self._overwrite("failure", 0, json.dumps(value, indent=1) + "\n")
 
     def _entry(self) -> str:
-        value = None if self.running is None else plain(self.running.to_json())
+        record = self.running
+        value = None if record is None else plain(record.to_json())
         return f', "running": {json.dumps(value)}}}\n'
 
     def _overwrite(self, which: str, at: int, text: str) -> None:
@@ -139,10 +159,3 @@ class Live:
         file = self._files.pop(which, None)
         if file is not None:
             file.close()
-
-
-def _record(check: str, clauses: tuple[str, ...], subject: str, case: str | None, drawn: Any) -> Record:
-    """What is running, in the form of a failure, so that it can be run again like one."""
-    problem = "it was running when the run was cut, and had not come to its end"
-    violation = {"clauses": list(clauses), "subject": subject, "problem": problem, "case": case, "drawn": drawn}
-    return Record(check, clauses, subject, "failed", 0.0, reason=f"{subject}: {problem}", violation=violation)

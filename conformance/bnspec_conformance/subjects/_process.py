@@ -2,17 +2,19 @@
 
 Everything is read and written without blocking, under one deadline; what the process wrote to its standard error is
 kept, so that whoever reports a fault can quote it. A process is started in a session of its own and ended with
-everything it started there.
+everything it started there. What went into yet another session is found, on Linux, by a variable of its environment.
 """
 
 import contextlib
 import os
+import secrets
 import selectors
 import signal
 import subprocess
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 __all__ = ["Process", "ProgramError"]
@@ -21,6 +23,9 @@ __all__ = ["Process", "ProgramError"]
 _LONGEST = 64 * 2**20
 #: Bytes of standard error that are kept.
 _QUOTED = 2000
+#: The variable that all descendants of a program inherit, unless they are given an environment without it.
+_MARK = "BNSPEC_PROGRAM"
+_ROUNDS = 10
 #: Seconds a process gets to leave by itself when its input ends.
 _GRACE = 0.5
 
@@ -56,10 +61,13 @@ class Process:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         pipe = subprocess.PIPE
+        token = secrets.token_hex(16)
+        marked = {**environment, _MARK: token}
         self._child = subprocess.Popen(  # ended by `end`, at the latest when this object or the interpreter goes
-            list(command), bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, env=environment
+            list(command), bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, env=marked
         )
-        self._finalizer = weakref.finalize(self, _end, self._child, os.getpid(), _GRACE)
+        self._finalizer = weakref.finalize(self, _end, self._child, token, os.getpid(), _GRACE)
+        self._token = token
         self._stdin, self._stdout, self._stderr = (stream.fileno() for stream in _streams(self._child))
         for number in (self._stdin, self._stdout, self._stderr):
             os.set_blocking(number, False)
@@ -117,7 +125,7 @@ class Process:
     def end(self, *, grace: float = 0.0) -> None:
         """End it and everything it started; waits up to `grace` seconds for it to leave by itself."""
         if self._finalizer.detach() is not None:
-            _end(self._child, os.getpid(), grace)
+            _end(self._child, self._token, os.getpid(), grace)
 
     def _send(self, left: memoryview) -> memoryview:
         try:
@@ -174,7 +182,7 @@ class Process:
         return ProgramError(did, hung=hung)
 
 
-def _end(child: "subprocess.Popen[bytes]", owner: int, grace: float) -> None:
+def _end(child: "subprocess.Popen[bytes]", token: str, owner: int, grace: float) -> None:
     if os.getpid() != owner:  # a fork of the process that started it
         return
     stdin, stdout, stderr = _streams(child)
@@ -184,8 +192,27 @@ def _end(child: "subprocess.Popen[bytes]", owner: int, grace: float) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)  # its session, so also what it has started
     child.wait()
+    for _ in range(_ROUNDS):  # what is about to be ended may start another one
+        left = _marked(token)
+        if not left:
+            break
+        for number in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(number, signal.SIGKILL)
     stdout.close()
     stderr.close()
+
+
+def _marked(token: str) -> list[int]:
+    """Processes that have inherited the variable of a program; none where there is no /proc."""
+    found, mark = [], f"{_MARK}={token}".encode()
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+                    if mark in Path("/proc", name, "environ").read_bytes().split(b"\0"):
+                        found.append(int(name))
+    return found
 
 
 def _streams(child: "subprocess.Popen[bytes]") -> list[IO[bytes]]:

@@ -14,12 +14,12 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from bnspec_conformance.case import Array, Case
-from bnspec_conformance.codec import BadData, case_from_json, outcome_to_json
+from bnspec_conformance.case import Array, Case, Outcome
+from bnspec_conformance.codec import DTYPES, BadData, case_from_json, outcome_to_json
 from bnspec_conformance.subjects import NotSupported, Refused, Subject, SubjectError, find_subject, quietly, version_of
 from bnspec_conformance.subjects._hello import OPTIONS
 from bnspec_conformance.subjects._process import ProgramError
-from bnspec_conformance.wellformed import complaint
+from bnspec_conformance.wellformed import complaints
 
 __all__ = ["answer", "hello", "main"]
 
@@ -87,8 +87,10 @@ def answer(subject: Subject, value: Any) -> dict[str, Any]:
             outcome = subject.run(case)
         if any(array.tobytes() != before.tobytes() for array, before in given):
             return {"error": "it wrote to an array that it was given [BN-SHAPE-3]"}
-        problem = complaint(outcome, case, subject.scope, [array for array, _ in given])
-        return {"error": problem} if problem is not None else {"outcome": outcome_to_json(outcome)}
+        found = complaints(outcome, case, subject.scope, [array for array, _ in given])
+        # What is off in shape or missing is for the other side to see; these it cannot see through a pipe.
+        lost = [c.problem for c in found if c.clause or not c.output or not _can_travel(outcome, c.rank, c.output)]
+        return {"error": lost[0]} if lost else {"outcome": outcome_to_json(outcome)}
     except NotSupported as error:
         return {"unsupported": str(error)}
     except Refused as error:
@@ -125,6 +127,13 @@ def _arrays(case: Case) -> list[Array]:
     found += [*(case.dmean or ()), *(case.dvar or ())]
     found += [getattr(rank, field.name) for rank in case.ranks for field in dataclasses.fields(rank)]
     return [array for array in found if array is not None]
+
+
+def _can_travel(outcome: Outcome, rank: int, field: str) -> bool:
+    """Whether what a rank holds is an array, or arrays, of a dtype that the protocol has."""
+    value = getattr(outcome.ranks[rank], field)
+    held = value.values() if isinstance(value, dict) else [] if value is None else [value]
+    return all(isinstance(v, np.ndarray) and v.dtype.name in DTYPES for v in held)
 
 
 def _say(value: dict[str, Any], out: TextIO) -> None:

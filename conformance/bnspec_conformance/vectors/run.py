@@ -8,31 +8,45 @@ import numpy as np
 
 from bnspec import BatchNormConfig
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, as_float64
+from bnspec_conformance.report._write import write_text
 from bnspec_conformance.scope import PROFILES, needs
-from bnspec_conformance.subjects import NotSupported, Subject, version_of
+from bnspec_conformance.subjects import NotSupported, Subject, SubjectError, quietly, version_of
+from bnspec_conformance.subjects._process import ProgramError
 from bnspec_conformance.vectors._hex import array_of, encoded, lines, unhexed
-from bnspec_conformance.vectors.files import RESULTS, Vectors
+from bnspec_conformance.vectors.files import RESULTS, Vectors, undeclarable
+from bnspec_conformance.watch import PATIENCE, TooLong, deadline
 
 __all__ = ["case_of", "run_vectors", "write_results"]
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
-def run_vectors(subject: Subject, vectors: Vectors) -> dict[str, Any]:
-    """What a results file of the subject holds."""
+def run_vectors(subject: Subject, vectors: Vectors, limit: float = PATIENCE) -> dict[str, Any]:
+    """What a results file of the subject holds; a crash, or a case that takes longer, is no refusal.
+
+    Raises
+    ------
+    SubjectError
+        For a subject that declares what does not exist.
+    """
+    declared = {"arithmetic": subject.arithmetic, "bound": subject.bound, "flushes_subnormals": subject.flushes}
+    wrong = undeclarable(declared)
+    if wrong is not None:
+        raise SubjectError(f"subject {subject.name!r} declares {wrong}")
+    limit = getattr(subject, "patience", limit)  # of a subject that keeps a deadline of its own
+    answers = {name: _answer(subject, value, limit) for name, value in vectors.cases.items()}
     return {
         "format": RESULTS,
         "name": subject.name,
         "version": version_of(subject),
-        "arithmetic": subject.arithmetic,
-        "flushes_subnormals": subject.flushes,
-        "results": {name: _answer(subject, value) for name, value in vectors.cases.items()},
+        **declared,
+        "results": {name: answer for name, answer in answers.items() if answer is not None},
     }
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """Write a results file."""
-    path.write_text("".join(lines(results)) + "\n", encoding="ascii")
+    write_text(path, "".join(lines(results)) + "\n")
 
 
 def case_of(value: dict[str, Any]) -> Case:
@@ -68,7 +82,7 @@ def case_of(value: dict[str, Any]) -> Case:
     )
 
 
-def _answer(subject: Subject, value: dict[str, Any]) -> dict[str, Any]:
+def _answer(subject: Subject, value: dict[str, Any], limit: float) -> dict[str, Any] | None:
     try:
         case = case_of(value)
     except (ValueError, TypeError) as error:
@@ -79,10 +93,12 @@ def _answer(subject: Subject, value: dict[str, Any]) -> dict[str, Any]:
     if reason is not None:
         return {"unsupported": reason}
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), quietly(), deadline(limit):
             return _written(subject.run(case))
     except NotSupported as error:
         return {"unsupported": str(error)}
+    except (ProgramError, NotImplementedError, TooLong) as error:  # a crash refuses nothing, and is a failure elsewhere
+        return None if value["expect"] == "refused" else {"refused": f"{type(error).__name__}: {error}"}
     except Exception as error:  # a refusal where one is due; elsewhere the verdict makes a failure of it
         return {"refused": f"{type(error).__name__}: {error}"}
 
@@ -102,7 +118,9 @@ def _out_of_reach(subject: Subject, case: Case) -> str | None:
     if missing:
         return f"it has no {missing[0]} ({PROFILES[missing[0]]})"
     dtype = case.ranks[0].x.dtype.name
-    return f"it has no {dtype}" if dtype in _FLOATS and dtype not in subject.scope.dtypes else None
+    if dtype in _FLOATS and dtype not in subject.scope.dtypes:
+        return f"it has no {dtype}"
+    return subject.scope.without_option(case)
 
 
 def _written(outcome: Outcome) -> dict[str, Any]:
