@@ -4,7 +4,6 @@ Every function of MPI's that is called outside of that ends the process by the l
 """
 
 import contextlib
-import functools
 import os
 from typing import Any
 
@@ -12,7 +11,7 @@ from mpi4py import MPI
 
 from bnspec._errors import CommunicatorError, refusal
 
-__all__ = ["hold", "refuse_unless_running", "release", "running"]
+__all__ = ["keep_for_parent", "refuse_unless_running", "running"]
 
 
 class _Child:
@@ -28,27 +27,17 @@ class _Child:
 
 
 _CHILD = _Child()
-_HELD: list[Any] = []
+_KEPT: list[Any] = []
 
 
-@functools.cache
-def hold() -> None:
+def keep_for_parent() -> None:
     """Keep MPI from ending in a forked child that ends in order, where mpi4py ends it as if the child were the rank.
 
-    MPI ends for good with the last of its sessions, and a child never ends this one.
+    MPI ends for good with the last of its sessions, and this one the child never ends.
     """
-    with contextlib.suppress(NotImplementedError, MPI.Exception):  # before MPI 4 there are none
-        _HELD.append(MPI.Session.Init())
-
-
-def release() -> None:
-    """Let MPI end, in the rank itself."""
-    while _HELD and not _CHILD.inherited:
-        _HELD.pop().Finalize()
-
-
-if MPI.Is_initialized() and not MPI.Is_finalized():
-    hold()
+    if _CHILD.inherited and MPI.Is_initialized() and not MPI.Is_finalized():
+        with contextlib.suppress(NotImplementedError, MPI.Exception):  # before MPI 4 there are none
+            _KEPT.append(MPI.Session.Init())
 
 
 def running() -> bool:

@@ -16,7 +16,6 @@ from bnspec_backends._ending import ENDING, close_before_finalize
 from bnspec_backends._exchange import Exchange
 from bnspec_backends._news import wait
 from bnspec_backends._peers import Peers
-from bnspec_backends._running import hold
 
 __all__ = ["open_exchange"]
 
@@ -69,7 +68,6 @@ def _peers_of(comm: "MPI.Intracomm", deadline: float, until: float) -> Peers:
             kept.peers = Peers(_duplicate(comm, deadline, until))
             ENDING.peers.append(kept.peers)
             close_before_finalize()
-            hold()
         found: Peers = kept.peers
     return found
 
