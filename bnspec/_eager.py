@@ -79,10 +79,10 @@ def warn_untrained(name: str, y: Array, params: Params, first: bool) -> bool:
     given = [v for v in params if v is not None]
     if not given or any(v.requires_grad for v in given) or not torch.is_grad_enabled():
         return False
-    module = _calling_module(torch.nn.Module) if first else None
-    if module is None and not y.requires_grad:
+    module = first and _in_call_of_module(torch)
+    if not module and not y.requires_grad:
         return False
-    part = "" if module is None else f" A bnspec layer is no part of the module {module} that calls it."
+    part = " A bnspec layer is no part of the torch.nn.Module that calls it." if module else ""
     warnings.warn(
         f"{name}: torch differentiates this call, but gamma and beta, which the layer is to train, are no parameters of "
         f"torch, and no optimizer of it changes them.{part} Give an optimizer those of `layer.params = "
@@ -93,12 +93,10 @@ def warn_untrained(name: str, y: Array, params: Params, first: bool) -> bool:
     return True
 
 
-def _calling_module(kind: type) -> str | None:
-    """The class of the object of some kind whose method called the layer, if one did."""
-    frame = sys._getframe(3)
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, kind):
-            return type(owner).__name__
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
+def _in_call_of_module(torch: Any) -> bool:
+    """Whether a module of torch is being called. No locals of a frame are looked at, which it would keep alive then."""
+    call = torch.nn.Module._call_impl.__code__
+    frame = sys._getframe(1).f_back
+    while frame is not None and frame.f_code is not call:
+        frame = frame.f_back
+    return frame is not None

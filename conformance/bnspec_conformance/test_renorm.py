@@ -162,7 +162,7 @@ def test_layer_reads_before_it_writes(t: Trial) -> None:
     for form in _FORMS:
         results: dict[str, list[Array]] = {}
         for mode in ("internal", "collection", "skip"):
-            layer = bnspec.BatchRenorm(_WIDE, _WIDE, 1, form=form, renorm_decay=0.5, decay=0.5, ema_update=mode)
+            layer = bnspec.BatchRenorm(_WIDE, _WIDE, axis=1, form=form, renorm_decay=0.5, decay=0.5, ema_update=mode)
             with bnspec.training_context() as context:
                 results[mode] = [backend.to_numpy(layer(x))]
                 context.updates.run()
@@ -264,7 +264,7 @@ def test_limits(t: Trial) -> None:
     case, backend = example(config("paper")), t.needs_backend()
     x = backend.asarray(case.ranks[0].x)
     layer, other = (
-        bnspec.BatchRenorm(*limits, 1, form="paper", ema_update="skip") for limits in ((_WIDE, _WIDE), (1.0, 0.0))
+        bnspec.BatchRenorm(*limits, axis=1, form="paper", ema_update="skip") for limits in ((_WIDE, _WIDE), (1.0, 0.0))
     )
     layer(x)
     layer.rmax, layer.dmax = 1.0, 0.0
