@@ -4,6 +4,7 @@ import atexit
 import gc
 import hashlib
 import json
+import multiprocessing
 import os
 import sys
 import threading
@@ -254,7 +255,7 @@ def refused_by(call):
     return "not refused"
 
 
-def forked(work):
+def forked(work, end=os._exit):
     """What a forked child says, and how it ends; it ends at once."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -265,7 +266,7 @@ def forked(work):
             gc.collect()
             status = 0
         finally:
-            os._exit(status)
+            end(status)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         said = pipe.read()
@@ -303,6 +304,11 @@ def forks():
             return told
 
         told = forked(child) if RANK == 0 else []
+        if RANK == 0 and MPI.VERSION >= 4:
+            assert forked(lambda: "done", sys.exit) == "done"
+            ended = multiprocessing.get_context("fork").Process(target=child)
+            ended.start(), ended.join(10)
+            assert ended.exitcode == 0
         before = take(layer.state.mean).tolist()
         layer(x), named(x)
         total = take(part.all_reduce(put(np.ones(2)), lambda a, b: a + b, SUM)).tolist()

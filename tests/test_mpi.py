@@ -48,6 +48,7 @@ def test_ranks_that_differ_are_told_at_once(tmp_path, act, texts):
     [
         ("raises", "rank 1 raised OSError: no space left while layer 'conv2/bn' (moments, collective 2) waited"),
         ("returns", "rank 1 ended, while layer 'conv2/bn' (moments, collective 2) waited"),
+        ("finalizes", "rank 1 ended, while layer 'conv2/bn' (moments, collective 2) waited"),
         ("uncaught", "rank 1 raised OSError: no space left while layer 'conv2/bn' (moments, collective 2) waited"),
     ],
 )

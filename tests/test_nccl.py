@@ -144,6 +144,7 @@ def test_a_rank_that_met_others_elsewhere_lets_later_rounds_notice(tmp_path):
     [
         ("raises", "rank 1 raised OSError: no space left while layer 'conv2/bn' (moments, collective"),
         ("returns", "rank 1 ended, while layer 'conv2/bn' (moments, collective"),
+        ("finalizes", "rank 1 ended, while layer 'conv2/bn' (moments, collective"),
         ("uncaught", "rank 1 raised OSError: no space left while layer 'conv2/bn' (moments, collective"),
     ],
 )

@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 from bnspec._errors import CollectiveTimeout
 from bnspec_backends._news import GRACE, wait
-from bnspec_backends._running import running
+from bnspec_backends._running import keep_for_parent, running
 
 __all__ = ["ENDING", "close_before_finalize"]
 
@@ -95,6 +95,7 @@ def _leave() -> None:
     MPI's own end waits for every rank, so that one that is stuck would keep the job from ending.
     """
     if not running():
+        keep_for_parent()
         return
     ENDING.close(ENDING.error)
     left = True

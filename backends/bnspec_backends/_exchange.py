@@ -21,6 +21,7 @@ from bnspec_backends._frames import HEADER, SAME, About, Header, body_text, of_f
 from bnspec_backends._health import ERRORS, Health
 from bnspec_backends._news import News, reason_of
 from bnspec_backends._peers import Group, Peers
+from bnspec_backends._rooms import Room, Rooms
 from bnspec_backends._rounds import Round, plan
 from bnspec_backends._running import refuse_unless_running, running
 
@@ -28,20 +29,6 @@ __all__ = ["Exchange", "close_together"]
 
 #: Seconds by which a later round waits longer than the one before, so that news of what happened there come first.
 _LATER = 0.5
-
-#: Shapes for which room is kept.
-_ROOMS = 256
-
-
-class _Buffer:
-    """Room for the frames of one round, all of one length: as bytes, and the arrays in them."""
-
-    def __init__(self, sources: Sequence[int], own: int, like: Any) -> None:
-        rows = np.empty((len(sources), HEADER + like.nbytes), np.uint8)
-        self.frames = [row.data for row in rows]
-        self.arrays = [row[HEADER:].view(like.dtype).reshape(like.shape) for row in rows]
-        self.mine = sources.index(own)
-        self.waits = {source: frame for source, frame in zip(sources, self.frames) if source != own}
 
 
 class Exchange:
@@ -84,7 +71,7 @@ class Exchange:
         self._news: list[News] = []  # in the order in which they came
         self._described: set[bytes] = set()  # digests whose facts the others have
         self._facts: dict[tuple[int, bytes], Mapping[str, str]] = {}  # what those of the others stand for
-        self._buffers: dict[Any, _Buffer] = {}
+        self._rooms = Rooms(self.number)
         self.heard = {rank for each in self.plan for rank in each.sources} - {self.number}
         peers.join(group, Group(self._news.append, set(self.heard), lambda: self.deadline, self._tag))
         ENDING.exchanges.add(self)
@@ -165,7 +152,7 @@ class Exchange:
 
     def release(self) -> None:
         """Give back the room for frames."""
-        self._buffers.clear()
+        self._rooms.clear()
         ENDING.exchanges.discard(self)
 
     def told(self) -> list[int]:
@@ -181,7 +168,7 @@ class Exchange:
 
     def _round(self, each: Round, own: About, payload: Any, until: float, same_size: bool) -> Sequence[Any]:
         """Exchange the arrays of one round; every block's, in order."""
-        buffer = self._buffer(each.sources, payload) if same_size else _Buffer(each.sources, self.number, payload)
+        buffer = self._rooms.of(each.sources, payload) if same_size else Room(each.sources, self.number, payload)
         size, frame = payload.nbytes, buffer.frames[buffer.mine]
         head = own.header(self.sequence, size, self.group_bytes, 0)
         frame[:HEADER] = head
@@ -230,16 +217,6 @@ class Exchange:
         ):
             self._differ({source: heads.get(source) for source in sources}, own)
         return heads
-
-    def _buffer(self, sources: tuple[int, ...], payload: Any) -> _Buffer:
-        """Collectives of one shape use the same room one after the other."""
-        key = sources, payload.shape, payload.dtype.str
-        found = self._buffers.get(key)
-        if found is None:
-            if len(self._buffers) >= _ROOMS:
-                self._buffers.clear()
-            found = self._buffers[key] = _Buffer(sources, self.number, payload)
-        return found
 
     def _waited(self, own: About) -> str:
         """How long this rank waited, and where."""

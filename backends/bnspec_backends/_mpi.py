@@ -20,7 +20,6 @@ in MPICH", 2005 (exchange in rounds).
 import functools
 import hashlib
 import json
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +28,7 @@ import numpy as np
 from mpi4py import MPI
 
 from bnspec._errors import refusal
+from bnspec._locks import Lock
 from bnspec._protocols import Signature
 from bnspec._types import Array
 from bnspec_backends._batched import Batch, Request, waiting_batch
@@ -271,13 +271,13 @@ class MPICommunicator(ProcessCommunicator):
 
 
 _WORLD: "list[MPICommunicator]" = []
-_WORLD_LOCK = threading.Lock()
+_WORLD_LOCK = Lock()
 
 
 def world() -> MPICommunicator:
     """The communicator of ``MPI.COMM_WORLD``, one for the whole process; the entry point ``mpi`` names it."""
     refuse_unless_running("there is no communicator 'mpi'")
-    with _WORLD_LOCK:
+    with _WORLD_LOCK.held():
         if not _WORLD:
             _WORLD.append(MPICommunicator())
         return _WORLD[0]

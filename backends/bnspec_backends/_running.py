@@ -3,13 +3,15 @@
 Every function of MPI's that is called outside of that ends the process by the library's own text, at best.
 """
 
+import contextlib
 import os
+from typing import Any
 
 from mpi4py import MPI
 
 from bnspec._errors import CommunicatorError, refusal
 
-__all__ = ["refuse_unless_running", "running"]
+__all__ = ["keep_for_parent", "refuse_unless_running", "running"]
 
 
 class _Child:
@@ -25,6 +27,17 @@ class _Child:
 
 
 _CHILD = _Child()
+_KEPT: list[Any] = []
+
+
+def keep_for_parent() -> None:
+    """Keep MPI from ending in a forked child that ends in order, where mpi4py ends it as if the child were the rank.
+
+    MPI ends for good with the last of its sessions, and this one the child never ends.
+    """
+    if _CHILD.inherited and MPI.Is_initialized() and not MPI.Is_finalized():
+        with contextlib.suppress(NotImplementedError, MPI.Exception):  # before MPI 4 there are none
+            _KEPT.append(MPI.Session.Init())
 
 
 def running() -> bool:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import cupy
 
 from bnspec._errors import CommunicatorError
+from bnspec._locks import Lock
 from bnspec._protocols import Signature
 from bnspec._types import Array
 from bnspec_backends._batched import Batch, Request, waiting_batch
@@ -313,12 +314,12 @@ def _about(requests: Sequence[Request]) -> About:
 
 
 _WORLD: list[NCCLCommunicator] = []
-_WORLD_LOCK = threading.Lock()
+_WORLD_LOCK = Lock()
 
 
 def world() -> NCCLCommunicator:
     """The communicator of ``MPI.COMM_WORLD``, one for the whole process; the entry point ``nccl`` names it."""
-    with _WORLD_LOCK:
+    with _WORLD_LOCK.held():
         if not _WORLD:
             _WORLD.append(NCCLCommunicator())
         return _WORLD[0]

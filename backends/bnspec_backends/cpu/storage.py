@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from bnspec_backends.cpu.kept import Kept
 from bnspec_backends.cpu.notice import notice
 
-if config.DISABLE_JIT:
+if getattr(config, "DISABLE_JIT", False):
     raise ImportError("numba is told not to compile, by NUMBA_DISABLE_JIT")
 
 __all__ = [
@@ -74,7 +74,7 @@ def _stamp() -> str:
     FileNotFoundError
         The sources are not there, so that nobody could tell whether code was made from these.
     """
-    files = importlib.resources.files(__package__).iterdir()
+    files = importlib.resources.files("bnspec_backends.cpu").iterdir()
     sources = sorted((path.name, path.read_bytes()) for path in files if path.name.endswith(".py"))
     if not sources:
         raise FileNotFoundError("the sources of this package are not there")

@@ -70,7 +70,7 @@ class Workers:
         """Forget the threads: a forked child has none."""
         self._queue: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._started = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may call, too
 
     def run(self, task: Callable[[int], None], number: int) -> None:
         """Call ``task(i)`` for each i below a number, and return when all are done; raise what one raised."""
