@@ -76,9 +76,14 @@ def _one(clauses: Mapping[str, Any], name: str) -> Table:
             *(str(entry[o] or "") for o in shown_outcomes),
             f"{share:.2f}" if share else "",
             f"{entry['seconds']:.1f}",
-            Text(": ".join([entry["verdict"], *(["; ".join(why)] if why else [])]), style=_STYLES[entry["verdict"]]),
+            Text(_with_reason(entry["verdict"], "; ".join(why)), style=_STYLES[entry["verdict"]]),
         )
     return shown
+
+
+def _with_reason(verdict: str, why: str) -> str:
+    """A verdict and why, where the reason does not say it itself, as in "untested, because ..."."""
+    return why if why.startswith(f"{verdict}, ") else f"{verdict}: {why}" if why else verdict
 
 
 def _decisive(entry: Mapping[str, Any]) -> list[str]:
@@ -124,6 +129,6 @@ def _reasons(console: Console, clauses: Mapping[str, Any], name: str) -> None:
                 key = "; ".join(_decisive(entry))
                 by_reason.setdefault(key, []).append(clause)
         for reason, ids in by_reason.items():
-            text = Text(f"\n{name}: {verdict}" + (f": {reason}" if reason else ""), style=_STYLES[verdict])
+            text = Text(f"\n{name}: {_with_reason(verdict, reason)}", style=_STYLES[verdict])
             console.print(text, soft_wrap=False)
             console.print("  " + ", ".join(ids))
