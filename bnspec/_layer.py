@@ -21,6 +21,7 @@ from bnspec._options import check_initializer, flag, from_aliases, is_channels_l
 from bnspec._precision import stop_gradient
 from bnspec._protocols import Communicator
 from bnspec._running import update_running
+from bnspec._scalars import plain
 from bnspec._tape import Call, Tape
 from bnspec._types import Array, Gradients, Moments, Params, RunningState, Saved
 
@@ -181,7 +182,7 @@ class BatchNorm(Attributes, LayerConfig):
             params=None,
             state=None,
             gradients=None,
-            _axis=axis,
+            _axis=plain(axis),
             _data_format=data_format,
             _initializers=(own["gamma_initializer"], own["beta_initializer"]),
             _fields={key: value for key, value in fields.items() if value is not None},
@@ -200,7 +201,7 @@ class BatchNorm(Attributes, LayerConfig):
         # A configuration nobody asks for at this rank; built so that a bad argument is refused here, not at the first
         # call. A negative axis waits for the call, where x's rank says what it means.
         rank = 4 if row.ranks is None else max(row.ranks)
-        early = row.axis if axis is None or (isinstance(axis, int) and axis < 0) else axis
+        early = row.axis if axis is None or (isinstance(self._axis, int) and self._axis < 0) else axis
         self._config(rank, early, "float32", sync=False)
         if virtual_batch_size is not None and self._joins_ranks:
             row.check(rank=rank, axis=row.axis % rank, dtype="float32", ghost=True, sync=True)
