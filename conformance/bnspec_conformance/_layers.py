@@ -8,7 +8,7 @@ import numpy as np
 
 import bnspec
 from bnspec_conformance.case import Array, Case, Outcome, RankOutcome
-from bnspec_conformance.trial import Trial
+from bnspec_conformance.trial import NotSupported, Trial
 
 __all__ = ["arrays_of", "awkward", "host", "layer_of", "names_of", "outcome_of", "snapshot", "state_of"]
 
@@ -53,8 +53,8 @@ def awkward(case: Case) -> dict[str, Array]:
 def layer_of(t: Trial, case: Case, **options: Any) -> bnspec.BatchNorm:
     """A layer with the case's configuration, parameters and state, on the arrays of the subject's library."""
     backend = t.needs_backend()
-    reason = t.subject.supports(case)
-    t.require(reason is None, f"a case was drawn that the subject does not take: {reason}")
+    if not t.takes(case):
+        raise NotSupported(str(t.subject.supports(case) or "such a layer is not in its scope"))
     fields = {f.name: getattr(case.config, f.name) for f in dataclasses.fields(case.config)}
     layer = bnspec.BatchNorm(**(fields | options))
     layer.load_state_dict({name: backend.asarray(value) for name, value in arrays_of(case).items()})

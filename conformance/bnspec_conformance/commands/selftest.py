@@ -40,6 +40,7 @@ def call(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from bnspec_conformance.mutants import catalogue
+    from bnspec_conformance.mutants.declining import SHRUNK
     from bnspec_conformance.mutants.killing import checks_for
     from bnspec_conformance.mutants.summary import markdown, show, to_json
 
@@ -64,7 +65,10 @@ def call(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     try:
         with _pool(jobs) as pool:
-            killings, records = _run(pool, chosen, checks_for(chosen), seeds)
+            shrunk = [m for m in chosen if m.name in SHRUNK]
+            attempts = [*_plain(chosen, seeds), *_shrunk(shrunk, seeds)]
+            checks = [*_plain_checks(checks_for(chosen), seeds), *_shrunk_checks(checks_for(shrunk), seeds)]
+            killings, records = _run(pool, attempts, checks)
     except BrokenProcessPool as error:
         print(f"a process ended before its time, for want of memory perhaps ({error}); try --jobs 1.", file=sys.stderr)
         return 1
@@ -76,37 +80,64 @@ def call(options: argparse.Namespace) -> int:
     return 0 if well else 1
 
 
+#: A name, a seed, whether to shrink, and what is declined.
+_Attempt = tuple[str, int, bool, str]
+
+
+def _plain(mutants: "Sequence[Mutant]", seeds: Sequence[int]) -> list[_Attempt]:
+    return [(mutant.name, seed, False, "") for mutant in mutants for seed in seeds]
+
+
+def _shrunk(mutants: "Sequence[Mutant]", seeds: Sequence[int]) -> list[_Attempt]:
+    """With shrinking: as they are, and declining cases that the search comes across."""
+    from bnspec_conformance.mutants.declining import DECLINERS
+
+    whats = ("", *DECLINERS)
+    return [(mutant.name, seed, True, what) for mutant in mutants for seed in seeds for what in whats]
+
+
+def _plain_checks(checks: Sequence[str], seeds: Sequence[int]) -> list[_Attempt]:
+    return [(check, seed, False, "") for check in checks for seed in seeds]
+
+
+def _shrunk_checks(checks: Sequence[str], seeds: Sequence[int]) -> list[_Attempt]:
+    """The core where it declines cases; with one seed, since nothing is found that could be made smaller."""
+    from bnspec_conformance.mutants.declining import DECLINERS
+
+    return [(check, seed, True, what) for check in checks for seed in seeds[:1] for what in DECLINERS]
+
+
 def _run(
-    pool: Executor, mutants: "Sequence[Mutant]", checks: Sequence[str], seeds: Sequence[int]
+    pool: Executor, mutants: Sequence[_Attempt], checks: Sequence[_Attempt]
 ) -> "tuple[list[Killing], list[Record]]":
-    """All attempts in the order of mutants, checks and seeds. The core comes last, in processes that held mutants."""
-    with _progress(len(seeds) * (len(mutants) + len(checks)), sys.stdout) as advance:
+    """All attempts in their order. The core comes last, in processes that held mutants."""
+    with _progress(len(mutants) + len(checks), sys.stdout) as advance:
 
         def note(future: "Future[Any]") -> None:
             if not future.cancelled() and future.exception() is None:
                 result = future.result()
                 advance(f"{result.mutant} survived" if getattr(result, "check", "-") == "" else "")
 
-        killing: list[Future[Any]] = [pool.submit(_kill, mutant.name, seed) for mutant in mutants for seed in seeds]
-        checking: list[Future[Any]] = [pool.submit(_clean, check, seed) for check in checks for seed in seeds]
+        killing: list[Future[Any]] = [pool.submit(_kill, *each) for each in mutants]
+        checking: list[Future[Any]] = [pool.submit(_clean, *each) for each in checks]
         for future in (*killing, *checking):
             future.add_done_callback(note)
         return [future.result() for future in killing], [future.result() for future in checking]
 
 
-def _kill(name: str, seed: int) -> "Killing":
+def _kill(name: str, seed: int, shrink: bool, declines: str) -> "Killing":
     """One attempt at one mutant, in a process of the pool."""
     from bnspec_conformance.mutants import catalogue
     from bnspec_conformance.mutants.killing import kill
 
-    return kill(catalogue()[name], seed)
+    return kill(catalogue()[name], seed, shrink=shrink, declines=declines)
 
 
-def _clean(check: str, seed: int) -> "Record":
+def _clean(check: str, seed: int, shrink: bool, declines: str) -> "Record":
     """One check of the core itself, in a process of the pool."""
     from bnspec_conformance.mutants.killing import clean
 
-    return clean(check, seed)
+    return clean(check, seed, shrink=shrink, declines=declines)
 
 
 class _Here(Executor):

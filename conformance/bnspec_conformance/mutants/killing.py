@@ -9,8 +9,9 @@ import numpy as np
 
 from bnspec_backends import cpu
 from bnspec_conformance.engine import Check, all_checks, attempt, checks_of
+from bnspec_conformance.mutants.declining import declining
 from bnspec_conformance.mutants.mutant import CannotApply, Mutant
-from bnspec_conformance.record import Record
+from bnspec_conformance.record import Record, outcome_of
 from bnspec_conformance.subjects import Subject, find_subject
 from bnspec_conformance.trial import Budget
 
@@ -39,6 +40,10 @@ class Killing:
         Of all checks up to this one.
     reason : str
         What the check said; or why the mutant survived.
+    shrink : bool
+        Whether the check looked for the smallest case.
+    declines : str
+        What the mutant declined, one of `declining.DECLINERS`, or nothing.
     """
 
     mutant: str
@@ -47,6 +52,8 @@ class Killing:
     examples: int
     seconds: float
     reason: str
+    shrink: bool = False
+    declines: str = ""
 
 
 def checks_for(mutants: Iterable[Mutant]) -> list[str]:
@@ -55,8 +62,8 @@ def checks_for(mutants: Iterable[Mutant]) -> list[str]:
     return [check.name for check in all_checks().values() if wanted & set(check.clauses)]
 
 
-def kill(mutant: Mutant, seed: int) -> Killing:
-    """Put a mutant of bnspec on NumPy to the checks of its clause, and stop at the first that fails.
+def kill(mutant: Mutant, seed: int, *, shrink: bool = False, declines: str = "") -> Killing:
+    """Put a mutant of bnspec on NumPy to the checks of its clause, and stop at the first that blames this clause.
 
     A check that breaks, or fails by an error of the mutant's own making such as a NameError, kills nothing: a mutant
     must be wrong about batch normalization.
@@ -66,29 +73,33 @@ def kill(mutant: Mutant, seed: int) -> Killing:
     try:
         with mutant.apply():
             for check in checks_of(mutant.clause):
-                record = _attempt(check, seed)
+                record = _attempt(check, seed, shrink=shrink, declines=declines)
                 said = record.reason.split("\n", 1)[0]
-                if record.outcome != "failed":
+                if outcome_of(record, mutant.clause) != "failed":
+                    if record.outcome == "failed":  # of other clauses, which is no finding of this one
+                        blamed = ", ".join(record.broken)
+                        reason = f"{check.name} blames {blamed}: {said}"
                     continue
                 if _BROKE in said or any(accident in said for accident in _ACCIDENTS):
                     reason = f"{check.name} failed for no reason of its clause: {said}"
                     continue
-                return Killing(mutant.name, seed, check.name, record.examples, time.perf_counter() - started, said)
+                seconds = time.perf_counter() - started
+                return Killing(mutant.name, seed, check.name, record.examples, seconds, said, shrink, declines)
     except CannotApply as error:
         reason = f"it cannot be applied: {error}"
-    return Killing(mutant.name, seed, "", 0, time.perf_counter() - started, reason)
+    return Killing(mutant.name, seed, "", 0, time.perf_counter() - started, reason, shrink, declines)
 
 
-def clean(check: str, seed: int) -> Record:
-    """Put bnspec on NumPy, as it is, to a check."""
-    return _attempt(all_checks()[check], seed)
+def clean(check: str, seed: int, *, shrink: bool = False, declines: str = "") -> Record:
+    """Put bnspec on NumPy, as it is or declining some cases, to a check."""
+    return _attempt(all_checks()[check], seed, shrink=shrink, declines=declines)
 
 
-def _attempt(check: Check, seed: int) -> Record:
+def _attempt(check: Check, seed: int, *, shrink: bool, declines: str) -> Record:
     # It is the specification's own formulas that are mutated. NaN and overflow are what some mutants are about.
     with cpu.using("specification"), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        return attempt(check, _subject(), Budget(seed=seed, shrink=False))
+        return attempt(check, declining(_subject(), declines), Budget(seed=seed, shrink=shrink))
 
 
 def _subject() -> Subject:

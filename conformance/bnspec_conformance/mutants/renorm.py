@@ -147,12 +147,19 @@ MUTANTS = (
     ),
     Mutant(
         name="reference-mixed-up",
-        clause="BN-RENORM-6",
+        clause="BN-RENORM-5",
         row="D22",
         breaks="Reads the running mean as the reference mean of the tensorpack form.",
         apply=edit(
             reference, "return state.renorm_mean, state.renorm_stddev", "return state.mean, state.renorm_stddev"
         ),
+    ),
+    Mutant(
+        name="paper-reference-at-zero",
+        clause="BN-RENORM-6",
+        row="D22",
+        breaks="Takes 0 for the reference mean of the paper form.",
+        apply=edit(reference, "return state.mean, state.stddev", "return state.mean * 0, state.stddev"),
     ),
     Mutant(
         name="renorm-averages-variances",

@@ -64,12 +64,13 @@ def show(
     table = Table("mutant", "clause", "row", "killed by", "examples", "seconds", box=None, pad_edge=False)
     survivors = 0
     for mutant in mutants:
-        mine = [k for k in killings if k.mutant == mutant.name]
-        alive = [k for k in mine if not k.check]
+        every = [k for k in killings if k.mutant == mutant.name]
+        mine, alive = [k for k in every if not k.shrink], [k for k in every if not k.check]
         survivors += bool(alive)
         by = Text("\n".join(dict.fromkeys(k.check for k in mine)), style="green")
         if alive:
-            by = Text(f"SURVIVED seed {', '.join(str(k.seed) for k in alive)}: {alive[0].reason}", style="bold red")
+            seeds_alive = ", ".join(dict.fromkeys(str(k.seed) for k in alive))
+            by = Text(f"SURVIVED seed {seeds_alive}{_how(alive[0])}: {alive[0].reason}", style="bold red")
         examples = ", ".join(str(k.examples) for k in mine if k.check)
         spent = f"{sum(k.seconds for k in mine):.1f}"
         table.add_row(mutant.name, mutant.clause, mutant.row or "", by, examples, spent)
@@ -83,7 +84,17 @@ def show(
         f"\n{len(mutants)} mutants, seeds {', '.join(map(str, seeds))}: {killed}. The core itself {itself} the "
         f"{len(checks)} checks of their clauses. {seconds:.0f} s"
     )
+    shrunk = sorted({k.mutant for k in killings if k.shrink})
+    if shrunk:
+        hows = ", ".join(dict.fromkeys(f"declining {k.declines} cases" for k in killings if k.shrink and k.declines))
+        console.print(f"With shrinking, as they are and {hows}: {', '.join(shrunk)}.")
     return not survivors and not failed
+
+
+def _how(killing: Killing) -> str:
+    """In what way an attempt differs from a plain one."""
+    words = ["with shrinking"] if killing.shrink else []
+    return "".join(f", {word}" for word in [*words, *([f"declining {killing.declines}"] if killing.declines else [])])
 
 
 def to_json(
@@ -99,7 +110,9 @@ def to_json(
         attempts = [dataclasses.asdict(k) for k in killings if k.mutant == mutant.name]
         told = {"name": mutant.name, "clause": mutant.clause, "row": mutant.row, "breaks": mutant.breaks}
         attempts = [{key: v for key, v in a.items() if key != "mutant"} for a in attempts]
-        found.append(told | {"killed": all(a["check"] for a in attempts), "attempts": attempts})
+        killed = all(a["check"] for a in attempts)
+        plain, shrunk = ([a for a in attempts if a["shrink"] is shrink] for shrink in (False, True))
+        found.append(told | {"killed": killed, "attempts": plain, "shrunk": shrunk})
     return {
         "format": "bnspec-selftest/1",
         "bnspec": bnspec.__version__,
