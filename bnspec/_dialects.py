@@ -237,7 +237,7 @@ _ROWS = (
             names={"gamma": "weight", "beta": "bias", "mean": "mean", "var": "var", "count": "count"}),
     Dialect(name="onnx", title="ONNX BatchNormalization, opset 15", epsilon=1e-5, decay=0.9, axis=1, axes=(1,),
             names={"gamma": "scale", "beta": "B", "mean": "input_mean", "var": "input_var", "count": "count"}),
-    Dialect(name="mxnet", title="mxnet.gluon.nn.BatchNorm on the CPU", epsilon=1e-3, decay=0.9, axis=1,
+    Dialect(name="mxnet", title="mxnet.gluon.nn.BatchNorm on the CPU", epsilon=1e-5, decay=0.9, axis=1,
             names={"gamma": "gamma", "beta": "beta", "mean": "running_mean", "var": "running_var", "count": "count"}),
     Dialect(name="paddle", title="paddle.nn.BatchNorm2D", epsilon=1e-5, decay=0.9, axis=1,
             names={"gamma": "weight", "beta": "bias", "mean": "_mean", "var": "_variance", "count": "count"}),
