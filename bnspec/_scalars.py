@@ -52,12 +52,15 @@ def plain(value: Any) -> Any:
     """
     if type(value) in (bool, int, float, str) or value is None:
         return value
-    for kind, own in ((str, str.__str__), (numbers.Integral, int), (numbers.Real, float)):
-        if isinstance(value, kind):
-            try:
-                return own(value)
-            except (OverflowError, ValueError):  # a fraction beyond every float
-                return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        try:
+            return float(value)
+        except (OverflowError, ValueError):  # a fraction beyond every float
+            return value
     if getattr(value, "shape", None) == ():
         try:
             held = value.item() if hasattr(value, "item") else _by_dtype(value)
