@@ -7,11 +7,13 @@ writes it down, or takes a framework's row from `bnspec.dialects`.
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
+from functools import partial
+from operator import le
 from typing import Any, Literal, get_args
 
 from bnspec._errors import refusal
+from bnspec._scalars import integer, one_of, plain, real, shown, switch
 
 __all__ = [
     "Averaging",
@@ -30,6 +32,15 @@ SyncWeighting = Literal["count", "rank"]
 SingleValue = Literal["raise", "keep", "floor"]
 NonFinite = Literal["propagate", "skip", "raise"]
 RenormForm = Literal["tensorpack", "paper"]
+
+#: The options that are words, each with those it knows and the clause that describes them.
+_WORDS = {
+    "averaging": (get_args(Averaging), "BN-RUN-1"),
+    "ghost_source": (get_args(GhostSource), "BN-RUN-8"),
+    "sync_weighting": (get_args(SyncWeighting), "BN-SYNC-8"),
+    "single_value": (get_args(SingleValue), "BN-RUN-4"),
+    "nonfinite": (get_args(NonFinite), "BN-RUN-10"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +66,12 @@ class Renorm:
     decay: float = 0.99
 
     def __post_init__(self) -> None:
-        _one_of("form", self.form, RenormForm, "BN-RENORM-1")
-        _real(
-            "rmax", self.rmax, lambda v: v >= 1, "a finite number >= 1", "BN-RENORM-9", "Use rmax=1 for no correction."
-        )
-        _real(
-            "dmax", self.dmax, lambda v: v >= 0, "a finite number >= 0", "BN-RENORM-9", "Use dmax=0 for no correction."
-        )
-        _decay("decay", self.decay, "BN-RENORM-5")
+        put = partial(object.__setattr__, self)
+        put("form", one_of("form", self.form, get_args(RenormForm), "BN-RENORM-1"))
+        for field, least in (("rmax", 1), ("dmax", 0)):
+            expected, do = f"a finite number >= {least}", f"Use {field}={least} for no correction."
+            put(field, real(field, getattr(self, field), partial(le, least), expected, "BN-RENORM-9", do))
+        put("decay", _decay(self.decay, "BN-RENORM-5"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,48 +135,46 @@ class BatchNormConfig:
     nonfinite: NonFinite = "propagate"
 
     def __post_init__(self) -> None:
-        for field in ("epsilon", "decay"):  # so that 1 and 1.0 are one configuration, on every rank
-            if type(getattr(self, field)) is int:
-                object.__setattr__(self, field, float(getattr(self, field)))
-        _integer("axis", self.axis, None, "BN-SHAPE-2", "Pass the position of the channel axis, such as 1 or -1.")
-        _real(
-            "epsilon",
-            self.epsilon,
-            lambda v: v > 0,
-            "a finite number > 0",
-            "BN-NORM-1",
-            "Usual values are 1e-5 and 1e-3.",
+        put = partial(object.__setattr__, self)
+        put(
+            "axis",
+            integer("axis", self.axis, None, "BN-SHAPE-2", "Pass the position of the channel axis, such as 1 or -1."),
         )
-        _decay("decay", self.decay, "BN-RUN-1")
-        if type(self.correction) is not int or self.correction not in (0, 1):
+        put(
+            "epsilon",
+            real(
+                "epsilon",
+                self.epsilon,
+                lambda v: v > 0,
+                "a finite number > 0",
+                "BN-NORM-1",
+                "Usual values are 1e-5 and 1e-3.",
+            ),
+        )
+        put("decay", _decay(self.decay, "BN-RUN-1"))
+        correction = plain(self.correction)
+        if type(correction) is not int or correction not in (0, 1):
             raise refusal(
                 ValueError,
                 "BN-RUN-3",
-                got=f"correction is {self.correction!r}",
+                got=f"correction is {shown(self.correction)}",
                 expected="0 or 1",
                 do="0 feeds the population variance to the running state, 1 the Bessel-corrected one.",
             )
+        put("correction", correction)
         for field in ("center", "scale"):
-            if not isinstance(getattr(self, field), bool):
-                raise refusal(
-                    TypeError,
-                    "BN-NORM-2",
-                    got=f"{field} is {getattr(self, field)!r}",
-                    expected="True or False",
-                    do="It says whether the parameter exists.",
-                )
+            do = "It says whether the parameter exists."
+            put(field, switch(field, getattr(self, field), "BN-NORM-2", do))
         if self.virtual_batch_size is not None:
-            _integer("virtual_batch_size", self.virtual_batch_size, 1, "BN-GRP-3", "Pass None for one group.")
-        _one_of("averaging", self.averaging, Averaging, "BN-RUN-1")
-        _one_of("ghost_source", self.ghost_source, GhostSource, "BN-RUN-8")
-        _one_of("sync_weighting", self.sync_weighting, SyncWeighting, "BN-SYNC-8")
-        _one_of("single_value", self.single_value, SingleValue, "BN-RUN-4")
-        _one_of("nonfinite", self.nonfinite, NonFinite, "BN-RUN-10")
+            size = integer("virtual_batch_size", self.virtual_batch_size, 1, "BN-GRP-3", "Pass None for one group.")
+            put("virtual_batch_size", size)
+        for field, (words, clause) in _WORDS.items():
+            put(field, one_of(field, getattr(self, field), words, clause))
         if self.renorm is not None and not isinstance(self.renorm, Renorm):
             raise refusal(
                 TypeError,
                 "BN-RENORM-1",
-                got=f"renorm is {self.renorm!r}",
+                got=f"renorm is {shown(self.renorm)}",
                 expected="a bnspec.Renorm or None",
                 do="Write bnspec.Renorm(rmax=..., dmax=...).",
             )
@@ -213,7 +220,7 @@ class BatchNormConfig:
         """Build a configuration from what `to_json` wrote; unknown fields are an error."""
         try:
             fields = json.loads(text)
-        except ValueError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise _no_configuration(f"text that is no JSON ({error})") from error
         if not isinstance(fields, dict):
             raise _no_configuration(f"JSON that holds a {type(fields).__name__}")
@@ -230,7 +237,7 @@ class BatchNormConfig:
             if fields.get("renorm") is not None:
                 fields["renorm"] = Renorm(**fields["renorm"])
             return cls(**fields)
-        except TypeError as error:
+        except (TypeError, RecursionError) as error:
             raise _no_configuration(f"a configuration that cannot be built ({error})") from error
 
     @property
@@ -249,41 +256,6 @@ def _no_configuration(got: str) -> Exception:
     )
 
 
-def _real(name: str, value: Any, allowed: Any, expected: str, clause: str, do: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise refusal(
-            TypeError, clause, got=f"{name} is {value!r}", expected=f"{expected}, as a Python int or float", do=do
-        )
-    if not (math.isfinite(value) and allowed(value)):
-        raise refusal(ValueError, clause, got=f"{name} is {value!r}", expected=expected, do=do)
-
-
-def _decay(name: str, value: Any, clause: str) -> None:
-    _real(
-        name,
-        value,
-        lambda v: 0 <= v <= 1,
-        "a number in [0, 1]",
-        clause,
-        "It is the weight the old value keeps; a framework that multiplies the new value writes 1 - decay.",
-    )
-
-
-def _integer(name: str, value: Any, least: int | None, clause: str, do: str) -> None:
-    expected = "an integer" if least is None else f"an integer >= {least}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise refusal(TypeError, clause, got=f"{name} is {value!r}", expected=f"{expected}, as a Python int", do=do)
-    if least is not None and value < least:
-        raise refusal(ValueError, clause, got=f"{name} is {value!r}", expected=expected, do=do)
-
-
-def _one_of(name: str, value: Any, choices: Any, clause: str) -> None:
-    known = get_args(choices)
-    if value not in known:
-        raise refusal(
-            ValueError,
-            clause,
-            got=f"{name} is {value!r}",
-            expected="one of " + ", ".join(map(repr, known)),
-            do="The clause describes each.",
-        )
+def _decay(value: Any, clause: str) -> float:
+    do = "It is the weight the old value keeps; a framework that multiplies the new value writes 1 - decay."
+    return real("decay", value, lambda v: 0 <= v <= 1, "a number in [0, 1]", clause, do)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from bnspec._config import Averaging, BatchNormConfig, GhostSource, Renorm, SingleValue, SyncWeighting
 from bnspec._errors import refusal
+from bnspec._scalars import real, shown
 
 __all__ = ["Dialect", "dialects"]
 
@@ -113,20 +114,12 @@ class Dialect:
             raise refusal(
                 TypeError,
                 "BN-RUN-1",
-                got=f"momentum={momentum} and decay={decay}",
+                got=f"momentum={shown(momentum)} and decay={shown(decay)}",
                 expected="one of them",
                 do="decay is the weight of the old value whatever the framework.",
             )
         if momentum is not None:
-            if isinstance(momentum, bool) or not isinstance(momentum, int | float):
-                raise refusal(
-                    TypeError,
-                    "BN-RUN-1",
-                    got=f"momentum is {momentum!r}",
-                    expected="a Python int or float",
-                    do="Pass the number, or its equivalent as decay, the weight of the old value.",
-                )
-            decay = momentum if self.momentum_weighs == "old" else 1.0 - momentum
+            decay = self.decay_of(momentum)
         decay = self.decay if decay is None else decay
         axis = self.axis if axis is None else axis
         ghost = virtual_batch_size is not None
@@ -143,14 +136,29 @@ class Dialect:
         config = BatchNormConfig(
             axis=axis, decay=decay, renorm=renorm, virtual_batch_size=virtual_batch_size, **(values | fields)
         )
-        self.check(rank=rank, axis=axis % rank, dtype=dtype, ghost=ghost, sync=sync)
+        self.check(rank=rank, axis=config.axis, dtype=dtype, ghost=ghost, sync=sync)
         if self.float32_decay and dtype == "float64":
-            decay = 1.0 - struct.unpack("f", struct.pack("f", 1.0 - decay))[0]
+            decay = 1.0 - struct.unpack("f", struct.pack("f", 1.0 - config.decay))[0]
             config = dataclasses.replace(config, decay=decay)
         return config
 
+    def decay_of(self, momentum: float) -> float:
+        """Return the decay that the framework's own momentum stands for [BN-RUN-1].
+
+        Examples
+        --------
+        >>> dialects.torch.decay_of(0.25), dialects.keras.decay_of(0.25)
+        (0.75, 0.25)
+        """
+        do = f"Under the {self.name} dialect it is the weight of the {self.momentum_weighs} value."
+        number = real("momentum", momentum, lambda v: 0 <= v <= 1, "a number in [0, 1]", "BN-RUN-1", do)
+        return number if self.momentum_weighs == "old" else 1.0 - number
+
     def check(self, *, rank: int, axis: int, dtype: str, ghost: bool, sync: bool) -> None:
-        """Refuse what the framework refuses; the specification itself may allow it."""
+        """Refuse what the framework refuses; the specification itself may allow it.
+
+        The axis is named as it was written: a negative one, and one that x of this rank has not.
+        """
         who = f"the {self.name} dialect"
         if self.ranks is not None and rank not in self.ranks:
             raise refusal(
@@ -160,7 +168,7 @@ class Dialect:
                 expected=f"rank {_or(self.ranks)}",
                 do="Reshape x, or use the bnspec dialect, which takes any rank from 2.",
             )
-        if self.axes is not None and axis not in self.axes:
+        if self.axes is not None and (axis % rank if -rank <= axis < rank else axis) not in self.axes:
             raise refusal(
                 ValueError,
                 "BN-SHAPE-2",
@@ -229,7 +237,7 @@ _ROWS = (
             names={"gamma": "weight", "beta": "bias", "mean": "mean", "var": "var", "count": "count"}),
     Dialect(name="onnx", title="ONNX BatchNormalization, opset 15", epsilon=1e-5, decay=0.9, axis=1, axes=(1,),
             names={"gamma": "scale", "beta": "B", "mean": "input_mean", "var": "input_var", "count": "count"}),
-    Dialect(name="mxnet", title="mxnet.gluon.nn.BatchNorm on the CPU", epsilon=1e-3, decay=0.9, axis=1,
+    Dialect(name="mxnet", title="mxnet.gluon.nn.BatchNorm on the CPU", epsilon=1e-5, decay=0.9, axis=1,
             names={"gamma": "gamma", "beta": "beta", "mean": "running_mean", "var": "running_var", "count": "count"}),
     Dialect(name="paddle", title="paddle.nn.BatchNorm2D", epsilon=1e-5, decay=0.9, axis=1,
             names={"gamma": "weight", "beta": "bias", "mean": "_mean", "var": "_variance", "count": "count"}),
@@ -256,11 +264,11 @@ class _Dialects:
             raise AttributeError(str(error)) from None
 
     def __getitem__(self, name: str) -> Dialect:
-        if name not in self.names():
+        if not isinstance(name, str) or name not in self._rows:
             raise refusal(
                 LookupError,
                 "BN-ERR-5",
-                got=f"unknown dialect {name!r}",
+                got=f"unknown dialect {shown(name)}",
                 expected="one of " + ", ".join(self._rows),
                 do="`bnspec dialects` shows what each means.",
             )

@@ -22,6 +22,7 @@ from bnspec._options import (
 from bnspec._precision import dtype_name
 from bnspec._protocols import Communicator
 from bnspec._registry import get_communicator
+from bnspec._scalars import plain
 from bnspec._state_dict import StateDict
 from bnspec._tape import Tape
 from bnspec._types import Array, Params, RunningState
@@ -56,7 +57,7 @@ class LayerConfig(StateDict):
         sync_statistics: str | None,
     ) -> None:
         """Take the constructor's arguments, and refuse what no call could use."""
-        row = dialects[dialect]
+        row, axis = dialects[dialect], plain(axis)
         own = from_aliases(given, own_decay(aliases, row), type(self).__name__)
         switches = {key: own[key] for key in ("decay", "center", "scale")}
         vars(self).update(  # past the checks of what may be set on a layer that is there

@@ -12,6 +12,7 @@ from bnspec._dialects import Dialect
 from bnspec._errors import refusal
 from bnspec._namespace import array_namespace
 from bnspec._precision import dtype_name, is_array, library, statistics_dtype, stop_gradient
+from bnspec._scalars import shown, switch
 from bnspec._types import Array
 
 __all__ = [
@@ -85,6 +86,8 @@ def from_aliases(given: Mapping[str, Any], aliases: Mapping[str, Any], layer: st
                 expected="one of them",
                 do=f"Keep {meant}.",
             )
+        if value is not None and meant in ("center", "scale"):  # refused by the word that was written
+            value = switch(word, value, "BN-NORM-2", f"It stands for {meant}, which says whether the parameter exists.")
         values[meant] = value
     return values
 
@@ -99,10 +102,9 @@ def own_decay(aliases: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
     ({'momentum': 0.75}, {'momentum': 0.25})
     """
     momentum = aliases.get("momentum")
-    number = isinstance(momentum, numbers.Real) and not isinstance(momentum, bool)
-    if number and dialect.momentum_weighs == "new":
-        return {**aliases, "momentum": 1.0 - float(momentum)}  # type: ignore[arg-type]
-    return dict(aliases)
+    if momentum is None:
+        return dict(aliases)
+    return {**aliases, "momentum": dialect.decay_of(momentum)}
 
 
 def only_keywords(layer: str, positional: tuple[Any, ...]) -> None:
@@ -111,7 +113,7 @@ def only_keywords(layer: str, positional: tuple[Any, ...]) -> None:
         raise refusal(
             TypeError,
             "BN-SHAPE-2",
-            got=f"{layer} got {', '.join(map(repr, positional))} by position",
+            got=f"{layer} got {', '.join(map(shown, positional))} by position",
             expected="arguments by keyword, such as axis=1",
             do="The number of channels is no argument: it is learned from x at the first call. The channel axis is "
             "axis=...",
@@ -120,11 +122,7 @@ def only_keywords(layer: str, positional: tuple[Any, ...]) -> None:
 
 def flag(what: str, value: Any, clause: str, do: str) -> bool:
     """Return a switch as a Python bool; refuse what is only true or false to Python, such as "False" or 1."""
-    if isinstance(value, bool):
-        return value
-    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
-        return bool(value)
-    raise refusal(TypeError, clause, got=f"{what} is {value!r}", expected="True or False", do=do)
+    return switch(what, value, clause, do)
 
 
 def channel_axis_of(axis: int | None, data_format: str | None, rank: int, default: int = -1) -> int:
@@ -146,11 +144,11 @@ def channel_axis_of(axis: int | None, data_format: str | None, rank: int, defaul
 
 def is_channels_last(data_format: str) -> bool:
     """Whether the layout's name puts the channels last; refuse an unknown name."""
-    if data_format not in tuple(_CHANNELS_LAST):  # a tuple: what cannot be hashed is refused like any other word
+    if not isinstance(data_format, str) or data_format not in _CHANNELS_LAST:
         raise refusal(
             ValueError,
             "BN-SHAPE-2",
-            got=f"data_format is {data_format!r}",
+            got=f"data_format is {shown(data_format)}",
             expected="one of " + ", ".join(map(repr, _CHANNELS_LAST)),
             do="Or pass axis= itself.",
         )

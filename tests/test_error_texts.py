@@ -125,7 +125,7 @@ NAN, INF = float("nan"), float("inf")
             TypeError,
             "epsilon",
             "1",
-            f"epsilon is '1'; expected a finite number > 0, as a Python int or float{EPSILON}",
+            f"epsilon is '1'; expected a finite number > 0{EPSILON}",
         ),
         (ValueError, "decay", 1.5, f"decay is 1.5; expected a number in [0, 1] [BN-RUN-1].{DECAY}"),
         (ValueError, "decay", -0.1, f"decay is -0.1; expected a number in [0, 1] [BN-RUN-1].{DECAY}"),
@@ -140,8 +140,7 @@ NAN, INF = float("nan"), float("inf")
             TypeError,
             "axis",
             1.0,
-            "axis is 1.0; expected an integer, as a Python int [BN-SHAPE-2]. "
-            "Pass the position of the channel axis, such as 1 or -1.",
+            "axis is 1.0; expected an integer [BN-SHAPE-2]. Pass the position of the channel axis, such as 1 or -1.",
         ),
     ],
 )

@@ -11,8 +11,9 @@ from pages import ROUGH, meant, outside_code, shown
 
 from bnspec._clauses import clauses, specification
 from bnspec._cli import main
+from bnspec._printable import printable
 from bnspec_conformance.cli import main as conformance
-from bnspec_conformance.markdown import code, escaped, plain, printable, rendered
+from bnspec_conformance.markdown import code, escaped, plain, rendered
 from bnspec_conformance.matrix import Row
 from bnspec_conformance.matrix._page import page
 from bnspec_conformance.mutants.summary import markdown

@@ -8,7 +8,9 @@ through `escaped`.
 import re
 from typing import Any
 
-__all__ = ["code", "escaped", "plain", "printable", "rendered"]
+from bnspec._printable import printable
+
+__all__ = ["code", "escaped", "plain", "rendered"]
 
 #: What some renderer takes for a mark, wherever it stands in a line; a full stop or a hyphen is one only at its start.
 _MARKS = re.compile(
@@ -18,8 +20,6 @@ _MARKS = re.compile(
     r"|(?<=\])[(\[:]"
     r"|^[#>]|^[+-](?=\s|$)|(?<=^\d)[.)](?=\s|$)|(?<=^\d\d)[.)](?=\s|$)"
 )
-#: Control characters and lone surrogates, and those that turn the direction of the text around them.
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
 def code(text: str) -> str:
@@ -69,17 +69,6 @@ def plain(text: str) -> str:
 def rendered(text: str) -> str:
     """A piece of Markdown as HTML; HTML in it is text."""
     return str(_renderer().render(text))
-
-
-def printable(text: str) -> str:
-    r"""The text with characters that cannot be seen, or that act on a terminal or a page, as Python writes them.
-
-    Examples
-    --------
-    >>> print(printable("\x1b[31mred"))
-    \x1b[31mred
-    """
-    return _HIDDEN.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def _renderer() -> Any:

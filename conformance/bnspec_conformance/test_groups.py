@@ -10,6 +10,7 @@ from bnspec_conformance import strategies
 from bnspec_conformance.case import Case, RankInputs
 from bnspec_conformance.explore import clauses, explore
 from bnspec_conformance.trial import Trial
+from bnspec_conformance.vectors._hex import dtype_named
 
 
 @clauses("BN-GRP-1")
@@ -76,3 +77,27 @@ def test_refused_sizes(t: Trial) -> None:
     six, _ = bnspec.init(config, channels=6, like=x)
     first = dataclasses.replace(config, axis=0, virtual_batch_size=3)
     t.refuses(lambda: bnspec.batch_norm(x, six, first), ValueError, "BN-GRP-3")
+
+
+@clauses("BN-GRP-3")
+@explore()
+def test_refused_remainders(t: Trial) -> None:
+    """A batch that V does not divide is refused, whatever is left over, where a whole number of groups is taken."""
+    asked = [(size, samples) for size in (5, 4, 3, 2) for samples in (*range(size + 1, 2 * size), *range(1, size))]
+    cases = t.inside(_of_groups(t, size, samples) for size, samples in asked)
+    for bad in cases:
+        size, samples = bad.config.virtual_batch_size, bad.ranks[0].x.shape[0]
+        assert size is not None
+        t.agree(_of_groups(t, size, size * (samples // size + 1)), "y")
+        t.rejects(bad, (ValueError, TypeError), "BN-GRP-3")
+
+
+def _of_groups(t: Trial, size: int, samples: int) -> Case:
+    """A batch in groups of some size, with channels where the subject has them."""
+    scope = t.subject.scope
+    config = BatchNormConfig(axis=1, epsilon=0.25, decay=0.75, correction=0, virtual_batch_size=size)
+    shape = (samples, 2, *[1] * (min(scope.ndims) - 2))
+    dtype = next((name for name in ("float32", "float64") if name in scope.dtypes), scope.dtypes[0])
+    x = (np.arange(2 * samples) ** 2 % 13).reshape(shape).astype(dtype_named(dtype))
+    case = Case(config=config, ranks=(RankInputs(x),), gamma=np.ones(2, "float32"), beta=np.zeros(2, "float32"))
+    return scope.arrange(case)

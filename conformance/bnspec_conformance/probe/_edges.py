@@ -88,7 +88,7 @@ def _isolated(ask: Asker, *, state: bool) -> Reading:
         return Reading(("other channels too",))
     if not np.any(np.isfinite(spoilt[0])):
         return Reading(("its own channel",))
-    if state and case.config.nonfinite == "skip" and np.array_equal(spoilt[0], [_OLD.mean, _OLD.var]):
+    if state and case.config.nonfinite == "skip" and np.array_equal(spoilt[0], [float(_OLD.mean), float(_OLD.var)]):
         return Reading(("its own channel",), "which stays as it was")
     lost = np.isnan(spoilt[0])
     return Reading((), f"its own channel has it in {int(np.sum(lost))} of {lost.size} places")

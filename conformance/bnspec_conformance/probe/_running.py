@@ -102,7 +102,7 @@ def _single(ask: Asker, value: str) -> Reading:
     if _read(ask, "correction", correction=1, single_value=value, averaging="exponential").fits == ("0",):
         raise Unobservable("the variance that it feeds has correction 0, which a single value has")
     old = State(Fraction(8), Fraction(16), 4)
-    how = {"state": old, "correction": 1, "single_value": value, "averaging": "exponential"}
+    how: dict[str, Any] = {"state": old, "correction": 1, "single_value": value, "averaging": "exponential"}
     case = ask.case(((4,), (2,)), **how)
     try:
         state = ask.state(case)

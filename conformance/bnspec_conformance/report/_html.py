@@ -9,7 +9,8 @@ from typing import Any
 
 from bnspec._clauses import Clause
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.markdown import plain, printable, rendered
+from bnspec._printable import printable
+from bnspec_conformance.markdown import plain, rendered
 from bnspec_conformance.record import outcome_of, reason_of
 from bnspec_conformance.report._plot import Scale, axis, interval
 from bnspec_conformance.report._summary import VERDICTS

@@ -158,7 +158,7 @@ class Judge:
             return Finding(name, clauses, "not supported", what, "a case of it is not supported")
         worst = Finding(name, clauses, "untested", what, "a result of it is missing")
         for pair in relation["pairs"]:
-            sides = []
+            sides: list[tuple[Floats, Floats, dict[str, Any]] | None] = []
             for holder, prefix in ((case, ""), (other, "with_")):
                 output, rank = pair[f"{prefix}output"], pair[f"{prefix}rank"]
                 read = self.known.get((holder["id"], rank, output))

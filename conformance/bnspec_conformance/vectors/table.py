@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from bnspec_conformance.markdown import printable
+from bnspec._printable import printable
 from bnspec_conformance.vectors._hex import hexed
 from bnspec_conformance.vectors._judge import Finding
 from bnspec_conformance.vectors.files import Vectors
