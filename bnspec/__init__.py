@@ -9,10 +9,15 @@ from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext, UpdateCollection, current_context, recompute, training_context
 from bnspec._derivatives import batch_norm_jvp, batch_norm_tangents, batch_norm_vjp
 from bnspec._dialects import Dialect, dialects
-from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, FrozenStatisticsWarning
+from bnspec._errors import (
+    CollectiveMismatch,
+    CollectiveTimeout,
+    CommunicatorError,
+    FrozenStatisticsWarning,
+    UntrainedParametersWarning,
+)
 from bnspec._init import init
 from bnspec._layer import BatchNorm
-from bnspec._moments import merge, moments
 from bnspec._protocols import Backend, Communicator, Kernels, Signature
 from bnspec._registry import (
     SpecificationKernels,
@@ -24,6 +29,7 @@ from bnspec._registry import (
 )
 from bnspec._renorm_layer import BatchRenorm
 from bnspec._running import running_statistics, update_running
+from bnspec._statistics import merge, moments
 from bnspec._types import Gradients, Groups, Moments, Params, RunningState, Saved, Tangents
 
 __version__ = "0.1.0"
@@ -51,6 +57,7 @@ __all__ = [
     "SpecificationKernels",
     "Tangents",
     "TrainingContext",
+    "UntrainedParametersWarning",
     "UpdateCollection",
     "__version__",
     "batch_norm",

@@ -9,7 +9,7 @@ from bnspec import _validate
 from bnspec._config import BatchNormConfig
 from bnspec._devices import on_device_of
 from bnspec._groups import split, spread, unsplit
-from bnspec._modes import differentiated
+from bnspec._modes import differentiated, untraced
 from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
 from bnspec._normalize import inverse_stddev, scale_and_shift
@@ -17,7 +17,7 @@ from bnspec._precision import arithmetic_dtype, stop_gradient
 from bnspec._protocols import Communicator, Kernels
 from bnspec._registry import as_fused, kernels_for
 from bnspec._renorm import corrections
-from bnspec._running import running_statistics
+from bnspec._running import used_statistics
 from bnspec._sync import join_moments, signature
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
 from bnspec._widening import narrowed, widened
@@ -89,7 +89,7 @@ def batch_norm(
     >>> y.tolist(), stats.mean.tolist(), stats.var.tolist()
     ([[-0.5], [0.5]], [[2.0]], [[1.0]])
     """
-    groups = _validate.forward(x, params, config, state, mask, name)
+    groups = untraced(_validate.forward, x, params, config, state, mask, comm, name)
     kernels = kernels_for(x)
     if mask is None and comm is None and config.renorm is None and (fused := as_fused(kernels)):
         both = fused.normalize_by_batch(x, params.gamma, params.beta, config.epsilon, groups)
@@ -104,13 +104,11 @@ def batch_norm(
             )
     kernels, (wide,), used = widened(kernels, (x,), *params)
     local = kernels.moments(wide, groups, mask)
-    shape = (int(local.m2.shape[0]), int(local.m2.shape[1]))
-    stats, divisor = join_moments(local, config, comm, signature("moments", name, x, shape, config))
+    stats, divisor = join_moments(local, config, comm, signature(comm, "moments", name, x, local.m2, config))
     inverse = inverse_stddev(stats.var, config.epsilon)
     r = d = None
     if config.renorm is not None:
         assert state is not None
-        _validate.state_values(state, name, fields=("stddev", "renorm_stddev"))
         r, d = corrections(stats, state, config)
     scale, shift = scale_and_shift(Params(*used), inverse, stats.mean_low, r, d)
     y = narrowed(_normalize(kernels, wide, mask, stats, scale, shift, groups), x)
@@ -173,11 +171,11 @@ def batch_norm_inference(
     >>> bnspec.batch_norm_inference(np.asarray([[5.0]]), params, state, config)[0].tolist()
     [[2.0]]
     """
-    groups = _validate.inference(x, params, state, config, name)
+    groups = untraced(_validate.inference, x, params, state, config, name)
     kernels = kernels_for(x)
     if config.averaging == "debiased":  # divided before it is rounded
         state = state._replace(mean=_widened(state.mean, x), var=_widened(state.var, x))
-    mean, var = map(stop_gradient, running_statistics(state, config))
+    mean, var = map(stop_gradient, used_statistics(state, config))
     static = Static(groups, config, name)
     if fused := as_fused(kernels):
         found = fused.normalize_by_running(x, params.gamma, params.beta, mean, var, config.epsilon, groups)

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 2 when an argument names something unknown.
+        0, or 2 when an argument names something unknown, or a variable of the environment cannot be understood.
     """
     if argv is None:
         open_closed()
@@ -36,7 +36,7 @@ def _run(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
     try:
         options.run(options)
-    except LookupError as error:
+    except (LookupError, ValueError) as error:  # an unknown name, or a variable of the environment that is wrong
         print(f"bnspec: {error.args[0] if error.args else error}", file=sys.stderr)
         return 2
     return 0

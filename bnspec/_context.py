@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from bnspec._errors import FrozenStatisticsWarning, refusal
 from bnspec._locks import Lock
+from bnspec._validate import flag
 
 __all__ = [
     "TrainingContext",
@@ -88,6 +89,10 @@ class TrainingContext:
     tower: int = 0
     updates: UpdateCollection = field(default_factory=UpdateCollection, compare=False)
 
+    def __post_init__(self) -> None:
+        advice = "True trains, False predicts."
+        object.__setattr__(self, "is_training", flag("is_training", self.is_training, "BN-UPD-7", advice))
+
     @property
     def is_main_training_tower(self) -> bool:
         """Whether this is the one replica that updates."""
@@ -117,8 +122,8 @@ def training_context(
 
     Raises
     ------
-    ValueError
-        For a negative tower.
+    ValueError, TypeError
+        For a tower that is no integer >= 0, and an `is_training` that is no boolean.
 
     Examples
     --------
@@ -136,9 +141,10 @@ def training_context(
             expected="an integer >= 0",
             do="Number the replicas from 0; tower 0 updates.",
         )
+    is_training = flag("is_training", is_training, "BN-UPD-7", "True trains, False predicts.")
     if updates is None or not is_training:
         updates = UpdateCollection(frozen=not is_training)
-    context = TrainingContext(bool(is_training), tower, updates)
+    context = TrainingContext(is_training, tower, updates)
     token = _context.set(context)
     try:
         yield context

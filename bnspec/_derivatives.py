@@ -7,9 +7,11 @@ the formulas.
 from bnspec import _validate
 from bnspec._devices import on_device_of
 from bnspec._gradients import input_coefficients, parameter_gradients, tangent_coefficients
+from bnspec._modes import untraced
 from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
 from bnspec._normalize import factor
+from bnspec._precision import where
 from bnspec._protocols import Communicator, Kernels
 from bnspec._registry import as_fused, kernels_for
 from bnspec._sync import join_sums, signature
@@ -71,8 +73,8 @@ def batch_norm_vjp(
     >>> grads.x.tolist(), grads.gamma.tolist(), grads.beta.tolist()
     ([[-0.75], [0.75]], [2.0], [4.0])
     """
+    untraced(_validate.derivative, "dy", dy, saved, comm, dmean=dmean, dvar=dvar)
     groups, config, name = saved.static.groups, saved.static.config, saved.static.name
-    _validate.derivative("dy", dy, saved, dmean=dmean, dvar=dvar)
     kernels = kernels_for(saved.x)
     plain = saved.mask is None and saved.r is None and dmean is None and dvar is None
     if plain and comm is None and saved.divisor is not None and (fused := as_fused(kernels)):
@@ -92,7 +94,7 @@ def batch_norm_vjp(
         return Gradients(narrowed(dx, saved.x), dgamma, dbeta)
 
     extra = [v for v in (dmean, dvar) if v is not None]
-    about = signature("gradients", name, saved.x, s1.shape, config)
+    about = signature(comm, "gradients", name, saved.x, s1, config)
     s1, s2, *extra = join_sums([s1, s2, *extra], comm, about)
     dmean = extra.pop(0) if dmean is not None else None
     dvar = extra.pop(0) if dvar is not None else None
@@ -150,8 +152,8 @@ def batch_norm_tangents(
     >>> t.y.tolist(), t.mean.tolist(), t.var.tolist()
     ([[-0.75], [0.75]], [[2.0]], [[4.0]])
     """
+    untraced(_validate.derivative, "xdot", xdot, saved, comm, gamma_dot=gamma_dot, beta_dot=beta_dot)
     groups, config, name = saved.static.groups, saved.static.config, saved.static.name
-    _validate.derivative("xdot", xdot, saved, gamma_dot=gamma_dot, beta_dot=beta_dot)
     given = (xdot, saved.x)
     others = (gamma_dot, beta_dot, saved.gamma, saved.centre, saved.inverse_stddev)
     kernels, (v, x), (gamma_dot, beta_dot, *_) = widened(kernels_for(saved.x), given, *others)
@@ -167,14 +169,14 @@ def batch_norm_tangents(
         s1, centred = kernels.grad_sums(v, x, saved.centre, groups, saved.mask)
         s2 = centred - saved.centre_low * s1
         n = saved.divisor[:, None]
-        about = signature("tangents", name, saved.x, s1.shape, config)
+        about = signature(comm, "tangents", name, saved.x, s1, config)
         mean_dot, var_dot = join_sums([s1 / n, 2.0 * (s2 / n)], comm, about)
         a, b, c = tangent_coefficients(mean_dot, var_dot, gamma_dot, beta_dot, saved)
     x, usable = _usable(x, saved)
     y = kernels.grad_input(v, x, saved.centre, a, b, c - b * saved.centre_low, groups, None)
     if usable is not None:  # xhat counts as 0 where x is masked and not finite
         still = kernels.grad_input(v, x, saved.centre, a, b * 0.0, c, groups, None)
-        y = array_namespace(y).where(usable, y, still)
+        y = where(usable, y, still)
     return Tangents(narrowed(y, saved.x), mean_dot, var_dot)
 
 
@@ -195,7 +197,7 @@ def _usable(x: Array, saved: Saved) -> tuple[Array, Array | None]:
         return x, None
     xp = array_namespace(x)
     usable = expand_mask(saved.mask, x, saved.static.groups) | xp.isfinite(x)
-    return xp.where(usable, x, xp.zeros_like(x)), usable
+    return where(usable, x, xp.zeros_like(x)), usable
 
 
 def _cotangent_sums(kernels: Kernels, dy: Array, x: Array, saved: Saved) -> tuple[Array, Array, Array]:

@@ -5,17 +5,24 @@ inside the transformation. So it asks who is at work before it computes, and bef
 """
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bnspec._errors import refusal
+from bnspec._errors import UntrainedParametersWarning, refusal
 from bnspec._modes import transformation
 from bnspec._namespace import array_namespace
 from bnspec._precision import library
-from bnspec._types import Array
+from bnspec._types import Array, Params
 
-__all__ = ["gradients_by_torch", "in_backward_of_torch", "kept_tensors", "refuse_transformation"]
+__all__ = [
+    "gradients_by_torch",
+    "in_backward_of_torch",
+    "kept_tensors",
+    "refuse_transformation",
+    "warn_untrained",
+]
 
 
 def refuse_transformation(name: str, *arrays: Array | None) -> None:
@@ -59,3 +66,37 @@ def in_backward_of_torch(x: Array) -> bool:
         return False
     torch: Any = sys.modules["torch"]
     return bool(torch._C._current_graph_task_id() != -1)
+
+
+def warn_untrained(name: str, y: Array, params: Params, first: bool) -> bool:
+    """Warn of a training call that torch is to differentiate without gamma and beta; return whether it did.
+
+    Such a call is one that torch records for x alone, or, at a layer's first, one made by a module of torch.
+    """
+    if library(y) != "torch":
+        return False
+    torch: Any = sys.modules["torch"]
+    given = [v for v in params if v is not None]
+    if not given or any(v.requires_grad for v in given) or not torch.is_grad_enabled():
+        return False
+    module = first and _in_call_of_module(torch)
+    if not module and not y.requires_grad:
+        return False
+    part = " A bnspec layer is no part of the torch.nn.Module that calls it." if module else ""
+    warnings.warn(
+        f"{name}: torch differentiates this call, but gamma and beta, which the layer is to train, are no parameters of "
+        f"torch, and no optimizer of it changes them.{part} Give an optimizer those of `layer.params = "
+        "bnspec.Params(*map(torch.nn.Parameter, layer.params))`, or use trainable=False. This is said once of a layer.",
+        UntrainedParametersWarning,
+        stacklevel=3,
+    )
+    return True
+
+
+def _in_call_of_module(torch: Any) -> bool:
+    """Whether a module of torch is being called. No locals of a frame are looked at, which it would keep alive then."""
+    call = torch.nn.Module._call_impl.__code__
+    frame = sys._getframe(1).f_back
+    while frame is not None and frame.f_code is not call:
+        frame = frame.f_back
+    return frame is not None

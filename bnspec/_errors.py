@@ -9,6 +9,7 @@ __all__ = [
     "CollectiveTimeout",
     "CommunicatorError",
     "FrozenStatisticsWarning",
+    "UntrainedParametersWarning",
     "refusal",
 ]
 
@@ -39,3 +40,7 @@ class CollectiveTimeout(CommunicatorError, TimeoutError):
 
 class FrozenStatisticsWarning(UserWarning):
     """A layer normalizes by its running statistics while it trains [BN-INF-5]."""
+
+
+class UntrainedParametersWarning(UserWarning):
+    """torch differentiates a layer's output, and not its gamma and beta, which are to be trained."""

@@ -1,16 +1,16 @@
 """Fresh parameters and a fresh running state (SPEC.md, "Running statistics")."""
 
-from typing import Any
+from numbers import Integral
 
-from array_api_compat import device
-
+from bnspec._arrays import floating
 from bnspec._config import BatchNormConfig
+from bnspec._creation import full
 from bnspec._devices import on_device_of
 from bnspec._errors import refusal
 from bnspec._namespace import array_namespace
 from bnspec._precision import count_dtype, statistics_dtype
+from bnspec._records import configuration
 from bnspec._types import Array, Params, RunningState
-from bnspec._validate import floating
 
 __all__ = ["init"]
 
@@ -26,7 +26,8 @@ def init(config: BatchNormConfig, *, channels: int, like: Array) -> tuple[Params
     channels : int
         C >= 0.
     like : array
-        Its library, device and dtype decide those of the new arrays: float64 for float64, else float32.
+        Its library, device and dtype decide those of the new arrays: float64 for float64, else float32. Of JAX's arrays
+        only one that is committed to one device decides on a device.
 
     Returns
     -------
@@ -49,8 +50,9 @@ def init(config: BatchNormConfig, *, channels: int, like: Array) -> tuple[Params
     >>> params.gamma.tolist(), params.beta, state.var.dtype.name
     ([1.0, 1.0], None, 'float32')
     """
+    configuration(config, "init")
     floating("like", like, "init")
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 0:
+    if isinstance(channels, bool) or not isinstance(channels, Integral) or channels < 0:
         raise refusal(
             ValueError,
             "BN-SHAPE-4",
@@ -58,20 +60,20 @@ def init(config: BatchNormConfig, *, channels: int, like: Array) -> tuple[Params
             expected="an integer >= 0",
             do="Pass the length of the channel axis.",
         )
+    channels = int(channels)
     xp = array_namespace(like)
-    here: dict[str, Any] = {"device": device(like)}
     dtype = statistics_dtype(like)
 
     def zeros() -> Array:
-        return xp.zeros((channels,), dtype=dtype, **here)
+        return full((channels,), 0.0, dtype=dtype, like=like)
 
     def ones() -> Array:
-        return xp.ones((channels,), dtype=dtype, **here)
+        return full((channels,), 1.0, dtype=dtype, like=like)
 
     params = Params(ones() if config.scale else None, zeros() if config.center else None)
     state = RunningState(zeros(), zeros() if config.averaging == "debiased" else ones())
     if config.counts_updates:
-        state = state._replace(count=xp.zeros((channels,), dtype=count_dtype(xp), **here))
+        state = state._replace(count=full((channels,), 0, dtype=count_dtype(xp), like=like))
     if config.renorm is not None:
         state = state._replace(stddev=ones())
         if config.renorm.form == "tensorpack":

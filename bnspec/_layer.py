@@ -13,10 +13,10 @@ from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext
 from bnspec._derivatives import batch_norm_vjp
 from bnspec._dialects import dialects
-from bnspec._eager import gradients_by_torch, kept_tensors, refuse_transformation
+from bnspec._eager import gradients_by_torch, kept_tensors, refuse_transformation, warn_untrained
 from bnspec._layer_attributes import Attributes
 from bnspec._layer_config import LayerConfig
-from bnspec._locks import Lock
+from bnspec._locks import LAYERS
 from bnspec._options import check_initializer, flag, from_aliases, is_channels_last, only_keywords, own_decay
 from bnspec._precision import stop_gradient
 from bnspec._protocols import Communicator
@@ -25,9 +25,6 @@ from bnspec._tape import Call, Tape
 from bnspec._types import Array, Gradients, Moments, Params, RunningState, Saved
 
 __all__ = ["BatchNorm"]
-
-#: Guards reading a state, updating it and writing it back; one for all layers, so that a layer can be copied.
-_STATE = Lock()
 
 
 class BatchNorm(Attributes, LayerConfig):
@@ -188,6 +185,7 @@ class BatchNorm(Attributes, LayerConfig):
             _comm=comm,
             _training_mode=True,
             _tape=Tape(),
+            _told=False,
             _loaded=None,
         )
         self.name, self.training, self.trainable = name, own["training"], trainable
@@ -247,8 +245,11 @@ class BatchNorm(Attributes, LayerConfig):
         )
         comm = self._communicator() if sync else None
         y, stats, saved = batch_norm(x, used, config, state=state, mask=mask, comm=comm, name=self.name)
+        if self.trainable and not self._told:
+            first = self.params is None
+            vars(self).update(_told=warn_untrained(self.name, y, params, first))
         stats = Moments(*map(stop_gradient, stats))  # an update that waits must not keep the graph of its batch
-        with _STATE.held():
+        with LAYERS.held():
             if mode == "internal":  # against the state as it is now: another thread may have moved it since
                 current = state if self.state is None else self.state
                 state = self._updated(current, stats, config)
@@ -263,7 +264,7 @@ class BatchNorm(Attributes, LayerConfig):
     ) -> None:
         """Keep what backward needs, and the variables if this call made them; never write back what it only read."""
         call = Call.of(saved, comm, due=due and not gradients_by_torch(y), trainable=self.trainable)
-        with _STATE.held():
+        with LAYERS.held():
             vars(self).update(
                 params=params if self.params is None else self.params,
                 state=state if self.state is None else self.state,
@@ -289,14 +290,15 @@ class BatchNorm(Attributes, LayerConfig):
         saved, comm = tape.answer(self.name, self.trainable)
         grads = batch_norm_vjp(dy, saved, comm)
         kept = grads if self.trainable else Gradients(grads.x, None, None)
-        with _STATE.held():
-            vars(self).update(gradients=kept, _tape=Tape() if self._tape is tape else self._tape)
+        with LAYERS.held():
+            same = self._tape.mark is tape.mark  # else another thread has called since
+            vars(self).update(gradients=kept, _tape=Tape() if same else self._tape)
         return grads.x
 
     def forget(self) -> Self:
         """Drop the calls that no backward is to answer, with what is kept of their batches; return the layer."""
         kept = self.gradients
-        with _STATE.held():
+        with LAYERS.held():
             vars(self).update(_tape=Tape(), gradients=None if kept is None else kept._replace(x=None))
         return self
 
@@ -310,7 +312,7 @@ class BatchNorm(Attributes, LayerConfig):
         return self.train(False)
 
     def _update(self, stats: Moments, config: BatchNormConfig) -> None:
-        with _STATE.held():
+        with LAYERS.held():
             assert self.state is not None
             vars(self).update(state=self._updated(self.state, stats, config))
 

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["Lock"]
+__all__ = ["LAYERS", "Lock"]
 
 
 class Lock:
@@ -42,6 +42,9 @@ def _renew() -> None:
     for lock in list(_all):
         lock._lock = threading.RLock()
 
+
+#: Guards reading what a layer keeps, changing it and writing it back; one for all, so that a layer can be copied.
+LAYERS = Lock()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)

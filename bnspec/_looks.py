@@ -11,8 +11,6 @@ from bnspec._types import Array
 
 __all__ = ["look_of", "once"]
 
-_PLAIN = {("numpy", "ndarray"), ("torch", "Tensor"), ("torch.nn.parameter", "Parameter"), ("cupy", "ndarray")}
-
 
 def once(what: object, look: tuple[Any, ...] | None, check: Callable[..., Any], *given: Any) -> Any:
     """Do a check and return what it returns; arrays that look as some that passed before need no second one."""
@@ -38,19 +36,29 @@ def look_of(*arrays: Array | None) -> tuple[Any, ...] | None:
             look.append(None)
             continue
         kind: Any = type(v)
-        if not _is_plain(kind):
+        own = _look_for(kind)
+        if own is None:
             return None
-        look += (kind, v.shape, v.dtype, _device_of(v))
+        look += (kind, own(v))
     return tuple(look)
 
 
-def _device_of(v: Array) -> Any:
-    """A device as something that can be hashed: CuPy's cannot be, its number can."""
-    device = getattr(v, "device", None)
-    return getattr(device, "id", None) if type(device).__module__.startswith("cupy") else device
+def _look_of_tensor(v: Any) -> Any:
+    if v.is_nested:  # it has no shape
+        return object()
+    return v.shape, v.dtype, v.device, v.layout
+
+
+#: Arrays of these very types show all they are, and have values when they are checked. CuPy's devices cannot be
+#: hashed, their numbers can.
+_PLAIN: dict[tuple[str, str], Callable[[Any], Any]] = {
+    ("numpy", "ndarray"): lambda v: (v.shape, v.dtype),
+    ("torch", "Tensor"): _look_of_tensor,
+    ("torch.nn.parameter", "Parameter"): _look_of_tensor,
+    ("cupy", "ndarray"): lambda v: (v.shape, v.dtype, v.device.id),
+}
 
 
 @functools.lru_cache(maxsize=64)
-def _is_plain(kind: Any) -> bool:
-    """Whether arrays of this very type have values when they are checked, and show all they are."""
-    return (kind.__module__, kind.__name__) in _PLAIN
+def _look_for(kind: Any) -> Callable[[Any], Any] | None:
+    return _PLAIN.get((kind.__module__, kind.__name__))

@@ -12,11 +12,14 @@ are answered here, without importing a library that was not imported before:
 
 import functools
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from bnspec._types import Array
 
-__all__ = ["differentiated", "observer", "readable", "transformation"]
+__all__ = ["differentiated", "observer", "readable", "transformation", "untraced"]
+
+R = TypeVar("R")
 
 #: Which transformation of JAX makes tracers of a class; every other class is of some other transformation.
 _TRACERS = {
@@ -136,6 +139,31 @@ def readable(*tensors: Any) -> bool:
         if v is not None and not (type(v) in plain[0] and keys_of(v).raw_repr() in plain[1]):
             return False
     return True
+
+
+def untraced(check: Callable[..., R], *given: Any, **more: Any) -> R:
+    """Do a check out of sight of ``torch.jit.trace``, to which the extents of a tensor are tensors to be recorded.
+
+    Parameters
+    ----------
+    check : callable
+        Looks at shapes and dtypes and computes nothing of the result.
+    *given, **more
+        Its arguments.
+
+    Examples
+    --------
+    >>> untraced(max, 1, 2)
+    2
+    """
+    c: Any = getattr(sys.modules.get("torch"), "_C", None)
+    if c is None or sys.modules["torch"].compiler.is_compiling() or (state := c._get_tracing_state()) is None:
+        return check(*given, **more)
+    c._set_tracing_state(None)
+    try:
+        return check(*given, **more)
+    finally:
+        c._set_tracing_state(state)
 
 
 def _busy(torch: Any) -> bool:

@@ -13,22 +13,23 @@ algorithm (eq. 1.7), shifting (section 3) and merging (eq. 2.1).
 """
 
 import math
-
-from array_api_compat import device
+from collections.abc import Callable
 
 from bnspec._counts import remember
+from bnspec._creation import full
 from bnspec._devices import on_device_of
-from bnspec._groups import channels, reduced_axes, split, spread
+from bnspec._groups import reduced_axes, split, spread
+from bnspec._modes import untraced
 from bnspec._namespace import array_namespace
 from bnspec._precision import arithmetic_dtype, count_dtype, has_headroom, stop_gradient
 from bnspec._sums import sum_over, two_sum
 from bnspec._types import Array, Groups, Moments
-from bnspec._values import moments_values
 
 __all__ = [
     "expand_mask",
     "group",
     "merge",
+    "merge_by",
     "merge_groups",
     "merge_rows",
     "moments",
@@ -68,16 +69,15 @@ def moments(x: Array, groups: Groups, mask: Array | None, *, plain: bool | None 
     axes = reduced_axes(x, groups)
     plain = has_headroom(x) if plain is None else plain
     v = xp.astype(split(x, groups), dtype, copy=False)
-    size = math.prod(v.shape[a] for a in axes)
-    if size == 0:
-        zero = xp.zeros((groups.number, channels(x, groups)), dtype=dtype, device=device(x))
-        count = xp.zeros((groups.number,), dtype=count_dtype(xp), device=device(x))
+    size = math.prod([v.shape[a] for a in axes])
+    if untraced(lambda: 0 in [v.shape[a] for a in axes]):
+        zero = full((groups.number, x.shape[groups.axis]), 0.0, dtype=dtype, like=x)
+        count = full((groups.number,), 0, dtype=count_dtype(xp), like=x)
         return Moments(remember(count, [0] * groups.number), zero, zero, zero)
 
     if mask is None:
-        count = remember(
-            xp.full((groups.number,), size, dtype=count_dtype(xp), device=device(x)), [size] * groups.number
-        )
+        count = full((groups.number,), size, dtype=count_dtype(xp), like=x)
+        count = remember(count, [size] * groups.number)
         keep = None
     else:
         keep = split(expand_mask(mask, x, groups), groups)
@@ -113,16 +113,8 @@ def expand_mask(mask: Array, x: Array, groups: Groups) -> Array:
     return array_namespace(mask).broadcast_to(mask, shape)
 
 
-@on_device_of("a")
 def merge(a: Moments, b: Moments) -> Moments:
-    """Return the moments of two disjoint sets of elements joined [BN-MOM-7].
-
-    With d = mean_b - mean_a and n = n_a + n_b::
-
-        mean = mean_a + d * n_b / n
-        m2   = m2_a + m2_b + d^2 * n_a * n_b / n
-
-    A set without elements is the identity, to the bit.
+    """Join the moments of two disjoint sets of elements as the specification writes it.
 
     Examples
     --------
@@ -131,15 +123,18 @@ def merge(a: Moments, b: Moments) -> Moments:
     >>> merge(part(1.0, 2.0), part(6.0)) == part(1.0, 2.0, 6.0)
     True
     """
-    for part in (a, b):
-        moments_values(part, "merge")
+    return merge_by(merge_rows, a, b)
+
+
+def merge_by(merge_rows: Callable[[Array, Array, int], Array], a: Moments, b: Moments) -> Moments:
+    """Join moments by a function of their rows; counts are added as the integers they are."""
     xp = array_namespace(a.m2)
     c = a.m2.shape[1]
 
     def rows(part: Moments) -> Array:
         return xp.concat([xp.astype(part.count, part.m2.dtype)[:, None], part.mean, part.mean_low, part.m2], axis=1)
 
-    joined = merge_rows(rows(a), rows(b))
+    joined = merge_rows(rows(a), rows(b), 1)
     return Moments(a.count + b.count, *(joined[:, k : k + c] for k in (1, 1 + c, 1 + 2 * c)))
 
 

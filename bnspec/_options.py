@@ -6,6 +6,7 @@ from typing import Any
 
 from array_api_compat import device
 
+from bnspec._creation import beside, full
 from bnspec._devices import on_device_of
 from bnspec._dialects import Dialect
 from bnspec._errors import refusal
@@ -182,11 +183,10 @@ def initialize(initializer: Any, default: float, channels: int, like: Array, wha
         initializer = initializer((channels,))
     if initializer is None:
         initializer = default
-    xp = array_namespace(like)
     dtype = statistics_dtype(like)
     check_initializer(initializer, what)
     if isinstance(initializer, numbers.Real):
-        return xp.full((channels,), float(initializer), dtype=dtype, device=device(like))
+        return full((channels,), float(initializer), dtype=dtype, like=like)
     if getattr(initializer, "requires_grad", False) and getattr(initializer, "is_leaf", False):
         made = _leaf(initializer, like, dtype, what)
     else:
@@ -224,9 +224,9 @@ def constant(values: Any, like: Array, dtype: Any) -> Array:
             values = to_numpy(values)
             if dtype_name(values.dtype) == "bfloat16":  # ml_dtypes' type is unknown to the other library
                 values = values.astype("float32")
-        values = xp.asarray(stop_gradient(values), device=device(like), copy=True)
+        values = xp.asarray(stop_gradient(values), **beside(like), copy=True)
     else:
-        values = xp.asarray(values, device=device(like))
+        values = xp.asarray(values, **beside(like))
     return xp.astype(values, dtype)
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "statistics_dtype",
     "stop_gradient",
     "values",
+    "where",
 ]
 
 #: The floating dtypes x may have, by name: ml_dtypes' bfloat16 is no dtype of NumPy's own, so names are the
@@ -111,6 +112,13 @@ def _stop_for(name: str) -> Callable[[Array], Array] | None:
 
         return jax_stop_gradient
     return None
+
+
+def where(condition: Array, x: Array, y: Array) -> Array:
+    """Take elements of x or y, in x's very dtype: of arrays in a foreign byte order NumPy makes one in its own."""
+    xp = array_namespace(x)
+    found = xp.where(condition, x, y)
+    return found if found.dtype == x.dtype else xp.astype(found, x.dtype)
 
 
 def values(x: Array) -> list[Any] | None:

@@ -76,7 +76,7 @@ class FusedKernels(Kernels, Protocol):
         ...
 
     def update(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> RunningState | None:
-        """The state after one batch; None also where something is to be refused, a number below 0 for one [BN-RUN-14]."""
+        """The state after one batch; None also where something is to be refused, as by BN-RUN-14."""
         ...
 
     def merge(self, a: Array, b: Array, added: int) -> Array | None:

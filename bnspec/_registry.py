@@ -12,7 +12,7 @@ from typing import Any
 
 from bnspec._errors import refusal
 from bnspec._gradients import grad_input, grad_sums
-from bnspec._moments import moments
+from bnspec._moments import merge_rows, moments
 from bnspec._normalize import normalize
 from bnspec._precision import library
 from bnspec._protocols import Backend, Communicator, FusedKernels, Kernels
@@ -29,6 +29,7 @@ __all__ = [
     "get_communicator",
     "kernels_for",
     "known_backends",
+    "merge_rows_of",
     "use_kernels",
 ]
 
@@ -54,7 +55,7 @@ class BackendInfo:
 
     name: str
     available: bool
-    reason: str  # why it is not available; empty where it is
+    reason: str  # why it is not available, or what it makes do without; else empty
     version: str
     devices: tuple[str, ...]
     dtypes: tuple[str, ...]
@@ -78,6 +79,7 @@ def get_backend(name: str) -> Backend:
     ImportError
         If its library is missing; the text names the extra to install.
     """
+    _text("a backend's name", name)
     if name not in _backends:
         point = _find("bnspec.backends", name, "backend")
         try:
@@ -105,7 +107,7 @@ def known_backends() -> list[BackendInfo]:
             found.append(BackendInfo(name, False, str(cause), "", (), (), extra))
             continue
         devices = tuple(backend.devices())
-        reason = "" if devices else "no device"
+        reason = getattr(backend, "remark", "") if devices else "no device"
         found.append(
             BackendInfo(name, bool(devices), reason, backend.version(), devices, tuple(backend.dtypes()), extra)
         )
@@ -122,6 +124,7 @@ def get_communicator(name: str) -> Communicator:
     ImportError
         If its library is missing; the text names the extra to install.
     """
+    _text("a communicator's name", name)
     wanted = ALIASES.get(name.lower(), name.lower())
     if wanted in _communicators:
         return _communicators[wanted]()
@@ -141,8 +144,25 @@ def get_communicator(name: str) -> Communicator:
 
 
 def kernels_for(x: Array) -> Kernels:
-    """Return the primitives that serve x's library: its backend's, else the specification's own."""
-    name = library(x)
+    """Return the primitives that serve x's library: its backend's, else the specification's own.
+
+    They do not check what they are given: the public functions do, before they call them.
+
+    Raises
+    ------
+    TypeError
+        If x is no array of a library that follows the standard.
+    """
+    try:
+        name = library(x)
+    except TypeError as error:
+        raise refusal(
+            TypeError,
+            "BN-SHAPE-5",
+            got=f"x is a {type(x).__name__}",
+            expected="an array of NumPy, CuPy, torch, JAX or another array-API library",
+            do="Convert it first, for example with numpy.asarray.",
+        ) from error
     if name not in _kernels:
         declared = "strict" if name == "array_api_strict" else name
         known = declared in _names("bnspec.backends")
@@ -153,6 +173,13 @@ def kernels_for(x: Array) -> Kernels:
 def as_fused(kernels: Kernels) -> FusedKernels | None:
     """The kernels, if they have all that `FusedKernels` asks for."""
     return kernels if all(hasattr(kernels, name) for name in _FUSED) else None  # type: ignore[return-value]
+
+
+def merge_rows_of(a: Array, b: Array, added: int) -> Array:
+    """Merge moments given as rows by the kernels of their library, else as `bnspec._moments.merge_rows` does."""
+    fused = as_fused(kernels_for(a))
+    found = fused.merge(a, b, added) if fused else None
+    return merge_rows(a, b, added) if found is None else found
 
 
 def forget_kernels(name: str) -> None:
@@ -204,6 +231,7 @@ def use_kernels(name: str, kernels: Any) -> Iterator[Kernels]:
             expected="one of moments, normalize, grad_sums, grad_input",
             do="Give the object the methods that it is to replace.",
         )
+    _text("a backend's name", name)
     name = "array_api_strict" if name == "strict" else name
     before = _kernels.get(name)
     overridden = Overridden()
@@ -215,6 +243,13 @@ def use_kernels(name: str, kernels: Any) -> Iterator[Kernels]:
             del _kernels[name]
         else:
             _kernels[name] = before
+
+
+def _text(what: str, name: Any) -> None:
+    if not isinstance(name, str):
+        raise refusal(
+            TypeError, "BN-ERR-5", got=f"{what} is a {type(name).__name__}", expected="a str", do="Pass a name."
+        )
 
 
 def _names(group: str) -> list[str]:

@@ -21,13 +21,14 @@ from bnspec._config import BatchNormConfig
 from bnspec._counts import counts_of
 from bnspec._devices import on_device_of
 from bnspec._errors import refusal
+from bnspec._modes import untraced
 from bnspec._moments import group, merge_groups
 from bnspec._namespace import array_namespace
-from bnspec._precision import stop_gradient, values
+from bnspec._precision import stop_gradient, values, where
 from bnspec._registry import as_fused, kernels_for
 from bnspec._types import Array, Moments, RunningState
 
-__all__ = ["running_statistics", "update_running"]
+__all__ = ["running_statistics", "update_running", "used_statistics"]
 
 
 class _Feed(NamedTuple):
@@ -64,8 +65,9 @@ def update_running(
 
     Raises
     ------
-    ValueError
-        If the count does not exceed the correction and ``single_value="raise"`` [BN-RUN-4].
+    TypeError, ValueError
+        For a state or moments that break a clause, such as those of another shape, or with a variance or count below 0
+        [BN-RUN-14]. If the count does not exceed the correction and ``single_value="raise"`` [BN-RUN-4].
     FloatingPointError
         If a statistic is not finite and ``nonfinite="raise"`` [BN-RUN-10].
 
@@ -80,7 +82,7 @@ def update_running(
     >>> new.mean.tolist(), new.var.tolist()
     ([0.5], [1.25])
     """
-    _validate.running(state, stats, config, name)
+    untraced(_validate.running, state, stats, config, name)
     # Constants to automatic differentiation: a state that carried its graph along would grow with every step.
     state = RunningState(*(v if v is None else stop_gradient(v) for v in state))
     stats = Moments(*map(stop_gradient, stats))
@@ -97,7 +99,7 @@ def update_running(
 
 def _feeds(stats: Moments, config: BatchNormConfig) -> list[_Feed]:
     """The contributions of one batch, in order, by the configured ghost source [BN-RUN-8]."""
-    number = stats.m2.shape[0]
+    number = untraced(lambda: int(stats.m2.shape[0]))
     if number == 0:
         return []
     if number == 1 or config.ghost_source == "first":
@@ -209,7 +211,7 @@ def _step(state: RunningState, feed: _Feed, config: BatchNormConfig, name: str) 
         if before is None or after is None:
             return before
         chosen = take & ~keep_var if name in ("var", "stddev", "renorm_stddev") else take
-        return xp.where(chosen, xp.astype(after, before.dtype), before)
+        return where(chosen, xp.astype(after, before.dtype), before)
 
     return RunningState(*map(settle, RunningState._fields, state, new))
 
@@ -279,10 +281,15 @@ def _move_deviations(old: RunningState, new: RunningState, feed: _Feed, config: 
 
 @on_device_of("state")
 def running_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Array, Array]:
-    """Return the mean and variance that inference uses, shape (C,), statistics dtype [BN-RUN-7].
+    """Return the mean and variance that inference uses, shape (C,), in the state's dtypes [BN-RUN-7].
 
     They are the state's own, except under ``averaging="debiased"``: there they are divided by
     ``1 - decay^t``, and are 0 and 1 before the first update.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a state that breaks a clause, which the text names.
 
     Examples
     --------
@@ -292,7 +299,12 @@ def running_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Ar
     >>> [v.round(12).tolist() for v in running_statistics(state, config)]
     [[2.0], [4.0]]
     """
-    _validate.state_values(state, "running_statistics", fields=("var", "count"))
+    untraced(_validate.statistics, state, config, "running_statistics")
+    return used_statistics(state, config)
+
+
+def used_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Array, Array]:
+    """Return what `running_statistics` does for a state that was checked before."""
     if config.averaging != "debiased":
         return state.mean, state.var
     xp = array_namespace(state.mean)
@@ -304,6 +316,6 @@ def running_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Ar
         share = -xp.expm1(t * math.log(config.decay))
     share = xp.where(fresh, xp.ones_like(share), share)
     return (
-        xp.where(fresh, xp.zeros_like(state.mean), state.mean / share),
-        xp.where(fresh, xp.ones_like(state.var), state.var / share),
+        where(fresh, xp.zeros_like(state.mean), state.mean / share),
+        where(fresh, xp.ones_like(state.var), state.var / share),
     )

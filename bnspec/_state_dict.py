@@ -9,11 +9,13 @@ from bnspec._devices import on_device_of
 from bnspec._dialects import Dialect
 from bnspec._eager import kept_tensors
 from bnspec._errors import refusal
+from bnspec._locks import LAYERS
 from bnspec._namespace import array_namespace
 from bnspec._options import constant, to_numpy
 from bnspec._precision import FLOATING, dtype_name, is_array, stop_gradient
 from bnspec._tape import Tape
 from bnspec._types import Array, Params, RunningState
+from bnspec._values import not_below_zero
 from bnspec._written import written
 
 __all__ = ["StateDict"]
@@ -99,14 +101,9 @@ class StateDict:
                     expected="an integer dtype" if name == counter else "one of " + ", ".join(FLOATING),
                     do="The state may belong to another layer.",
                 )
-            if name in positive and bool(array_namespace(value).any(value < 0)):
-                raise refusal(
-                    ValueError,
-                    "BN-STATE-5",
-                    got=f"{self.name}: {name} has negative elements",
-                    expected="elements >= 0 or NaN",
-                    do="No average of variances or number of batches is negative; load another copy.",
-                )
+            if name in positive:
+                do = "No average of variances or number of batches is negative; load another copy."
+                not_below_zero(name, value, self.name, do, wait=True, clause="BN-STATE-5")
             lengths.add(int(value.shape[0]))
         known = [v for record in (self.state, self.params) for v in record or () if v is not None]
         channels = int(known[0].shape[0]) if known else None
@@ -181,8 +178,8 @@ class StateDict:
 
     def _set(self, values: Mapping[str, Array]) -> None:
         """Make checked values the layer's: all of them, or none if something goes wrong on the way."""
-        params, state = self.params, self.state
-        with kept_tensors():
+        with LAYERS.held(), kept_tensors():
+            params, state = self.params, self.state
             waiting = None
             if params is None or state is None:  # at the first call, library and device of the rest are known
                 waiting = {name: _copy(v) for name, v in values.items()}
@@ -190,7 +187,7 @@ class StateDict:
             tape = self._tape.on_its_own()
             if params is not None and new_params is not None:
                 new_params = Params(*written(tuple(params), tuple(new_params)))
-        vars(self).update(params=new_params, state=new_state, _loaded=waiting, _tape=tape)
+            vars(self).update(params=new_params, state=new_state, _loaded=waiting, _tape=tape)
 
     def _filled(self, params: Any, state: Any, values: Mapping[str, Array]) -> Any:
         """Return both records, where there are any, with the named values in each array's library, device and dtype."""

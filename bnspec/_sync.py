@@ -10,13 +10,14 @@ Chan, Golub, LeVeque 1983 (merging); Peng et al., "MegDet", 2018, section 3.2 (c
 """
 
 import functools
+from collections.abc import Callable
 
 from bnspec._config import BatchNormConfig
-from bnspec._moments import merge_rows
+from bnspec._errors import CommunicatorError, refusal
 from bnspec._namespace import array_namespace
-from bnspec._precision import count_dtype, dtype_name
+from bnspec._precision import count_dtype, dtype_name, is_array, library
 from bnspec._protocols import Communicator, Signature
-from bnspec._registry import as_fused, kernels_for
+from bnspec._registry import merge_rows_of
 from bnspec._types import Array, Moments
 
 __all__ = ["join_moments", "join_sums", "signature"]
@@ -26,9 +27,13 @@ __all__ = ["join_moments", "join_sums", "signature"]
 _LANE = 4096
 
 
-def signature(operation: str, name: str, x: Array, stats_shape: tuple[int, int], config: BatchNormConfig) -> Signature:
-    """What the ranks must agree on for this collective [BN-SYNC-9]."""
-    number, size = stats_shape
+def signature(
+    comm: Communicator | None, operation: str, name: str, x: Array, statistics: Array, config: BatchNormConfig
+) -> Signature | None:
+    """What the ranks must agree on for this collective [BN-SYNC-9]; None where nobody asks."""
+    if comm is None:
+        return None
+    number, size = map(int, statistics.shape)
     return Signature(operation, name, size, number, dtype_name(x.dtype), _options(config))
 
 
@@ -38,7 +43,7 @@ def _options(config: BatchNormConfig) -> str:
 
 
 def join_moments(
-    local: Moments, config: BatchNormConfig, comm: Communicator | None, about: Signature
+    local: Moments, config: BatchNormConfig, comm: Communicator | None, about: Signature | None
 ) -> tuple[Moments, Array]:
     """Join the ranks' moments group by group.
 
@@ -54,7 +59,7 @@ def join_moments(
     xp = array_namespace(local.m2)
     dtype = local.m2.dtype
     n = xp.astype(local.count, dtype)
-    if comm is None:
+    if comm is None or about is None:
         return local, n + xp.astype(n == 0, dtype)
 
     by_rank = config.sync_weighting == "rank"
@@ -63,7 +68,7 @@ def join_moments(
     columns = _count_columns(local.count, n, weight, by_rank)
     added, c = len(columns), int(spread.shape[1])
     payload = xp.concat([*(v[:, None] for v in columns), local.mean, local.mean_low, spread], axis=1)
-    joined = comm.all_reduce(payload, functools.partial(_merge, added=added), about)
+    joined = _joined(payload, functools.partial(merge_rows_of, added=added), comm, about)
 
     total = joined[:, added - 1]
     whole = count_dtype(xp)
@@ -77,12 +82,6 @@ def join_moments(
     return Moments(count, mean, low, m2), divisor + xp.astype(divisor == 0, dtype)
 
 
-def _merge(a: Array, b: Array, added: int) -> Array:
-    fused = as_fused(kernels_for(a))
-    found = fused.merge(a, b, added) if fused else None
-    return merge_rows(a, b, added) if found is None else found
-
-
 def _count_columns(count: Array, n: Array, weight: Array, by_rank: bool) -> list[Array]:
     """What is added over ranks: the count, in one number or two, and the weight; float64 holds both in one."""
     if dtype_name(n.dtype) == "float64":
@@ -92,13 +91,29 @@ def _count_columns(count: Array, n: Array, weight: Array, by_rank: bool) -> list
     return [xp.astype(high, n.dtype), xp.astype(count - high * _LANE, n.dtype), weight]
 
 
-def join_sums(sums: list[Array], comm: Communicator | None, about: Signature) -> list[Array]:
+def join_sums(sums: list[Array], comm: Communicator | None, about: Signature | None) -> list[Array]:
     """Add (G, C) arrays across ranks, in rank order, in one message."""
-    if comm is None:
+    if comm is None or about is None:
         return sums
     xp = array_namespace(sums[0])
-    joined = comm.all_reduce(xp.stack(sums, axis=0), _add, about)
+    joined = _joined(xp.stack(sums, axis=0), _add, comm, about)
     return [joined[i, ...] for i in range(len(sums))]
+
+
+def _joined(payload: Array, combine: Callable[[Array, Array], Array], comm: Communicator, about: Signature) -> Array:
+    """Ask a communicator, and refuse an answer that is not what was sent joined: it may be anybody's."""
+    joined = comm.all_reduce(payload, combine, about)
+    same = is_array(joined) and library(joined) == library(payload)
+    if not same or joined.shape != payload.shape or joined.dtype != payload.dtype:
+        raise refusal(
+            CommunicatorError,
+            "BN-SYNC-9",
+            got=f"{about.layer}: the communicator returned {getattr(joined, 'dtype', type(joined).__name__)} of shape "
+            f"{tuple(getattr(joined, 'shape', ()))}",
+            expected=f"{payload.dtype} of shape {tuple(payload.shape)}, as it was sent",
+            do="all_reduce returns the ranks' payloads combined, in the library of the payload.",
+        )
+    return joined
 
 
 def _add(a: Array, b: Array) -> Array:

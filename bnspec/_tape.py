@@ -7,7 +7,7 @@ known by weak references, so that `backward` works only as long as the caller ho
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from array_api_compat import device
@@ -76,7 +76,7 @@ class Call:
         if gamma is None:
             return self
         copied = array_namespace(gamma).asarray(stop_gradient(gamma), copy=True)
-        return Call(self.saved._replace(gamma=copied), self.comm, self.due, self.batch, self.shape, self.dtype)
+        return replace(self, saved=self.saved._replace(gamma=copied))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +93,15 @@ class Tape:
         Whether a backward is due for one of them.
     repeated : bool
         Whether the last one repeated an earlier pass.
+    mark : object
+        The same in a tape that knows the same calls.
     """
 
     calls: int = 0
     call: Call | None = None
     due: bool = False
     repeated: bool = False
+    mark: object = field(default_factory=object)
 
     def after(self, call: Call, *, repeated: bool = False) -> "Tape":
         """The tape after one more call.
@@ -145,7 +148,7 @@ class Tape:
         """The same, safe from whoever writes into the layer's gamma."""
         if self.call is None:
             return self
-        return Tape(self.calls, self.call.on_its_own(), self.due, self.repeated)
+        return replace(self, call=self.call.on_its_own())
 
 
 @on_device_of("like")

@@ -1,47 +1,64 @@
-"""The checks at the door: every array that enters an operation, before anything is computed.
+"""The checks at the door: what each public function takes is checked here as a whole, before anything is computed.
 
-Each refusal names the clause it enforces; nothing here changes a value, and everything that can be
-checked without reading the arrays' elements is checked here.
+Nothing here changes a value. Kinds, shapes, dtypes, libraries and devices are checked once for all calls that look the
+same; the elements that BN-RUN-14 speaks of, in every call.
 """
 
 from typing import Any
 
-from array_api_compat import device, is_jax_array
-
+from bnspec import _arrays, _records
+from bnspec._arrays import floating, same_home
 from bnspec._config import BatchNormConfig
 from bnspec._errors import refusal
 from bnspec._looks import look_of, once
-from bnspec._precision import FLOATING, dtype_name, is_array, library
-from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved
+from bnspec._precision import dtype_name
+from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
 from bnspec._values import moments_values, state_values
 
 __all__ = [
     "channel_axis",
+    "communicator",
     "derivative",
+    "flag",
     "floating",
     "forward",
     "inference",
+    "merge",
+    "moments",
     "moments_values",
     "running",
     "same_home",
     "state_values",
+    "statistics",
 ]
 
 
 def forward(
-    x: Array, params: Params, config: BatchNormConfig, state: RunningState | None, mask: Array | None, name: str
+    x: Array,
+    params: Params,
+    config: BatchNormConfig,
+    state: RunningState | None,
+    mask: Array | None,
+    comm: Any,
+    name: str,
 ) -> Groups:
     """Check what `batch_norm` takes and return the groups of x."""
-    look = None if state is not None or mask is not None else look_of(x, *params)
+    look = None
+    if _known(config, name) and type(params) is Params and (state is None or type(state) is RunningState):
+        look = look_of(x, mask, *params, *(state or ()))
     found: Groups = once(("forward", config), look, _forward, x, params, config, state, mask, name)
+    communicator(comm, name)
+    if config.renorm is not None and state is not None:
+        state_values(state, name, fields=("stddev", "renorm_stddev"))
     return found
 
 
 def _forward(
     x: Array, params: Params, config: BatchNormConfig, state: RunningState | None, mask: Array | None, name: str
 ) -> Groups:
+    _records.configuration(config, name)
     axis = channel_axis(x, config, name)
-    _vectors(x, axis, params, config, name)
+    _records.params(x, axis, params, config, name)
     if config.renorm is not None and state is None:
         raise refusal(
             TypeError,
@@ -51,9 +68,9 @@ def _forward(
             do="Pass the running state; the corrections are measured against it.",
         )
     if state is not None:
-        _state(x, axis, state, config, name)
+        _records.state(x, axis, state, config, name)
     if mask is not None:
-        _mask(x, axis, mask, name)
+        _arrays.mask(x, axis, mask, name)
     virtual = config.virtual_batch_size
     if virtual is None:
         return Groups(axis, 1)
@@ -78,82 +95,106 @@ def _forward(
 
 def inference(x: Array, params: Params, state: RunningState, config: BatchNormConfig, name: str) -> Groups:
     """Check what `batch_norm_inference` takes; ghost groups do not exist there."""
-    look = look_of(x, *params, *state)
+    known = _known(config, name) and type(params) is Params and type(state) is RunningState
+    look = look_of(x, *params, *state) if known else None
     found: Groups = once(("inference", config), look, _inference, x, params, state, config, name)
-    state_values(state, name, fields=("var", "count") if config.averaging == "debiased" else ("var",))
+    state_values(state, name, fields=_read(config))
     return found
 
 
 def _inference(x: Array, params: Params, state: RunningState, config: BatchNormConfig, name: str) -> Groups:
+    _records.configuration(config, name)
     axis = channel_axis(x, config, name)
-    _vectors(x, axis, params, config, name)
-    _state(x, axis, state, config, name)
+    _records.params(x, axis, params, config, name)
+    _records.state(x, axis, state, config, name)
     return Groups(axis, 1)
 
 
 def running(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> None:
-    """Check a state against the statistics that are to update it."""
-    once(("running", config), look_of(stats.m2, *state), _state, stats.m2, 1, state, config, name, "stats.m2")
+    """Check a state against the statistics that are to update it; whoever computes looks at the values."""
+    known = _known(config, name) and type(stats) is Moments and type(state) is RunningState
+    look = look_of(*stats, *state) if known else None
+    once(("running", config), look, _running, state, stats, config, name)
 
 
-def channel_axis(x: Array, config: BatchNormConfig, name: str) -> int:
-    """Check x itself and return its channel axis, counted from 0."""
-    floating("x", x, name)
-    if x.ndim < 2:
+def _running(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> None:
+    _records.configuration(config, name)
+    _records.moments(stats, name)
+    _records.state(stats.m2, 1, state, config, name, "stats.m2")
+
+
+def statistics(state: RunningState, config: BatchNormConfig, name: str) -> None:
+    """Check what `running_statistics` takes."""
+    known = _known(config, name) and type(state) is RunningState
+    once(("statistics", config), look_of(*state) if known else None, _statistics, state, config, name)
+    state_values(state, name, fields=_read(config))
+
+
+def _statistics(state: RunningState, config: BatchNormConfig, name: str) -> None:
+    _records.configuration(config, name)
+    _records.kind("state", state, RunningState, "BN-RUN-2", name, "Make the state with bnspec.init.")
+    floating("state.mean", state.mean, name)
+    if state.mean.ndim != 1:
         raise refusal(
             ValueError,
-            "BN-SHAPE-1",
-            got=f"{name}: x has shape {tuple(x.shape)}",
-            expected="rank >= 2",
-            do="Reshape it to (N, C).",
+            "BN-SHAPE-6",
+            got=f"{name}: state.mean has shape {tuple(state.mean.shape)}",
+            expected="shape (C,)",
+            do="Make the state with bnspec.init.",
         )
-    if not -x.ndim <= config.axis < x.ndim:
+    _records.state(state.mean, 0, state, config, name, "state.mean")
+
+
+def moments(x: Array, groups: Groups, mask: Array | None, name: str) -> None:
+    """Check what the public `bnspec.moments` takes."""
+    look = look_of(x, mask) if _records.is_plain_groups(groups) else None
+    once(("moments", groups) if look else None, look, _moments, x, groups, mask, name)
+
+
+def _moments(x: Array, groups: Groups, mask: Array | None, name: str) -> None:
+    _ranked(x, name)
+    _records.groups(x, groups, name)
+    if mask is not None:
+        _arrays.mask(x, groups.axis, mask, name)
+
+
+def merge(a: Moments, b: Moments, name: str) -> None:
+    """Check what the public `bnspec.merge` takes."""
+    known = type(a) is Moments and type(b) is Moments
+    once("merge", look_of(*a, *b) if known else None, _merge, a, b, name)
+    moments_values(a, name, "a")
+    moments_values(b, name, "b")
+
+
+def _merge(a: Moments, b: Moments, name: str) -> None:
+    _records.moments(a, name, "a")
+    _records.moments(b, name, "b")
+    same_home("a", a.m2, "b", b.m2, name)
+    kinds = [f"{dtype_name(v.m2.dtype)} of shape {tuple(v.m2.shape)}" for v in (a, b)]
+    if kinds[0] != kinds[1]:
         raise refusal(
             ValueError,
-            "BN-SHAPE-2",
-            got=f"{name}: axis={config.axis} for x of shape {tuple(x.shape)}",
-            expected=f"an axis from {-x.ndim} to {x.ndim - 1}",
-            do="Pass the position of the channel axis.",
-        )
-    return config.axis % int(x.ndim)
-
-
-def floating(what: str, x: Any, name: str) -> None:
-    """Refuse what is no array of a floating dtype the specification covers."""
-    if not is_array(x):
-        raise refusal(
-            TypeError,
-            "BN-SHAPE-5",
-            got=f"{name}: {what} is a {type(x).__name__}",
-            expected="an array of NumPy, CuPy, torch, JAX or another array-API library",
-            do="Convert it first, for example with numpy.asarray.",
-        )
-    if type(x).__module__.startswith("numpy.ma"):  # half of what follows would honour its mask
-        raise refusal(
-            TypeError,
-            "BN-MASK-7",
-            got=f"{name}: {what} is a numpy.ma masked array",
-            expected="a plain array",
-            do="Pass its data, and mask=~numpy.ma.getmaskarray(x) for the elements that count.",
-        )
-    if dtype_name(x.dtype) not in FLOATING:
-        raise refusal(
-            TypeError,
-            "BN-SHAPE-5",
-            got=f"{name}: {what} has dtype {dtype_name(x.dtype)}",
-            expected="one of " + ", ".join(FLOATING),
-            do="Cast it to a floating dtype.",
+            "BN-MOM-7",
+            got=f"{name}: a.m2 is {kinds[0]}, b.m2 {kinds[1]}",
+            expected="moments of the same groups and channels, in one dtype",
+            do="Merge the parts of one batch, divided alike.",
         )
 
 
-def derivative(what: str, v: Array, saved: Saved, **more: Array | None) -> None:
+def derivative(what: str, v: Array, saved: Saved, comm: Any, **more: Array | None) -> None:
     """Check a cotangent or tangent of y, and those of parameters or statistics, against the saved forward pass."""
+    static = saved.static if type(saved) is Saved else None
+    look = groups = None
+    if type(static) is Static and _known(static.config, static.name) and _records.is_plain_groups(static.groups):
+        groups = static.groups
+        look = look_of(v, *saved[:-1], *more.values())
+    once(("derivative", what, groups), look, _derivative, what, v, saved, more)
+    communicator(comm, saved.static.name)
+
+
+def _derivative(what: str, v: Any, saved: Saved, more: dict[str, Array | None]) -> None:
+    _records.saved(saved)
     name = saved.static.name
-    look = None if any(v is not None for v in more.values()) else look_of(v, saved.x)
-    once(("derivative", what), look, _derivative, what, v, saved, name, more)
-
-
-def _derivative(what: str, v: Any, saved: Saved, name: str, more: dict[str, Array | None]) -> None:
     floating(what, v, name)
     same_home("x", saved.x, what, v, name)
     if tuple(v.shape) != tuple(saved.x.shape):
@@ -198,111 +239,57 @@ def _derivative(what: str, v: Any, saved: Saved, name: str, more: dict[str, Arra
             )
 
 
-def same_home(what: str, x: Array, other: str, v: Array, name: str) -> None:
-    """Refuse arrays of two libraries, or of one library on two devices [BN-ERR-3]."""
-    if library(x) != library(v):
+def channel_axis(x: Array, config: BatchNormConfig, name: str) -> int:
+    """Check x itself and return its channel axis, counted from 0."""
+    _ranked(x, name)
+    if not -x.ndim <= config.axis < x.ndim:
+        raise refusal(
+            ValueError,
+            "BN-SHAPE-2",
+            got=f"{name}: axis={config.axis} for x of shape {tuple(x.shape)}",
+            expected=f"an axis from {-x.ndim} to {x.ndim - 1}",
+            do="Pass the position of the channel axis.",
+        )
+    return config.axis % int(x.ndim)
+
+
+def communicator(comm: Any, name: str) -> None:
+    """Refuse what joins no ranks, such as the name of a communicator."""
+    if comm is not None and not callable(getattr(comm, "all_reduce", None)):
         raise refusal(
             TypeError,
-            "BN-ERR-3",
-            got=f"{name}: {what} is a {library(x)} array and {other} a {library(v)} array",
-            expected="one library in one call",
-            do=f"Convert {other} to {library(x)}.",
+            "BN-ERR-5",
+            got=f"{name}: comm is a {type(comm).__name__}",
+            expected="a bnspec.Communicator or None",
+            do="Get one by its name with bnspec.get_communicator.",
         )
-    if is_jax_array(x):  # a traced array has no device yet, and JAX itself refuses to mix
-        return
-    if device(x) != device(v):
+
+
+def flag(what: str, value: Any, clause: str, do: str) -> bool:
+    """Return a switch as a bool; refuse every other value, so that "False" does not mean True."""
+    kind = type(value)
+    if kind is bool or (kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_")):
+        return bool(value)
+    raise refusal(TypeError, clause, got=f"{what} is {value!r}", expected="True or False", do=do)
+
+
+def _ranked(x: Array, name: str) -> None:
+    floating("x", x, name)
+    if x.ndim < 2:
         raise refusal(
             ValueError,
-            "BN-ERR-3",
-            got=f"{name}: {what} is on {device(x)} and {other} on {device(v)}",
-            expected="one device in one call",
-            do=f"Move {other} to {device(x)}.",
+            "BN-SHAPE-1",
+            got=f"{name}: x has shape {tuple(x.shape)}",
+            expected="rank >= 2",
+            do="Reshape it to (N, C).",
         )
 
 
-def _vectors(x: Array, axis: int, params: Params, config: BatchNormConfig, name: str) -> None:
-    for label, value, wanted, switch in (
-        ("gamma", params.gamma, config.scale, "scale"),
-        ("beta", params.beta, config.center, "center"),
-    ):
-        if (value is not None) != wanted:
-            raise refusal(
-                ValueError,
-                "BN-NORM-2",
-                got=f"{name}: {label} is {'absent' if value is None else 'given'} and {switch}={wanted}",
-                expected=f"{label} exactly when {switch} is True",
-                do=f"Set {switch} in the configuration, or pass what it asks for.",
-            )
-        if value is not None:
-            _vector(label, value, x, axis, name, "the parameters")
+def _known(config: Any, name: Any) -> bool:
+    """Whether a check that is not made again would have found these in order."""
+    return type(config) is BatchNormConfig and type(name) is str
 
 
-def _state(x: Array, axis: int, state: RunningState, config: BatchNormConfig, name: str, of: str = "x") -> None:
-    needed = {"mean", "var"} | ({"count"} if config.counts_updates else set())
-    if config.renorm is not None:
-        needed |= {"stddev"} if config.renorm.form == "paper" else {"stddev", "renorm_mean", "renorm_stddev"}
-    for label, value in state._asdict().items():
-        if value is None:
-            if label in needed:
-                raise refusal(
-                    ValueError,
-                    "BN-RUN-2",
-                    got=f"{name}: the state has no {label}",
-                    expected=f"the fields {sorted(needed)}",
-                    do="Make the state with bnspec.init and this configuration.",
-                )
-        elif label == "count":
-            same_home(of, x, "state.count", value, name)
-            if "int" not in dtype_name(value.dtype) or tuple(value.shape) != (x.shape[axis],):
-                raise refusal(
-                    ValueError,
-                    "BN-SHAPE-6",
-                    got=f"{name}: state.count is {dtype_name(value.dtype)} of shape {tuple(value.shape)}",
-                    expected=f"integers of shape ({x.shape[axis]},)",
-                    do="Make the state with bnspec.init.",
-                )
-        else:
-            _vector(f"state.{label}", value, x, axis, name, "the state", of)
-            if dtype_name(value.dtype) in ("float16", "bfloat16"):
-                raise refusal(
-                    TypeError,
-                    "BN-PREC-1",
-                    got=f"{name}: state.{label} has dtype {dtype_name(value.dtype)}",
-                    expected="float32 or float64",
-                    do="Cast the state; averages kept in 16 bits stand still once an update is below a roundoff.",
-                )
-
-
-def _vector(label: str, value: Array, x: Array, axis: int, name: str, owner: str, of: str = "x") -> None:
-    floating(label, value, name)
-    same_home(of, x, label, value, name)
-    if tuple(value.shape) != (x.shape[axis],):
-        raise refusal(
-            ValueError,
-            "BN-SHAPE-6",
-            got=f"{name}: {label} has shape {tuple(value.shape)} for {x.shape[axis]} channels on axis {axis}",
-            expected=f"shape ({x.shape[axis]},)",
-            do=f"Check the channel axis, or make {owner} for {x.shape[axis]} channels.",
-        )
-
-
-def _mask(x: Array, axis: int, mask: Any, name: str) -> None:
-    fits = tuple(1 if a == axis else n for a, n in enumerate(x.shape))
-    if not is_array(mask) or dtype_name(mask.dtype) != "bool":
-        kind = f"dtype {dtype_name(mask.dtype)}" if is_array(mask) else f"type {type(mask).__name__}"
-        raise refusal(
-            TypeError,
-            "BN-MASK-7",
-            got=f"{name}: a mask of {kind}",
-            expected="an array of booleans",
-            do="Make it by a comparison; True marks the elements that count.",
-        )
-    same_home("x", x, "mask", mask, name)
-    if mask.ndim != x.ndim or any(m not in (1, n) for m, n in zip(mask.shape, fits, strict=True)):
-        raise refusal(
-            ValueError,
-            "BN-MASK-7",
-            got=f"{name}: a mask of shape {tuple(mask.shape)} for x of shape {tuple(x.shape)}",
-            expected=f"a shape that broadcasts to {fits}",
-            do="Give it x's rank, with size 1 on the channel axis.",
-        )
+def _read(config: BatchNormConfig) -> tuple[str, ...]:
+    """The fields of a state that inference reads and that may not be below 0."""
+    return ("var", "count") if config.averaging == "debiased" else ("var",)

@@ -7,6 +7,7 @@ NaN is no number below 0; it takes the way of BN-RUN-10.
 from collections.abc import Callable
 from typing import Any
 
+from bnspec._devices import on_device_of
 from bnspec._errors import refusal
 from bnspec._modes import readable
 from bnspec._namespace import array_namespace
@@ -47,18 +48,19 @@ def state_values(
             not_below_zero(f"state.{field}", v, name, "Make the state with bnspec.init, or load another.", wait=wait)
 
 
-def moments_values(stats: Moments, name: str) -> None:
+def moments_values(stats: Moments, name: str, what: str = "stats") -> None:
     """Refuse moments with a count or m2 below 0 [BN-RUN-14]."""
     for field in ("count", "m2"):
-        not_below_zero(f"stats.{field}", getattr(stats, field), name, "Pass what bnspec.batch_norm returned.")
+        not_below_zero(f"{what}.{field}", getattr(stats, field), name, "Pass what bnspec.batch_norm returned.")
 
 
-def not_below_zero(what: str, v: Array, name: str, do: str, *, wait: bool = False) -> None:
+@on_device_of("v")
+def not_below_zero(what: str, v: Array, name: str, do: str, *, wait: bool = False, clause: str = "BN-RUN-14") -> None:
     """Refuse an array with an element below 0, where its elements can be read."""
     if (wait or is_readable(v)) and _has_negative(v):
         raise refusal(
             ValueError,
-            "BN-RUN-14",
+            clause,
             got=f"{name}: {what} of shape {tuple(v.shape)} has elements below 0",
             expected="numbers >= 0",
             do=do,

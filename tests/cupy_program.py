@@ -1,4 +1,4 @@
-"""What test_cupy.py does on emulated devices, in a process of its own: `cupy_program.py ACT`; prints JSON."""
+"""What test_cupy.py does on devices, emulated or not, in a process of its own: `cupy_program.py ACT`; prints JSON."""
 
 import dataclasses
 import json
@@ -6,7 +6,6 @@ import sys
 
 import cupy
 import numpy as np
-from cupy._stream import synchronizations
 
 import bnspec
 
@@ -19,8 +18,8 @@ def step(config, x, params, state, mask=None):
     return y, bnspec.update_running(state, stats, config), bnspec.batch_norm_vjp(x, saved)
 
 
-def waits():
-    """How often the host waits for the device in one training step of each configuration."""
+def configurations():
+    """Configurations that a step must not wait for, by name, and one that asks for a flag."""
     named = {
         "torch": bnspec.dialects.torch.config(),
         "correction 1": CONFIG,
@@ -32,10 +31,17 @@ def waits():
     }
     for source in ("first", "merged", "mean", "sequential"):
         named[f"ghost {source}"] = dataclasses.replace(CONFIG, virtual_batch_size=4, ghost_source=source)
+    return named
+
+
+def waits():
+    """How often the host waits for the device in one training step of each configuration. Emulated devices only."""
+    from cupy._stream import synchronizations
+
     found = {}
     x = cupy.asarray(RNG.standard_normal((8, 64)).astype("float32"))
     mask = cupy.asarray(RNG.random((8, 1)) < 0.7)
-    for name, config in named.items():
+    for name, config in configurations().items():
         params, state = bnspec.init(config, channels=64, like=x)
         before = synchronizations()
         step(config, x, params, state)
@@ -49,6 +55,33 @@ def waits():
     before = synchronizations()
     layer(x), layer.backward(x)
     found["layer"] = synchronizations() - before
+    print(json.dumps(found))
+
+
+def graphs():
+    """Capture a step of each configuration, replay it on other values, and compare with the step itself to the bit."""
+    found = {}
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        x = cupy.empty((8, 64), "float32")
+        first, second = (cupy.asarray(RNG.standard_normal(x.shape).astype("float32")) for _ in range(2))
+        for name, config in configurations().items():
+            if config.nonfinite == "raise":
+                continue
+            params, state = bnspec.init(config, channels=64, like=x)
+            x[...] = first
+            for _ in range(3):  # compiles the kernels, and lets the pool have the memory
+                step(config, x, params, state)
+            stream.synchronize()
+            stream.begin_capture(2)
+            y, new, grads = step(config, x, params, state)
+            graph = stream.end_capture()
+            x[...] = second
+            graph.launch(stream)
+            got = [y.get(), new.mean.get(), new.var.get(), grads.x.get()]
+            y, new, grads = step(config, x, params, state)
+            want = [y.get(), new.mean.get(), new.var.get(), grads.x.get()]
+            found[name] = all(a.tobytes() == b.tobytes() for a, b in zip(got, want))
     print(json.dumps(found))
 
 
@@ -82,7 +115,7 @@ def devices():
             x = cupy.asarray(values)
         made = {}
         for name, options in (("plain", {"virtual_batch_size": 4}), ("torch", {"dialect": "torch"})):
-            layer = bnspec.BatchNorm(1, gamma_initializer=[1.0, 2.0, 3.0, 4.0], **options)
+            layer = bnspec.BatchNorm(axis=1, gamma_initializer=[1.0, 2.0, 3.0, 4.0], **options)
             made[f"{name} y"], made[f"{name} dx"] = layer(x), layer.backward(x)
             layer.load_state_dict(layer.state_dict())
             layer.eval()
@@ -104,4 +137,4 @@ def devices():
     print(json.dumps({"current": cupy.cuda.Device().id, "wrong": found}))
 
 
-{"waits": waits, "refusals": refusals, "devices": devices}[sys.argv[1]]()
+{"graphs": graphs, "waits": waits, "refusals": refusals, "devices": devices}[sys.argv[1]]()

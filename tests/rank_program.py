@@ -1,5 +1,7 @@
 """A rank's program for test_mpi.py and test_nccl.py: `rank_program.py ACT [ARGUMENT]`; the first rank prints."""
 
+import atexit
+import gc
 import hashlib
 import json
 import os
@@ -9,9 +11,11 @@ import time
 
 import numpy as np
 from array_api_compat import array_namespace
-from ranks import RANK, SIZE, Communicator, gathered, own_stream, put, rounds_of, sent_by, take
+from mpi4py import MPI
+from ranks import KIND, RANK, SIZE, Communicator, gathered, own_stream, put, rounds_of, sent_by, take
 
 import bnspec
+from bnspec_backends import _ending
 from bnspec_backends._mpi import MPICommunicator
 
 ACT = sys.argv[1]
@@ -239,6 +243,137 @@ def libraries():
         y = layer(x)
         texts = comm.all_gather(f"{type(y).__module__.split('.')[0]} {layer.state.mean.tolist()}".encode())
         say(found=[text.decode() for text in texts])
+
+
+def refused_by(call):
+    """The text of the refusal that a call ends in."""
+    try:
+        call()
+    except bnspec.CommunicatorError as error:
+        return str(error)
+    return "not refused"
+
+
+def forked(work):
+    """What a forked child says, and how it ends; it ends at once."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 9
+        try:
+            os.write(writing, json.dumps(work()).encode())
+            gc.collect()
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return json.loads(said) if status == 0 else f"exit {status}"
+
+
+def forks():
+    """A child has no place among the ranks, whatever it does; they go on as if it were not there."""
+    x = put(np.full((2, 3), float(RANK), "float32"))
+    lost = Communicator(deadline=30.0)
+    with Communicator(deadline=30.0) as comm:
+        part, layer, named = (
+            comm.split(0),
+            bnspec.BatchNorm(axis=1, comm=comm),
+            bnspec.BatchNorm(axis=1, sync_statistics=KIND),
+        )
+        layer(x), named(x)
+        batch = comm.batched()
+
+        def child():
+            nonlocal lost
+            about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
+            told = [
+                refused_by(lambda: layer(x)),
+                refused_by(lambda: named(x)),
+                refused_by(lambda: part.all_reduce(x, lambda a, b: a + b, about)),
+                refused_by(lambda: comm.split(0)),
+                refused_by(lambda: batch.submit(layer, x)),
+                refused_by(lambda: Communicator(deadline=30.0)),
+            ]
+            comm.close()
+            part.close(OSError("in the child"))
+            del lost
+            return told
+
+        told = forked(child) if RANK == 0 else []
+        before = take(layer.state.mean).tolist()
+        layer(x), named(x)
+        total = take(part.all_reduce(put(np.ones(2)), lambda a, b: a + b, SUM)).tolist()
+        lost.all_reduce(put(np.ones(2)), lambda a, b: a + b, SUM)
+    say(told=told, total=total, went_on=before != take(layer.state.mean).tolist())
+
+
+SUM = bnspec.Signature("moments", "sum", 1, 1, "float32", "{}")
+
+
+def many(number):
+    """Communicators in all the ways in which one can be left; the program ends as soon as with one."""
+    kept = [Communicator(deadline=30.0) for _ in range(number)]
+    whole = kept[0]
+    kept += [whole.split(i) for i in range(number // 5)]
+    kept[0].all_reduce(put(np.ones(2)), lambda a, b: a + b, SUM)
+    del kept[1::2]
+    try:
+        kept[1].all_reduce(put(np.ones(2 + RANK)), lambda a, b: a + b, SUM)
+    except bnspec.CommunicatorError:
+        pass
+    begun = time.perf_counter()
+    atexit.unregister(_ending._leave)
+    atexit.register(lambda: say(seconds=time.perf_counter() - begun))
+    atexit.register(_ending._leave)
+    globals()["KEPT"] = kept
+
+
+def used_again(number):
+    """What is opened and closed over and over takes no more of MPI than once."""
+    x = np.ones((2, 3), "float32")
+    with MPICommunicator(deadline=30.0) as whole:
+        for i in range(number):
+            comm = MPICommunicator(deadline=30.0)
+            part = whole.split(0)
+            if i % 10 == 0:
+                bnspec.BatchNorm(axis=1, comm=comm)(x), bnspec.BatchNorm(axis=1, comm=part)(x)
+            if i % 2:
+                comm.close(), part.close()
+            elif i % 20 == 0:  # the ranks differ
+                told = refused_by(lambda c=comm: bnspec.BatchNorm(axis=1, comm=c, name=f"of rank {RANK}")(x))
+                assert "differ in layer" in told, told
+    for _ in range(number // 10):
+        own = MPI.COMM_WORLD.Split(0)
+        with MPICommunicator(own, deadline=30.0) as comm:
+            bnspec.BatchNorm(axis=1, comm=comm)(x)
+        own.Free()
+    MPI.COMM_WORLD.Barrier()
+    MPICommunicator(deadline=30.0).close()
+    groups = sum(len(peers.groups) for peers in _ending.ENDING.peers)
+    say(peers=len(_ending.ENDING.peers), groups=groups, open=len(_ending.ENDING.exchanges))
+
+
+def finalized():
+    """MPI's end, by the program itself, is the end of communicators; what needs them is refused."""
+    kept, dropped = Communicator(deadline=30.0), Communicator(deadline=30.0)
+    x = put(np.ones((2, 3), "float32"))
+    layer, named = bnspec.BatchNorm(axis=1, comm=kept), bnspec.BatchNorm(axis=1, sync_statistics=KIND)
+    layer(x), named(x)
+    batch = kept.batched()
+    MPI.Finalize()
+    told = [refused_by(lambda: layer(x)), refused_by(lambda: named(x)), refused_by(lambda: kept.split(0))]
+    told.append(refused_by(lambda: Communicator(deadline=30.0)))
+    with batch:
+        future = batch.submit(layer, x)
+    told.append(refused_by(future.result))
+    kept.close()
+    del dropped
+    gc.collect()
+    y = take(bnspec.BatchNorm(axis=1, comm=kept, training=False)(x))  # which asks nobody
+    say(told=told, same=len({tuple(row) for row in y.tolist()}))
 
 
 if __name__ == "__main__":

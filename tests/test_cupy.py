@@ -19,13 +19,23 @@ def run(*arguments, **more):
     return done.stdout
 
 
-@pytest.mark.parametrize("subject", ["cupy", "nccl"])
-def test_conformance_on_the_device(subject):
+def needs_a_device(subject="cupy"):
     try:
         find_subject(subject)
     except SubjectError as reason:
         pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("subject", ["cupy", "nccl"])
+def test_conformance_on_the_device(subject):
+    needs_a_device(subject)
     run(subject)
+
+
+def test_a_step_can_be_captured_and_replayed_on_the_device():
+    needs_a_device()
+    found = act("graphs", emulated=False)
+    assert set(found.values()) == {True}, found
 
 
 def test_conformance_on_an_emulated_device():
@@ -34,11 +44,11 @@ def test_conformance_on_an_emulated_device():
     assert "104 of 104 clauses looked at: 101 passed, 3 not supported" in said
 
 
-def act(name):
+def act(name, *, emulated=True):
     """What an act of cupy_program.py prints."""
     paths = os.pathsep.join(filter(None, [EMULATED["PYTHONPATH"], os.environ.get("PYTHONPATH", "")]))
     command = [sys.executable, str(Path(__file__).with_name("cupy_program.py")), name]
-    environment = os.environ | EMULATED | {"PYTHONPATH": paths}
+    environment = os.environ | (EMULATED | {"PYTHONPATH": paths} if emulated else {})
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)

@@ -80,7 +80,7 @@ def test_a_state_that_waited_for_an_x_of_another_length():
     layer, x = bnspec.BatchNorm(name="bn1"), np.ones((6, 4), np.float32)
     layer.load_state_dict(with_state().state_dict())
     text = (
-        "bn1: beta of shape (3,); expected shape (4,) [BN-STATE-5]. "
+        "bn1: gamma of shape (3,); expected shape (4,) [BN-STATE-5]. "
         "The loaded state has another number of channels than x."
     )
     with refused(ValueError, text, layer, x):
@@ -100,19 +100,22 @@ def test_a_file_that_is_damaged_or_foreign(tmp_path):
     layer.save(path)
     whole = path.read_bytes()
     text = (
-        f"'{path}' ({{}} bytes) cannot be loaded: {{}}; expected an intact .npz file written by bnspec, format version "
-        "1 [BN-STATE-5]. Load another copy or save the state again; nothing was changed by this attempt."
+        f"'{path}' ({{}} bytes) cannot be loaded: {{}}; expected an intact .npz file, of bnspec (format version "
+        "2) or of plain named arrays [BN-STATE-5]. Load another copy or save the state again; nothing was changed by this attempt."
     )
 
     def check(reason):
         with refused(ValueError, text.format(path.stat().st_size, reason), layer, path):
             layer.load(path)
 
-    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+    for length in (0, 10, len(whole) // 2):
         path.write_bytes(whole[:length])
         check("File is not a zip file")
+    path.write_bytes(whole[:-1])
+    check("it has no digest where bnspec writes one")
     np.savez(path, **{name.replace("/", "_"): v for name, v in layer.variables.items()})
-    check("it has no member __bnspec__.npy, so bnspec did not write it")
+    with pytest.raises(ValueError, match=r"a state without .*'mean/EMA'.* and with the unknown .*'mean_EMA'"):
+        layer.load(path)  # a foreign file, of other names
     np.savez(path, beta=np.array([Loud()], dtype=object))
     check("its member 'beta.npy' holds object (objects and pickles are never read)")
     path.write_bytes(pickle.dumps(Loud()))

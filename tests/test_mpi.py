@@ -202,6 +202,53 @@ def test_layers_that_share_messages_keep_their_bits():
     assert found["good"] == [6, 5, 3]
 
 
+def test_many_communicators_end_as_one_does():
+    """Kept, dropped, parts and failed ones: each that was waited for by itself would take seconds."""
+    assert program(4, "many", 300)["seconds"] < DEADLINE
+
+
+def test_a_forked_child_has_no_place_among_the_ranks():
+    found = program(2, "forks")
+    assert len(found["told"]) == 6, found
+    for told in found["told"]:
+        assert "a forked child of" in told
+        assert "[BN-SYNC-9]" in told
+    assert (found["total"], found["went_on"]) == ([2.0, 2.0], True)
+
+
+def test_after_the_end_of_mpi_communicators_are_refused():
+    found = program(2, "finalized")
+    assert len(found["told"]) == 5, found
+    for told in found["told"]:
+        assert "[BN-SYNC-9]" in told
+        assert "after MPI.Finalize()" in told or "this communicator is closed" in told
+    assert found["same"] == 1
+
+
+def test_what_is_closed_is_given_back():
+    """With the failures of some, and where the caller frees his own; MPI has a few thousand communicators in all."""
+    found = program(2, "used_again", 300)
+    assert (found["peers"], found["open"]) == (1, 0)
+    assert found["groups"] <= 1  # the other rank may still have to say that it left the last one
+
+
+def test_before_mpi_begins_communicators_are_refused():
+    text = """
+import mpi4py
+mpi4py.rc.initialize = False
+import bnspec, numpy as np
+from bnspec_backends._mpi import MPICommunicator
+for make in (MPICommunicator, bnspec.BatchNorm(axis=1, sync_statistics="mpi")):
+    try:
+        make(*([np.ones((2, 3))] if make is not MPICommunicator else []))
+    except bnspec.CommunicatorError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("before MPI.Init(); expected MPI to run, in the process that began it [BN-SYNC-9]") == 2
+
+
 def test_ranks_may_have_different_libraries():
     if importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed")

@@ -53,6 +53,29 @@ def test_layers_that_share_messages_keep_their_bits():
     assert "[BN-SHAPE-1]" in found["error"]
 
 
+def test_many_communicators_end_as_one_does():
+    """Kept, dropped, parts and failed ones: each that was waited for by itself would take seconds."""
+    assert program(4, "many", 20, **EMULATED)["seconds"] < DEADLINE
+
+
+def test_a_forked_child_has_no_place_among_the_ranks():
+    found = program(2, "forks", **EMULATED)
+    assert len(found["told"]) == 6, found
+    for told in found["told"]:
+        assert "a forked child of" in told
+        assert "[BN-SYNC-9]" in told
+    assert (found["total"], found["went_on"]) == ([2.0, 2.0], True)
+
+
+def test_after_the_end_of_mpi_communicators_are_refused():
+    found = program(2, "finalized", **EMULATED)
+    assert len(found["told"]) == 5, found
+    for told in found["told"]:
+        assert "[BN-SYNC-9]" in told
+        assert "after MPI.Finalize()" in told or "this communicator is closed" in told
+    assert found["same"] == 1
+
+
 def test_threads_with_streams_and_parts_of_their_own_do_not_mix():
     assert program(2, "splits", **EMULATED) == {"right": 40, "of": 40}
 

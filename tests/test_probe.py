@@ -38,7 +38,7 @@ def test_our_subject_is_what_its_row_says():
         "single value": row.single_value,
         "ghost source": row.ghost_source,
         "sync weighting": row.sync_weighting,
-        "one value, with a state": "accepted",
+        "one value, with a state": "accepted, y = beta",
         "default epsilon": "1e-05",
         "default decay": "0.9",
         "default correction": "0",

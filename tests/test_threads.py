@@ -2,7 +2,10 @@
 
 import contextvars
 import functools
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 
@@ -702,3 +705,41 @@ def test_split_against_all_reduce_is_a_mismatch():
 def test_a_colour_must_be_hashable():
     with pytest.raises(TypeError, match="unhashable"):
         run(2, lambda comm: comm.split([]))
+
+
+# --- forked children --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("pause", [0.0, 0.2])
+def test_a_forked_child_has_no_place_among_the_ranks(pause):
+    """Whether or not the other rank waits where it is forked; in a program of its own, since it forks in a thread."""
+    text = f"""
+import os, sys, time
+import numpy as np
+from bnspec import CommunicatorError, Signature
+from bnspec_backends import threads
+about = Signature("moments", "bn1", 3, 1, "float32", "{{}}")
+def summed(comm):
+    return comm.all_reduce(np.ones(3), lambda a, b: a + b, about).tolist()
+def refused(call):
+    try:
+        call()
+    except CommunicatorError as error:
+        return "a forked child of it" in str(error) and "[BN-SYNC-9]" in str(error)
+    return False
+def body(comm):
+    part, status = comm.split(0), 0
+    if comm.rank == 0:
+        time.sleep({pause})
+        child = os.fork()
+        if child == 0:
+            calls = [lambda: summed(comm), lambda: summed(part), lambda: comm.split(0)]
+            calls.append(lambda: summed(threads.current()))
+            os._exit(0 if all(map(refused, calls)) else 9)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return status, summed(comm), summed(part)
+print(threads.run(2, body) == [(0, [2.0] * 3, [2.0] * 3)] * 2)
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=OUTER, check=False)
+    assert done.stdout == "True\n", done.stdout + done.stderr

@@ -546,7 +546,7 @@ def test_results_may_be_a_folder(tmp_path: Path, port: Callable[..., Port]) -> N
     saved(tmp_path / "b.json", {k: answers[k] for k in names[9:]})
     assert set(verify(own.vectors, read_results(tmp_path)).cases.values()) == {"passed"}
     saved(tmp_path / "c.json", {names[0]: answers[names[0]]})
-    with pytest.raises(BadFile, match=f"c.json has {names[0]} once more; expected each case in one file"):
+    with pytest.raises(BadFile, match=f"c.json has {names[0]!r} once more; expected each case in one file"):
         read_results(tmp_path)
     saved(tmp_path / "c.json", {}, name="other")
     with pytest.raises(BadFile, match=r"has name 'other' and .* 'port'; expected the results of one port"):
@@ -561,7 +561,10 @@ def test_results_may_be_a_folder(tmp_path: Path, port: Callable[..., Port]) -> N
         ("{}", "has format None; expected 'bnspec-results/1'"),
         ('{"format": "bnspec-results/1", "name": 3}', "has name 3; expected a text"),
         ('{"format": "bnspec-results/1", "nmae": "a"}', "has 'nmae'; expected only format, name, "),
-        ('{"format": "bnspec-results/1", "name": "a", "version": "1"}', "has arithmetic None; expected 'float64' or"),
+        (
+            '{"format": "bnspec-results/1", "name": "a", "version": "1", "arithmetic": null}',
+            'has arithmetic None; expected "float64" or "float32".',
+        ),
         (
             '{"format": "bnspec-results/1", "name": "a", "version": "1", "arithmetic": "float32"}',
             "has results that are ",

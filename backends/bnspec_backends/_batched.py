@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from bnspec._errors import CommunicatorError, refusal
 from bnspec._protocols import Signature
 from bnspec._types import Array
+from bnspec_backends._processes import Owned
 
 __all__ = ["Batch", "Request", "waiting_batch"]
 
@@ -33,7 +34,7 @@ class Request(NamedTuple):
     signature: Signature
 
 
-class Batch:
+class Batch(Owned):
     """What ``with comm.batched() as batch`` gives: `submit` calls, and read their results after the block.
 
     Parameters
@@ -56,6 +57,10 @@ class Batch:
         self._send = send
         self._turns: list[_Turn] | None = []
 
+    def __repr__(self) -> str:
+        """``<Batch of <MPICommunicator rank 0 of 2>>``."""
+        return f"<Batch of {self.comm!r}>"
+
     def submit(self, fn: Callable[..., T], *arguments: Any, **named: Any) -> "Future[T]":
         """Remember a call, such as ``submit(layer, x)``; it runs at the end of the block.
 
@@ -66,6 +71,7 @@ class Batch:
         concurrent.futures.Future
             Its ``result()`` is there after the block: what the call returned, or the error that it raised.
         """
+        self.refuse_inherited()
         if self._turns is None:
             raise refusal(
                 RuntimeError,
@@ -85,6 +91,10 @@ class Batch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
         turns, self._turns = self._turns or [], None
+        if error is None and self.inherited:  # the calls would wait for threads that are not here
+            for turn in turns:
+                turn.future.cancel()
+            self.refuse_inherited()
         if error is not None:
             for turn in turns:
                 turn.future.cancel()

@@ -8,21 +8,23 @@ agree on where they are: an exchange that failed stays failed.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from mpi4py import MPI
 
 from bnspec._errors import CollectiveMismatch, CommunicatorError
+from bnspec_backends._ending import ENDING
 from bnspec_backends._facts import DO_THE_SAME, error_text, met_text, where
-from bnspec_backends._frames import HEADER, SAME, About, Header, body_text, parse_header
+from bnspec_backends._frames import HEADER, SAME, About, Header, body_text, of_facts, parse_header
 from bnspec_backends._health import ERRORS, Health
-from bnspec_backends._news import News, reason_of, wait
-from bnspec_backends._peers import Peers
+from bnspec_backends._news import News, reason_of
+from bnspec_backends._peers import Group, Peers
 from bnspec_backends._rounds import Round, plan
+from bnspec_backends._running import refuse_unless_running, running
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "close_together"]
 
 #: Seconds by which a later round waits longer than the one before, so that news of what happened there come first.
 _LATER = 0.5
@@ -47,6 +49,8 @@ class Exchange:
 
     Attributes
     ----------
+    peers : Peers
+        Who carries the frames.
     number : int
         The own rank in the MPI communicator, as in all that is sent and said.
     members : tuple of int
@@ -57,6 +61,8 @@ class Exchange:
         Of the last collective that was entered.
     plan : list of Round
         Whom this rank hears and tells.
+    heard : set of int
+        Whom it hears, in all.
     group : str
         The group's id, the same on all of its ranks, as a hexadecimal number; empty for the whole communicator.
     group_bytes : bytes
@@ -67,7 +73,7 @@ class Exchange:
         self.members, self.deadline, self.group = members, deadline, group
         self.sequence = 0
         self.number = peers.rank
-        self._peers = peers
+        self.peers = peers
         self.plan = [
             Round(*(tuple(members[rank] for rank in ranks) for ranks in each))
             for each in plan(len(members), members.index(self.number))
@@ -79,7 +85,19 @@ class Exchange:
         self._described: set[bytes] = set()  # digests whose facts the others have
         self._facts: dict[tuple[int, bytes], Mapping[str, str]] = {}  # what those of the others stand for
         self._buffers: dict[Any, _Buffer] = {}
-        peers.join(group, self._news.append)
+        self.heard = {rank for each in self.plan for rank in each.sources} - {self.number}
+        peers.join(group, Group(self._news.append, set(self.heard), lambda: self.deadline, self._tag))
+        ENDING.exchanges.add(self)
+
+    def begin(self, until: float) -> None:
+        """Wait for all ranks to make the same; nobody has to, where it is made of what they have just compared."""
+        self.sequence = -1
+        facts = of_facts({"operation": "'open'", "layer": "none"})
+        try:
+            self._collective(facts, np.empty(0, np.uint8), lambda blocks: blocks[0], until)
+        except BaseException as error:
+            self.close(error)
+            raise
 
     def collective(
         self, own: About, payload: Any, fold: Callable[[Sequence[Any]], Any], *, same_size: bool = True
@@ -104,12 +122,20 @@ class Exchange:
                 "Give each thread a communicator of its own with split().",
             )
         try:
+            return self._collective(own, payload, fold, time.perf_counter() + self.deadline, same_size)
+        finally:
+            self._busy.release()
+
+    def _collective(
+        self, own: About, payload: Any, fold: Callable[[Sequence[Any]], Any], until: float, same_size: bool = True
+    ) -> Any:
+        try:
+            refuse_unless_running(f"rank {self.number} cannot enter {self._where(own, 1)}")
             if not self.health.well:
                 self.health.refuse(f"rank {self.number} cannot enter {self._where(own, 1)}")
             self.sequence += 1
             if self._news and self._alarming() is not None:
                 self._end(own)
-            until = time.perf_counter() + self.deadline
             for number, each in enumerate(self.plan):
                 blocks = self._round(each, own, payload, until + number * _LATER, same_size)
                 payload = fold(blocks)
@@ -121,8 +147,6 @@ class Exchange:
             text = f"rank {self.number} raised {error_text(error)} in {self._where(own)}"
             self.health.poison(text, "it to finish", f"Correct the error of rank {self.number}.", cause=error)
             raise
-        finally:
-            self._busy.release()
 
     def close(self, error: BaseException | None = None) -> None:
         """Tell the other ranks that this one takes no further part; they must not wait for it.
@@ -132,28 +156,21 @@ class Exchange:
         error : BaseException, optional
             Why, where it is not that all is done.
         """
-        if self.health.closed:
-            return
-        self.health.closed = True
+        close_together([self], error)
+
+    def drop(self) -> None:
+        """Close it for a communicator that nobody has any more: from within a finalizer, so without waiting."""
+        if not self.health.closed and running():
+            self.peers.lock.leave(self.close)
+
+    def release(self) -> None:
+        """Give back the room for frames."""
         self._buffers.clear()
-        with contextlib.suppress(MPI.Exception):
-            self._peers.tell(self.told(), {self.group: self.sequence}, *reason_of(error))
-        if self.group:  # the whole goes on hearing, for `all_left`
-            self._peers.leave(self.group)
+        ENDING.exchanges.discard(self)
 
     def told(self) -> list[int]:
         """The ranks that this one ever sends to; they tell those that they send to."""
         return sorted({rank for each in self.plan for rank in each.targets})
-
-    def all_left(self, until: float) -> bool:
-        """Whether every rank that this one hears has ended by then; for the end of a program."""
-        heard = {rank for each in self.plan for rank in each.sources} - {self.number}
-
-        def done() -> bool:
-            self._peers.hand_out_news()
-            return heard <= {news.rank for news in self._news if news.kind in ("left", "raised")}
-
-        return wait(done, until)
 
     def failure(self) -> CommunicatorError | None:
         """The first failure of this group that is known here; for those who do not wait in a collective."""
@@ -173,9 +190,7 @@ class Exchange:
         if own.digest not in self._described:
             sent = own.header(self.sequence, size, self.group_bytes, len(own.text)) + bytes(frame[HEADER:]) + own.text
         try:
-            others, missing = self._peers.exchange(
-                sent, self._tag, each.targets, buffer.waits, until, self._interrupted
-            )
+            others, missing = self.peers.exchange(sent, self._tag, each.targets, buffer.waits, until, self._interrupted)
         except MPI.Exception as error:
             if self._interrupted():  # a rank that gave up may have ended while its message was being read
                 self._end(own)
@@ -226,12 +241,20 @@ class Exchange:
             found = self._buffers[key] = _Buffer(sources, self.number, payload)
         return found
 
+    def _waited(self, own: About) -> str:
+        """How long this rank waited, and where."""
+        if self.sequence:
+            return f"{self._where(own)} waited {self.deadline:g} s on rank {self.number}"
+        return f"rank {self.number} waited {self.deadline:g} s for the others to make their communicator"
+
     def _where(self, own: About, ahead: int = 0) -> str:
+        if not self.sequence + ahead:
+            return "the making of the communicator"
         return where({"sequence number": str(self.sequence + ahead), **own.facts})
 
     def _interrupted(self) -> bool:
         """Whether this collective cannot be completed: for what another thread did, or for what others told."""
-        self._peers.hand_out_news()
+        self.peers.hand_out_news()
         return self.health.error is not None or self._alarming() is not None
 
     def _alarming(self) -> News | None:
@@ -251,7 +274,7 @@ class Exchange:
         self.health.throw()
 
     def _late(self, own: About, missing: Sequence[int]) -> NoReturn:
-        self.health.poison_late(missing, f"{self._where(own)} waited {self.deadline:g} s on rank {self.number}")
+        self.health.poison_late(missing, self._waited(own))
         self.health.throw()
 
     def _differ(self, heads: Mapping[int, Any], own: About) -> NoReturn:
@@ -269,4 +292,26 @@ class Exchange:
 
     def _told_of(self, kind: str, text: str) -> None:
         with contextlib.suppress(MPI.Exception):  # nobody can be told any more; the others' deadlines remain
-            self._peers.tell(self.told(), {self.group: self.sequence - 1}, kind, text)
+            self.peers.tell(self.told(), {self.group: self.sequence - 1}, kind, text)
+
+
+def close_together(exchanges: Iterable[Exchange], error: BaseException | None = None) -> None:
+    """Close some, with one message to each rank for all that it has to hear; those that are closed stay so."""
+    done: dict[tuple[Peers, int], dict[str, int]] = {}
+    left: dict[Peers, list[str]] = {}
+    for each in exchanges:
+        if each.health.closed:
+            continue
+        each.health.closed = True
+        each.release()
+        left.setdefault(each.peers, []).append(each.group)
+        for rank in each.told():
+            done.setdefault((each.peers, rank), {})[each.group] = each.sequence
+    if not running():
+        return  # nobody is left to be told
+    for (peers, rank), groups in done.items():
+        with contextlib.suppress(MPI.Exception):
+            peers.tell([rank], groups, *reason_of(error))
+    for peers, names in left.items():
+        with contextlib.suppress(MPI.Exception):
+            peers.leave(names)

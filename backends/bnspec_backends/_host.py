@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-from array_api_compat import device
 
 import bnspec
+from bnspec._creation import beside
 from bnspec._namespace import array_namespace
 from bnspec._precision import library
 from bnspec._types import Array
@@ -29,7 +29,7 @@ def from_host(values: Any, like: Array) -> Array:
     if library(like) == "numpy":
         return values
     xp = array_namespace(like)
-    return xp.asarray(values, device=device(like))
+    return xp.asarray(values, **beside(like))
 
 
 def _staged(payload: Array) -> Any:

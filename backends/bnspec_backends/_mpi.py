@@ -21,7 +21,6 @@ import functools
 import hashlib
 import json
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,18 +28,18 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from bnspec._errors import CollectiveTimeout, refusal
+from bnspec._errors import refusal
 from bnspec._protocols import Signature
 from bnspec._types import Array
 from bnspec_backends._batched import Batch, Request, waiting_batch
-from bnspec_backends._ending import ENDING
-from bnspec_backends._exchange import Exchange
+from bnspec_backends._exchange import Exchange, close_together
 from bnspec_backends._facts import plain_array
 from bnspec_backends._frames import about, of_facts, packed, together, unpacked
 from bnspec_backends._host import from_host, to_host
-from bnspec_backends._news import deadline_of, wait
-from bnspec_backends._peers import Peers
+from bnspec_backends._news import deadline_of
 from bnspec_backends._processes import ProcessCommunicator, color_of
+from bnspec_backends._running import refuse_unless_running
+from bnspec_backends._sharing import open_exchange
 
 __all__ = ["MPICommunicator", "world"]
 
@@ -51,8 +50,8 @@ class MPICommunicator(ProcessCommunicator):
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm, optional
-        ``MPI.COMM_WORLD`` by default. It is duplicated, so that no message of the caller's can be mistaken for ours;
-        every one of its ranks must do so.
+        ``MPI.COMM_WORLD`` by default. It is duplicated at the first use, so that no message of the caller's can be
+        mistaken for ours; every one of its ranks must do so.
     deadline : float
         Seconds that a rank waits for the others: here, and in each collective. They may be as far apart as that.
 
@@ -91,35 +90,25 @@ class MPICommunicator(ProcessCommunicator):
 
     def __init__(self, comm: "MPI.Intracomm | None" = None, deadline: float = 300.0) -> None:
         comm = MPI.COMM_WORLD if comm is None else comm
-        if not isinstance(comm, MPI.Intracomm):
+        if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
             raise refusal(
                 TypeError,
                 "BN-SYNC-9",
-                got=f"comm is {type(comm).__name__}",
+                got=f"comm is {'MPI.COMM_NULL' if comm == MPI.COMM_NULL else type(comm).__name__}",
                 expected="an mpi4py.MPI.Intracomm",
                 do="Pass MPI.COMM_WORLD, or a part of it made with Split.",
             )
         deadline = deadline_of(deadline)
-        own, request = comm.Idup()
-        if not wait(request.Test, time.perf_counter() + deadline):
-            ENDING.stuck = True  # this collective cannot be taken back, and MPI's own end would wait for it
-            raise refusal(
-                CollectiveTimeout,
-                "BN-SYNC-9",
-                got=f"rank {comm.Get_rank()} of {comm.Get_size()} waited {deadline:g} s for the others to make their "
-                "communicator",
-                expected="MPICommunicator(comm) on every rank of comm",
-                do="Make it at the same place of the program on every rank, or give a longer deadline.",
-            )
-        own.Set_errhandler(MPI.ERRORS_RETURN)
-        peers = Peers(own)
-        self._begin(peers, Exchange(peers, tuple(range(peers.size)), deadline))
-        ENDING.made.append(self)
+        refuse_unless_running("an MPICommunicator cannot be made")
+        self._begin(open_exchange(comm, deadline))
 
-    def _begin(self, peers: Peers, exchange: Exchange) -> None:
-        self._peers, self._exchange = peers, exchange
+    def _begin(self, exchange: Exchange) -> None:
+        self._exchange = exchange
         self.rank, self.size = exchange.members.index(exchange.number), len(exchange.members)
         self._parts: weakref.WeakSet[MPICommunicator] = weakref.WeakSet()
+        self._families = [self._parts]  # those of the communicators that this is a part of, too
+        # A rank that lets go of it takes no further part; at exit, `ENDING` says why.
+        weakref.finalize(self, exchange.drop).atexit = False
 
     @property
     def deadline(self) -> float:
@@ -158,6 +147,7 @@ class MPICommunicator(ProcessCommunicator):
         TypeError
             The payload is no array with values, for example a tracer of ``jax.jit``.
         """
+        self.refuse_inherited()
         plain_array(payload, signature)
         ask = waiting_batch(self)
         if ask is not None:
@@ -184,7 +174,7 @@ class MPICommunicator(ProcessCommunicator):
         >>> import bnspec
         >>> comm, x = MPICommunicator(), np.asarray([[1.0], [3.0]])
         >>> options = {"comm": comm, "epsilon": 3.0, "training": True, "ema_update": "internal"}
-        >>> left, right = bnspec.BatchNorm(axis=1, name="left", **options), bnspec.BatchNorm(axis=1, name="right", **options)
+        >>> left, right = (bnspec.BatchNorm(axis=1, name=name, **options) for name in ("left", "right"))
         >>> with comm.batched() as batch:
         ...     ys = batch.submit(left, x), batch.submit(right, -x)
         >>> [y.result().tolist() for y in ys]
@@ -234,6 +224,7 @@ class MPICommunicator(ProcessCommunicator):
         def fold(blocks: Sequence[Any]) -> Any:
             return packed([entry for block in blocks for entry in unpacked(block)])
 
+        self.refuse_inherited()
         facts = of_facts({"operation": repr(operation), "layer": repr(what)})
         return unpacked(self._exchange.collective(facts, packed([data]), fold, same_size=False))
 
@@ -249,6 +240,7 @@ class MPICommunicator(ProcessCommunicator):
         TypeError
             The colour is something else than an integer, a text or None.
         """
+        self.refuse_inherited()
         color = color_of(color)
         entries = [json.loads(each) for each in self.all_gather(json.dumps(color).encode(), operation="split")]
         old = self._exchange
@@ -256,10 +248,10 @@ class MPICommunicator(ProcessCommunicator):
         name = json.dumps([old.group, old.sequence, color]).encode()
         group = hashlib.blake2b(name, digest_size=16).hexdigest()
         part = MPICommunicator.__new__(MPICommunicator)
-        part._begin(self._peers, Exchange(self._peers, members, old.deadline, group))
-        # A rank that lets go of it takes no further part; at exit, `_leave` says why.
-        weakref.finalize(part, part._exchange.close).atexit = False
-        self._parts.add(part)
+        part._begin(Exchange(old.peers, members, old.deadline, group))
+        part._families += self._families
+        for family in self._families:
+            family.add(part)
         return part
 
     def close(self, error: BaseException | None = None) -> None:
@@ -270,9 +262,12 @@ class MPICommunicator(ProcessCommunicator):
         error : BaseException, optional
             Why, where it is not that all is done.
         """
-        for part in list(self._parts):
-            part.close(error)
-        self._exchange.close(error)
+        if not self.inherited:
+            close_together(self._open(), error)
+
+    def _open(self) -> list[Exchange]:
+        """The exchanges of this and of all its parts."""
+        return [self._exchange, *(part._exchange for part in list(self._parts))]
 
 
 _WORLD: "list[MPICommunicator]" = []
@@ -281,6 +276,7 @@ _WORLD_LOCK = threading.Lock()
 
 def world() -> MPICommunicator:
     """The communicator of ``MPI.COMM_WORLD``, one for the whole process; the entry point ``mpi`` names it."""
+    refuse_unless_running("there is no communicator 'mpi'")
     with _WORLD_LOCK:
         if not _WORLD:
             _WORLD.append(MPICommunicator())

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bnspec._errors import refusal
 from bnspec_backends._facts import error_text
 
-__all__ = ["GRACE", "News", "deadline_of", "pause", "reason_of", "wait"]
+__all__ = ["GRACE", "LAST", "News", "deadline_of", "pause", "reason_of", "wait"]
 
 #: Seconds that a rank which ends gives what it sent to be taken, and the others to end too.
 GRACE = 2.0
@@ -17,6 +17,10 @@ GRACE = 2.0
 #: Seconds of a wait in which a rank keeps its core, since the others are mostly just about to arrive; those in which it
 #: lets other processes run between looks; and how long it sleeps between looks after that.
 KEEP, SPIN, NAP = 30e-6, 0.002, 0.0002
+
+
+#: The kinds of news after which none come from a rank about a group.
+LAST = ("left", "raised")
 
 
 class News(NamedTuple):

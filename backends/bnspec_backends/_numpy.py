@@ -22,6 +22,11 @@ class NumpyBackend:
         """Those of `bnspec_backends.cpu`."""
         return cpu.make(cpu.in_use())
 
+    @property
+    def remark(self) -> str:
+        """Why the kernels are not the fastest there are; empty where they are, or were chosen."""
+        return cpu.remark()
+
     def version(self) -> str:
         """NumPy's version."""
         return numpy.__version__

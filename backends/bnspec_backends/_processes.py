@@ -1,15 +1,53 @@
-"""What communicators of processes have in common: they end with a `with` block, and ranks that split give colours."""
+"""What communicators have in common: they belong to one process, end with a `with` block, and split by colours."""
 
+import os
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from bnspec._errors import refusal
+from bnspec._errors import CommunicatorError, refusal
 
-__all__ = ["ProcessCommunicator", "color_of"]
+__all__ = ["Owned", "ProcessCommunicator", "color_of"]
 
 
-class ProcessCommunicator(ABC):
+class Owned:
+    """What belongs to the process that made it.
+
+    A forked child inherits the memory, but not the place among the ranks: what it sent would be taken for its
+    parent's, and the threads and locks that it would wait for are not there.
+    """
+
+    _process: int
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        """Remember the process."""
+        self = super().__new__(cls)
+        self._process = os.getpid()
+        return self
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child's memory of what belongs to its parent."""
+        return os.getpid() != self._process
+
+    def refuse_inherited(self) -> None:
+        """Refuse to be used in a forked child.
+
+        Raises
+        ------
+        CommunicatorError
+        """
+        if self.inherited:
+            raise refusal(
+                CommunicatorError,
+                "BN-SYNC-9",
+                got=f"{self!r} of process {self._process} was used in process {os.getpid()}, a forked child of it",
+                expected="the process that made it, which is the rank",
+                do="Let the child compute without a communicator, or make each rank a process of its own.",
+            )
+
+
+class ProcessCommunicator(Owned, ABC):
     """One rank's end of a group of processes.
 
     Attributes
@@ -35,7 +73,7 @@ class ProcessCommunicator(ABC):
 
     @abstractmethod
     def close(self, error: BaseException | None = None) -> None:
-        """Take no further part, and tell the others."""
+        """Take no further part, and tell the others; in a forked child, do nothing."""
 
 
 def color_of(color: Any) -> int | str | None:

@@ -22,6 +22,7 @@ from bnspec._protocols import Signature
 from bnspec._types import Array
 from bnspec_backends._facts import error_text, facts_of, ranks_text
 from bnspec_backends._hub import Hub
+from bnspec_backends._processes import Owned
 
 __all__ = ["ThreadCommunicator", "current", "run"]
 
@@ -105,7 +106,7 @@ def current() -> "ThreadCommunicator":
         ) from None
 
 
-class ThreadCommunicator:
+class ThreadCommunicator(Owned):
     """One rank's end of a group of threads, a `bnspec._protocols.Communicator`. `run` makes them.
 
     Device arrays are read as the library orders them: all ranks use one device and one stream.
@@ -150,6 +151,7 @@ class ThreadCommunicator:
         TypeError
             The payload is no array with values, for example a tracer of ``jax.jit``.
         """
+        self.refuse_inherited()
 
         def fold(payloads: list[Array]) -> list[Array]:
             total = functools.reduce(combine, payloads)
@@ -164,6 +166,7 @@ class ThreadCommunicator:
         Every rank must call it, as it must every collective. Faults of the part poison the part; a rank that ends
         fails every communicator it is in. Error texts of a part name its ranks by their numbers in `run`.
         """
+        self.refuse_inherited()
 
         def regroup(colors: list[Hashable]) -> list[ThreadCommunicator]:
             places: dict[Hashable, list[int]] = {}
@@ -180,7 +183,7 @@ class ThreadCommunicator:
         return part
 
 
-class _Session:
+class _Session(Owned):
     """The threads of one `run`: their results, and their errors in the order they were raised."""
 
     def __init__(self, size: int, deadline: float) -> None:
@@ -213,6 +216,8 @@ class _Session:
                 self.condition.wait_for(lambda: self.errors or len(self.ended) == len(self.members))
                 self.condition.wait_for(lambda: len(self.ended) == len(self.members), self.deadline + _GRACE)
         except BaseException as error:  # an interrupt, mostly: ranks that wait must not go on waiting
+            if self.inherited:
+                raise
             for each in self._hubs():
                 each.interrupt(error)
             raise
@@ -227,11 +232,15 @@ class _Session:
         try:
             result = fn(comm, *rest)
         except BaseException as error:
+            if self.inherited:
+                raise  # in a forked child nobody else would tell
             self._leave(comm.rank, None, error)
         else:
             self._leave(comm.rank, result, None)
 
     def _leave(self, rank: int, result: Any, error: BaseException | None) -> None:
+        if self.inherited:
+            return  # a rank's thread went on in a forked child, where the others are not
         if error is not None:
             with self.condition:
                 self.errors.append((rank, error))  # before any other rank can fail because of it

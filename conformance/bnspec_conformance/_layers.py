@@ -41,12 +41,14 @@ def arrays_of(case: Case) -> dict[str, Array]:
 def awkward(case: Case) -> dict[str, Array]:
     """Variables with NaN, infinities, a negative zero, the smallest numbers and a full counter among them."""
     values = {name: np.array(v) for name, v in arrays_of(case).items()}
+    squares = {name for field, name in names_of(case.config).items() if field in ("var", "stddev", "renorm_stddev")}
     odd = [np.nan, np.inf, -np.inf, -0.0, 1e-45, 3e38, 1 / 3]
     for i, (name, value) in enumerate(values.items()):
         if name == "count":
             value[:1] = np.iinfo("int32").max
         elif value.size:
-            value[i % value.size] = odd[i % len(odd)]
+            least = abs if name in squares else float  # no average of squares is below 0
+            value[i % value.size] = least(odd[i % len(odd)])
     return values
 
 

@@ -334,7 +334,7 @@ def _lacking(records: Collection[Record], subjects: dict[str, Subject]) -> dict[
 def _of(item: pytest.Item) -> tuple[str, str]:
     """The check and the subject of a test."""
     function, subject = getattr(item, "function", None), getattr(item, "callspec", None)
-    return str(getattr(function, "check", "")), str(getattr(subject and subject.params["subject"], "name", ""))
+    return str(getattr(function, "check", "")), str(getattr(subject and subject.params.get("subject"), "name", ""))
 
 
 def _clauses_of(item: pytest.Item) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnspec_conformance.case import Case, Outcome, RankOutcome, as_float64
-from bnspec_conformance.features import FEATURES, Feature, feature_of, stripped
+from bnspec_conformance.features import FEATURES, Feature, easy, feature_of, stripped
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.outputs import formulas, speaks
 from bnspec_conformance.subjects import NotSupported
@@ -28,6 +28,15 @@ __all__ = ["Control", "Controls", "array_of"]
 
 #: What a comparison is held against: a simpler case, or another way to the results of the same one.
 Control = Case | Callable[[], Outcome]
+
+#: Controls that are none of a feature: the check's own, and a plain case whose numbers are far from 0.
+_OWN, _EASY = "the check's own control", "an easy case"
+
+#: The clauses about roundings, and the relative error of a number that is cut to the 8 bits of bfloat16.
+_PRECISION, _CUT = "BN-PREC-", 2.0**-7
+
+#: What an element must exceed its bound by to tell an error: next to 0 everything is right.
+_TELLS = 2.0**8
 
 
 @dataclass
@@ -62,7 +71,8 @@ class Controls:
         own = [clause for clause in formulas(case, output) if clause in cited]
         others = [clause for clause in cited if clause not in own and speaks(clause, case, output)]
         if self.given is not None:
-            if self._right("the check's own control", output) is not False:
+            coarse = bool(others) and all(clause.startswith(_PRECISION) for clause in others)
+            if self._right(_OWN, output, coarse=coarse) is not False:
                 return tuple(others or own or formulas(case, output)[:1])
             if isinstance(self.given, Case):
                 return Controls(self.trial, self.given).blamed(output, own)
@@ -75,7 +85,8 @@ class Controls:
     def _is_about(self, clause: str, output: str) -> bool:
         """Whether the output is right in the case without the feature that the clause is about."""
         feature = feature_of(clause, self.case)
-        return feature is not None and self._right(feature.name, output) is not False
+        coarse = clause.startswith(_PRECISION)
+        return feature is not None and self._right(feature.name, output, coarse=coarse) is not False
 
     def _elsewhere(self, output: str, candidates: Sequence[str]) -> tuple[str, ...]:
         """The clause of a formula or a feature that the check is not about."""
@@ -88,22 +99,30 @@ class Controls:
                 return feature.by_output.get(output, feature.by_output.get(output.split(".")[0], formula))
         return tuple(candidates) or formula
 
-    def _right(self, control: str, output: str) -> bool | None:
-        """Whether an output is right in a control: a feature's name, "" for a plain batch; None where nothing tells."""
+    def _right(self, control: str, output: str, *, coarse: bool = False) -> bool | None:
+        """Whether an output is right in a control: a feature, "" for a plain batch, or others; None if nothing tells.
+
+        A clause about precision is not cleared by a control that is off by a rounding too, hence `coarse`.
+        """
         if control not in self._ran:
             self._ran[control] = self._run(control)
         ran = self._ran[control]
         if ran is None:
             return None
         case, outcome = ran
-        return False if outcome is None else _right(self.trial, case, outcome, output)
+        right = False if outcome is None else _right(self.trial, case, outcome, output, _CUT if coarse else 0.0)
+        if right is None and control not in ("", _EASY):  # nothing would show there: the formula is asked itself
+            right = None if self._right(_EASY, output, coarse=coarse) is not False else False
+        return right
 
     def _run(self, control: str) -> tuple[Case, Outcome | None] | None:
         """A control and its outcome; no outcome where it failed, nothing where the subject does not take it."""
-        if self.given is not None and control == "the check's own control":
+        if self.given is not None and control == _OWN:
             if not isinstance(self.given, Case):
                 return self.case, _quietly(self.given, self.trial.limit)
             cases: tuple[Case, ...] = (self.given,)
+        elif control == _EASY:
+            cases = (easy(self.given if isinstance(self.given, Case) else self.case),)
         elif control:
             cases = _without(next(f for f in FEATURES if f.name == control), self.case)
         else:
@@ -142,10 +161,11 @@ def _quietly(run: Callable[[], Any], seconds: float) -> Outcome | None:
     return found if isinstance(found, Outcome) else None
 
 
-def _right(trial: "Trial", case: Case, outcome: Outcome, output: str) -> bool | None:
+def _right(trial: "Trial", case: Case, outcome: Outcome, output: str, rounding: float) -> bool | None:
+    """Whether an output is within its bound, and a relative rounding besides; None if nothing shows it."""
     reference = exact(case)
     allowed = trial.bounds(case, reference)
-    told = None
+    told: bool | None = None
     for got, want, bound in zip(outcome.ranks, reference.ranks, allowed.ranks):
         names = [f"state.{key}" for key in want.state or {}] if output == "state" else [output]
         for name in names:
@@ -156,7 +176,10 @@ def _right(trial: "Trial", case: Case, outcome: Outcome, output: str) -> bool | 
                 return False
             whole = np.issubdtype(value.dtype, np.integer)
             statistic = output not in ("y", "dx", "ydot", "dgamma", "dbeta")
-            limit = np.broadcast_to(np.asarray(limit, np.float64), expected.shape)
+            with np.errstate(all="ignore"):
+                limit = np.broadcast_to(np.asarray(limit, np.float64), expected.shape)
+                tells = np.isfinite(expected) & (np.abs(expected) > _TELLS * limit)
+                limit = np.where(np.isfinite(expected), limit + rounding * np.abs(expected), limit)
             wrong = (
                 as_float64(value) != expected
                 if whole
@@ -164,5 +187,5 @@ def _right(trial: "Trial", case: Case, outcome: Outcome, output: str) -> bool | 
             )
             if np.any(wrong):
                 return False
-            told = True
+            told = told or bool(np.any(tells)) or None
     return told

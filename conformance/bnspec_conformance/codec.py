@@ -65,7 +65,8 @@ def array_from_json(value: Any, what: str = "an array") -> Array | None:
         raise BadData(f"{what} has data that is not base64: {error}") from error
     expected = math.prod(shape) * DTYPES[name].itemsize
     if len(data) != expected:
-        raise BadData(f"{what} has {len(data)} bytes; expected {expected} for {name} of shape {_short(shape)}")
+        wanted = expected if expected < 2**63 else "more than there can be"
+        raise BadData(f"{what} has {len(data)} bytes; expected {wanted} for {name} of shape {_short(shape)}")
     try:
         return np.frombuffer(data, DTYPES[name]).reshape(shape)
     except (ValueError, OverflowError) as error:  # without elements, but with extents that no array can have

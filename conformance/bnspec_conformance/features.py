@@ -15,7 +15,7 @@ from bnspec_conformance._ranks import concatenated
 from bnspec_conformance.case import Array, Case, RankInputs
 from bnspec_conformance.outputs import EVERY, GHOST, GRADIENTS, MASK, SYNC, proving
 
-__all__ = ["FEATURES", "Feature", "feature_of", "stripped"]
+__all__ = ["FEATURES", "Feature", "easy", "feature_of", "stripped"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ def _uneven(case: Case) -> bool:
 def _even(case: Case) -> Case:
     """Every rank with the samples of the largest, moved so that ranks can be told apart, and no mask."""
     largest = max(case.ranks, key=lambda r: r.x.size)
+    if not largest.x.size:
+        largest = easy(dataclasses.replace(case, ranks=(largest,))).ranks[0]
+        case = _no_ghost(case)
     ranks = [dataclasses.replace(largest, x=(largest.x + k).astype(largest.x.dtype)) for k in range(len(case.ranks))]
     return _no_mask(dataclasses.replace(case, ranks=tuple(ranks)))
 
@@ -186,3 +189,31 @@ def stripped(case: Case) -> Case:
             assert isinstance(simpler, Case)
             case = simpler
     return case
+
+
+def easy(case: Case) -> Case:
+    """A plain case of the same configuration whose outputs are far from 0 and finite, so that an error of any shows."""
+    case, rng = stripped(case), np.random.default_rng(7)
+    rank, channels = case.ranks[0], max(1, case.channels)
+    axis = case.config.axis % rank.x.ndim
+    shape = tuple(channels if a == axis else 6 if a == 0 else 3 for a in range(rank.x.ndim))
+    kept = np.float64 if rank.x.dtype == np.float64 else np.float32
+
+    def like(value: Array | None, offset: float) -> Any:
+        return None if value is None else (rng.standard_normal(shape) + offset).astype(value.dtype)
+
+    def vector(value: Array | None) -> Any:
+        return None if value is None else (rng.random(channels) + 0.5).astype(value.dtype)
+
+    state = None
+    if case.state is not None:
+        state = {k: np.full(channels, 3, v.dtype) if k == "count" else vector(v) for k, v in case.state.items()}
+    return dataclasses.replace(
+        case,
+        ranks=(RankInputs(like(rank.x, 2.0), like(rank.dy, 0.5), None, like(rank.xdot, 0.5)),),
+        gamma=vector(np.ones(1, kept)),
+        beta=vector(np.ones(1, kept)),
+        gamma_dot=vector(case.gamma_dot),
+        beta_dot=vector(case.beta_dot),
+        state=state,
+    )

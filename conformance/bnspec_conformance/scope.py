@@ -168,6 +168,10 @@ class Scope:
             return f"it runs at most {self.world} ranks"
         if not self.ragged and len({rank.x.shape for rank in case.ranks}) > 1:
             return "its ranks are a mapped axis, so that all have one shape"
+        return self.without_option(case)
+
+    def without_option(self, case: Case) -> str | None:
+        """None, or which option of a case the subject does not have; also for a case that is to be refused."""
         for name, allowed in self.options.items():
             value = _option(case, name)
             if value is not None and value not in allowed:

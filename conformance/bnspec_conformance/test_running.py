@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnspec import BatchNormConfig, Renorm
-from bnspec._config import SingleValue
+from bnspec._config import Averaging, SingleValue
 from bnspec._values import is_readable
 from bnspec_conformance import strategies
 from bnspec_conformance._layers import snapshot
@@ -286,8 +286,15 @@ def test_below_zero(t: Trial) -> None:
     x = put(np.asarray([[1.0, -2.0], [3.0, 2.0]], "float32"))
     if not is_readable(x):
         raise NeverSupported(f"a check of values would wait for {t.subject.name}")
-    for averaging, renorm in (("exponential", None), ("exponential", Renorm(rmax=2.0, dmax=1.0)), ("cumulative", None), ("debiased", None),
-                              ("pooled", None)):  # fmt: skip
+    limits = Renorm(rmax=2.0, dmax=1.0)
+    kinds: tuple[tuple[Averaging, Renorm | None], ...] = (
+        ("exponential", None),
+        ("exponential", limits),
+        ("cumulative", None),
+        ("debiased", None),
+        ("pooled", None),
+    )
+    for averaging, renorm in kinds:
         config = BatchNormConfig(
             axis=1, epsilon=1e-5, decay=0.9, correction=0, averaging=averaging, renorm=renorm, center=False, scale=False
         )

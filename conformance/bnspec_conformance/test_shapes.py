@@ -117,13 +117,15 @@ def test_empty(t: Trial, case: Case) -> None:
             state={k: per_channel(v) for k, v in (case.state or {}).items()},
             **{k: per_channel(getattr(case, k)) for k in ("gamma", "beta", "gamma_dot", "beta_dot")},
         )
-        t.agree(own, "y", "dx", "dgamma", "dbeta", "ydot", "state", "count", "mean", "var", control=case)
-        if where != axis:  # count 0
-            got = t.run(own).ranks[0].state
-            if got is None or own.state is None:
-                continue
-            kept = {k: v.astype(got[k].dtype) for k, v in own.state.items()}  # JAX without x64 has no int64 counter
-            t.same(got, kept, "the state after a batch without elements", own, control=case)
+        outcome, results = t.run(own), ("y", "dx", "dgamma", "dbeta", "ydot", "count", "mean", "var")
+        got, counted = outcome.ranks[0].state, ("BN-RUN-9",) if where != axis else ("BN-SHAPE-4",)
+        with t.found.gathering():
+            t.agree(own, *results, outcome=outcome, control=case)
+            if got is not None:  # what count 0 does to it is the clause of the state
+                t.agree(own, "state", outcome=outcome, proves=counted, control=case)
+            if where != axis and got is not None and own.state is not None:
+                kept = {k: v.astype(got[k].dtype) for k, v in own.state.items()}  # JAX may have no int64 counter
+                t.same(got, kept, "the state after a batch without elements", own, proves=counted, control=case)
 
 
 @clauses("BN-SHAPE-5")

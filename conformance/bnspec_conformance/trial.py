@@ -88,6 +88,7 @@ class Trial:
     _value: float | None = None
     reached: "collections.Counter[str]" = dataclasses.field(default_factory=collections.Counter)
     found: Found = dataclasses.field(init=False)
+    _outcomes: "collections.deque[Outcome]" = dataclasses.field(default_factory=lambda: collections.deque(maxlen=8))
 
     def __post_init__(self) -> None:
         self.found = Found(self.clauses)
@@ -128,7 +129,9 @@ class Trial:
             if array.tobytes() != before.tobytes():
                 array[...] = before
                 self.breach(f"wrote to the array {name} that it was given [BN-SHAPE-3]", case, proves=("BN-SHAPE-3",))
-        return self._well_formed(outcome, case, [array for _, array, _ in given])
+        formed = self._well_formed(outcome, case, [array for _, array, _ in given])
+        self._outcomes.append(formed)
+        return formed
 
     def _well_formed(self, outcome: Any, case: Case, given: list[Array]) -> Outcome:
         """The outcome without what has the wrong form, which is a violation of its own."""
@@ -235,7 +238,7 @@ class Trial:
         case = self.subject.scope.fit(case)
         if outcome is None:
             outcome = self.run(case)
-        elif control is None and proves is None:
+        elif control is None and proves is None and not any(outcome is own for own in self._outcomes):
             control = lambda: self.subject.run(case)  # noqa: E731
         reference = exact(case) if reference is None else reference
         allowed = self.bounds(case, reference, strict=strict)

@@ -25,9 +25,10 @@ from bnspec_backends._batched import Batch, Request, waiting_batch
 from bnspec_backends._facts import error_text, where
 from bnspec_backends._frames import About, about, together
 from bnspec_backends._nccl.control import Control
+from bnspec_backends._nccl.ending import close_at_exit, close_together
 from bnspec_backends._nccl.faults import Fault, calling_nccl
 from bnspec_backends._nccl.keeper import Keeper
-from bnspec_backends._nccl.opening import close_at_exit, open_ranks
+from bnspec_backends._nccl.opening import open_ranks
 from bnspec_backends._nccl.payload import check
 from bnspec_backends._nccl.sender import Sender
 from bnspec_backends._nccl.watch import Watch
@@ -100,10 +101,10 @@ class NCCLCommunicator(ProcessCommunicator):
         self._sequence = 0
         self._number = control.members[self.rank]
         self._watch = Watch(keeper, control, self._number)
-        weakref.finalize(self, self._watch.let_go).atexit = False
+        weakref.finalize(self, self._watch.drop).atexit = False
         self._busy = threading.Lock()
         self._parts: weakref.WeakSet[NCCLCommunicator] = weakref.WeakSet()
-        close_at_exit(self)
+        close_at_exit()
 
     @property
     def deadline(self) -> float:
@@ -150,6 +151,7 @@ class NCCLCommunicator(ProcessCommunicator):
         TypeError, ValueError
             The payload is something else, or the stream is being captured.
         """
+        self.refuse_inherited()
         check(payload, signature, self._device)
         ask = waiting_batch(self)
         request = Request(payload, combine, signature)
@@ -160,6 +162,7 @@ class NCCLCommunicator(ProcessCommunicator):
 
         As `MPICommunicator.batched`: ``with comm.batched() as batch: y = batch.submit(layer, x)``.
         """
+        self.refuse_inherited()
         device, stream = self._device, cupy.cuda.get_current_stream()
 
         @contextlib.contextmanager
@@ -177,6 +180,7 @@ class NCCLCommunicator(ProcessCommunicator):
         CommunicatorError
             What went wrong with them.
         """
+        self.refuse_inherited()
         self._watch.settle()
         if self._watch.health.error is not None:
             self._watch.health.throw()
@@ -192,6 +196,7 @@ class NCCLCommunicator(ProcessCommunicator):
         TypeError
             The colour is something else than an integer, a text or None.
         """
+        self.refuse_inherited()
         color = color_of(color)
         health = self._watch.health
         if not health.well:
@@ -220,25 +225,13 @@ class NCCLCommunicator(ProcessCommunicator):
         CommunicatorError
             Without `error`, what went wrong with those, or before, if nobody was told of it.
         """
-        failures: list[CommunicatorError] = []
-        for part in list(self._parts):
-            try:
-                part.close(error)
-            except CommunicatorError as failed:
-                failures.append(failed)
-        watch = self._watch
-        if not watch.health.closed:
-            try:
-                if error is None:
-                    watch.settle()
-            except BaseException as interrupt:
-                watch.stop(interrupt)
-                raise
-            watch.stop(error)
-            if error is None and watch.health.error is not None and not watch.health.raised:
-                watch.health.throw()
-        if failures:
-            raise failures[0]
+        if not self.inherited:
+            for failed in close_together(self._open(), error):
+                failed.health.throw()
+
+    def _open(self) -> list[Watch]:
+        """The watches of all parts, and of this."""
+        return [*(watch for part in list(self._parts) for watch in part._open()), self._watch]
 
     def _joined(self, requests: Sequence[Request]) -> list[Array]:
         """The results of several collectives, from one message."""

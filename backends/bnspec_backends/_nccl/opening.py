@@ -1,9 +1,5 @@
-"""Where NCCL communicators come from, and what happens to them at the end of the program."""
+"""Where NCCL communicators come from."""
 
-import atexit
-import functools
-import sys
-import weakref
 from typing import Any
 
 from cupy.cuda import nccl
@@ -12,9 +8,7 @@ from bnspec._errors import refusal
 from bnspec_backends._nccl.control import Control
 from bnspec_backends._nccl.over_device import DeviceControl
 
-__all__ = ["close_at_exit", "open_ranks"]
-
-_OPEN: "list[weakref.ref[Any]]" = []
+__all__ = ["open_ranks"]
 
 
 def open_ranks(comm: Any, deadline: float, share: bool) -> tuple[Any, Control]:
@@ -40,29 +34,3 @@ def open_ranks(comm: Any, deadline: float, share: bool) -> tuple[Any, Control]:
     except BaseException as error:
         over.close(error)
         raise
-
-
-def close_at_exit(comm: Any) -> None:
-    """Close a communicator at the end of the program, if it still is there and open."""
-    _OPEN.append(weakref.ref(comm))
-    _at_exit(mpi="bnspec_backends._ending" in sys.modules)
-
-
-@functools.cache
-def _at_exit(mpi: bool) -> None:
-    """Register once before MPI is there and once after it: what is registered later runs earlier, and needs MPI."""
-    atexit.register(_leave)
-
-
-def _leave() -> None:
-    """Close in the order in which they were made, which is the same on all ranks."""
-    ending = sys.modules.get("bnspec_backends._ending")
-    while _OPEN:
-        comm = _OPEN.pop(0)()
-        try:
-            if comm is not None:
-                comm.close(ending.ENDING.error if ending else None)
-        except Exception as error:  # nobody called it again to hear of it
-            sys.excepthook(type(error), error, error.__traceback__)
-            if ending:
-                ending.ENDING.late = True

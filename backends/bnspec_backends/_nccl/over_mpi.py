@@ -1,7 +1,6 @@
 """Control over MPI: comparisons and news travel while devices are busy, or stuck."""
 
 import threading
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from bnspec_backends._frames import About, of_facts
 from bnspec_backends._mpi import MPICommunicator
 from bnspec_backends._nccl.start import begin
 from bnspec_backends._news import News
+from bnspec_backends._peers import Group
 
 __all__ = ["MPIControl"]
 
@@ -30,7 +30,7 @@ class MPIControl:
 
     tells = True
 
-    def __init__(self, comm: MPICommunicator) -> None:
+    def __init__(self, comm: MPICommunicator, *, whole: bool = True) -> None:
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise refusal(
                 RuntimeError,
@@ -40,14 +40,13 @@ class MPIControl:
                 do="Leave mpi4py.rc.thread_level at 'multiple', and take an MPI that provides it.",
             )
         self.comm, self.calling = comm, threading.Lock()
-        self._exchange = comm._exchange
-        self.members = self._exchange.members
-        self.whole = not self._exchange.group
+        self._exchange, self._peers = comm._exchange, comm._exchange.peers
+        self.members, self.whole = self._exchange.members, whole
         self.group = self._exchange.group_bytes
         self._name = f"{self._exchange.group} on devices"
         self._news: list[News] = []
-        comm._peers.join(self._name, self._news.append)
-        weakref.finalize(self, comm._peers.leave, self._name).atexit = False
+        self._peers.join(self._name, Group(self._news.append))
+        self._peers.groups[self._exchange.group].beside.append(self._name)
 
     @property
     def deadline(self) -> float:
@@ -69,7 +68,7 @@ class MPIControl:
 
     def split(self, color: int | str | None, share: bool) -> "tuple[Any, MPIControl]":
         """See `Control`."""
-        part = MPIControl(self.comm.split(color))
+        part = MPIControl(self.comm.split(color), whole=False)
         try:
             return begin(part, part.comm.rank, share), part
         except BaseException as error:
@@ -80,11 +79,11 @@ class MPIControl:
         """See `Control`."""
         others = [rank for rank in self.members if rank != self._exchange.number]
         ranks = others if everybody else self._exchange.told()
-        self.comm._peers.tell(ranks, {self._name: sequence}, kind, text)
+        self._peers.tell(ranks, {self._name: sequence}, kind, text)
 
     def hear(self) -> Sequence[News]:
         """See `Control`."""
-        self.comm._peers.hand_out_news()
+        self._peers.hand_out_news()
         new = self._news[:]
         del self._news[: len(new)]
         return new
@@ -99,5 +98,4 @@ class MPIControl:
 
     def close(self, error: BaseException | None) -> None:
         """See `Control`."""
-        self.comm._peers.leave(self._name)
         self.comm.close(error)

@@ -9,6 +9,7 @@ use raises.
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -22,9 +23,9 @@ from bnspec_backends._nccl.control import Control
 from bnspec_backends._nccl.faults import DeviceFault, NCCLFault, calling_nccl, passed
 from bnspec_backends._nccl.flight import Flight, facts_at
 from bnspec_backends._nccl.keeper import Keeper
-from bnspec_backends._news import GRACE, News, reason_of, wait
+from bnspec_backends._news import News, reason_of, wait
 
-__all__ = ["Watch"]
+__all__ = ["OPEN", "Watch"]
 
 #: Seconds of waiting after which a rank tells where it waits, so that ranks that wait in different layers notice;
 #: half of the deadline where that is less. And those that the others have, after the deadline, for telling it too.
@@ -32,6 +33,11 @@ _ASK, _ANSWER = 1.0, 0.5
 
 #: Flights that were given up. Devices may still write to their memory, so it is never used again.
 _LOST: list[Flight] = []
+
+#: The watches that have not stopped, in the order in which they began, which is the same on all ranks.
+OPEN: "dict[Watch, None]" = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=OPEN.clear)  # they are the parent's
 
 
 class Watch:
@@ -60,6 +66,8 @@ class Watch:
         self._waiting: dict[int, tuple[int, dict[str, str]]] = {}  # where other ranks told that they wait
         self._gone: list[News] = []
         self._told = 0  # the last collective of which this rank told that it waits there
+        self._dropped = False
+        OPEN[self] = None
         keeper.start(self.look)
 
     def add(self, flight: Flight) -> None:
@@ -88,6 +96,8 @@ class Watch:
                 for step in (self._hear, self._overdue, self._ask_nccl):
                     if self.health.well:
                         step()
+                if self._dropped and not self.health.closed:
+                    self.stop(None)
             except Exception as error:
                 self._broken(f"rank {self.number} could not look after its collectives", error)
 
@@ -101,32 +111,24 @@ class Watch:
         wait(settled, float("inf"))
 
     def stop(self, error: BaseException | None) -> None:
-        """Look no more, tell the others, and give the NCCL communicator back, as soon as they let it go too.
+        """Look no more, tell the others, and have the NCCL communicator given back, as soon as they let it go too.
 
         With an error, or after one, it is aborted.
         """
         self.land()  # the others need not give up what this rank has completed
-        if self.health.error is None:
-            with contextlib.suppress(Exception):  # the others' deadlines remain
-                self.control.tell(self.landed, *reason_of(error))
+        with contextlib.suppress(Exception):  # the others' deadlines remain
+            self.control.tell(self.landed, *reason_of(error))
         error = error if error is not None else self.health.error
         self.health.closed = True
         self.keeper.end(abort=error is not None)
         self._give_up()
         with contextlib.suppress(Exception):
             self.control.close(error)
-        self.keeper.ended(GRACE)
+        OPEN.pop(self, None)
 
-    def let_go(self) -> None:
-        """The same for a communicator that nobody has any more; here nothing can be waited for."""
-        if not self.health.closed:
-            self.land()
-            self.health.closed = True
-            with contextlib.suppress(Exception):
-                self.control.tell(self.landed, *reason_of(None))
-                self.control.close(None)
-            self.keeper.end(abort=self.health.error is not None)
-            self._give_up()
+    def drop(self) -> None:
+        """Leave the same to the thread, for a communicator that nobody has any more: from within a finalizer."""
+        self._dropped = True
 
     def _told_of(self, kind: str, text: str) -> None:
         self.control.fail(ERRORS[kind], text)

@@ -5,8 +5,8 @@
 can be said by the environment before the first call: BNSPEC_CPU_KERNELS, BNSPEC_NUM_THREADS, BNSPEC_POOL_BYTES.
 """
 
-import importlib.util
-import os
+import functools
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,9 +15,10 @@ import bnspec
 from bnspec import _registry
 from bnspec._errors import refusal
 from bnspec._protocols import Kernels
+from bnspec_backends._environment import choice
 from bnspec_backends.cpu.shared import resources
 
-__all__ = ["KERNELS", "in_use", "make", "resources", "use", "using"]
+__all__ = ["KERNELS", "in_use", "make", "not_compiled", "remark", "resources", "use", "using"]
 
 #: The kernels there are for NumPy arrays.
 KERNELS = ("compiled", "blocked", "specification")
@@ -28,12 +29,33 @@ _chosen = ""
 def in_use() -> str:
     """Return the name of the kernels that serve NumPy arrays.
 
-    Unless chosen, "compiled" where numba is installed, else "blocked".
+    Unless chosen, "compiled" where numba is installed and compiles, else "blocked".
     """
-    chosen = _chosen or os.environ.get("BNSPEC_CPU_KERNELS", "")
-    if chosen:
-        return chosen
-    return "compiled" if importlib.util.find_spec("numba") else "blocked"
+    return _asked() or ("blocked" if not_compiled() else "compiled")
+
+
+def _asked() -> str:
+    """Return the kernels that were chosen, by a call or by the environment; an empty text where none were."""
+    return _chosen or choice("BNSPEC_CPU_KERNELS", KERNELS, "BN-ERR-5")
+
+
+@functools.cache
+def not_compiled() -> str:
+    """Return why there are no compiled kernels here; an empty text where there are."""
+    try:
+        importlib.import_module("bnspec_backends.cpu.compiled")
+    except ModuleNotFoundError as error:
+        return f"{error.name} is not installed"
+    except Exception as error:  # a numba that does not fit its NumPy may raise anything
+        return str(error) or type(error).__name__
+    return ""
+
+
+def remark() -> str:
+    """Return what those should know who expect compiled kernels and have others; empty where there is nothing."""
+    if _asked() or not not_compiled():
+        return ""
+    return f"kernels 'blocked' in the place of 'compiled': {not_compiled()}"
 
 
 def use(name: str) -> None:
@@ -102,15 +124,15 @@ def make(name: str) -> Kernels:
 
         kernels = BlockedKernels()
     else:
-        try:
-            from bnspec_backends.cpu.compiled import CompiledKernels
-        except ImportError as error:
+        if not_compiled():
             raise refusal(
                 ImportError,
                 "BN-ERR-5",
-                got=f"compiled CPU kernels cannot be imported ({error})",
-                expected="numba to be installed",
+                got=f"compiled CPU kernels cannot be imported ({not_compiled()})",
+                expected="numba to be installed, and to compile",
                 do="Try `pip install bnspec[cpu]`.",
-            ) from error
+            )
+        from bnspec_backends.cpu.compiled import CompiledKernels
+
         kernels = CompiledKernels()
     return kernels  # type: ignore[no-any-return]

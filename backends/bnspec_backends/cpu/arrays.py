@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy
 
+from bnspec._errors import refusal
 from bnspec._types import Groups
 from bnspec_backends.cpu.layout import Layout, dense, find_layout
 from bnspec_backends.cpu.pool import SMALLEST
 from bnspec_backends.cpu.shared import resources
 
-__all__ = ["Source", "counts", "factor", "new_like", "read", "read_along", "spread_mask"]
+__all__ = ["Source", "counts", "factor", "new_like", "plain", "read", "read_along", "returned", "spread_mask"]
 
 
 _ORDERS = [tuple(range(n)) for n in range(65)]  # the axes in order, for every rank NumPy has
@@ -46,6 +47,8 @@ def read(x: Any, groups: Groups) -> Source:
 
 def read_along(v: Any, x: Any, layout: Layout, groups: Groups) -> Source:
     """Read an array that goes along with x, element by element; of another dtype it is copied as float64."""
+    if v.shape != x.shape:
+        raise _misfit("an array", v.shape, "x", x.shape)
     own = None
     if v.dtype != x.dtype:
         v = v.astype(numpy.float64)
@@ -72,6 +75,11 @@ def new_like(x: Any, layout: Layout) -> tuple[Any, Any]:
     return y, line
 
 
+def returned(y: Any, x: Any) -> Any:
+    """Return a result in x's byte order; kernels write in the processor's own."""
+    return y if x.dtype.isnative else y.byteswap(inplace=True).view(x.dtype)
+
+
 def counts(mask: Any, x: Any, groups: Groups, layout: Layout) -> Any:
     """Return the number of elements that count, for each group."""
     narrow = tuple(mask.shape[a] if a == groups.axis else n for a, n in enumerate(x.shape))
@@ -80,6 +88,12 @@ def counts(mask: Any, x: Any, groups: Groups, layout: Layout) -> Any:
 
 def spread_mask(mask: Any, x: Any, layout: Layout) -> Any:
     """Return a mask as one line of bytes, dense in the order of a layout."""
+    if (
+        mask.dtype != bool
+        or mask.ndim != x.ndim
+        or any(m not in (1, n) for m, n in zip(mask.shape, x.shape, strict=True))
+    ):
+        raise _misfit(f"a mask of {mask.dtype}", mask.shape, "booleans for x", x.shape)
     full = numpy.broadcast_to(mask, x.shape).transpose(layout.order)
     return numpy.ascontiguousarray(full).reshape(-1).view(numpy.uint8)
 
@@ -87,7 +101,23 @@ def spread_mask(mask: Any, x: Any, layout: Layout) -> Any:
 def factor(v: Any, layout: Layout) -> Any:
     """Return a number per group and channel as float64, without gaps."""
     shape = (layout.groups, layout.channels)
-    return numpy.ascontiguousarray(v if v.shape == shape else numpy.broadcast_to(v, shape), dtype=numpy.float64)
+    return plain(v if v.shape == shape else numpy.broadcast_to(v, shape))
+
+
+def plain(v: Any, dtype: Any = numpy.float64) -> Any:
+    """Return an array that every kernel is compiled for: of this dtype, without gaps, aligned and writable."""
+    return v if v.dtype == dtype and v.flags.carray else numpy.array(v, dtype=dtype, order="C", copy=True, subok=False)
+
+
+def _misfit(what: str, shape: tuple[int, ...], of: str, wanted: tuple[int, ...]) -> Exception:
+    """The kernels' own refusal, for who calls them past the doors of bnspec: they check no index."""
+    return refusal(
+        ValueError,
+        "BN-SHAPE-6",
+        got=f"{what} of shape {tuple(shape)}",
+        expected=f"{of} of shape {tuple(wanted)}",
+        do="Call the public functions, which check what they are given.",
+    )
 
 
 def _copy(x: Any) -> Any:

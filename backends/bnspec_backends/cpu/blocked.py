@@ -13,7 +13,7 @@ import numpy
 from bnspec import SpecificationKernels
 from bnspec._sums import two_sum
 from bnspec._types import Groups, Moments
-from bnspec_backends.cpu.arrays import Source, factor, new_like, read, read_along
+from bnspec_backends.cpu.arrays import Source, factor, new_like, read, read_along, returned
 from bnspec_backends.cpu.layout import Layout
 from bnspec_backends.cpu.plan import CANCELLATION
 from bnspec_backends.cpu.shared import resources
@@ -85,7 +85,7 @@ class BlockedKernels:
             target[part] = d
 
         _each(layout, write)
-        return y
+        return returned(y, x)
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
         """Primitive 3."""
@@ -124,7 +124,7 @@ class BlockedKernels:
             target[part] = d
 
         _each(layout, write)
-        return dx
+        return returned(dx, x)
 
 
 def _cube(source: Source) -> Any:

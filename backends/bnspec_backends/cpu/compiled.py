@@ -8,7 +8,7 @@ import numpy
 from bnspec._config import BatchNormConfig
 from bnspec._types import Groups, Moments, RunningState
 from bnspec_backends.cpu import averages, columns, merging, runs
-from bnspec_backends.cpu.arrays import counts, factor, new_like, read, read_along, spread_mask
+from bnspec_backends.cpu.arrays import counts, factor, new_like, plain, read, read_along, returned, spread_mask
 from bnspec_backends.cpu.blocked import BlockedKernels
 from bnspec_backends.cpu.gang import gang
 from bnspec_backends.cpu.layout import Layout
@@ -55,7 +55,7 @@ class CompiledKernels:
         y, target, stream = _new(x, layout, plan)
         _normalize(given, target, plan, [factor(v, layout) for v in (centre, scale, shift)], stream, _mail(x))
         notice.tell()
-        return y
+        return returned(y, x)
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
         """Primitive 3."""
@@ -77,7 +77,7 @@ class CompiledKernels:
         factors = tuple(factor(v, layout) for v in (centre, a, b, c))
         _grad_input(cotangent, given, target, keep, plan, factors, stream, _mail(x))
         notice.tell()
-        return dx
+        return returned(dx, x)
 
     def normalize_by_batch(
         self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups
@@ -98,7 +98,7 @@ class CompiledKernels:
             columns.forward(given, target, plan.blocks, layout.elements, epsilon, affine, stats, stream, mail)
         notice.tell()
         mean, low, m2, inverse = stats
-        return Moments(count, mean, low, m2), inverse, y
+        return Moments(count, mean, low, m2), inverse, returned(y, x)
 
     def pull_back(
         self, dy: Any, x: Any, gamma: Any, centre: Any, centre_low: Any, inverse: Any, divisor: Any, groups: Groups
@@ -110,7 +110,7 @@ class CompiledKernels:
         cotangent, (dx, target, stream) = _along(dy, x, layout, groups), _new(x, layout, plan)
         scale = numpy.empty((layout.channels,))
         scale[...] = 1.0 if gamma is None else gamma
-        divisor = numpy.ascontiguousarray(divisor, dtype=numpy.float64)
+        divisor = plain(numpy.broadcast_to(divisor, (layout.groups,)) if divisor.shape != (layout.groups,) else divisor)
         stats, mail = tuple(factor(v, layout) for v in (centre, centre_low, inverse)), _mail(x)
         arrays = (cotangent, given, target, plan.blocks)
         if plan.parts > 1:
@@ -126,7 +126,7 @@ class CompiledKernels:
             else:
                 columns.backward(*arrays, divisor, scale, stats, sums, stream, mail)
         notice.tell()
-        return sums[0], sums[1], dx
+        return sums[0], sums[1], returned(dx, x)
 
     def normalize_by_running(
         self, x: Any, gamma: Any, beta: Any, mean: Any, var: Any, epsilon: float, groups: Groups
@@ -141,20 +141,20 @@ class CompiledKernels:
         factors = _between(stats, _ONE, epsilon, _affine(gamma, beta, layout))
         _normalize(given, target, plan, factors, stream, _mail(x))
         notice.tell()
-        return stats[0], stats[1], stats[3], y
+        return stats[0], stats[1], stats[3], returned(y, x)
 
     def update(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> RunningState | None:
         """Average one batch of one group into the state; None for what is rarer, or to be refused."""
         n = int(stats.count[0]) - config.correction if stats.m2.shape == (1, state.mean.size) else 0
         if n < 1 or config.averaging == "pooled" or config.renorm is not None or not _averaged(state, stats, config):
             return None
-        old = numpy.ascontiguousarray(state.mean), numpy.ascontiguousarray(state.var)
+        old = plain(state.mean, state.mean.dtype), plain(state.var, state.var.dtype)
         new = numpy.empty_like(old[0]), numpy.empty_like(old[1])
         counter, most = None, 0
         if state.count is not None:
-            counter = numpy.ascontiguousarray(state.count), numpy.empty_like(state.count, order="C")
+            counter = plain(state.count, state.count.dtype), numpy.empty(state.count.shape, state.count.dtype)
             most = int(numpy.iinfo(state.count.dtype).max)
-        moments = tuple(numpy.ascontiguousarray(v[0]) for v in stats[1:])
+        moments = tuple(plain(v[0]) for v in stats[1:])
         top, cumulative = _top(old[0].dtype), config.averaging == "cumulative"
         usable = averages.step(moments, n, 1.0 - config.decay, top, old, new, counter, most, cumulative)
         notice.tell()
@@ -162,10 +162,10 @@ class CompiledKernels:
 
     def merge(self, a: Any, b: Any, added: int) -> Any:
         """Join two sets' moments, as rows; None for other dtypes than float64."""
-        if not a.dtype == b.dtype == numpy.float64:
+        if not a.dtype == b.dtype == numpy.float64 or a.shape != b.shape:
             return None
         out = numpy.empty(a.shape)
-        merging.merge(numpy.ascontiguousarray(a), numpy.ascontiguousarray(b), added, out)
+        merging.merge(plain(a), plain(b), added, out)
         notice.tell()
         return out
 
@@ -173,6 +173,10 @@ class CompiledKernels:
 def _averaged(state: RunningState, stats: Moments, config: BatchNormConfig) -> bool:
     """Whether a state has the fields and dtypes that `averages` knows."""
     mean, var, count, *others = state
+    if not (stats.mean.shape == stats.mean_low.shape == stats.m2.shape and var.shape == mean.shape):
+        return False
+    if count is not None and count.shape != mean.shape:
+        return False
     if (count is None) == config.counts_updates or any(v is not None for v in others):
         return False
     if count is not None and not (count.dtype.kind == "i" and count.dtype.isnative):
@@ -239,7 +243,7 @@ def _affine(gamma: Any, beta: Any, layout: Layout) -> Any:
 
 def _served(x: Any, *others: Any) -> bool:
     """Whether compiled code takes these arrays."""
-    return bool(x.size) and (compiles_half() or all(v.dtype != numpy.float16 for v in (x, *others)))
+    return bool(x.size) and (compiles_half() or all(v.dtype.char != "e" for v in (x, *others)))
 
 
 def _given(x: Any, groups: Groups) -> tuple[Layout, Plan, _Pair]:

@@ -15,6 +15,8 @@ import itertools
 import math
 from typing import NamedTuple
 
+from bnspec._errors import refusal
+
 __all__ = ["Layout", "dense", "find_layout"]
 
 #: Runs at least this long are summed one by one; shorter ones side by side, as columns of a row.
@@ -80,6 +82,14 @@ def find_layout(
     groups : int
         Consecutive parts of axis 0 that are normalized each by itself.
     """
+    if not 0 <= axis < len(shape) or groups < 1 or shape[0] % groups or (groups > 1 and axis == 0):
+        raise refusal(
+            ValueError,
+            "BN-GRP-2",
+            got=f"{groups} groups of an array of shape {shape} with the channels on axis {axis}",
+            expected="a divisor of the samples on axis 0, and an axis of the array",
+            do="Pass bnspec.Groups that belong to x.",
+        )
     if any(s % itemsize or s <= 0 for s, n in zip(strides, shape, strict=True) if n > 1):
         return None
     order = sorted(range(len(shape)), key=lambda a: (-strides[a] if shape[a] > 1 else 0, a))

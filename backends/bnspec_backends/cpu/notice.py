@@ -1,4 +1,4 @@
-"""Say once how long compiling took: a first call that takes seconds should not be a riddle."""
+"""Say once how long compiling took, and why it was necessary: a first call that takes seconds is no riddle then."""
 
 import logging
 import time
@@ -15,7 +15,8 @@ class _Notice(event.Listener):  # type: ignore[misc]
     """Adds up the time that our own kernels compile, those within others counted once."""
 
     def __init__(self) -> None:
-        self.kept = True
+        self._unkept = ""  # why compiled code cannot be kept
+        self._damage_told = False
         self._pending = False
         self._depth = 0
         self._began = 0.0
@@ -36,15 +37,24 @@ class _Notice(event.Listener):  # type: ignore[misc]
                 self._seconds += time.perf_counter() - self._began
                 self._pending = True
 
+    def unkept(self, folder: str, error: Exception) -> None:
+        """From now on, say that code is not kept, and why."""
+        self._unkept = f"nothing can be written to {folder} ({type(error).__name__}: {error})"
+
+    def damaged(self, folder: str, error: Exception) -> None:
+        """Say once that what was kept cannot be used."""
+        if not self._damage_told:
+            self._damage_told = True
+            text = "bnspec compiles CPU kernels anew where what was kept of them in %s cannot be read (%s: %s)"
+            _LOG.warning(text, folder, type(error).__name__, error)
+
     def tell(self) -> None:
         """Say it, if anything was compiled since the last time."""
         if not self._pending:
             return
         self._pending = False
         seconds, self._seconds = self._seconds, 0.0
-        end = (
-            "they are kept on disk for the next time" if self.kept else "no folder can be written, so they are not kept"
-        )
+        end = f"{self._unkept}, so they are not kept" if self._unkept else "they are kept on disk for the next time"
         _LOG.warning("bnspec compiled CPU kernels for %.1f s; %s", seconds, end)
 
 

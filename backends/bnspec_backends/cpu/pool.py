@@ -6,13 +6,18 @@ off; then, and for small results, memory comes from NumPy.
 """
 
 import itertools
-import threading
 from collections import OrderedDict
 from typing import Any
 
 import numpy
 
-__all__ = ["Pool"]
+from bnspec._errors import refusal
+from bnspec_backends._deferred import Deferred
+
+__all__ = ["MOST_BYTES", "Pool"]
+
+#: The largest limit there is.
+MOST_BYTES = (1 << 63) - 1
 
 #: Results smaller than this come from the ordinary allocator, which keeps small blocks anyway.
 SMALLEST = 1 << 20
@@ -27,7 +32,7 @@ class _Lease:
         self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": data, "version": 3}
 
     def __del__(self) -> None:
-        self._pool._give_back(self._raw)
+        self._pool._returned.leave(self._raw)
 
 
 class Pool:
@@ -50,7 +55,7 @@ class Pool:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.RLock()  # a collection inside the lock may return a buffer
+        self._returned: Deferred[Any] = Deferred(self._give_back)  # what dies may die in the middle of `_take`
         self._idle: OrderedDict[int, Any] = OrderedDict()
         self._numbers = itertools.count()
         self.waiting = 0
@@ -63,7 +68,15 @@ class Pool:
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        with self._lock:
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit <= MOST_BYTES:
+            raise refusal(
+                ValueError,
+                "BN-ERR-1",
+                got=f"limit is {limit!r}",
+                expected=f"a whole number of bytes from 0 to {MOST_BYTES}",
+                do="0 switches the pool off.",
+            )
+        with self._returned:
             self._limit = limit
             self._shrink()
 
@@ -78,35 +91,39 @@ class Pool:
 
     def clear(self) -> None:
         """Free what waits."""
-        with self._lock:
+        with self._returned:
             self._idle.clear()
             self.waiting = 0
 
     def start_afresh(self) -> None:
-        """Renew the lock in a forked child: a thread that does not exist there may have held it."""
-        self._lock = threading.RLock()
+        """Renew the lock in a forked child, and what a thread that does not exist there may have left half done."""
+        self._returned.start_afresh()
+        self.waiting = sum(raw.size for raw in self._idle.values())
 
     def _take(self, size: int) -> Any:
         """Take out the buffer that wastes least, at most a quarter of the size."""
-        with self._lock:
-            fitting = [(raw.size, -key) for key, raw in self._idle.items() if size <= raw.size <= size + size // 4]
+        with self._returned:
+            idle = list(self._idle.items())
+            fitting = [(raw.size, -key) for key, raw in idle if size <= raw.size <= size + size // 4]
             if not fitting:
                 return None
             _, key = min(fitting)  # the one used last, of those of a size: it may still be in cache
-            raw = self._idle.pop(-key)
+            raw = self._idle.pop(-key, None)
+            if raw is None:  # a signal's handler took it meanwhile
+                return None
             self.waiting -= raw.size
             self.reused += 1
             return raw
 
     def _give_back(self, raw: Any) -> None:
-        with self._lock:
-            if raw.size <= self._limit:
-                self._idle[next(self._numbers)] = raw
-                self.waiting += raw.size
-                self._shrink()
+        """Keep a buffer, with the lock held."""
+        if raw.size <= self._limit:
+            self._idle[next(self._numbers)] = raw
+            self.waiting += raw.size
+            self._shrink()
 
     def _shrink(self) -> None:
-        while self.waiting > self._limit:
+        while self.waiting > self._limit and self._idle:
             _, raw = self._idle.popitem(last=False)
             self.waiting -= raw.size
 

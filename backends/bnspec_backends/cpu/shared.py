@@ -3,7 +3,9 @@
 import os
 from typing import Any
 
-from bnspec_backends.cpu.pool import Pool
+from bnspec._errors import refusal
+from bnspec_backends._environment import whole_number
+from bnspec_backends.cpu.pool import MOST_BYTES, Pool
 from bnspec_backends.cpu.workers import Workers
 
 __all__ = ["Counters", "Resources", "resources"]
@@ -11,6 +13,9 @@ __all__ = ["Counters", "Resources", "resources"]
 #: Calls with fewer elements run in the calling thread: to wake another, and to hand the interpreter lock over,
 #: takes as long as they do.
 SERIAL = 1 << 19
+
+#: More threads than any machine has cores for are a mistake.
+MOST_THREADS = 4096
 
 
 class Counters:
@@ -36,6 +41,14 @@ class Resources:
 
     @threads.setter
     def threads(self, number: int) -> None:
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_THREADS:
+            raise refusal(
+                ValueError,
+                "BN-ERR-1",
+                got=f"threads is {number!r}",
+                expected=f"a whole number from 1 to {MOST_THREADS}",
+                do="1 computes in the calling thread alone.",
+            )
         self._workers.threads = number
 
     def run(self, task: Any, number: int, size: int) -> None:
@@ -53,13 +66,21 @@ class Resources:
 
 
 def _default_threads() -> int:
-    asked = os.environ.get("BNSPEC_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
+    asked = whole_number("BNSPEC_NUM_THREADS", 1, MOST_THREADS, "BN-ERR-1")
+    if asked is not None:
+        return asked
+    shared = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # not ours to correct; may be a list
+    if shared.isascii() and shared.isdigit() and len(shared) < 5 and 1 <= int(shared) <= MOST_THREADS:
+        return int(shared)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _default_pool() -> int:
+    asked = whole_number("BNSPEC_POOL_BYTES", 0, MOST_BYTES, "BN-ERR-1")
+    return 1 << 30 if asked is None else asked
+
+
 #: The ones every call uses.
-resources = Resources(_default_threads(), int(os.environ.get("BNSPEC_POOL_BYTES", 1 << 30)))
+resources = Resources(_default_threads(), _default_pool())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=resources.start_afresh)

@@ -6,19 +6,22 @@ floating point only two are granted, where they are meant: `add` and `add_produc
 what lets a sum use vectors, and a product may be fused with the addition behind it.
 """
 
-import contextlib
 import functools
 import hashlib
-from pathlib import Path
+import importlib.resources
 from typing import Any
 
 import numpy
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from bnspec_backends.cpu.kept import Kept
 from bnspec_backends.cpu.notice import notice
+
+if config.DISABLE_JIT:
+    raise ImportError("numba is told not to compile, by NUMBA_DISABLE_JIT")
 
 __all__ = [
     "add",
@@ -54,23 +57,28 @@ _njit: Any = functools.partial(njit, error_model="numpy", boundscheck=False)
 
 def compiled(function: Any) -> Any:
     """Compile at the first call, to run without the interpreter lock, and keep the code on disk where that can be."""
+    kernel = _njit(nogil=True)(function)
     try:
-        kernel = _njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither beside the source nor in the user's cache folder can a file be written
-        notice.kept = False
-        return _njit(nogil=True)(function)
-    with contextlib.suppress(AttributeError):  # numba looks only at the file of the function, not at what it calls
-        kernel._cache._cache_file._source_stamp = _stamp()
+        kernel._cache = Kept(function, _stamp())
+    except Exception as error:  # neither beside the source nor in the user's cache folder can a file be written
+        notice.unkept("any folder", error)
     return kernel
 
 
 @functools.cache
 def _stamp() -> str:
-    """What compiled code was made from: every file of this package."""
-    found = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+    """What compiled code was made from: every file of this package; numba looks at that of the function only.
+
+    Raises
+    ------
+    FileNotFoundError
+        The sources are not there, so that nobody could tell whether code was made from these.
+    """
+    files = importlib.resources.files(__package__).iterdir()
+    sources = sorted((path.name, path.read_bytes()) for path in files if path.name.endswith(".py"))
+    if not sources:
+        raise FileNotFoundError("the sources of this package are not there")
+    return hashlib.sha256(repr(sources).encode()).hexdigest()
 
 
 def internal(function: Any) -> Any:

@@ -27,6 +27,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     judge.add_argument(
         "--arithmetic", choices=("float64", "float32"), help="whose bounds to apply (default: as the results declare)"
     )
+    judge.add_argument(
+        "--bound", choices=("strict", "plain"), help="which bound to apply (default: as the results declare)"
+    )
     judge.add_argument("--failures", type=int, default=10, metavar="N", help="how many failures to print (default 10)")
     run = actions.add_parser("run", help="make a results file with a subject")
     run.add_argument("subject", metavar="SUBJECT", help="a name, module:attribute, or exec:PROGRAM on a pipe")
@@ -76,7 +79,7 @@ def _verify(options: argparse.Namespace) -> int:
     from bnspec_conformance.vectors.verify import verify
 
     vectors = read_vectors(options.folder)
-    verdict = verify(vectors, read_results(options.results), options.arithmetic)
+    verdict = verify(vectors, read_results(options.results), options.arithmetic, options.bound)
     print_verdict(verdict, vectors, options.failures)
     if options.json is not None:
         write_json(options.json, verdict.to_json())

@@ -1,6 +1,6 @@
 """Mutants of refusals: their text, their effects, and those that are missing."""
 
-from bnspec import _validate
+from bnspec import _arrays
 from bnspec._config import BatchNormConfig, _decay
 from bnspec._context import UpdateCollection
 from bnspec._dialects import _Dialects
@@ -46,7 +46,7 @@ MUTANTS = (
         name="refusal-with-contents",
         clause="BN-ERR-1",
         breaks="Prints an array's contents in a refusal.",
-        apply=edit(_validate._vector, 'got=f"{name}: {label} has shape', 'got=f"{name}: {label} = {value} has shape'),
+        apply=edit(_arrays.vector, 'got=f"{name}: {label} has shape', 'got=f"{name}: {label} = {value} has shape'),
     ),
     Mutant(
         name="refused-call-is-kept",
@@ -83,13 +83,13 @@ MUTANTS = (
         clause="BN-ERR-3",
         row="D28",
         breaks="Takes arrays of two libraries in one call.",
-        apply=wrap(_validate.same_home, lambda original, *given: None),
+        apply=wrap(_arrays.same_home, lambda original, *given: None),
     ),
     Mutant(
         name="backward-twice",
         clause="BN-ERR-4",
         breaks="Serves a second backward pass for one forward pass.",
-        apply=edit(BatchNorm.backward, "_tape=Tape() if self._tape is tape else self._tape", "_tape=tape"),
+        apply=edit(BatchNorm.backward, "_tape=Tape() if same else self._tape", "_tape=tape"),
     ),
     Mutant(
         name="backward-without-forward",

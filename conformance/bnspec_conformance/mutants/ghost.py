@@ -10,7 +10,7 @@ from bnspec_conformance.mutants.mutant import Mutant, edit, together
 __all__ = ["MUTANTS"]
 
 _FIRST = 'if number == 1 or config.ghost_source == "first":\n'
-_FEED = "return [_feed_of(group(stats, 0), state, config, name)]"
+_FEED = "return [_feed_of(group(stats, 0), config)]"
 _EACH = 'return each if config.ghost_source == "sequential" else [_mean_of(each)]'
 
 MUTANTS = (

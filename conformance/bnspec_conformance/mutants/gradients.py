@@ -11,6 +11,8 @@ _B = "b = -a * (inverse * (inverse * (s2 / n)))"
 _C = "c = -a * (s1 / n)"
 _TANGENT_B = "b = -a * (inverse * (inverse * (var_dot * 0.5)))"
 
+_FROZEN = "dx = kernels.normalize(g, still, factor(saved.gamma, None, saved.inverse_stddev), still, groups)"
+
 MUTANTS = (
     Mutant(
         name="dx-without-mean-term",
@@ -37,8 +39,8 @@ MUTANTS = (
         breaks="Gives dx = 0, which is right for every loss that is a sum of y.",
         apply=edit(
             batch_norm_vjp,
-            "return Gradients(kernels.grad_input(dy, x, saved.centre, a, b, c, groups, saved.mask),",
-            "return Gradients(array_namespace(x).zeros_like(x),",
+            "dx = kernels.grad_input(g, x, saved.centre, a, b, c, groups, saved.mask)",
+            "dx = array_namespace(x).zeros_like(x)",
         ),
     ),
     Mutant(
@@ -55,7 +57,7 @@ MUTANTS = (
         breaks="Takes sum g*(x - mean) as sum g*x - mean*sum g in float32.",
         apply=edit(
             grad_sums,
-            "product = g * (xp.astype(split(x, groups), dtype) - spread(centre, x, groups))",
+            "product = g * (xp.astype(split(x, groups), dtype, copy=False) - spread(centre, x, groups))",
             "f = lambda v: xp.astype(v, xp.float32)\n"
             "    product = f(g) * f(split(x, groups)) - f(g) * f(spread(centre, x, groups))\n"
             "    product = xp.astype(product, dtype)",
@@ -99,8 +101,8 @@ MUTANTS = (
         breaks="Returns half the tangent of the variance.",
         apply=edit(
             batch_norm_tangents,
-            "return Tangents(y, mean_dot, var_dot)",
-            "return Tangents(y, mean_dot, None if var_dot is None else var_dot * 0.5)",
+            "return Tangents(narrowed(y, saved.x), mean_dot, var_dot)",
+            "return Tangents(narrowed(y, saved.x), mean_dot, None if var_dot is None else var_dot * 0.5)",
         ),
     ),
     Mutant(
@@ -134,10 +136,9 @@ MUTANTS = (
         breaks="Takes the mean of g off a frozen dx, as if running statistics were the batch's.",
         apply=edit(
             batch_norm_vjp,
-            "return Gradients(xp.astype(dx, x.dtype), dgamma, dbeta)",
-            "axes = tuple(k for k in range(dx.ndim) if k != groups.axis)\n"
-            "        dx = dx - (xp.mean(dx, axis=axes, keepdims=True) if dx.size else 0)\n"
-            "        return Gradients(xp.astype(dx, x.dtype), dgamma, dbeta)",
+            _FROZEN,
+            _FROZEN + "\n        axes = tuple(k for k in range(dx.ndim) if k != groups.axis)"
+            "\n        dx = dx - (xp.mean(dx, axis=axes, keepdims=True) if dx.size else 0)",
         ),
     ),
     Mutant(
@@ -147,8 +148,8 @@ MUTANTS = (
         breaks="Gives frozen parameters no gradients but zeros.",
         apply=edit(
             batch_norm_vjp,
-            "return Gradients(xp.astype(dx, x.dtype), dgamma, dbeta)",
-            "return Gradients(xp.astype(dx, x.dtype), *(v if v is None else v * 0.0 for v in (dgamma, dbeta)))",
+            _FROZEN,
+            "dgamma, dbeta = (v if v is None else v * 0.0 for v in (dgamma, dbeta))\n        " + _FROZEN,
         ),
     ),
 )

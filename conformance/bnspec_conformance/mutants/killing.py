@@ -10,7 +10,7 @@ import numpy as np
 from bnspec_backends import cpu
 from bnspec_conformance.engine import Check, all_checks, attempt, checks_of
 from bnspec_conformance.mutants.mutant import CannotApply, Mutant
-from bnspec_conformance.record import Record
+from bnspec_conformance.record import Record, outcome_of
 from bnspec_conformance.subjects import Subject, find_subject
 from bnspec_conformance.trial import Budget
 
@@ -68,7 +68,10 @@ def kill(mutant: Mutant, seed: int) -> Killing:
             for check in checks_of(mutant.clause):
                 record = _attempt(check, seed)
                 said = record.reason.split("\n", 1)[0]
-                if record.outcome != "failed":
+                if outcome_of(record, mutant.clause) != "failed":
+                    if record.outcome == "failed":  # of other clauses, which is no finding of this one
+                        blamed = ", ".join(record.broken)
+                        reason = f"{check.name} blames {blamed}: {said}"
                     continue
                 if _BROKE in said or any(accident in said for accident in _ACCIDENTS):
                     reason = f"{check.name} failed for no reason of its clause: {said}"

@@ -182,8 +182,8 @@ MUTANTS = (
         breaks="Counts inference calls in the state's counter, in place.",
         apply=edit(
             batch_norm_inference,
-            "groups = _validate.inference(x, params, state, config, name)",
-            "groups = _validate.inference(x, params, state, config, name)\n"
+            "groups = untraced(_validate.inference, x, params, state, config, name)",
+            "groups = untraced(_validate.inference, x, params, state, config, name)\n"
             "    if state.count is not None:\n"
             "        state.count[...] += 1",
         ),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bnspec import _validate
+from bnspec import _arrays
 from bnspec._batch_norm import _normalize, batch_norm
 from bnspec._derivatives import _cotangent_sums, _usable, batch_norm_vjp
 from bnspec._gradients import grad_input
@@ -14,7 +14,8 @@ __all__ = ["MUTANTS"]
 
 _TOTAL = "values = xp.where(keep, values, xp.zeros_like(values))"
 _SELECT = "deviation = xp.where(keep, deviation, xp.zeros_like(deviation))"
-_IMAGE = "return xp.where(usable, y, unsplit(split(image, groups) + seen, x))"
+_PLAIN = "return kernels.normalize(x, centre, scale, shift, groups)"
+_MASKED = "y = " + _PLAIN.removeprefix("return ") + "\n        return y if mask is None else "
 
 
 def _nonzero(original: Any, *given: Any, mask: Any = None, **named: Any) -> Any:
@@ -55,14 +56,14 @@ MUTANTS = (
         clause="BN-MASK-2",
         row="D14",
         breaks="Gives 0 for y at masked positions.",
-        apply=edit(_normalize, _IMAGE, "return xp.where(expand_mask(mask, x, groups), y, xp.zeros_like(y))"),
+        apply=edit(_normalize, _PLAIN, _MASKED + "array_namespace(x).where(expand_mask(mask, x, groups), y, y * 0)"),
     ),
     Mutant(
         name="masked-output-x",
         clause="BN-MASK-2",
         row="D14",
         breaks="Hands x through at masked positions.",
-        apply=edit(_normalize, _IMAGE, "return xp.where(expand_mask(mask, x, groups), y, x)"),
+        apply=edit(_normalize, _PLAIN, _MASKED + "array_namespace(x).where(expand_mask(mask, x, groups), y, x)"),
     ),
     Mutant(
         name="mask-multiplies",
@@ -95,9 +96,7 @@ MUTANTS = (
         clause="BN-MASK-3",
         row="D17",
         breaks="Lets a masked NaN into its own dx and tangent.",
-        apply=edit(
-            _usable, "return xp.where(usable, saved.x, xp.zeros_like(saved.x)), usable", "return saved.x, usable"
-        ),
+        apply=edit(_usable, "return xp.where(usable, x, xp.zeros_like(x)), usable", "return x, usable"),
     ),
     Mutant(
         name="masked-cotangents-dropped",
@@ -106,10 +105,10 @@ MUTANTS = (
         breaks="Leaves g of masked positions out of the sums, although their y depends on the statistics.",
         apply=edit(
             batch_norm_vjp,
-            "x, s1, s2 = _cotangent_sums(kernels, dy, saved)",
-            "x, s1, s2 = _cotangent_sums(kernels, dy, saved)\n"
+            "x, s1, s2 = _cotangent_sums(kernels, g, x, saved)",
+            "x, s1, s2 = _cotangent_sums(kernels, g, x, saved)\n"
             "    if saved.mask is not None:\n"
-            "        s1, s2 = kernels.grad_sums(dy, x, saved.centre, groups, saved.mask)\n"
+            "        s1, s2 = kernels.grad_sums(g, x, saved.centre, groups, saved.mask)\n"
             "        s2 = s2 - saved.centre_low * s1",
         ),
     ),
@@ -157,7 +156,7 @@ MUTANTS = (
         clause="BN-MASK-7",
         row="D14",
         breaks="Takes an array with a mask of its own, and honours it here and there.",
-        apply=edit(_validate.floating, 'if type(x).__module__.startswith("numpy.ma"):', "if False:"),
+        apply=edit(_arrays.floating, 'if type(x).__module__.startswith("numpy.ma"):', "if False:"),
     ),
     Mutant(
         name="mask-of-any-shape",
@@ -165,7 +164,7 @@ MUTANTS = (
         row="D14",
         breaks="Takes a mask of x's own shape, channels included.",
         apply=edit(
-            _validate._mask,
+            _arrays.mask,
             "if mask.ndim != x.ndim or any(",
             "if tuple(mask.shape) == tuple(x.shape):\n        return\n    if mask.ndim != x.ndim or any(",
         ),

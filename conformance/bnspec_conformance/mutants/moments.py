@@ -81,7 +81,7 @@ MUTANTS = (
         name="count-of-samples",
         clause="BN-MOM-1",
         breaks="Counts samples where it should count elements.",
-        apply=edit(moments, "xp.full((groups.number,), size,", "xp.full((groups.number,), v.shape[1],"),
+        apply=edit(moments, "full((groups.number,), size,", "full((groups.number,), v.shape[1],"),
     ),
     Mutant(
         name="count-in-half-precision",

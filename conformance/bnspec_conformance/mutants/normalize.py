@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bnspec import _validate
+from bnspec import _records
 from bnspec._batch_norm import batch_norm, batch_norm_inference
 from bnspec._errors import refusal
 from bnspec._normalize import factor, inverse_stddev, normalize, scale_and_shift
@@ -139,15 +139,15 @@ MUTANTS = (
         breaks="Leaves the mean in x with center=False, which only says that there is no beta.",
         apply=edit(
             batch_norm,
-            "y = _normalize(kernels, x, mask, stats,",
-            "y = _normalize(kernels, x, mask, stats if config.center else stats._replace(mean=stats.mean * 0.0),",
+            "_normalize(kernels, wide, mask, stats,",
+            "_normalize(kernels, wide, mask, stats if config.center else stats._replace(mean=stats.mean * 0.0),",
         ),
     ),
     Mutant(
         name="parameters-demanded",
         clause="BN-NORM-2",
         breaks="Demands gamma and beta although the configuration has none.",
-        apply=edit(_validate._vectors, "if (value is not None) != wanted:", "if value is None:"),
+        apply=edit(_records.params, "if (value is not None) != wanted:", "if value is None:"),
     ),
     Mutant(
         name="not-invariant-to-scale",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnspec import _validate
+from bnspec import _records
 from bnspec._batch_norm import batch_norm, batch_norm_inference
 from bnspec._derivatives import batch_norm_vjp
 from bnspec._errors import refusal
@@ -23,7 +23,7 @@ from bnspec_conformance.mutants.mutant import Apply, Mutant, edit, together, wra
 __all__ = ["MUTANTS"]
 
 _NARROW = 'if dtype_name(value.dtype) in ("float16", "bfloat16"):'
-_CAST = "return unsplit(xp.astype(y, x.dtype), x)"
+_CAST = "return unsplit(xp.astype(y, x.dtype, copy=False), x)"
 
 
 def _bfloat16(v: Any) -> Any:
@@ -106,7 +106,7 @@ MUTANTS = (
                 'return xp.float64 if dtype_name(x.dtype) == "float64" else xp.float32',
                 'return xp.float16 if dtype_name(x.dtype) in ("float16", "bfloat16") else x.dtype',
             ),
-            edit(_validate._state, _NARROW, "if False:"),
+            edit(_records.state, _NARROW, "if False:"),
         ),
     ),
     Mutant(
@@ -114,7 +114,7 @@ MUTANTS = (
         clause="BN-PREC-1",
         row="D12",
         breaks="Takes a running state of 16 bits, whose averages stand still.",
-        apply=edit(_validate._state, _NARROW, "if False:"),
+        apply=edit(_records.state, _NARROW, "if False:"),
     ),
     Mutant(
         name="sums-in-16-bits",

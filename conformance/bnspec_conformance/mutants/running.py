@@ -11,8 +11,8 @@ from bnspec._running import (
     _pool,
     _step,
     _weight,
-    running_statistics,
     update_running,
+    used_statistics,
 )
 from bnspec._values import _has_negative
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
@@ -127,7 +127,7 @@ MUTANTS = (
         clause="BN-RUN-7",
         row="D9",
         breaks="Debiases by 1 - decay^(t + 1).",
-        apply=edit(running_statistics, "xp.expm1(t *", "xp.expm1((t + 1) *"),
+        apply=edit(used_statistics, "xp.expm1(t *", "xp.expm1((t + 1) *"),
     ),
     Mutant(
         name="debiased-from-one",
@@ -135,7 +135,7 @@ MUTANTS = (
         row="D9",
         breaks="Starts a debiased variance at 1 and divides by 1 - decay^t all the same.",
         apply=edit(
-            running_statistics,
+            used_statistics,
             "xp.where(fresh, xp.ones_like(state.var), state.var / share)",
             "xp.where(fresh, xp.ones_like(state.var), (state.var + (1 - share)) / share)",
         ),
@@ -145,7 +145,7 @@ MUTANTS = (
         clause="BN-RUN-7",
         row="D9",
         breaks="Uses the biased sums as they are.",
-        apply=edit(running_statistics, 'if config.averaging != "debiased":', "if True:"),
+        apply=edit(used_statistics, 'if config.averaging != "debiased":', "if True:"),
     ),
     Mutant(
         name="empty-batch-counts",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bnspec import _validate
+from bnspec import _arrays, _validate
 from bnspec._batch_norm import batch_norm
 from bnspec._derivatives import batch_norm_vjp
 from bnspec._moments import moments
@@ -92,7 +92,7 @@ MUTANTS = (
         row="D28",
         breaks="Takes complex x.",
         apply=edit(
-            _validate.floating,
+            _arrays.floating,
             "if dtype_name(x.dtype) not in FLOATING:",
             'if dtype_name(x.dtype) not in (*FLOATING, "complex64", "complex128"):',
         ),
@@ -102,7 +102,7 @@ MUTANTS = (
         clause="BN-SHAPE-6",
         breaks="Takes parameters and states of one value for all channels.",
         apply=edit(
-            _validate._vector,
+            _arrays.vector,
             "if tuple(value.shape) != (x.shape[axis],):",
             "if tuple(value.shape) not in ((x.shape[axis],), (1,)):",
         ),

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from bnspec._config import BatchNormConfig
-from bnspec._serialize import _from_npy, _plain, _suffix, _write_atomically
+from bnspec._disk import write_atomically
+from bnspec._formats import _from_npy, _verify
+from bnspec._serialize import _plain, _suffix
 from bnspec._state_dict import StateDict, _copy, _present
 from bnspec_conformance.mutants.mutant import Mutant, edit, together, wrap
 
@@ -84,13 +86,13 @@ MUTANTS = (
         name="write-in-place",
         clause="BN-STATE-4",
         breaks="Writes into the file itself, which holds half of the state meanwhile.",
-        apply=wrap(_write_atomically, lambda original, path, data: Path(path).write_bytes(data)),
+        apply=wrap(write_atomically, lambda original, path, data: Path(path).write_bytes(data)),
     ),
     Mutant(
         name="litter-after-a-failure",
         clause="BN-STATE-4",
         breaks="Leaves its temporary file behind when a write fails.",
-        apply=edit(_write_atomically, "temporary.unlink(missing_ok=True)", "pass"),
+        apply=edit(write_atomically, "temporary.unlink(missing_ok=True)", "pass"),
     ),
     Mutant(
         name="missing-names-accepted",
@@ -135,13 +137,20 @@ MUTANTS = (
         apply=wrap(StateDict.load_state_dict, _one_by_one),
     ),
     Mutant(
+        name="damage-unseen",
+        clause="BN-STATE-5",
+        breaks="Loads a file whose bytes have changed since they were written.",
+        apply=wrap(_verify, lambda original, data, at: None),
+    ),
+    Mutant(
         name="pickles-loaded",
         clause="BN-STATE-5",
         breaks="Unpickles what a file holds.",
         apply=edit(
             _from_npy,
-            "stream = io.BytesIO(data)\n",
-            "np.load(io.BytesIO(data), allow_pickle=True)\n    stream = io.BytesIO(data)\n",
+            "version = np.lib.format.read_magic(stream)\n",
+            "stream = io.BytesIO(stream.read())\n    np.load(stream, allow_pickle=True)\n    stream.seek(0)\n"
+            "    version = np.lib.format.read_magic(stream)\n",
         ),
     ),
     Mutant(

@@ -35,7 +35,7 @@ def _at_inference(original: Any, x: Any, params: Any, state: Any, config: Any, *
         comm = threads.current()
     except RuntimeError:
         return y, saved
-    about = signature("moments", "inference", x, (1, x.shape[config.axis]), config)
+    about = signature(comm, "moments", "inference", x, state.mean[None, :], config)
     mean = join_sums([state.mean[None, :]], comm, about)[0][0, :] / comm.size
     return original(x, params, state._replace(mean=mean.astype(state.mean.dtype)), config, **named)
 
@@ -172,9 +172,9 @@ MUTANTS = (
         breaks="Divides dx by the number of ranks.",
         apply=edit(
             batch_norm_vjp,
-            "return Gradients(kernels.grad_input(dy, x, saved.centre, a, b, c, groups, saved.mask),",
+            "dx = kernels.grad_input(g, x, saved.centre, a, b, c, groups, saved.mask)",
             "a, b, c = (v if comm is None else v / comm.size for v in (a, b, c))\n"
-            "    return Gradients(kernels.grad_input(dy, x, saved.centre, a, b, c, groups, saved.mask),",
+            "    dx = kernels.grad_input(g, x, saved.centre, a, b, c, groups, saved.mask)",
         ),
     ),
     Mutant(

@@ -15,8 +15,9 @@ from bnspec_conformance.case import Array, Case, RankInputs, RankOutcome, as_flo
 from bnspec_conformance.probe._findings import Declared, Finding, Observed, Reading, compare
 from bnspec_conformance.probe._predict import State
 from bnspec_conformance.subjects import NotSupported, Subject
+from bnspec_conformance.subjects._process import ProgramError
 
-__all__ = ["Asker", "RefusedCase", "Unobservable", "observed", "roundoff"]
+__all__ = ["Asker", "BrokenCase", "RefusedCase", "Unobservable", "observed", "roundoff"]
 
 #: The options that a configuration chooses and a probe therefore asks for one after the other.
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
@@ -35,6 +36,10 @@ class Unobservable(Exception):
 
 class RefusedCase(Exception):
     """The subject raised instead of answering; the text is its own."""
+
+
+class BrokenCase(Exception):
+    """The subject neither answered nor refused: its program died, or it has no such operation."""
 
 
 @dataclass
@@ -88,6 +93,8 @@ class Asker:
             reading = Reading((), str(reason), observable=False)
         except RefusedCase as refusal:
             reading = Reading((), f"it refused: {refusal}")
+        except BrokenCase as fault:
+            reading = Reading((), f"it broke: {fault}")
         return compare(self.group, convention, reading, declared)
 
     def by_row(self, value_of: Callable[[Dialect], Any]) -> Declared | None:
@@ -156,7 +163,8 @@ class Asker:
     def case(
         self, *ranks: Sequence[Sequence[float]], dtype: str | None = None, ndim: int | None = None,
         state: State | Sequence[State] | None = None, dy: Sequence[Sequence[Sequence[float]]] | None = None,
-        mask: Sequence[Sequence[bool]] | None = None, mode: Any = "batch", **wanted: Any,
+        mask: Sequence[Sequence[bool]] | None = None, mode: Any = "batch",
+        gamma: Sequence[float] | None = None, beta: Sequence[float] | None = None, **wanted: Any,
     ) -> Case:  # fmt: skip
         """A case whose x has the given channels, each a sequence of one number per sample.
 
@@ -169,6 +177,8 @@ class Asker:
         dy : sequence of columns per rank, optional
         mask : sequence of bool per rank, optional
             One for each sample.
+        gamma, beta : sequence of float, optional
+            One for each channel; left out where the configuration has no such parameter.
         **wanted
             Fields of the configuration, preferred where the scope has them.
         """
@@ -193,7 +203,11 @@ class Asker:
         )
         wide = "float64" if dtype == "float64" else "float32"
         kept = None if state is None else _arrays(state, len(ranks[0]), config, wide)
-        made = Case(config=config, ranks=inputs, state=kept, mode=mode, update=state is not None and mode == "batch")
+        made = Case(
+            config=config, ranks=inputs, state=kept, mode=mode, update=state is not None and mode == "batch",
+            gamma=None if gamma is None or not config.scale else np.asarray(gamma, wide),
+            beta=None if beta is None or not config.center else np.asarray(beta, wide),
+        )  # fmt: skip
         reason = self.subject.supports(made)
         if reason is not None:
             raise Unobservable(reason)
@@ -208,6 +222,8 @@ class Asker:
             Where the subject says that it cannot.
         RefusedCase
             Where it raises.
+        BrokenCase
+            Where that is no refusal.
         """
         asked = self.subject if subject is None else subject
         try:
@@ -216,8 +232,23 @@ class Asker:
                 return tuple(asked.run(case).ranks)
         except NotSupported as reason:
             raise Unobservable(str(reason)) from reason
+        except (ProgramError, NotImplementedError) as error:
+            raise BrokenCase(_told(error)) from error
         except Exception as error:
-            raise RefusedCase(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+            raise RefusedCase(_told(error)) from error
+
+    def accepts(self, case: Case, refusal: RefusedCase) -> None:
+        """Make sure that a refusal was of what was asked: that the nearest legal case is accepted.
+
+        Raises
+        ------
+        RefusedCase
+            Where it is refused as well, so that the first refusal says nothing.
+        """
+        try:
+            self.run(case)
+        except RefusedCase as other:
+            raise RefusedCase(f"{refusal}; and what is legal beside it as well: {other}") from other
 
     def state(self, case: Case, subject: Any = None) -> dict[str, Array]:
         """The running state after a case, that of the first rank."""
@@ -232,6 +263,10 @@ class Asker:
         if y is None:
             raise Unobservable("it returned no y")
         return Observed(np.moveaxis(as_float64(y), case.config.axis, 0).reshape(case.channels, -1), roundoff(y))
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def observed(state: Mapping[str, Array]) -> dict[str, Observed]:

@@ -8,12 +8,15 @@ import numpy as np
 from bnspec_conformance.case import Array, as_float64
 from bnspec_conformance.probe._ask import Asker, RefusedCase
 from bnspec_conformance.probe._findings import Declared, Finding, Reading
+from bnspec_conformance.probe._one_value import AS_SPECIFIED as _AS_SPECIFIED
+from bnspec_conformance.probe._one_value import one_value
 from bnspec_conformance.probe._predict import SENSES, State
 
 __all__ = ["edges"]
 
 _OLD = State(Fraction(8), Fraction(16), 4)
 _CLEAN = ((0.0, 0.0, 0.0, 2.0), (1.0, 5.0, 1.0, 1.0))
+_SPOILT = ((float("nan"), *_CLEAN[0][1:]), _CLEAN[1])
 
 
 def edges(ask: Asker) -> Iterator[Finding]:
@@ -22,11 +25,11 @@ def edges(ask: Asker) -> Iterator[Finding]:
     kept = Declared(("kept",), "BN-RUN-9")
     yield ask.judge("state, empty batch", kept, _empty, masked=False)
     yield ask.judge("state, all masked", kept, _empty, masked=True)
-    yield ask.judge("one value, no state", Declared(("accepted",), "BN-NORM-5"), _one, state=False)
+    yield ask.judge("one value, no state", Declared((_AS_SPECIFIED,), "BN-NORM-5"), one_value, state=False)
     fed = ask.row_correction()
     corrects = fed is not None and fed.accepted == ("1",)
-    told = ask.by_row(lambda row: "refused" if corrects and row.single_value == "raise" else "accepted")
-    yield ask.judge("one value, with a state", told, _one, state=True)
+    told = ask.by_row(lambda row: "refused" if corrects and row.single_value == "raise" else _AS_SPECIFIED)
+    yield ask.judge("one value, with a state", told, one_value, state=True)
     own = Declared(("its own channel",), "BN-MOM-9")
     yield ask.judge("NaN in y reaches", own, _isolated, state=False)
     yield ask.judge("NaN in the state reaches", own, _isolated, state=True)
@@ -42,6 +45,7 @@ def _empty(ask: Asker, *, masked: bool) -> Reading:
     try:
         state = ask.state(case)
     except RefusedCase as refusal:
+        ask.accepts(ask.case(_CLEAN, state=_OLD, mask=[[True] * 4] if masked else None), refusal)
         return Reading(("refused",), str(refusal))
     return _moved(state, float(Fraction(case.config.decay)))
 
@@ -68,29 +72,43 @@ def _one(ask: Asker, *, state: bool) -> Reading:
 
 
 def _isolated(ask: Asker, *, state: bool) -> Reading:
-    """Compare the second channel with and without a NaN in the first, bit by bit."""
-    spoilt = ((float("nan"), *_CLEAN[0][1:]), _CLEAN[1])
-    results = []
-    for columns in (_CLEAN, spoilt):
+    """Compare the second channel with and without a NaN in the first, bit by bit; the first must show the NaN."""
+    found = []
+    for columns in (_CLEAN, _SPOILT):
         case = ask.case(columns, state=_OLD if state else None, nonfinite="propagate")
         if state:
             arrays = ask.state(case)
-            results.append([as_float64(arrays[name])[1] for name in ("mean", "var")])
+            found.append(np.asarray([as_float64(arrays[name]) for name in ("mean", "var")]).T)
         else:
-            results.append(ask.output(case).values[1].tolist())
-    return Reading(("its own channel",) if results[0] == results[1] else ("other channels too",))
+            found.append(ask.output(case).values)
+    clean, spoilt = found
+    if not np.all(np.isfinite(clean)):
+        return Reading((), "there is one without any in x")
+    if not np.array_equal(clean[1], spoilt[1]):
+        return Reading(("other channels too",))
+    if not np.any(np.isfinite(spoilt[0])):
+        return Reading(("its own channel",))
+    if state and case.config.nonfinite == "skip" and np.array_equal(spoilt[0], [_OLD.mean, _OLD.var]):
+        return Reading(("its own channel",), "which stays as it was")
+    lost = np.isnan(spoilt[0])
+    return Reading((), f"its own channel has it in {int(np.sum(lost))} of {lost.size} places")
 
 
 def _nonfinite(ask: Asker, value: str) -> Reading:
-    spoilt = ((float("nan"), *_CLEAN[0][1:]), _CLEAN[1])
-    case = ask.case(spoilt, state=_OLD, nonfinite=value)
+    case = ask.case(_SPOILT, state=_OLD, nonfinite=value)
+    clean = ask.case(_CLEAN, state=_OLD, nonfinite=value)
     try:
         state = ask.state(case)
-    except RefusedCase:
-        return Reading(("raise",))
-    mean, var = float(state["mean"][0]), float(state["var"][0])
-    if not np.isfinite(mean) and not np.isfinite(var):
-        return Reading(("propagate",))
-    if (mean, var) == (8.0, 16.0):
-        return Reading(("skip",))
-    return Reading((), f"saw mean {mean:g}, var {var:g}")
+    except RefusedCase as refusal:
+        ask.accepts(clean, refusal)
+        return Reading(("raise",), str(refusal))
+    mean, var = as_float64(state["mean"]), as_float64(state["var"])
+    expected = ask.state(clean)
+    moved = all(np.array_equal(as_float64(state[name])[1], as_float64(expected[name])[1]) for name in ("mean", "var"))
+    if not np.isfinite(mean[0]) and not np.isfinite(var[0]):
+        lost = not np.any(np.isfinite(mean)) and not np.any(np.isfinite(var))
+        if moved or lost:
+            return Reading(("propagate" if moved else "propagate to every channel",))
+    if (mean[0], var[0]) == (8.0, 16.0):
+        return Reading(("skip" if moved else "skip every channel",))
+    return Reading((), f"saw mean {mean.tolist()}, var {var.tolist()}")

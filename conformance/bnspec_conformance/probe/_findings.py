@@ -138,7 +138,10 @@ def _fits(guess: Guess, observed: Mapping[str, Observed]) -> bool:
 
 def _close(observed: Observed, want: Any) -> bool:
     got = np.asarray(observed.values, np.float64)
-    wanted = np.broadcast_to(np.asarray(want, np.float64), got.shape)
+    try:
+        wanted = np.broadcast_to(np.asarray(want, np.float64), got.shape)
+    except ValueError:  # another number of samples came out
+        return False
     finite = np.isfinite(wanted)
     if not np.array_equal(got[~finite], wanted[~finite], equal_nan=True) or not np.all(np.isfinite(got[finite])):
         return False

@@ -65,21 +65,72 @@ def _grouping(ask: Asker) -> Reading:
 
 
 def _remainder(ask: Asker) -> Reading:
-    """Two groups and one sample more."""
-    size = _size(ask)
-    samples = 2 * size + 1
-    columns = _columns(samples)
-    try:
+    """Batches of two groups and a remainder of every size, and batches smaller than one group.
+
+    A refusal counts where the batch without the remainder is accepted, and where not every remainder that is refused is
+    one of a single sample: a subject may refuse one value per channel, whichever group it is in.
+    """
+    size = _largest(ask)
+    fits: list[set[str]] = []
+    said, refused, alone = [], [], True
+    for samples in [*range(2 * size + 1, 3 * size), *range(1, size)]:
+        columns = _columns(samples)
         case = ask.case(columns, virtual_batch_size=size)
-        y = ask.output(case)
-    except RefusedCase:
-        return Reading(("refused",))
-    ways = {
-        "a smaller last group": _collect(i // size for i in range(samples)),
-        "a larger last group": _collect(min(i // size, 1) for i in range(samples)),
-        "one group": [list(range(samples))],
+        try:
+            y = ask.output(case)
+        except RefusedCase as refusal:
+            ask.accepts(ask.case(_columns(2 * size), virtual_batch_size=size), refusal)
+            refused.append(str(samples))
+            alone &= samples % size == 1
+            continue
+        found = read(_outputs(columns, _ways(samples, size), case.config.epsilon), {"y": y}, "grouping")
+        fits.append(set(found.fits))
+        said.append(f"{samples} samples: {found.text}")
+    if not fits:
+        return Reading(("refused",)) if not alone else _refused_alone(ask, size)
+    note = f"groups of {size}, refused for {' and '.join(refused)} samples" if refused else ""
+    common = [way for way in _ways(size, size) if all(way in fit for fit in fits)]
+    return Reading(tuple(common), note if common else "; ".join([f"groups of {size}", *said]))
+
+
+def _refused_alone(ask: Asker, size: int) -> Reading:
+    """Every remainder that can be asked for is one sample; it is refused as a remainder if one sample is accepted."""
+    try:
+        ask.run(ask.case(_columns(1)))
+    except (RefusedCase, Unobservable):
+        return Reading(
+            ("refused", "a smaller last group"), f"groups of {size} leave one sample, which it takes nowhere"
+        )
+    return Reading(("refused",))
+
+
+def _largest(ask: Asker) -> int:
+    """A size with remainders of several sizes, where the subject has one; 5 is the first that tells all ways apart."""
+    allowed = ask.subject.scope.options.get("virtual_batch_size", (5,))
+    sizes = sorted(int(size) for size in allowed if size is not None and 1 < size <= 16)
+    return next((size for size in sizes if size >= 5), sizes[-1]) if sizes else _size(ask)
+
+
+def _ways(samples: int, size: int) -> Mapping[str, _Groups]:
+    """What implementations do with a number of samples that the size does not divide."""
+    number = -(-samples // size)  # groups, the last of them perhaps not full
+    chunk = -(-samples // number)
+    full = max(samples // size, 1)
+    by: Mapping[str, Callable[[int], int]] = {
+        "a smaller last group": lambda i: i // size,
+        "a larger last group": lambda i: min(i // size, full - 1),
+        "one group": lambda i: 0,
+        "chunks of one size": lambda i: i // chunk,  # torch.chunk
+        "groups as equal as can be": lambda i: _even(i, samples, number),  # numpy.array_split
     }
-    return read(_outputs(columns, ways, case.config.epsilon), {"y": y}, "grouping")
+    return {name: _collect(map(of, range(samples))) for name, of in by.items()}
+
+
+def _even(sample: int, samples: int, number: int) -> int:
+    """The group of a sample where the first groups have one sample more than the others."""
+    more, each = samples % number, samples // number
+    longer = more * (each + 1)
+    return sample // (each + 1) if sample < longer else more + (sample - longer) // each
 
 
 def _outputs(columns: Sequence[Sequence[float]], ways: Mapping[str, _Groups], epsilon: float) -> Iterator[Guess]:

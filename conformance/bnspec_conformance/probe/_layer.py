@@ -156,16 +156,23 @@ def _timing(ask: Asker) -> Reading:
         return _by_gradient(ask, case)
     said = {"call": "in the call", "backward": "in backward", "collected": "when collected"}
     for stage, state in stages:
-        if not np.allclose(as_float64(state["mean"]), float(_OLD.mean)):
+        if _has_moved(state):
             return Reading((said.get(stage, stage),))
     return Reading(("never",))
 
 
+def _has_moved(state: Mapping[str, Any]) -> bool:
+    """Whether the mean is on its way from the old one to the batch's."""
+    mean = as_float64(state["mean"])
+    if not np.all(np.isfinite(mean)):
+        raise RefusedCase(f"its mean became {mean.tolist()}")
+    return not np.allclose(mean, float(_OLD.mean))
+
+
 def _by_gradient(ask: Asker, case: Case) -> Reading:
-    if not np.allclose(as_float64(ask.state(case)["mean"]), float(_OLD.mean)):
+    if _has_moved(ask.state(case)):
         return Reading(("in the call",))
     if "grad" in ask.subject.scope.profiles:
-        moved = ask.state(ask.case(_COLUMNS, state=_OLD, dy=[_COLUMNS]))["mean"]
-        if not np.allclose(as_float64(moved), float(_OLD.mean)):
+        if _has_moved(ask.state(ask.case(_COLUMNS, state=_OLD, dy=[_COLUMNS]))):
             return Reading(("in backward",))
     return Reading(("never",))

@@ -102,14 +102,21 @@ def _single(ask: Asker, value: str) -> Reading:
     if _read(ask, "correction", correction=1, single_value=value, averaging="exponential").fits == ("0",):
         raise Unobservable("the variance that it feeds has correction 0, which a single value has")
     old = State(Fraction(8), Fraction(16), 4)
-    case = ask.case(((4,), (2,)), state=old, correction=1, single_value=value, averaging="exponential")
+    how = {"state": old, "correction": 1, "single_value": value, "averaging": "exponential"}
+    case = ask.case(((4,), (2,)), **how)
     try:
         state = ask.state(case)
-    except RefusedCase:
-        return Reading(("raise",))
+    except RefusedCase as refusal:
+        ask.accepts(ask.case(((4, 6), (2, 5)), **how), refusal)
+        return Reading(("raise",), str(refusal))
     mean, var = as_float64(state["mean"]), as_float64(state["var"])
     if np.array_equal(mean, [8.0, 8.0]):
         return Reading((), f"mean and variance stayed at {mean[0]:g} and {var[0]:g}")
+    moved = [
+        [float(blend(old.mean, Fraction(v), w(Fraction(case.config.decay)))) for v in (4, 2)] for w in SENSES.values()
+    ]
+    if not any(np.allclose(mean, m) for m in moved):
+        return Reading((), f"saw mean {mean.tolist()}, var {var.tolist()}")
     if not np.any(np.isfinite(var)):
         return Reading(("not finite",))
     weights = [weight(Fraction(case.config.decay)) for weight in SENSES.values()]
@@ -127,5 +134,8 @@ def _counter(ask: Asker) -> Reading:
     state = ask.state(ask.case(((), ()), state=OLD, averaging=counted[0]))
     if "count" not in state:
         raise Unobservable("it returned no counter")
-    same = np.array_equal(as_float64(state["count"]), [4.0, 4.0])
-    return Reading(("kept",)) if same else Reading(("counted",), f"4 became {np.asarray(state['count']).tolist()[0]}")
+    count = as_float64(state["count"])
+    note = f"4 became {np.asarray(state['count']).tolist()[0]}"
+    if np.array_equal(count, [4.0, 4.0]):
+        return Reading(("kept",))
+    return Reading(("counted",) if np.array_equal(count, [5.0, 5.0]) else (), note)

@@ -41,6 +41,7 @@ def equinox(mode: str) -> Defaults:
         departures |= {
             "training normalizes by": "the updated running statistics",
             "variance that normalizes": "the running one",
+            "one value, with a state": "accepted, y by the updated running statistics",
         }
         return Defaults(step=functools.partial(_equinox, mode=mode), names=_equinox_names, departures=departures)
     departures |= {"debiased averages start at": "mean 0, var 1", "counter, empty batch": "counted"}

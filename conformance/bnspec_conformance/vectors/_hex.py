@@ -6,6 +6,7 @@ writes it, without the zeros at the end. What is not finite is "nan", "inf" or "
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,8 +36,13 @@ def unhexed(text: str) -> float:
     ------
     ValueError
         For anything but a hex float, nan, inf or -inf; a decimal number too, which ``float.fromhex`` would misread.
+
+    Examples
+    --------
+    >>> unhexed("0x1.8p+0"), unhexed("-Infinity"), unhexed("-nan(ind)")
+    (1.5, -inf, nan)
     """
-    plain = text.strip().lower()
+    plain = re.sub(r"nan\(\w*\)", "nan", text.strip().lower())  # C may add which NaN it is
     if "x" not in plain and plain.lstrip("+-") not in ("nan", "inf", "infinity"):
         raise ValueError(f"{text!r} is no hex float")
     return float.fromhex(plain)

@@ -13,6 +13,7 @@ from bnspec_conformance.codec import BadData
 from bnspec_conformance.tolerances import ulps, violations
 from bnspec_conformance.vectors._given import given_values
 from bnspec_conformance.vectors._hex import dtype_named, unhexed
+from bnspec_conformance.vectors._wider import STRICT, wider_bounds
 
 __all__ = ["Finding", "Judge", "Outcome", "flattened", "values"]
 
@@ -20,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 Outcome = Literal["passed", "failed", "untested", "not supported"]
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(RankOutcome))
+_STATE = ("mean", "var", "count", "stddev", "renorm_mean", "renorm_stddev")
 _LIKE_X = ("y", "dx", "ydot", "dgamma", "dbeta")
 
 
@@ -60,13 +62,14 @@ class Finding:
 
 @dataclass
 class Judge:
-    """Judges results by the bounds of one arithmetic.
+    """Judges results by the bounds of what a port declares.
 
     Attributes
     ----------
     arithmetic : {"float64", "float32"}
     flushes : bool
-        Whether cases with subnormal numbers count as not supported.
+        Whether cases with subnormal numbers count as not supported; in others they count as 0.
+    bound : {"strict", "plain"}
     known : dict
         Values that were read, by case, rank and output: for relations.
     beyond : set of str
@@ -75,8 +78,10 @@ class Judge:
 
     arithmetic: Literal["float64", "float32"]
     flushes: bool = False
+    bound: Literal["strict", "plain"] = "strict"
     known: dict[tuple[str, int, str], Floats] = dataclasses.field(default_factory=dict)
     beyond: set[str] = dataclasses.field(default_factory=set)
+    _wider: dict[str, list[dict[str, Floats]]] = dataclasses.field(default_factory=dict)
 
     def case(self, case: dict[str, Any], result: Any) -> Iterator[Finding]:
         """The findings of one case; `result` is None where there is none."""
@@ -120,26 +125,30 @@ class Judge:
                 text = f"it is {_short(state)}; expected an object of arrays"
                 yield Finding(name, tuple(case["clauses"]), "failed", f"state{on}", text)
                 state = None
-            unknown = sorted(set(given) - set(_FIELDS))
-            if unknown:
-                text = f"there is no such output; expected some of {', '.join(_FIELDS)}"
-                yield Finding(name, tuple(case["clauses"]), "failed", f"{unknown[0]}{on}", text)
+            for odd, known, before in ((given, _FIELDS, ""), (state or {}, _STATE, "state.")):
+                unknown = sorted(set(odd) - set(known))
+                if unknown:
+                    text = f"there is no such output; expected some of {', '.join(known)}"
+                    yield Finding(name, tuple(case["clauses"]), "failed", f"{before}{_short(unknown[0])}{on}", text)
             flat = {k: v for k, v in given.items() if k != "state"}
             flat |= {f"state.{k}": v for k, v in (state or {}).items()}
             for output, expected in flattened(outputs).items():
-                yield self._output(name, number, output, expected, flat.get(output), f"{output}{on}")
+                yield self._output(case, number, output, expected, flat.get(output), f"{output}{on}")
 
-    def _output(self, case: str, rank: int, output: str, want: dict[str, Any], given: Any, what: str) -> Finding:
-        clauses = tuple(want["clauses"])
+    def _output(
+        self, case: dict[str, Any], rank: int, output: str, want: dict[str, Any], given: Any, what: str
+    ) -> Finding:
+        name, clauses = case["id"], tuple(want["clauses"])
         if given is None:
-            return Finding(case, clauses, "untested", what, "it was not returned")
+            return Finding(name, clauses, "untested", what, "it was not returned")
         dtype = self.dtype(want)
         try:
             got = given_values(given, dtype, tuple(want["shape"]), what, loose=want["dtype"] == "W")
         except BadData as error:
-            return Finding(case, clauses, "failed", what, str(error))
-        self.known[case, rank, output] = got
-        return _compared(case, clauses, what, got, values(want), self.bounds(want), dtype, output not in _LIKE_X)
+            return Finding(name, clauses, "failed", what, str(error))
+        self.known[name, rank, output] = got
+        bound = self.bounds(case, rank, output, want)
+        return _compared(name, clauses, what, got, values(want), bound, dtype, output not in _LIKE_X)
 
     def relation(self, case: dict[str, Any], other: dict[str, Any], relation: dict[str, Any]) -> Finding:
         """The finding of one relation, if both sides were read."""
@@ -155,13 +164,17 @@ class Judge:
                 read = self.known.get((holder["id"], rank, output))
                 want = flattened(holder["outputs"][rank])[output]
                 take = pair.get(f"{prefix}take", range(int(np.prod(want["shape"], dtype=np.int64))))
-                sides.append(None if read is None else (read.ravel()[take], self.bounds(want).ravel()[take], want))
+                if read is None:
+                    sides.append(None)
+                else:
+                    bound = self.bounds(holder, rank, output, want).ravel()[take]
+                    sides.append((read.ravel()[take], bound, want))
             mine, its = sides
             if mine is None or its is None:
                 continue
-            bound = np.zeros(mine[0].shape) if relation["equal"] == "to the bit" else mine[1] + its[1]
+            allowed = np.zeros(mine[0].shape) if relation["equal"] == "to the bit" else mine[1] + its[1]
             found = _compared(
-                name, clauses, what, mine[0], its[0], bound, self.dtype(mine[2]), pair["output"] not in _LIKE_X
+                name, clauses, what, mine[0], its[0], allowed, self.dtype(mine[2]), pair["output"] not in _LIKE_X
             )
             if found.outcome == "failed":
                 rank = f" on rank {pair['rank']}" if len(case["outputs"]) > 1 else ""
@@ -175,10 +188,21 @@ class Judge:
             return dtype_named(want["dtype"])
         return np.dtype("float32" if self.arithmetic == "float32" and "bounds_float32" in want else "float64")
 
-    def bounds(self, want: dict[str, Any]) -> Floats:
-        """The bounds of an output; those of float64 hold for float64 x in every arithmetic."""
+    def bounds(self, case: dict[str, Any], rank: int, output: str, want: dict[str, Any]) -> Floats:
+        """The bounds of an output; those of float64 hold for float64 x in every arithmetic.
+
+        What is declared beyond the arithmetic widens them, except where roundoffs are counted or nothing is allowed.
+        """
         key = "bounds_float32" if self.arithmetic == "float32" and "bounds_float32" in want else "bounds"
-        return np.array([unhexed(v) for v in want[key]], dtype=np.float64).reshape(want["shape"])
+        strict = np.array([unhexed(v) for v in want[key]], dtype=np.float64).reshape(want["shape"])
+        as_specified = self.bound == "strict" and not self.flushes
+        if as_specified or not STRICT.isdisjoint(want["clauses"]) or not np.any(strict):
+            return strict
+        if case["id"] not in self._wider:
+            self._wider[case["id"]] = wider_bounds(
+                case, self.arithmetic, plain=self.bound == "plain", flushes=self.flushes
+            )
+        return np.maximum(strict, self._wider[case["id"]][rank][output])
 
 
 def flattened(outputs: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -10,10 +10,10 @@ from bnspec import BatchNormConfig
 from bnspec_conformance.case import Array, Case, Outcome, RankInputs, as_float64
 from bnspec_conformance.report._write import write_text
 from bnspec_conformance.scope import PROFILES, needs
-from bnspec_conformance.subjects import NotSupported, Subject, quietly, version_of
+from bnspec_conformance.subjects import NotSupported, Subject, SubjectError, quietly, version_of
 from bnspec_conformance.subjects._process import ProgramError
 from bnspec_conformance.vectors._hex import array_of, encoded, lines, unhexed
-from bnspec_conformance.vectors.files import RESULTS, Vectors
+from bnspec_conformance.vectors.files import RESULTS, Vectors, undeclarable
 from bnspec_conformance.watch import PATIENCE, TooLong, deadline
 
 __all__ = ["case_of", "run_vectors", "write_results"]
@@ -22,15 +22,24 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def run_vectors(subject: Subject, vectors: Vectors, limit: float = PATIENCE) -> dict[str, Any]:
-    """What a results file of the subject holds; a crash, or a case that takes longer, is no refusal."""
+    """What a results file of the subject holds; a crash, or a case that takes longer, is no refusal.
+
+    Raises
+    ------
+    SubjectError
+        For a subject that declares what does not exist.
+    """
+    declared = {"arithmetic": subject.arithmetic, "bound": subject.bound, "flushes_subnormals": subject.flushes}
+    wrong = undeclarable(declared)
+    if wrong is not None:
+        raise SubjectError(f"subject {subject.name!r} declares {wrong}")
     limit = getattr(subject, "patience", limit)  # of a subject that keeps a deadline of its own
     answers = {name: _answer(subject, value, limit) for name, value in vectors.cases.items()}
     return {
         "format": RESULTS,
         "name": subject.name,
         "version": version_of(subject),
-        "arithmetic": subject.arithmetic,
-        "flushes_subnormals": subject.flushes,
+        **declared,
         "results": {name: answer for name, answer in answers.items() if answer is not None},
     }
 
@@ -109,7 +118,9 @@ def _out_of_reach(subject: Subject, case: Case) -> str | None:
     if missing:
         return f"it has no {missing[0]} ({PROFILES[missing[0]]})"
     dtype = case.ranks[0].x.dtype.name
-    return f"it has no {dtype}" if dtype in _FLOATS and dtype not in subject.scope.dtypes else None
+    if dtype in _FLOATS and dtype not in subject.scope.dtypes:
+        return f"it has no {dtype}"
+    return subject.scope.without_option(case)
 
 
 def _written(outcome: Outcome) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from bnspec_conformance.markdown import printable
 from bnspec_conformance.vectors._hex import hexed
 from bnspec_conformance.vectors._judge import Finding
 from bnspec_conformance.vectors.files import Vectors
@@ -23,10 +24,11 @@ def print_verdict(verdict: Verdict, vectors: Vectors, most: int = 10) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     who, index = verdict.results, verdict.index
     console.print(
-        f"{who.name} {who.version}, arithmetic {verdict.arithmetic}, on the vectors of bnspec {index['bnspec']} "
-        f"(seed {index['seed']})",
+        printable(f"{who.name} {who.version}, on the vectors of bnspec {index['bnspec']} (seed {index['seed']})"),
         markup=False,
     )
+    flushed = ", subnormal numbers taken for 0" if who.flushes else ""
+    console.print(f"judged by the {verdict.bound} bound for {verdict.arithmetic} arithmetic{flushed}", markup=False)
     table = Table(box=None, pad_edge=False)
     for head, justify in (("clause", "left"), ("verdict", "left"), ("failed", "right"), ("passed", "right"),
                           ("untested", "right"), ("not supp.", "right"), ("worst ulp", "right"), ("bound", "right"),
@@ -42,7 +44,7 @@ def print_verdict(verdict: Verdict, vectors: Vectors, most: int = 10) -> None:
     console.print(table)
     for failure in verdict.failures[:most]:
         why = vectors.cases[failure.case]["why"] if failure.case in vectors.cases else ""
-        console.print("\n" + "\n".join(_lines(failure, why)), markup=False)
+        console.print("\n" + "\n".join(map(printable, _lines(failure, why))), markup=False)
     left = len(verdict.failures) - most
     if left > 0:
         console.print(

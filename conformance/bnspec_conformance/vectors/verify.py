@@ -36,7 +36,8 @@ class Verdict:
     results : Results
         Without the numbers: who it was.
     arithmetic : {"float64", "float32"}
-        Whose bounds were applied.
+    bound : {"strict", "plain"}
+        What was judged by, as the results declare or as the caller said.
     index : dict
         Of the vectors.
     cases : dict of str to str
@@ -49,6 +50,7 @@ class Verdict:
 
     results: Results
     arithmetic: Literal["float64", "float32"]
+    bound: Literal["strict", "plain"]
     index: dict[str, Any]
     cases: dict[str, Outcome]
     clauses: dict[str, ClauseVerdict]
@@ -68,7 +70,13 @@ class Verdict:
         return {
             "format": FORMAT,
             "passed": self.passed,
-            "subject": {"name": self.results.name, "version": self.results.version, "arithmetic": self.arithmetic},
+            "subject": {
+                "name": self.results.name,
+                "version": self.results.version,
+                "arithmetic": self.arithmetic,
+                "bound": self.bound,
+                "flushes_subnormals": self.results.flushes,
+            },
             "vectors": {key: self.index[key] for key in ("bnspec", "seed", "spec")},
             "counts": {outcome: self.count(outcome) for outcome in ORDER},
             "clauses": {
@@ -83,7 +91,12 @@ class Verdict:
         }
 
 
-def verify(vectors: Vectors, results: Results, arithmetic: Literal["float64", "float32"] | None = None) -> Verdict:
+def verify(
+    vectors: Vectors,
+    results: Results,
+    arithmetic: Literal["float64", "float32"] | None = None,
+    bound: Literal["strict", "plain"] | None = None,
+) -> Verdict:
     """Judge results.
 
     Parameters
@@ -91,10 +104,11 @@ def verify(vectors: Vectors, results: Results, arithmetic: Literal["float64", "f
     vectors : Vectors
     results : Results
     arithmetic : {"float64", "float32"}, optional
-        Whose bounds to apply; by default those of what the results declare.
+    bound : {"strict", "plain"}, optional
+        What to judge by; by default what the results declare.
     """
-    own = arithmetic or results.arithmetic
-    judge = Judge(own, results.flushes)
+    own, limit = arithmetic or results.arithmetic, bound or results.bound
+    judge = Judge(own, results.flushes, limit)
     findings = [f for name, case in vectors.cases.items() for f in judge.case(case, results.results.get(name))]
     findings += [
         judge.relation(case, vectors.cases[relation["with"]], relation)
@@ -118,6 +132,7 @@ def verify(vectors: Vectors, results: Results, arithmetic: Literal["float64", "f
     return Verdict(
         results=dataclasses.replace(results, results={}),
         arithmetic=own,
+        bound=limit,
         index=vectors.index,
         cases={name: _joint(by_case[name]) for name in vectors.cases},
         clauses={name: _clause(by_clause[name]) for name in order},
