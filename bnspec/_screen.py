@@ -6,6 +6,7 @@ escapes here, where all of it comes by; colours and the like pass on a terminal 
 
 import contextlib
 import errno
+import io
 import os
 import re
 import sys
@@ -82,9 +83,17 @@ class Screen:
         try:
             os.dup2(nowhere, self._stream.fileno())
         except (OSError, ValueError):  # no file: it is not written at the end either
-            self._stream = open(os.devnull, "w", encoding="utf-8")
+            self._stream = _Nowhere()
         finally:
             os.close(nowhere)
+
+
+class _Nowhere(io.StringIO):
+    """Holds nothing."""
+
+    def write(self, text: str) -> int:
+        """Forget the text."""
+        return len(text)
 
 
 def open_closed() -> None:

@@ -100,8 +100,8 @@ def test_code_that_swallows_the_signal_is_not_asked_again(tmp_path: Path) -> Non
 
 
 def test_compiled_code_that_does_not_return_is_left(tmp_path: Path) -> None:
-    stuck = "while True: ctypes.PyDLL(None) and ctypes.CDLL(None).usleep(900000) if 0 else ctypes.CDLL(None).pause()"
-    blocked = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}}); {stuck}"
+    stuck = "[ctypes.CDLL(None).pause() for _ in range(9)]"  # the listener's thread gets the signal
+    blocked = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); {stuck}"
     run = start(tmp_path, blocked)
     wait_for(tmp_path / "there")
     run.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ from bnspec_conformance.engine import all_checks, attempt
 from bnspec_conformance.subjects import NotSupported, Refused, SubjectError
 from bnspec_conformance.subjects import program as module
 from bnspec_conformance.subjects.program import Program, ProgramError
-from bnspec_conformance.trial import Budget
+from bnspec_conformance.trial import Budget, Trial
 
 # A program that does what a case's note tells it to. y is x; nothing is computed here.
 SCRIPT = r"""
@@ -44,6 +44,11 @@ for line in sys.stdin:
     elif note == "family":
         child = subprocess.Popen(["sleep", "600"])
         open(more, "w").write(f"{os.getpid()} {child.pid}")
+        time.sleep(600)
+    elif note == "away":  # a session of its own, and another process in it that its parent leaves behind
+        code = ("import os, sys, time\nif os.fork(): os._exit(0)\nos.setsid()\n"
+                "open(sys.argv[1], 'w').write(str(os.getpid()))\ntime.sleep(600)")
+        subprocess.Popen([sys.executable, "-c", code, more], start_new_session=True)
         time.sleep(600)
     elif note == "exit":
         print("the reason", file=sys.stderr, flush=True)
@@ -206,6 +211,21 @@ def test_what_the_program_started_is_ended_with_it(script: str, tmp_path: Path) 
         program.run(a_case(f"family {tmp_path / 'pids'}"))
     for pid in map(int, (tmp_path / "pids").read_text().split()):
         assert gone(pid)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="only Linux tells what a process has inherited")
+def test_what_left_the_session_is_ended_too(script: str, tmp_path: Path) -> None:
+    program = Program(script)
+    program.deadline = 2.0
+    with pytest.raises(ProgramError, match="gave no answer"):
+        program.run(a_case(f"away {tmp_path / 'pid'}"))
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_program_has_time_to_start_again_and_answer(script: str) -> None:
+    program = Program(script, deadline=0.5)
+    assert (program.deadline, Trial(program, ("BN-NORM-1",)).limit) == (0.5, program.patience)
+    assert program.patience > 4 * 0.5
 
 
 def test_a_case_that_hung_is_not_asked_again_and_after_some_nothing_is(

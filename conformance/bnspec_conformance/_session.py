@@ -178,7 +178,9 @@ class Session:
         self._judge()
         if self.written is not None:
             self.written.finish(self._document(), self.records)
-        print("\n".join(["", *self.notes]), file=sys.stderr, flush=True)
+        stop = current()
+        if stop is not None:
+            stop.tell("\n".join(["", *self.notes]))
 
     def _settle(self, item: pytest.Item, record: Record, waivers: Waivers) -> Record:
         arguments: dict[str, Any] = getattr(item, "funcargs", {})

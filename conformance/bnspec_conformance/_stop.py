@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from bnspec._printable import printable
+
 __all__ = ["Stop", "Stopped", "current", "stoppable"]
 
 #: Seconds for code under test to let go after a signal; after that another thread ends the process.
@@ -38,6 +40,7 @@ class Stop:
         self.number: int | None = None
         self.last: Callable[[str], None] | None = None
         self._heard = threading.Event()
+        self._error = os.dup(2)  # pytest puts a file in its place while a test runs
 
     @property
     def name(self) -> str | None:
@@ -52,6 +55,15 @@ class Stop:
     def case(self, case: Any) -> None:
         """The same: a subject may have kept what the signal raised to itself."""
         self.argument(case)
+
+    def tell(self, text: str) -> None:
+        """Write a line to what was standard error at first."""
+        with contextlib.suppress(OSError):
+            os.write(self._error, (printable(text) + "\n").encode("utf-8", "backslashreplace"))
+
+    def close(self) -> None:
+        """Give back what this holds."""
+        os.close(self._error)
 
     def status(self, otherwise: int) -> int:
         """The exit status: 128 and the signal, as shells have it."""
@@ -92,6 +104,7 @@ def stoppable() -> Iterator[Stop]:
     numbers = frozenset(n for n in numbers if signal.getsignal(n) not in (signal.SIG_IGN, None))
     if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         yield stop
+        stop.close()
         return
     outer, _current = _current, stop
     before = {number: signal.signal(number, stop._handle) for number in numbers}
@@ -109,6 +122,7 @@ def stoppable() -> Iterator[Stop]:
             signal.signal(number, handler)
         os.close(write)
         thread.join()
+        stop.close()
         os.close(read)
 
 
