@@ -101,7 +101,8 @@ def test_a_file_that_is_damaged_or_foreign(tmp_path):
     whole = path.read_bytes()
     text = (
         f"'{path}' ({{}} bytes) cannot be loaded: {{}}; expected an intact .npz file, of bnspec (format version "
-        "2) or of plain named arrays [BN-STATE-5]. Load another copy or save the state again; nothing was changed by this attempt."
+        "2) or of plain named arrays [BN-STATE-5]. Load another copy or save the state again; nothing was changed by "
+        "this attempt."
     )
 
     def check(reason):

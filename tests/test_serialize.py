@@ -450,7 +450,7 @@ def npy(array, **changes):
 
 
 def rewrite(path, members, header=None, compression=zipfile.ZIP_STORED, **changes):
-    """An .npz with these members and a right digest, and a header that is right except for `changes`, or is `header`."""
+    """An .npz with these members, a right digest, and a header that is right except for `changes`, or is `header`."""
     right = {"format": "bnspec", "version": 2, "digest": "", "arrays": {"mean": "float64"}, "metadata": {}}
     text = header if header is not None else json.dumps({**right, **changes}).encode()
     with zipfile.ZipFile(path, "w", compression) as archive:
