@@ -23,10 +23,13 @@ _SETTABLE = ("training", "trainable", "name", "params", "state", "gradients")
 class Attributes:
     """The part of `BatchNorm` that is no mathematics."""
 
+    name: str
+    gradients: Gradients | None
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what has an effect, checked; refuse the rest. A subclass may have attributes of its own."""
-        kind = type(self)
-        found = inspect.getattr_static(kind, name, None)
+        kind: type = type(self)
+        found: Any = inspect.getattr_static(kind, name, None)
         if name.startswith("_") or (hasattr(type(found), "__set__") and not isinstance(found, property)):
             pass
         elif isinstance(found, property) and found.fset is not None:
@@ -88,7 +91,8 @@ class Attributes:
             )
         if kind is Gradients:
             return value
-        arrays = {field: v for field, v in value._asdict().items() if v is not None}
+        record: Any = value
+        arrays = {field: v for field, v in record._asdict().items() if v is not None}
         for field, v in arrays.items():
             if not is_array(v) or v.ndim != 1:
                 came = f"has shape {tuple(v.shape)}" if is_array(v) else f"is a {type(v).__name__}"
