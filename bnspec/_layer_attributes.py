@@ -28,7 +28,7 @@ class Attributes:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what has an effect, checked; refuse the rest. A subclass may have attributes of its own."""
-        kind: type = type(self)
+        kind: Any = type(self)
         found: Any = inspect.getattr_static(kind, name, None)
         if name.startswith("_") or (hasattr(type(found), "__set__") and not isinstance(found, property)):
             pass
@@ -211,7 +211,7 @@ class Attributes:
 
 
 @functools.lru_cache(maxsize=64)
-def _options_of(kind: type) -> frozenset[str]:
+def _options_of(kind: Any) -> frozenset[str]:
     """The arguments that bnspec's own constructors of a class read, and their other spellings."""
     own = [c for c in kind.__mro__ if c.__module__.split(".")[0] == "bnspec" and "__init__" in vars(c)]
     names = {name for c in own for name in inspect.signature(vars(c)["__init__"]).parameters}
