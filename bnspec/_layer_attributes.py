@@ -45,7 +45,8 @@ class Attributes:
         object.__setattr__(self, name, value)
 
     def _refuse_attribute(self, name: str) -> None:
-        option = name in _options_of(type(self))
+        kind: Any = type(self)
+        option = name in _options_of(kind)
         if name == "variables":
             do = "load_state_dict sets them."
         elif option:
