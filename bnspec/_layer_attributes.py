@@ -23,10 +23,13 @@ _SETTABLE = ("training", "trainable", "name", "params", "state", "gradients")
 class Attributes:
     """The part of `BatchNorm` that is no mathematics."""
 
+    name: str
+    gradients: Gradients | None
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what has an effect, checked; refuse the rest. A subclass may have attributes of its own."""
-        kind = type(self)
-        found = inspect.getattr_static(kind, name, None)
+        kind: Any = type(self)
+        found: Any = inspect.getattr_static(kind, name, None)
         if name.startswith("_") or (hasattr(type(found), "__set__") and not isinstance(found, property)):
             pass
         elif isinstance(found, property) and found.fset is not None:
@@ -42,7 +45,8 @@ class Attributes:
         object.__setattr__(self, name, value)
 
     def _refuse_attribute(self, name: str) -> None:
-        option = name in _options_of(type(self))
+        kind: Any = type(self)
+        option = name in _options_of(kind)
         if name == "variables":
             do = "load_state_dict sets them."
         elif option:
@@ -88,7 +92,8 @@ class Attributes:
             )
         if kind is Gradients:
             return value
-        arrays = {field: v for field, v in value._asdict().items() if v is not None}
+        record: Any = value
+        arrays = {field: v for field, v in record._asdict().items() if v is not None}
         for field, v in arrays.items():
             if not is_array(v) or v.ndim != 1:
                 came = f"has shape {tuple(v.shape)}" if is_array(v) else f"is a {type(v).__name__}"
@@ -207,7 +212,7 @@ class Attributes:
 
 
 @functools.lru_cache(maxsize=64)
-def _options_of(kind: type) -> frozenset[str]:
+def _options_of(kind: Any) -> frozenset[str]:
     """The arguments that bnspec's own constructors of a class read, and their other spellings."""
     own = [c for c in kind.__mro__ if c.__module__.split(".")[0] == "bnspec" and "__init__" in vars(c)]
     names = {name for c in own for name in inspect.signature(vars(c)["__init__"]).parameters}

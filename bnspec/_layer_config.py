@@ -35,6 +35,7 @@ class LayerConfig(StateDict):
     """The part of `BatchNorm` that reads its options."""
 
     training: bool | None
+    _told: bool
     _axis: int | None
     _data_format: str | None
     _initializers: tuple[Any, Any]

@@ -54,7 +54,8 @@ class Call:
         affine = saved.divisor is None and not (trainable and saved.gamma is not None)
         if not due or affine:
             batch = (_weak(saved.x), _weak(saved.mask))
-            saved = Saved(*(stop_gradient(v) if is_array(v) else v for v in saved._replace(x=None, mask=None)))
+            fields: list[Any] = list(saved._replace(x=None, mask=None))
+            saved = Saved(*(stop_gradient(v) if is_array(v) else v for v in fields))
         return cls(saved, comm, due, batch, shape, dtype)
 
     def whole(self, trainable: bool) -> Saved | None:
