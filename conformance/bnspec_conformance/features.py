@@ -81,15 +81,15 @@ def _with_parameters(case: Case) -> Case:
     config = dataclasses.replace(case.config, center=True, scale=True)
     ones = {"gamma": 1.0, "beta": 0.0}
     kept = np.float64 if case.ranks[0].x.dtype == np.float64 else np.float32
-    given = {k: np.full(case.channels, v, kept) for k, v in ones.items() if getattr(case, k) is None}
+    given: dict[str, Any] = {k: np.full(case.channels, v, kept) for k, v in ones.items() if getattr(case, k) is None}
     return dataclasses.replace(case, config=config, **given)
 
 
 def _wide(case: Case) -> Case:
-    def cast(value: Array | None) -> Array | None:
+    def cast(value: Array | None) -> Any:
         return None if value is None else value.astype(np.float32)
 
-    ranks = tuple(RankInputs(cast(r.x), cast(r.dy), r.mask, cast(r.xdot)) for r in case.ranks)  # type: ignore[arg-type]
+    ranks = tuple(RankInputs(cast(r.x), cast(r.dy), r.mask, cast(r.xdot)) for r in case.ranks)
     names = ("gamma", "beta", "gamma_dot", "beta_dot")
     return dataclasses.replace(case, ranks=ranks, **{n: cast(getattr(case, n)) for n in names})
 

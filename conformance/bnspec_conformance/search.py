@@ -30,7 +30,7 @@ SLOW_OR_LARGE = (
     hypothesis.HealthCheck.filter_too_much,
 )
 
-#: Runs spent on making a counterexample smaller, as a multiple of the subject's examples: a count, not a time, so that
+#: Runs spent on making a counterexample smaller, as a multiple of the examples of a check: a count, not a time, so that
 #: the result depends on the seed alone.
 _SHRINKS = 10
 
@@ -129,14 +129,14 @@ def search(check: Callable[..., None], trial: Trial, strategy: Any, examples: in
             key, spent = _key(drawn), spent + 1
             if key in known:
                 raise known[key]
-            if spent > _SHRINKS * trial.subject.examples:
+            if spent > _SHRINKS * trial.examples:
                 return
         found = run_case(check, trial, drawn)
         total.passed += found.passed
         if found.violation is not None:
             total.violation = known[key or _key(drawn)] = found.violation
             if getattr(found.violation.__cause__, "hung", False):  # each smaller case could cost a deadline
-                spent = _SHRINKS * trial.subject.examples
+                spent = _SHRINKS * trial.examples
             raise found.violation
         if found.declined:
             total.declined += found.declined

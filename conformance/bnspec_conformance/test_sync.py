@@ -201,8 +201,8 @@ def test_loss_of_one_rank(t: Trial) -> None:
                 ):
                     assert g is not None and b is not None
                     total, slack = total + float(np.sum(as_float64(g) * v)), slack + float(np.sum(b * np.abs(v)))
-            right = abs(total - value) <= slack
-            t.require(right, f"the derivative is {total!r}, the quotient {value!r}", own, proves=("BN-SYNC-6",))
+            near = abs(total - value) <= slack
+            t.require(near, f"the derivative is {total!r}, the quotient {value!r}", own, proves=("BN-SYNC-6",))
 
 
 def by_count(case: Case) -> Case:

@@ -151,7 +151,7 @@ class Trial:
         for number, rank in enumerate(outcome.ranks):
             bad = {each.output: None for each in found if each.rank == number and not each.clause}
             ranks.append(dataclasses.replace(rank, **bad) if bad else rank)
-        return dataclasses.replace(outcome, ranks=tuple(ranks)) if found else outcome
+        return Outcome(tuple(ranks))
 
     def fit(self, case: Case) -> Case:
         """The case without the derivatives and the state that are out of scope, as `run` runs it."""

@@ -7,7 +7,10 @@ from typing import Any, cast
 from bnspec_conformance.case import Case
 from bnspec_conformance.subjects import Subject
 
-__all__ = ["DECLINERS", "SHRUNK", "declining"]
+__all__ = ["DECLINERS", "FEW", "SHRUNK", "declining"]
+
+#: Cases per check of a search with shrinking, whose mutants are wrong nearly everywhere; it bounds the shrinking too.
+FEW = 10
 
 
 def _small(case: Case) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bnspec_backends import cpu
 from bnspec_conformance.engine import Check, all_checks, attempt, checks_of
-from bnspec_conformance.mutants.declining import declining
+from bnspec_conformance.mutants.declining import FEW, declining
 from bnspec_conformance.mutants.mutant import CannotApply, Mutant
 from bnspec_conformance.record import Record, outcome_of
 from bnspec_conformance.subjects import Subject, find_subject
@@ -99,7 +99,8 @@ def _attempt(check: Check, seed: int, *, shrink: bool, declines: str) -> Record:
     # It is the specification's own formulas that are mutated. NaN and overflow are what some mutants are about.
     with cpu.using("specification"), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        return attempt(check, declining(_subject(), declines), Budget(seed=seed, shrink=shrink))
+        budget = Budget(examples=FEW if shrink else None, seed=seed, shrink=shrink)
+        return attempt(check, declining(_subject(), declines), budget)
 
 
 def _subject() -> Subject:

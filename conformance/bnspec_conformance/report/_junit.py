@@ -93,8 +93,8 @@ def _case(record: Mapping[str, Any], clause: str) -> ET.Element:
         ET.SubElement(case, "skipped", type="waived", message=_text(", ".join(filter(None, said))))
         ET.SubElement(case, "system-out").text = _text(record["reason"])
     elif outcome != "passed":
-        said = reason if reason.startswith(f"{outcome}, ") else f"{outcome}: {reason}"
-        ET.SubElement(case, "skipped", type=outcome, message=_text(said))
+        message = reason if reason.startswith(f"{outcome}, ") else f"{outcome}: {reason}"
+        ET.SubElement(case, "skipped", type=outcome, message=_text(message))
     return case
 
 
