@@ -11,11 +11,11 @@ from typing import Any, ParamSpec, TypeVar
 
 __all__ = ["on_device_of"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def on_device_of(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def on_device_of(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Have an operation run on the device of one of its arguments.
 
     Parameters
@@ -33,11 +33,11 @@ def on_device_of(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     4
     """
 
-    def decorate(operation: Callable[P, R]) -> Callable[P, R]:
+    def decorate(operation: Callable[_P, _R]) -> Callable[_P, _R]:
         position = list(inspect.signature(operation).parameters).index(name)
 
         @functools.wraps(operation)
-        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             given = args[position] if position < len(args) else kwargs.get(name)
             if isinstance(given, tuple) and given:
                 given = given[0]

@@ -7,71 +7,21 @@ import numpy as np
 import pytest
 
 import bnspec
-from bnspec_conformance.case import Case, RankInputs, as_float64
+from bnspec_conformance.case import Case, as_float64
 from bnspec_conformance.oracle import exact
-from bnspec_conformance.strategies import dtype_of
+from bnspec_conformance.test_autodiff_rounding import DTYPES, KINDS, cotangents, named, operation
 from bnspec_conformance.tolerances import bounds, violations
 
 #: torch makes its own rules of forward mode by what it calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
-CHANNELS = 12
-KINDS = ("plain", "masked", "ghost", "renorm", "statistics")
 FIELDS = ("dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")
 
 
-def case_of(values: int, dtype: str, kind: str) -> Case:
-    """A case with that many values in each group and channel."""
-    rng = np.random.default_rng([values, KINDS.index(kind)])
-    renorm = bnspec.Renorm(form="paper", rmax=3.0, dmax=5.0) if kind == "renorm" else None
-    ghost = values if kind == "ghost" else None
-    config = bnspec.BatchNormConfig(
-        axis=1, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=ghost, renorm=renorm
-    )
-    samples = values * (3 if ghost else 1) + (kind == "masked")
-    x, dy, xdot = rng.standard_normal((3, samples, CHANNELS)).astype(dtype_of(dtype))
-    mask = (np.arange(samples) != 1)[:, None] if kind == "masked" else None
-    gamma, beta, gamma_dot, beta_dot, mean, other = rng.standard_normal((6, CHANNELS)).astype("float32")
-    state = {"mean": mean, "var": 1 + other**2, "stddev": 1 + other**2} if renorm else None
-    dmean = dvar = None
-    if kind == "statistics":
-        dmean, dvar = ((v,) for v in rng.standard_normal((2, 1, CHANNELS)).astype("float32"))
-    return Case(
-        config=config,
-        ranks=(RankInputs(x=x, dy=dy, mask=mask, xdot=xdot),),
-        gamma=gamma,
-        beta=beta,
-        gamma_dot=gamma_dot,
-        beta_dot=beta_dot,
-        dmean=dmean,
-        dvar=dvar,
-        state=state,
-        update=False,
-    )
-
-
-def functions_of(case: Case, backend: Any) -> tuple[Any, list[Any], list[Any]]:
+def with_tangents(case: Case, backend: Any) -> tuple[Any, list[Any], list[Any]]:
     """The operation as a function of x, gamma and beta; these, and their tangents."""
-    put, rank = backend.asarray, case.ranks[0]
-    state = None if case.state is None else bnspec.RunningState(**{k: put(v) for k, v in case.state.items()})
-    mask = None if rank.mask is None else put(rank.mask)
-
-    def forward(x: Any, gamma: Any, beta: Any) -> tuple[Any, Any, Any]:
-        y, stats, _ = bnspec.batch_norm(x, bnspec.Params(gamma, beta), case.config, state=state, mask=mask)
-        return y, stats.mean, stats.var
-
-    given = [put(v) for v in (rank.x, case.gamma, case.beta)]
-    return forward, given, [put(v) for v in (rank.xdot, case.gamma_dot, case.beta_dot)]
-
-
-def cotangents(case: Case, backend: Any, outputs: Any) -> tuple[Any, ...]:
-    """dy, and the cotangents of the statistics or zeros, in the dtypes of the outputs."""
-    y, mean, var = outputs
-    given = (case.ranks[0].dy, *(0.0 if v is None else v[0] for v in (case.dmean, case.dvar)))
-    shapes = ((v.shape, str(v.dtype).rsplit(".", 1)[-1]) for v in (y, mean, var))
-    return tuple(
-        backend.asarray(np.broadcast_to(v, s).astype(dtype_of(d))) for v, (s, d) in zip(given, shapes, strict=True)
-    )
+    forward, given = operation(case, backend)
+    return forward, given, [backend.asarray(v) for v in (case.ranks[0].xdot, case.gamma_dot, case.beta_dot)]
 
 
 def check(case: Case, backend: Any, arithmetic: Any, found: tuple[Any, ...]) -> None:
@@ -85,14 +35,14 @@ def check(case: Case, backend: Any, arithmetic: Any, found: tuple[Any, ...]) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("way", ["autograd", "functorch"])
 def test_torch_rounds_once(way: str, dtype: str, kind: str) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     backend = bnspec.get_backend("torch")
     for values in (1, 2, 3, 8):
-        case = case_of(values, dtype, kind)
-        forward, given, tangents = functions_of(case, backend)
+        case = named(values, dtype, kind)
+        forward, given, tangents = with_tangents(case, backend)
         if way == "functorch":
             outputs, pull = torch.func.vjp(forward, *given)
             gradients = pull(cotangents(case, backend, outputs))
@@ -106,15 +56,15 @@ def test_torch_rounds_once(way: str, dtype: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("arithmetic", ["float64", "float32"])
 def test_jax_rounds_once(arithmetic: str, dtype: str, kind: str) -> None:
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     backend = bnspec.get_backend("jax")
     with jax.enable_x64(True) if arithmetic == "float64" else contextlib.nullcontext():
         for values in (2, 3):
-            case = case_of(values, dtype, kind)
-            forward, given, tangents = functions_of(case, backend)
+            case = named(values, dtype, kind)
+            forward, given, tangents = with_tangents(case, backend)
             outputs, pull = jax.vjp(forward, *given)
             gradients = pull(cotangents(case, backend, outputs))
             pushed = jax.jvp(forward, tuple(given), tuple(tangents))[1]

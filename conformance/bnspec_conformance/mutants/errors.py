@@ -109,7 +109,7 @@ MUTANTS = (
         breaks="Takes its own conventions for a dialect that it does not know.",
         apply=edit(
             _Dialects.__getitem__,
-            "if name not in self.names():",
+            "if not isinstance(name, str) or name not in self._rows:",
             "name = name if name in self._rows else 'bnspec'\n    if False:",
         ),
     ),

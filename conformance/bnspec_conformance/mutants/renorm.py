@@ -202,7 +202,7 @@ MUTANTS = (
         clause="BN-RENORM-9",
         row="D22",
         breaks="Takes an rmax below 1.",
-        apply=edit(Renorm.__post_init__, "lambda v: v >= 1", "lambda v: v > 0"),
+        apply=edit(Renorm.__post_init__, '("rmax", 1)', '("rmax", 0)'),
     ),
     Mutant(
         name="limits-of-the-first-call",
