@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["LaunchError", "command", "launch", "quiet_process"]
+__all__ = ["LaunchError", "command", "launch", "quiet_process", "ranks_here"]
 
 
 class LaunchError(Exception):
@@ -48,6 +48,13 @@ def command(ranks: int, arguments: Sequence[str]) -> list[str]:
 def launch(ranks: int, arguments: Sequence[str]) -> int:
     """Run ``python arguments`` as a job of so many ranks; its exit status."""
     return subprocess.run(command(ranks, arguments), check=False).returncode
+
+
+def ranks_here() -> int:
+    """How many processes the job of this one has, as its MPI library sees it."""
+    from mpi4py import MPI
+
+    return int(MPI.COMM_WORLD.Get_size())
 
 
 def quiet_process() -> bool:

@@ -54,6 +54,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         action="store_true",
         help="with the subject nccl: ranks may share a device (NCCL 2.30 or newer)",
     )
+    run.add_argument("--of-ranks", type=int, help=argparse.SUPPRESS)  # given to the processes of a job by `_as_job`
     run.set_defaults(call=call)
 
 
@@ -63,6 +64,16 @@ def call(options: argparse.Namespace) -> int:
         os.environ["BNSPEC_NCCL_SHARE_DEVICE"] = "1"
     if options.ranks is not None:
         return _as_job(options)
+    if options.of_ranks is not None:
+        from bnspec_conformance.launch import ranks_here
+
+        if (here := ranks_here()) != options.of_ranks:
+            print(
+                f"--ranks asked for {options.of_ranks} processes and MPI says {here}: the launcher and the library that "
+                "mpi4py found belong to two MPIs. Name the right ones by BNSPEC_MPIEXEC and MPI4PY_LIBMPI.",
+                file=sys.stderr,
+            )
+            return 2
     import pytest
 
     from bnspec_conformance._stop import stoppable
@@ -115,7 +126,7 @@ def _as_job(options: argparse.Namespace) -> int:
         return 2
     given = list(options.given)
     at = next(i for i, word in enumerate(given) if word.split("=")[0] == "--ranks")
-    del given[at : at + (1 if "=" in given[at] else 2)]
+    given[at : at + (1 if "=" in given[at] else 2)] = [f"--of-ranks={options.ranks}"]
     try:
         return launch(options.ranks, ["-m", "bnspec_conformance", *given])
     except LaunchError as error:
