@@ -241,7 +241,7 @@ class Session:
         if not option("--bnspec-table"):  # pytest may have been given some of the files only
             return False
         names = [s.name for s in self.present.values()]
-        clauses = [c for c in specification_clauses() if any(matches(w, c) for w in option("--clause"))]
+        clauses = self._clauses()
         asked = self.chosen if option("keyword") else asked_for(clauses, names)
         found = problems(asked, self.records)
         self.notes += found
@@ -265,7 +265,12 @@ class Session:
             notes=[*self.notes, *notes],
             interrupted=bool(notes) or self.cut is not None,
             running=self.written.live.running if self.written is not None and self.cut is not None else None,
+            asked=self._clauses() if option("--clause") else None,
         )
+
+    def _clauses(self) -> list[str]:
+        """The clauses that `--clause` names."""
+        return [c for c in specification_clauses() if any(matches(w, c) for w in self.config.getoption("--clause"))]
 
     def _command(self) -> str:
         """The call that gives the same result."""

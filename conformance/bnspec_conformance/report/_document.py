@@ -5,7 +5,7 @@ import datetime
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def document(
     notes: Sequence[str] = (),
     interrupted: bool = False,
     running: Record | None = None,
+    asked: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Everything a run found, as a JSON value in the form of ``schemas/report.schema.json``.
 
@@ -67,6 +68,9 @@ def document(
         Whether the run has not come to its end, or not yet.
     running : Record, optional
         What was running when it was cut, in the form of a failure.
+    asked : collection of str, optional
+        The clauses that were asked for, by default all. A check often speaks of others too: these have a row only
+        where one was not simply passed or left.
     """
     facts = machine_facts()
     content = {
@@ -83,12 +87,17 @@ def document(
         "interrupted": interrupted,
         "notes": list(notes),
         "subjects": [_subject(asked, s) for asked, s in subjects.items()],
-        "clauses": {c: row for c, row in by_clause(records, lacking).items() if row["subjects"]},
+        "clauses": {c: row for c, row in by_clause(records, lacking).items() if _has_a_row(c, row, asked)},
         "checks": [record.to_json() for record in records],
         "running": None if running is None else running.to_json(),
     }
     made: dict[str, Any] = plain(content)
     return made
+
+
+def _has_a_row(clause: str, row: Mapping[str, Any], asked: Collection[str] | None) -> bool:
+    verdicts = {mine["verdict"] for mine in row["subjects"].values()}
+    return bool(verdicts if asked is None or clause in asked else verdicts - {"passed", "untested", "not supported"})
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
