@@ -19,7 +19,7 @@ from bnspec._types import Array
 
 __all__ = ["differentiated", "observer", "readable", "transformation", "untraced"]
 
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 #: Which transformation of JAX makes tracers of a class; every other class is of some other transformation.
 _TRACERS = {
@@ -141,7 +141,7 @@ def readable(*tensors: Any) -> bool:
     return True
 
 
-def untraced(check: Callable[..., R], *given: Any, **more: Any) -> R:
+def untraced(check: Callable[..., _R], *given: Any, **more: Any) -> _R:
     """Do a check out of sight of ``torch.jit.trace``, to which the extents of a tensor are tensors to be recorded.
 
     Parameters
