@@ -36,7 +36,10 @@ def case_for(made: Any, ndim: int = 4, dtype: Any = np.float32, **fields: Any) -
 
 
 def agree(made: Any, case: Case, *fields: str) -> None:
-    Trial(made, ("BN-NORM-1",)).agree(case, *(fields or RESULTS))
+    trial = Trial(made, ("BN-NORM-1",))
+    trial.agree(case, *(fields or RESULTS))
+    for violation in trial.found:  # of whatever clause
+        raise violation
 
 
 def single_value(made: Any, **fields: Any) -> Case:

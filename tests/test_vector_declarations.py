@@ -246,7 +246,7 @@ def test_nesting_without_end(tmp_path: Path, folder: Path, capsys, text: str) ->
             {"ranks": [{"y": {"dtype": "float32", "shape": [10**29, 1], "data": ""}}]},
             "y has 0 bytes; expected more than",
         ),
-        ({"ranks": [{"y": {"dtype": "float32", "shape": [0, 10**29], "data": ""}}]}, "y has 0 bytes; expected 0 for"),
+        ({"ranks": [{"y": {"dtype": "float32", "shape": [0, 10**29], "data": ""}}]}, "which no array can have"),
         ({"ranks": [{"y": {"dtype": "float32", "shape": [2**62, 4], "data": ""}}]}, "y has 0 bytes; expected "),
         ({"ranks": [{"y": [10**400] * 4}]}, "y has at position 0 1000"),
         ({"ranks": [{"y": [1e300] * 4}]}, "4 of 4 elements are off"),

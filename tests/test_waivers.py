@@ -339,7 +339,7 @@ def test_an_update_writes_a_file_that_is_not_there_and_empties_one_that_is(tmp_p
     odd.violation = {"problem": 'raised "ValueError": \\ \x01\nsecond line', "case": None}
     write_changes(path, given.changes([given.settle(odd, TORCH, nowhere_else)], []), TODAY)
     (entry,) = load_waivers(path)
-    assert entry.reason == 'not looked into yet: raised "ValueError": \\ \x01'
+    assert entry.reason == 'not looked into yet: raised "ValueError": \\ \\x01'
     assert "# BN-RUN-1, BN-RUN-3" in path.read_text()
     given = Waivers(str(path), load_waivers(path), TODAY, update=True)
     passed = [record("passed")]

@@ -151,7 +151,9 @@ class Session:
         except OSError as error:
             self.said.append(f"cannot write {error.filename}: {error.strerror}")
             failed = True
-        if failed and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        # Where nothing was left to run, the command says so itself.
+        nothing = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+        if failed and (session.exitstatus == pytest.ExitCode.OK or (nothing and self.records)):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(trylast=True)

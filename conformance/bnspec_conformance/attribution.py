@@ -20,6 +20,7 @@ from bnspec_conformance.outputs import formulas, speaks
 from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.tolerances import violations
 from bnspec_conformance.watch import TooLong, deadline
+from bnspec_conformance.wellformed import complaints
 
 if TYPE_CHECKING:
     from bnspec_conformance.trial import Trial
@@ -163,6 +164,9 @@ def _quietly(run: Callable[[], Any], seconds: float) -> Outcome | None:
 
 def _right(trial: "Trial", case: Case, outcome: Outcome, output: str, rounding: float) -> bool | None:
     """Whether an output is within its bound, and a relative rounding besides; None if nothing shows it."""
+    formless = {each.output for each in complaints(outcome, case, trial.subject.scope, ()) if not each.clause}
+    if formless & {"", output}:
+        return False
     reference = exact(case)
     allowed = trial.bounds(case, reference)
     told: bool | None = None

@@ -59,7 +59,7 @@ SPEAKS: Mapping[str, str] = {
     "BN-RUN-3": "state.var",
     **dict.fromkeys([f"BN-RUN-{n}" for n in (4, 5, 6, 8, 9, 10, 11)], "state"),
     "BN-RUN-7": f"state y {GRADIENTS} ydot",
-    **dict.fromkeys(("BN-RUN-12", "BN-RUN-13"), ""),
+    **dict.fromkeys(("BN-RUN-12", "BN-RUN-13", "BN-RUN-14"), ""),
     **dict.fromkeys([f"BN-UPD-{n}" for n in range(1, 8)], "y state"),
     "BN-INF-1": "y",
     "BN-INF-2": EVERY,

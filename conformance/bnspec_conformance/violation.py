@@ -45,7 +45,7 @@ class Found:
     cited : tuple of str
         The clauses of the check.
     by_clause : dict of str to Violation
-        The last one of each clause: of a search, the smallest.
+        One of each clause: the first of the last case; of a search, the smallest case.
     here : list of Violation
         Those of the case at hand.
     """
@@ -58,9 +58,10 @@ class Found:
     def keep(self, violation: Violation) -> None:
         """Note a violation, and raise it if it breaks a clause of the check and nothing is being gathered."""
         __tracebackhide__ = True
+        told = {clause for earlier in self.here for clause in earlier.clauses}  # of one case, the first one speaks
         self.here.append(violation)
         for clause in violation.clauses:
-            if clause in self.cited or clause not in self.by_clause:
+            if clause not in told and (clause in self.cited or clause not in self.by_clause):
                 self.by_clause[clause] = violation
         if not self._gathering and self.is_own(violation):
             raise violation

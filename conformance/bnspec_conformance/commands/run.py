@@ -69,8 +69,8 @@ def call(options: argparse.Namespace) -> int:
 
         if (here := ranks_here()) != options.of_ranks:
             print(
-                f"--ranks asked for {options.of_ranks} processes and MPI says {here}: the launcher and the library that "
-                "mpi4py found belong to two MPIs. Name the right ones by BNSPEC_MPIEXEC and MPI4PY_LIBMPI.",
+                f"--ranks asked for {options.of_ranks} processes and MPI says {here}: the launcher and the library "
+                "that mpi4py found belong to two MPIs. Name the right ones by BNSPEC_MPIEXEC and MPI4PY_LIBMPI.",
                 file=sys.stderr,
             )
             return 2

@@ -173,7 +173,7 @@ def _weights(draw: Draw) -> Iterator[Vector]:
         "decay 0 from a state that is not finite: a port that adds 0 times NaN.",
         shape,
         x=whole,
-        state={"mean": [np.nan, np.inf, 0], "var": [np.nan, -np.inf, np.nan]},
+        state={"mean": [np.nan, -np.inf, 0], "var": [np.nan, np.inf, np.nan]},
         decay=0.0,
         outputs=("state",),
         clauses={"state": ("BN-RUN-11",)},
