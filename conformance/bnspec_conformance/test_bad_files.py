@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bnspec._formats import HEADER
 from bnspec_conformance._layers import layer_of, snapshot, state_of
 from bnspec_conformance.case import Array, Case
 from bnspec_conformance.explore import clauses, explore
@@ -87,13 +88,15 @@ def bad_files(good: bytes, suffix: str) -> Iterator[tuple[str, bytes]]:
         flipped[at] ^= 32
         yield f"a file with a flipped bit in byte {at}", bytes(flipped)
     if suffix == ".npz":
-        pickled = io.BytesIO()
-        with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(pickled, "w") as target:
-            for i, member in enumerate(source.infolist()):
-                text = io.BytesIO()
-                np.lib.format.write_array(text, np.asarray([_Trap()], dtype=object), allow_pickle=True)
-                target.writestr(member.filename, text.getvalue() if i == 0 else source.read(member))
-        yield "a file with a pickled array", pickled.getvalue()
+        for what, headed in (("a file with a pickled array", True), ("another program's file with one", False)):
+            pickled = io.BytesIO()
+            with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(pickled, "w") as target:
+                for i, member in enumerate(source.infolist()):
+                    text = io.BytesIO()
+                    np.lib.format.write_array(text, np.asarray([_Trap()], dtype=object), allow_pickle=True)
+                    if headed or member.filename != f"{HEADER}.npy":
+                        target.writestr(member.filename, text.getvalue() if i == 0 else source.read(member))
+            yield what, pickled.getvalue()
     else:
         yield "a header that promises too much", (1 << 40).to_bytes(8, "little") + good[8:]
 

@@ -54,8 +54,9 @@ MUTANTS = (
         breaks="Keeps the forward pass of a call whose update is refused, so that backward answers another one.",
         apply=edit(
             BatchNorm.__call__,
-            'if mode == "internal":',
-            'self._keep(params, state, saved, comm, due=True, y=y)\n        if mode == "internal":',
+            "state = self._updated(current, stats, config)",
+            "try:\n                state = self._updated(current, stats, config)\n            except Exception:\n"
+            "                self._keep(params, current, saved, comm, due=True, y=y)\n                raise",
         ),
     ),
     Mutant(
