@@ -80,3 +80,13 @@ def deviation(ours, theirs):
     if theirs.size == 0:
         return 0.0
     return float(np.max(np.abs(ours - theirs)) / max(1.0, np.max(np.abs(theirs))))
+
+
+def compare(subject, case, *fields, clause="BN-NORM-1", outcome=None):
+    """Compare a subject's results with the exact answer; a violation of any clause is raised, not the check's alone."""
+    from bnspec_conformance.trial import Trial
+
+    trial = Trial(subject, (clause,))
+    trial.agree(case, *fields, outcome=outcome)
+    for violation in trial.found:
+        raise violation
