@@ -115,7 +115,8 @@ def differentiated(*arrays: Array | None) -> bool:
     torch = _torch_of(arrays)
     if torch is None:
         return False
-    recorded = torch.is_grad_enabled() and any(v.requires_grad for v in arrays if isinstance(v, torch.Tensor))
+    tensors: list[Any] = [v for v in arrays if isinstance(v, torch.Tensor)]
+    recorded = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
     return recorded or _busy(torch)
 
 

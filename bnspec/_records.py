@@ -175,6 +175,8 @@ def _statistic(
     statistic(what, v, shape, name, clause, _AS_RETURNED)
     same_home(of, x, what, v, name)
     like = x if like is None else like
+    assert v is not None
+    assert like is not None
     if dtype_name(v.dtype) != dtype_name(like.dtype):
         raise refusal(
             TypeError,

@@ -138,15 +138,16 @@ def _check_counts(count: Array, state: RunningState, config: BatchNormConfig, na
     pooled = config.averaging == "pooled"  # what must exceed the correction is the count so far
     if config.ghost_source == "merged" or (pooled and config.ghost_source == "mean"):
         counts = [sum(counts)]
-    seen: int | None = None if pooled and state.count is not None else 0
+    seen = 0
+    unread = pooled and state.count is not None
     for number, earlier in zip(counts, itertools.accumulate([0, *counts])):
         if number == 0 or number > config.correction:
             continue
-        if seen is None:
+        if unread:
             before = values(state.count)
             if before is None:
                 return
-            seen = min(before, default=1)
+            seen, unread = min(before, default=1), False
         if number + (seen + earlier if pooled else 0) <= config.correction:
             raise refusal(
                 ValueError,

@@ -272,7 +272,9 @@ class Session:
 
     def _clauses(self) -> list[str]:
         """The clauses that `--clause` names."""
-        return [c for c in specification_clauses() if any(matches(w, c) for w in self.config.getoption("--clause"))]
+        return [
+            c for c in specification_clauses() if any(matches(w, c) for w in self.config.getoption("--clause") or [])
+        ]
 
     def _command(self) -> str:
         """The call that gives the same result."""

@@ -113,7 +113,7 @@ def _subjects(config: pytest.Config) -> dict[str, Subject | str]:
         if name in subjects:
             raise pytest.UsageError(f"subject {name!r} is asked for twice; name it once.")
         try:
-            subject = find_subject(name, deadline=deadline, isolate=config.getoption("--bnspec-isolate"))
+            subject = find_subject(name, deadline=deadline, isolate=bool(config.getoption("--bnspec-isolate")))
             other = next((a for a, s in subjects.items() if not isinstance(s, str) and s.name == subject.name), None)
             if other is not None:
                 raise pytest.UsageError(

@@ -169,6 +169,7 @@ def search(check: Callable[..., None], trial: Trial, strategy: Any, examples: in
 def search_settings(examples: int, *, shrink: bool = True, **more: Any) -> hypothesis.settings:
     """How Hypothesis searches here: nothing kept between runs, no clock, one minimal failure."""
     phases = (hypothesis.Phase.generate, hypothesis.Phase.shrink)
+    rest: dict[str, Any] = {"stateful_step_count": 50, **more}
     return hypothesis.settings(
         max_examples=examples,
         database=None,
@@ -181,7 +182,7 @@ def search_settings(examples: int, *, shrink: bool = True, **more: Any) -> hypot
         derandomize=False,
         verbosity=hypothesis.Verbosity.normal,
         backend="hypothesis",
-        **({"stateful_step_count": 50} | more),
+        **rest,
     )
 
 
