@@ -35,7 +35,7 @@ test-core: $(CORE_VENV)/.stamp-core ## Run the tests without torch, jax and MPI
 
 # In an environment of its own: CuPy and NCCL are large. Without a device it compares the emulator with CuPy and runs on that.
 test-cuda: $(CUDA_VENV)/.stamp-cuda ## Compare the emulated CuPy with CuPy, run what needs it, and the suite on CUDA devices where there are some
-	$(CUDA_VENV)/bin/python -m pytest -q tests/test_cupy.py tests/test_emulated_cupy.py $(ARGS)
+	$(CUDA_VENV)/bin/python -m pytest -q tests/cuda $(ARGS)
 
 selftest: $(VENV)/.stamp-conformance ## Show that the suite finds every shipped wrong implementation, and no right one
 	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance selftest --jobs $(JOBS) $(ARGS)
@@ -48,8 +48,7 @@ matrix-short: $(MATRIX_VENV)/.stamp-frameworks ## Ask every adapter a few questi
 	$(MATRIX_VENV)/bin/bnspec-conformance matrix --jobs $(JOBS) --smoke -o /dev/null $(ARGS)
 
 test-frameworks: $(MATRIX_VENV)/.stamp-frameworks ## Run the tests of the adapters and of the findings, which need the frameworks
-	OMP_NUM_THREADS=1 $(MATRIX_VENV)/bin/python -m pytest -q tests/test_findings.py tests/test_jax_subjects.py \
-	  tests/test_keras_onnx_subjects.py tests/test_probe_frameworks.py tests/test_torch_subjects.py $(ARGS)
+	OMP_NUM_THREADS=1 $(MATRIX_VENV)/bin/python -m pytest -q tests/frameworks $(ARGS)
 
 # With the frameworks, beside which it is; a quarter of an hour, on a machine that does nothing else.
 bench-cpu: $(MATRIX_VENV)/.stamp-bench ## Time batch normalization on the CPU beside its peers and write docs/performance.md

@@ -5,8 +5,8 @@ worlds. A rank's work for one forward message of C channels is
 
     work(W, C) = r + m*(o + n*b) + f*(p + C*q),      n = 64 + 8*(3*C + 1) bytes
 
-with m messages received (and about as many sent) and f folds, both from the plan of `bnspec_backends._rounds`: W - 1
-up to 32 ranks, at most 7 per round above. Ranks that share cores wait for each other's turn, so on a machine of P
+with m messages received (and about as many sent) and f folds, both from the plan of `bnspec_backends.ranks.schedule`: W
+- 1 up to 32 ranks, at most 7 per round above. Ranks that share cores wait for each other's turn, so on a machine of P
 cores a call takes about
 
     time(W, C) = work(W, C) * max(1, W/P)
@@ -25,8 +25,8 @@ import time
 
 import numpy as np
 
-from bnspec_backends._rounds import plan
-from bnspec_conformance.launch import command
+from bnspec_backends.ranks.schedule import plan
+from bnspec_conformance.run.launch import command
 
 RANKS = (2, 3, 4, 6, 8, 12, 16)
 CHANNELS = (64, 512, 4096)
@@ -41,7 +41,7 @@ def program(calls, blocks):
 
     import bnspec
     from bnspec._sync import join_moments, signature
-    from bnspec_backends._mpi import MPICommunicator
+    from bnspec_backends.ranks.mpi.communicator import MPICommunicator
 
     config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0, center=False, scale=False)
     comm = MPICommunicator(deadline=120.0)

@@ -3,7 +3,7 @@
 ``bnspec-conformance run numpy`` is the command; pytest with ``-p bnspec_conformance.plugin`` runs the same.
 """
 
-from bnspec_conformance.case import Case, Outcome, RankInputs, RankOutcome
+from bnspec_conformance.cases.case import Case, Outcome, RankInputs, RankOutcome
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import Subject, find_subject, known_subjects
 

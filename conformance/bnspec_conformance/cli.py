@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bnspec._screen import command, open_closed
 from bnspec_conformance import commands
-from bnspec_conformance._environment import undisturbed, with_asserts
+from bnspec_conformance.run.environment import undisturbed, with_asserts
 
 __all__ = ["main"]
 

@@ -1,7 +1,7 @@
 """The pytest plugin: its options, and the subjects that each check runs on.
 
 A plugin rather than a conftest, so that ``pytest --pyargs bnspec_conformance`` and the console script have
-the same options. `bnspec_conformance._session` gathers the results; `bnspec_conformance.report` writes them.
+the same options. `bnspec_conformance.run.session` gathers the results; `bnspec_conformance.report` writes them.
 """
 
 import datetime
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance._session import Session, matches
+from bnspec_conformance.run.session import Session, matches
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects
-from bnspec_conformance.trial import Budget
-from bnspec_conformance.watch import PATIENCE
+from bnspec_conformance.trials.time_limit import PATIENCE
+from bnspec_conformance.trials.trial import Budget
 
 if TYPE_CHECKING:
-    from bnspec_conformance.waivers import Waivers
+    from bnspec_conformance.run.waivers import Waivers
 
 __all__: list[str] = []
 
@@ -120,7 +120,7 @@ def _subjects(config: pytest.Config) -> dict[str, Subject | str]:
                     f"{other} and {name} both call themselves {subject.name!r}; test one at a time."
                 )
             if profiles:
-                from bnspec_conformance.narrow import only_profiles
+                from bnspec_conformance.run.narrow import only_profiles
 
                 subject = only_profiles(subject, profiles)
             subjects[name] = subject
@@ -139,8 +139,8 @@ def _waivers(config: pytest.Config) -> "Waivers | None":
         if update:
             raise pytest.UsageError("--update-waivers has no file to write; name it with --waivers FILE.")
         return None
-    from bnspec_conformance._waiver_file import WaiverError, load_waivers
-    from bnspec_conformance.waivers import Waivers
+    from bnspec_conformance.run.waiver_file import WaiverError, load_waivers
+    from bnspec_conformance.run.waivers import Waivers
 
     try:
         entries = () if update and not Path(path).exists() else load_waivers(Path(path))

@@ -16,7 +16,7 @@ from bnspec import _registry
 from bnspec._errors import refusal
 from bnspec._protocols import Kernels
 from bnspec_backends._environment import choice
-from bnspec_backends.cpu.shared import resources
+from bnspec_backends.cpu.resources import resources
 
 __all__ = ["KERNELS", "in_use", "make", "not_compiled", "remark", "resources", "use", "using"]
 
@@ -43,7 +43,7 @@ def _asked() -> str:
 def not_compiled() -> str:
     """Return why there are no compiled kernels here; an empty text where there are."""
     try:
-        importlib.import_module("bnspec_backends.cpu.compiled")
+        importlib.import_module("bnspec_backends.cpu.compiled.kernels")
     except ModuleNotFoundError as error:
         return f"{error.name} is not installed"
     except Exception as error:  # a numba that does not fit its NumPy may raise anything
@@ -132,7 +132,7 @@ def make(name: str) -> Kernels:
                 expected="numba to be installed, and to compile",
                 do="Try `pip install bnspec[cpu]`.",
             )
-        from bnspec_backends.cpu.compiled import CompiledKernels
+        from bnspec_backends.cpu.compiled.kernels import CompiledKernels
 
         kernels = CompiledKernels()
     return kernels  # type: ignore[no-any-return]

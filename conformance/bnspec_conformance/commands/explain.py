@@ -17,7 +17,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def call(options: argparse.Namespace) -> int:
     """Print the page."""
-    from bnspec_conformance.checks import checks
+    from bnspec_conformance.run.engine import checks
 
     try:
         print(_clauses.page(options.clause))

@@ -14,7 +14,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def call(options: argparse.Namespace) -> int:
     """Print a line for each clause and one for each of its checks."""
-    from bnspec_conformance.checks import checks
+    from bnspec_conformance.run.engine import checks
 
     proofs = checks()
     for clause, entry in _clauses.clauses().items():

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from bnspec_conformance.commands._numbers import seconds
 
 if TYPE_CHECKING:
-    from bnspec_conformance.record import Record
     from bnspec_conformance.report._failures import Failures
     from bnspec_conformance.subjects import Subject
+    from bnspec_conformance.trials.record import Record
 
 __all__ = ["call", "register"]
 
@@ -76,7 +76,7 @@ _WORDS = {
 
 
 def _chosen(records: "tuple[Record, ...]", options: argparse.Namespace) -> "list[Record]":
-    from bnspec_conformance.engine import all_checks
+    from bnspec_conformance.run.engine import all_checks
 
     if not records:
         raise LookupError(f"{options.file} has no failure to run again.")
@@ -115,11 +115,11 @@ def _subjects(records: "list[Record]", options: argparse.Namespace, asked: Mappi
 
 def _again(record: "Record", subject: "Subject", given: "Failures", deadline: float | None) -> "Record | None":
     """One attempt on the argument that failed, or on the check's own draws; None if the argument is unreadable."""
-    from bnspec_conformance.codec import BadData
-    from bnspec_conformance.drawn import drawn_from_json
-    from bnspec_conformance.engine import all_checks, attempt
-    from bnspec_conformance.trial import Budget
-    from bnspec_conformance.watch import PATIENCE
+    from bnspec_conformance.cases.codec import BadData
+    from bnspec_conformance.cases.drawn import drawn_from_json
+    from bnspec_conformance.run.engine import all_checks, attempt
+    from bnspec_conformance.trials.time_limit import PATIENCE
+    from bnspec_conformance.trials.trial import Budget
 
     value = (record.violation or {}).get("drawn")
     argument: dict[str, Any] = {}

@@ -65,7 +65,7 @@ def call(options: argparse.Namespace) -> int:
     if options.ranks is not None:
         return _as_job(options)
     if options.of_ranks is not None:
-        from bnspec_conformance.launch import ranks_here
+        from bnspec_conformance.run.launch import ranks_here
 
         if (here := ranks_here()) != options.of_ranks:
             print(
@@ -76,15 +76,15 @@ def call(options: argparse.Namespace) -> int:
             return 2
     import pytest
 
-    from bnspec_conformance._stop import stoppable
+    from bnspec_conformance.run.stop import stoppable
 
     # Nothing of the user's folder may change the run, and the run leaves nothing there; `undisturbed` sees to the rest.
     given = ["-c", str(_SUITE / "pytest.ini"), "--rootdir", str(_SUITE), "--import-mode=importlib", "--noconftest"]
-    given += ["-p", "bnspec_conformance.plugin", "-p", "bnspec_conformance.quiet", "-p", "no:cacheprovider"]
+    given += ["-p", "bnspec_conformance.plugin", "-p", "bnspec_conformance.run.quiet", "-p", "no:cacheprovider"]
     given += ["--pyargs", "bnspec_conformance", "-q", "--no-header", "--no-summary", "--show-capture=no"]
     given += ["--bnspec-table", *_asked(options)]
     if _JOBS & {*options.subjects}:  # every process of the job runs all of it, and the first reports
-        from bnspec_conformance.launch import quiet_process
+        from bnspec_conformance.run.launch import quiet_process
 
         given += ["--bnspec-silent"] if quiet_process() else []
     sys.dont_write_bytecode = True
@@ -119,7 +119,7 @@ def _asked(options: argparse.Namespace) -> list[str]:
 
 def _as_job(options: argparse.Namespace) -> int:
     """Start the same command again as an MPI job."""
-    from bnspec_conformance.launch import LaunchError, launch
+    from bnspec_conformance.run.launch import LaunchError, launch
 
     if len(options.subjects) != 1 or options.subjects[0] not in _JOBS:
         print("--ranks goes with the subject mpi or nccl alone.", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from bnspec_conformance.mutants import Mutant
     from bnspec_conformance.mutants.killing import Killing
-    from bnspec_conformance.record import Record
+    from bnspec_conformance.trials.record import Record
 
 __all__ = ["call", "register"]
 

@@ -88,9 +88,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from bnspec_conformance.subjects import find_subject
+    from bnspec_conformance.trials.time_limit import PATIENCE
     from bnspec_conformance.vectors.files import read_vectors
     from bnspec_conformance.vectors.run import run_vectors, write_results
-    from bnspec_conformance.watch import PATIENCE
 
     vectors = read_vectors(options.folder)
     subject = find_subject(options.subject, deadline=options.deadline, isolate=options.isolate)

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bnspec_conformance.markdown import code, escaped
-from bnspec_conformance.record import outcome_of, reason_of
+from bnspec_conformance.report.markdown import code, escaped
+from bnspec_conformance.trials.record import outcome_of, reason_of
 
 if TYPE_CHECKING:
     from bnspec_conformance.matrix import Row

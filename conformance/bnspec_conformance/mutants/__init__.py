@@ -7,7 +7,7 @@
 import functools
 from collections.abc import Mapping
 
-from bnspec_conformance.mutants import (
+from bnspec_conformance.mutants.faults import (
     errors,
     ghost,
     gradients,
@@ -22,8 +22,8 @@ from bnspec_conformance.mutants import (
     state,
     sync,
 )
+from bnspec_conformance.mutants.faults.rows import ROWS
 from bnspec_conformance.mutants.mutant import CannotApply, Mutant
-from bnspec_conformance.mutants.rows import ROWS
 
 __all__ = ["ROWS", "CannotApply", "Mutant", "catalogue"]
 

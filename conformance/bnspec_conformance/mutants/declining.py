@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from bnspec_conformance.case import Case
+from bnspec_conformance.cases.case import Case
 from bnspec_conformance.subjects import Subject
 
 __all__ = ["DECLINERS", "FEW", "SHRUNK", "declining"]

@@ -27,8 +27,11 @@ _PACKAGES = ("bnspec", "bnspec_backends")
 
 #: Modules of the backends that need no further library; loaded before a mutant, so that none loads under one.
 _BACKENDS = (
-    "bnspec_backends.threads", "bnspec_backends._numpy", "bnspec_backends._strict", "bnspec_backends.cpu.blocked",
-)  # fmt: skip
+    "bnspec_backends.ranks.threads",
+    "bnspec_backends.arrays.numpy",
+    "bnspec_backends.arrays.strict",
+    "bnspec_backends.cpu.blocked",
+)
 
 
 class CannotApply(LookupError):

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 import bnspec
-from bnspec_conformance.markdown import escaped
 from bnspec_conformance.mutants import ROWS, Mutant, catalogue
 from bnspec_conformance.mutants.killing import Killing
-from bnspec_conformance.record import Record
+from bnspec_conformance.report.markdown import escaped
+from bnspec_conformance.trials.record import Record
 
 __all__ = ["markdown", "show", "to_json"]
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from bnspec_conformance.case import Array, as_float64
+from bnspec_conformance.cases.case import Array, as_float64
 from bnspec_conformance.probe._ask import Asker, RefusedCase
 from bnspec_conformance.probe._findings import Declared, Finding, Reading
 from bnspec_conformance.probe._one_value import AS_SPECIFIED as _AS_SPECIFIED

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from bnspec import Dialect
-from bnspec_conformance.case import Case, as_float64
+from bnspec_conformance.cases.case import Case, as_float64
 from bnspec_conformance.probe._ask import Asker, RefusedCase, Unobservable, observed
 from bnspec_conformance.probe._findings import Finding, Guess, Reading, read
 from bnspec_conformance.probe._normalize import effective

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import product
 
-from bnspec_conformance.case import Array
+from bnspec_conformance.cases.case import Array
 from bnspec_conformance.probe._ask import Asker, Unobservable
 from bnspec_conformance.probe._findings import Declared, Finding, Guess, Reading, read
 from bnspec_conformance.probe._predict import EPSILON_PLACES, SENSES, State, blend, moments, normalized

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 import bnspec
-from bnspec_conformance.case import Array, Case, Outcome, RankOutcome
+from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.probe._names import names_by_value
 
 __all__ = ["OurLayer"]

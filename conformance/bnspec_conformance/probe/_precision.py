@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from bnspec_conformance.case import Array, Case, as_float64
+from bnspec_conformance.cases.case import Array, Case, as_float64
 from bnspec_conformance.probe._ask import Asker, Unobservable
 from bnspec_conformance.probe._findings import Declared, Finding, Guess, Observed, Reading, read
 from bnspec_conformance.probe._normalize import effective

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnspec_conformance.case import as_float64
+from bnspec_conformance.cases.case import as_float64
 from bnspec_conformance.probe._ask import Asker, RefusedCase, Unobservable, observed
 from bnspec_conformance.probe._findings import Declared, Finding, Guess, Reading, read
 from bnspec_conformance.probe._normalize import inference_guesses

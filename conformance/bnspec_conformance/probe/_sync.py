@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnspec_conformance.case import Array, Case, as_float64
+from bnspec_conformance.cases.case import Array, Case, as_float64
 from bnspec_conformance.probe._ask import Asker, Unobservable, observed, roundoff
 from bnspec_conformance.probe._findings import Declared, Finding, Guess, Observed, Reading, read
 from bnspec_conformance.probe._predict import SENSES, Moments, State, blend, deviations, merged, moments, normalized

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from bnspec_conformance.record import Record
+from bnspec_conformance.cases.scope import PROFILES
 from bnspec_conformance.report._facts import device, machine_facts, versions
 from bnspec_conformance.report._summary import by_clause
 from bnspec_conformance.report._write import write_text
-from bnspec_conformance.scope import PROFILES
 from bnspec_conformance.subjects import Subject, version_of
+from bnspec_conformance.trials.record import Record
 
 __all__ = ["FORMAT", "BadReport", "document", "plain", "read_json", "read_report", "record_from_json", "write_json"]
 

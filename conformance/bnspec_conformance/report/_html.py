@@ -10,12 +10,12 @@ from typing import Any
 from bnspec._clauses import Clause
 from bnspec._clauses import clauses as specification_clauses
 from bnspec._printable import printable
-from bnspec_conformance.markdown import plain, rendered
-from bnspec_conformance.record import outcome_of, reason_of
+from bnspec_conformance.cases.scope import PROFILES
 from bnspec_conformance.report._plot import Scale, axis, interval
 from bnspec_conformance.report._summary import VERDICTS
 from bnspec_conformance.report._write import write_text
-from bnspec_conformance.scope import PROFILES
+from bnspec_conformance.report.markdown import plain, rendered
+from bnspec_conformance.trials.record import outcome_of, reason_of
 
 __all__ = ["write_html"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bnspec_conformance.record import outcome_of, reason_of
 from bnspec_conformance.report._write import write_bytes
+from bnspec_conformance.trials.record import outcome_of, reason_of
 
 __all__ = ["write_junit"]
 

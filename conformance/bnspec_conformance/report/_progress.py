@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from bnspec_conformance.record import Record
+from bnspec_conformance.trials.record import Record
 
 __all__ = ["Progress"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.record import OUTCOMES, Record, outcome_of, reason_of
+from bnspec_conformance.trials.record import OUTCOMES, Record, outcome_of, reason_of
 
 __all__ = ["VERDICTS", "by_clause", "verdict_of"]
 

@@ -6,10 +6,10 @@ framework's layer and a program behind a pipe are checked by the same clauses.
 
 from typing import Any, Literal, Protocol
 
-from bnspec_conformance.case import Case, Outcome
-from bnspec_conformance.scope import Scope
-from bnspec_conformance.subjects import _find
-from bnspec_conformance.subjects._find import SubjectError, is_ours, known_subjects, quietly, version_of
+from bnspec_conformance.cases.case import Case, Outcome
+from bnspec_conformance.cases.scope import Scope
+from bnspec_conformance.subjects import find as _find
+from bnspec_conformance.subjects.find import SubjectError, is_ours, known_subjects, quietly, version_of
 
 __all__ = [
     "NotSupported",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bnspec import BatchNormConfig
-from bnspec_conformance.case import Array, Case, RankInputs
+from bnspec_conformance.cases.case import Array, Case, RankInputs
 from bnspec_conformance.subjects import NotSupported, Refused, SubjectError
 from bnspec_conformance.subjects.program import Program, ProgramError
 

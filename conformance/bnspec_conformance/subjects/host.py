@@ -14,12 +14,12 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from bnspec_conformance.case import Array, Case, Outcome
-from bnspec_conformance.codec import DTYPES, BadData, case_from_json, outcome_to_json
+from bnspec_conformance.cases.case import Array, Case, Outcome
+from bnspec_conformance.cases.codec import DTYPES, BadData, case_from_json, outcome_to_json
+from bnspec_conformance.cases.wellformed import complaints
 from bnspec_conformance.subjects import NotSupported, Refused, Subject, SubjectError, find_subject, quietly, version_of
-from bnspec_conformance.subjects._hello import OPTIONS
-from bnspec_conformance.subjects._process import ProgramError
-from bnspec_conformance.wellformed import complaints
+from bnspec_conformance.subjects.hello import OPTIONS
+from bnspec_conformance.subjects.process import ProgramError
 
 __all__ = ["answer", "hello", "main"]
 

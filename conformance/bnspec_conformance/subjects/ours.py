@@ -6,9 +6,9 @@ from typing import Any, Literal
 import numpy as np
 
 import bnspec
-from bnspec_conformance.case import Array, Case, Outcome, RankInputs, RankOutcome
-from bnspec_conformance.scope import Scope
-from bnspec_conformance.worlds import ThreadWorld, World
+from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, RankOutcome
+from bnspec_conformance.cases.scope import Scope
+from bnspec_conformance.trials.worlds import ThreadWorld, World
 
 __all__ = ["Ours", "cupy", "jax", "numpy", "strict", "torch"]
 

@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from bnspec_conformance.case import Case, Outcome
-from bnspec_conformance.codec import BadData, case_to_json, outcome_from_json
+from bnspec_conformance.cases.case import Case, Outcome
+from bnspec_conformance.cases.codec import BadData, case_to_json, outcome_from_json
 from bnspec_conformance.subjects import NotSupported, Refused, SubjectError
-from bnspec_conformance.subjects._hello import Declaration, declaration
-from bnspec_conformance.subjects._process import Process, ProgramError
+from bnspec_conformance.subjects.hello import Declaration, declaration
+from bnspec_conformance.subjects.process import Process, ProgramError
 
 __all__ = ["PROTOCOL", "Program", "ProgramError"]
 

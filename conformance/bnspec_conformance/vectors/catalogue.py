@@ -2,23 +2,23 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from bnspec_conformance.vectors import (
-    _core,
-    _derivatives,
-    _edges,
-    _ghost,
-    _hard,
-    _inference,
-    _mask,
-    _precision,
-    _refused,
-    _renorm,
-    _running,
-    _running_edges,
-    _sync,
+from bnspec_conformance.vectors.draw import Draw
+from bnspec_conformance.vectors.sets import (
+    core,
+    derivatives,
+    edges,
+    ghost,
+    hard,
+    inference,
+    mask,
+    precision,
+    refused,
+    renorm,
+    running,
+    running_edges,
+    sync,
 )
-from bnspec_conformance.vectors._draw import Draw
-from bnspec_conformance.vectors._vector import Vector
+from bnspec_conformance.vectors.vector import Vector
 
 __all__ = ["FAMILIES", "catalogue"]
 
@@ -26,19 +26,19 @@ _Makers = tuple[Callable[[Draw], Iterator[Vector]], ...]
 
 #: What each family is about, and who makes it. Most are named for the profile that they need.
 FAMILIES: Mapping[str, tuple[str, _Makers]] = {
-    "core": ("y and the statistics of a batch", (_core.vectors, _edges.vectors)),
-    "hard": ("y, statistics and dx on inputs where implementations lose digits", (_hard.vectors,)),
-    "running": ("the running state after an update", (_running.vectors, _running_edges.vectors)),
-    "inference": ("y and derivatives by the running statistics", (_inference.vectors,)),
-    "grad": ("gradients", (_derivatives.grad,)),
-    "jvp": ("tangents", (_derivatives.jvp,)),
-    "cotangents": ("gradients through the returned mean and variance", (_derivatives.cotangents,)),
-    "ghost": ("virtual batches", (_ghost.vectors,)),
-    "renorm": ("batch renormalization", (_renorm.vectors,)),
-    "mask": ("masks", (_mask.vectors,)),
-    "sync": ("several ranks", (_sync.vectors,)),
-    "precision": ("16 bits, float64, and where numbers are rounded", (_precision.vectors,)),
-    "refused": ("what has to be refused", (_refused.vectors,)),
+    "core": ("y and the statistics of a batch", (core.vectors, edges.vectors)),
+    "hard": ("y, statistics and dx on inputs where implementations lose digits", (hard.vectors,)),
+    "running": ("the running state after an update", (running.vectors, running_edges.vectors)),
+    "inference": ("y and derivatives by the running statistics", (inference.vectors,)),
+    "grad": ("gradients", (derivatives.grad,)),
+    "jvp": ("tangents", (derivatives.jvp,)),
+    "cotangents": ("gradients through the returned mean and variance", (derivatives.cotangents,)),
+    "ghost": ("virtual batches", (ghost.vectors,)),
+    "renorm": ("batch renormalization", (renorm.vectors,)),
+    "mask": ("masks", (mask.vectors,)),
+    "sync": ("several ranks", (sync.vectors,)),
+    "precision": ("16 bits, float64, and where numbers are rounded", (precision.vectors,)),
+    "refused": ("what has to be refused", (refused.vectors,)),
 }
 
 

@@ -11,12 +11,12 @@ import numpy as np
 
 import bnspec
 from bnspec._clauses import specification
-from bnspec_conformance.case import Array, Case, as_float64
-from bnspec_conformance.scope import PROFILES, needs
-from bnspec_conformance.vectors._expected import Expected, expected
-from bnspec_conformance.vectors._hex import encoded, hexed, lines, numbers
-from bnspec_conformance.vectors._vector import Relation, Vector
+from bnspec_conformance.cases.case import Array, Case, as_float64
+from bnspec_conformance.cases.scope import PROFILES, needs
 from bnspec_conformance.vectors.catalogue import FAMILIES, catalogue
+from bnspec_conformance.vectors.expected import Expected, expected
+from bnspec_conformance.vectors.hex import encoded, hexed, lines, numbers
+from bnspec_conformance.vectors.vector import Relation, Vector
 
 __all__ = ["FORMAT", "export", "vector_to_json"]
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from bnspec import BatchNormConfig
-from bnspec_conformance.case import Array, Case, Outcome, RankInputs, as_float64
+from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, as_float64
+from bnspec_conformance.cases.scope import PROFILES, needs
 from bnspec_conformance.report._write import write_text
-from bnspec_conformance.scope import PROFILES, needs
 from bnspec_conformance.subjects import NotSupported, Subject, SubjectError, quietly, version_of
-from bnspec_conformance.subjects._process import ProgramError
-from bnspec_conformance.vectors._hex import array_of, encoded, lines, unhexed
+from bnspec_conformance.subjects.process import ProgramError
+from bnspec_conformance.trials.time_limit import PATIENCE, TooLong, deadline
 from bnspec_conformance.vectors.files import RESULTS, Vectors, undeclarable
-from bnspec_conformance.watch import PATIENCE, TooLong, deadline
+from bnspec_conformance.vectors.hex import array_of, encoded, lines, unhexed
 
 __all__ = ["case_of", "run_vectors", "write_results"]
 

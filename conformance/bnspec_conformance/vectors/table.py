@@ -4,9 +4,9 @@ import sys
 from typing import Any
 
 from bnspec._printable import printable
-from bnspec_conformance.vectors._hex import hexed
-from bnspec_conformance.vectors._judge import Finding
 from bnspec_conformance.vectors.files import Vectors
+from bnspec_conformance.vectors.hex import hexed
+from bnspec_conformance.vectors.judge import Finding
 from bnspec_conformance.vectors.verify import ORDER, Verdict
 
 __all__ = ["print_verdict"]

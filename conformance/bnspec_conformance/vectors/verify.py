@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bnspec._clauses import clauses as specification
-from bnspec_conformance.vectors._hex import hexed
-from bnspec_conformance.vectors._judge import Finding, Judge, Outcome
 from bnspec_conformance.vectors.files import Results, Vectors
+from bnspec_conformance.vectors.hex import hexed
+from bnspec_conformance.vectors.judge import Finding, Judge, Outcome
 
 __all__ = ["FORMAT", "ORDER", "ClauseVerdict", "Verdict", "verify"]
 

@@ -1,0 +1,1 @@
+"""The arrays of each library: what `bnspec.Backend` asks for."""

@@ -1,0 +1,66 @@
+"""torch tensors on the CPU or a CUDA device, differentiable as they are.
+
+Automatic differentiation works to any order: through the specification's own primitives, or, on the CPU, once through
+compiled ones and from there on through the specification's. bnspec's explicit derivatives are there for those who
+want no graph.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+
+from bnspec import SpecificationKernels
+from bnspec._protocols import Kernels
+from bnspec_backends import cpu
+
+__all__ = ["TorchBackend"]
+
+
+class TorchBackend:
+    """Backend "torch"; new tensors go to torch's default device."""
+
+    name = "torch"
+
+    @property
+    def kernels(self) -> Kernels:
+        """The specification's, and for tensors on the CPU compiled ones where `bnspec_backends.cpu` has them."""
+        if cpu.in_use() != "compiled":
+            return SpecificationKernels()
+        from bnspec_backends.cpu.torch_kernels import TorchCpuKernels
+
+        return TorchCpuKernels(cpu.make("compiled"))
+
+    def version(self) -> str:
+        """torch's version."""
+        return str(torch.__version__)
+
+    def devices(self) -> Sequence[str]:
+        """The host, and every CUDA device."""
+        return ("cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())))
+
+    def dtypes(self) -> Sequence[str]:
+        """All four."""
+        return ("bfloat16", "float16", "float32", "float64")
+
+    def asarray(self, values: Any) -> Any:
+        """Return a new tensor on torch's default device."""
+        values = numpy.array(values)
+        if values.dtype.name == "bfloat16":  # torch reads the bits, not ml_dtypes' type
+            return torch.from_numpy(values.view(numpy.uint16)).view(torch.bfloat16).to(torch.get_default_device())
+        return torch.from_numpy(values).to(torch.get_default_device())
+
+    def to_numpy(self, x: Any) -> Any:
+        """Copy to the host."""
+        x = x.detach().cpu()
+        if x.dtype == torch.bfloat16:
+            import ml_dtypes
+
+            return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        return x.numpy()
+
+    def synchronize(self) -> None:
+        """Wait for the CUDA devices that were used."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()

@@ -1,0 +1,26 @@
+"""Ways to join ranks: threads of one process, MPI processes, and CUDA devices through NCCL.
+
+`MPICommunicator` and `NCCLCommunicator` are imported when they are first asked for, and need the extras ``mpi`` and
+``cuda``. The modules beside them are plumbing: what ranks compare (`facts`), what they send (`headers`), in which order
+(`schedule`), and what becomes of a failure (`failure`, `notices`).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bnspec_backends.ranks import threads
+
+if TYPE_CHECKING:
+    from bnspec_backends.ranks.mpi import MPICommunicator
+    from bnspec_backends.ranks.nccl import NCCLCommunicator
+
+__all__ = ["MPICommunicator", "NCCLCommunicator", "threads"]
+
+_FOLDERS = {"MPICommunicator": "mpi", "NCCLCommunicator": "nccl"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a communicator at the first use of its name."""
+    if name not in _FOLDERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_FOLDERS[name]}"), name)

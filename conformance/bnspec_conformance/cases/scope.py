@@ -1,0 +1,228 @@
+"""What a subject can be asked: the profiles, dtypes, ranks, axes and options that it declares.
+
+A scope is a promise. Cases are drawn inside it, so that none is wasted; what lies outside is "not supported",
+never a pass; and a result that a declared profile owes and that does not come back is a failure.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from bnspec_conformance.cases.case import Case, RankInputs, RankOutcome
+
+__all__ = ["PROFILES", "Scope", "about", "needs"]
+
+#: The parts of the specification that a subject may have or lack, each with what it adds.
+PROFILES: Mapping[str, str] = {
+    "core": "y by batch statistics",
+    "statistics": "the batch's count, mean and variance are returned",
+    "running": "the running state after a training call",
+    "inference": "y by running statistics",
+    "grad": "gradients: dx, dgamma, dbeta",
+    "jvp": "tangents (forward mode)",
+    "cotangents": "gradients through the returned mean and variance",
+    "ghost": "virtual batches",
+    "renorm": "batch renormalization",
+    "mask": "masks",
+    "sync": "several ranks share their statistics",
+}
+
+_FIELDS = {"y": "core", "count": "statistics", "mean": "statistics", "var": "statistics", "state": "running"}
+_FIELDS |= {"dx": "grad", "dgamma": "grad", "dbeta": "grad", "ydot": "jvp", "mean_dot": "jvp", "var_dot": "jvp"}
+
+
+#: What a clause is about, beyond "core": by its id, else by its family.
+_ABOUT: Mapping[str, tuple[str, ...]] = {
+    "BN-GRP-2": ("ghost",),
+    "BN-GRP-3": ("ghost",),
+    "BN-GRP-4": ("ghost",),
+    "BN-MOM-1": ("statistics",),
+    "BN-MOM-2": ("statistics",),
+    "BN-MOM-3": ("statistics",),
+    "BN-GRAD": ("grad",),
+    "BN-GRAD-4": ("jvp",),
+    "BN-GRAD-5": ("grad", "jvp"),
+    "BN-GRAD-6": ("grad", "cotangents"),
+    "BN-RUN": ("running",),
+    "BN-RUN-8": ("running", "ghost"),
+    "BN-INF": ("inference",),
+    "BN-RENORM": ("renorm",),
+    "BN-RENORM-2": ("renorm", "grad"),
+    "BN-RENORM-8": ("renorm", "ghost"),
+    "BN-MASK": ("mask",),
+    "BN-MASK-4": ("mask", "grad"),
+    "BN-SYNC": ("sync",),
+    "BN-SYNC-5": ("sync", "ghost"),
+    "BN-SYNC-6": ("sync", "grad"),
+    "BN-SYNC-7": ("sync", "grad"),
+}
+
+
+def about(clause: str) -> tuple[str, ...]:
+    """The profiles without which a subject cannot be asked about a clause."""
+    return _ABOUT.get(clause, _ABOUT.get(clause.rsplit("-", 1)[0], ()))
+
+
+def needs(case: Case) -> frozenset[str]:
+    """The profiles a case calls for."""
+    config = case.config
+    inference = case.mode == "inference"
+    wanted = {
+        "core": not inference,
+        "inference": inference,
+        "running": case.state is not None and case.update and not inference,
+        "grad": any(r.dy is not None for r in case.ranks),
+        "jvp": case.has_jvp,
+        "cotangents": case.dmean is not None or case.dvar is not None,
+        "ghost": config.virtual_batch_size is not None and not inference,
+        "renorm": config.renorm is not None,
+        "mask": any(r.mask is not None for r in case.ranks),
+        "sync": len(case.ranks) > 1,
+    }
+    return frozenset(name for name, needed in wanted.items() if needed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """A subject's declared capabilities.
+
+    Attributes
+    ----------
+    profiles : frozenset of str
+        Of `PROFILES`.
+    dtypes : tuple of str
+        Of x: float16, bfloat16, float32, float64.
+    ndims : tuple of int
+        Ranks of x that it takes.
+    axes : {"any", "first", "last"}
+        Where the channel axis may be: anywhere, on axis 1, or last.
+    world : int
+        Most ranks it can run; 1 without "sync".
+    ragged : bool
+        Whether ranks may differ in shape.
+    options : mapping of str to tuple
+        Fields of the configuration, and "renorm.form", that can take only some values, with those values. They
+        restrict only the cases in which the field has a meaning: correction, say, those that update a state.
+    declared : bool
+        False for a subject that says nothing of itself: then a result that does not come back is "not supported".
+    """
+
+    profiles: frozenset[str] = frozenset(PROFILES)
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    ndims: tuple[int, ...] = (2, 3, 4, 5)
+    axes: Literal["any", "first", "last"] = "any"
+    world: int = 4
+    ragged: bool = True
+    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    declared: bool = True
+
+    def __post_init__(self) -> None:
+        unknown = set(self.profiles) - set(PROFILES)
+        if unknown:
+            raise ValueError(f"unknown profiles {sorted(unknown)}; expected some of {', '.join(PROFILES)}.")
+        if "cotangents" in self.profiles and not {"statistics", "grad"} <= self.profiles:
+            raise ValueError("cotangents without statistics and grad; nothing is returned that they belong to.")
+
+    def __contains__(self, profile: str) -> bool:
+        return profile in self.profiles
+
+    def lacks(self, clause: str) -> str | None:
+        """None, or why the subject cannot be asked about a clause."""
+        missing = [name for name in about(clause) if name not in self.profiles]
+        return f"it has no {missing[0]} ({PROFILES[missing[0]]})" if missing else None
+
+    def fit(self, case: Case) -> Case:
+        """The case without the derivatives and the state that the subject does not deal in."""
+        lacks = set(PROFILES) - self.profiles
+        change: dict[str, Any] = {}
+        if lacks & {"grad", "jvp"}:
+            change["ranks"] = tuple(
+                RankInputs(r.x, None if "grad" in lacks else r.dy, r.mask, None if "jvp" in lacks else r.xdot)
+                for r in case.ranks
+            )
+        if "jvp" in lacks:
+            change |= {"gamma_dot": None, "beta_dot": None}
+        if lacks & {"grad", "cotangents"}:
+            change |= {"dmean": None, "dvar": None}
+        if "running" in lacks and case.mode == "batch":
+            change |= {"update": False} if case.config.renorm is not None else {"state": None}
+        return dataclasses.replace(case, **change) if change else case
+
+    def reason(self, case: Case) -> str | None:
+        """None, or why the case lies outside."""
+        missing = [name for name in PROFILES if name in needs(case) - self.profiles]
+        if missing:
+            return f"it has no {missing[0]} ({PROFILES[missing[0]]})"
+        for rank in case.ranks:
+            for array in (rank.x, rank.dy, rank.xdot):
+                if array is not None and array.dtype.name not in self.dtypes:
+                    return f"it has no {array.dtype.name}"
+            if rank.x.ndim not in self.ndims:
+                return f"it takes no x of rank {rank.x.ndim}"
+        if not self.takes_axis(case.config.axis, case.ranks[0].x.ndim):
+            return f"its channels are on the {'axis after the samples' if self.axes == 'first' else 'last axis'}"
+        if len(case.ranks) > self.world:
+            return f"it runs at most {self.world} ranks"
+        if not self.ragged and len({rank.x.shape for rank in case.ranks}) > 1:
+            return "its ranks are a mapped axis, so that all have one shape"
+        return self.without_option(case)
+
+    def without_option(self, case: Case) -> str | None:
+        """None, or which option of a case the subject does not have; also for a case that is to be refused."""
+        for name, allowed in self.options.items():
+            value = _option(case, name)
+            if value is not None and value not in allowed:
+                return f"it has no {name}={value!r}"
+        return None
+
+    def arrange(self, case: Case) -> Case:
+        """The case with its channels on an axis that the subject takes: the same numbers in another order."""
+        ndim = case.ranks[0].x.ndim
+        if self.takes_axis(case.config.axis, ndim):
+            return case
+        to = 1 if self.axes == "first" else ndim - 1
+
+        def move(array: Any) -> Any:
+            return None if array is None else np.ascontiguousarray(np.moveaxis(array, case.config.axis, to))
+
+        ranks = tuple(RankInputs(move(r.x), move(r.dy), move(r.mask), move(r.xdot)) for r in case.ranks)
+        return dataclasses.replace(case, ranks=ranks, config=dataclasses.replace(case.config, axis=to))
+
+    def takes_axis(self, axis: int, ndim: int) -> bool:
+        """Whether channels may be on this axis."""
+        return self.axes == "any" or axis % ndim == (1 if self.axes == "first" else ndim - 1)
+
+    def owes(self, case: Case, rank: RankInputs) -> tuple[str, ...]:
+        """The fields of a rank's outcome that a declared subject must return for a case."""
+        due = {"core": True, "statistics": case.mode == "batch", "running": "running" in needs(case)}
+        due |= {"grad": rank.dy is not None, "jvp": rank.xdot is not None}
+        present = {"dgamma": case.config.scale, "dbeta": case.config.center, "count": "statistics" in self.profiles}
+        present |= dict.fromkeys(("mean_dot", "var_dot"), "statistics" in self.profiles and case.mode == "batch")
+        return tuple(
+            f.name
+            for f in dataclasses.fields(RankOutcome)
+            if due[_FIELDS[f.name]]
+            and (_FIELDS[f.name] in self.profiles or f.name == "y")
+            and present.get(f.name, True)
+        )
+
+
+def _option(case: Case, name: str) -> Any:
+    """The value of an option in a case, or None where it has no influence on the result."""
+    config, asked, inference = case.config, needs(case), case.mode == "inference"
+    if name == "renorm.form":
+        return None if config.renorm is None else config.renorm.form
+    matters = {
+        "averaging": case.state is not None and (case.update or inference),
+        "decay": "running" in asked or (case.state is not None and config.averaging == "debiased"),
+        "correction": "running" in asked,
+        "single_value": "running" in asked and config.correction == 1,
+        "nonfinite": "running" in asked,
+        "ghost_source": "running" in asked and "ghost" in asked,
+        "sync_weighting": "sync" in asked,
+        "virtual_batch_size": "ghost" in asked,
+    }
+    return getattr(config, name) if matters.get(name, True) else None

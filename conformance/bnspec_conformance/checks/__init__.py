@@ -1,0 +1,1 @@
+"""Checks: one test for each statement of the specification."""

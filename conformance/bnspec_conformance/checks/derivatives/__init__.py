@@ -1,0 +1,1 @@
+"""Checks of gradients, tangents and libraries' own differentiation."""

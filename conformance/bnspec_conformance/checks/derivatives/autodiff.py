@@ -1,0 +1,68 @@
+"""What an array library's own differentiation makes of a function of bnspec: for clauses about constants and NaN."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from bnspec_conformance.cases.case import Array
+from bnspec_conformance.trials.trial import NotSupported, Trial
+
+__all__ = ["double_precision", "library_derivatives"]
+
+
+def double_precision(t: Trial) -> contextlib.AbstractContextManager[Any]:
+    """A context in which the subject's library has float64; JAX has to be asked for it.
+
+    Raises
+    ------
+    NotSupported
+        It has none.
+    """
+    if t.needs_backend().name == "jax":
+        import jax
+
+        context: contextlib.AbstractContextManager[Any] = jax.enable_x64(True)
+        return context
+    if "float64" not in t.subject.scope.dtypes:
+        raise NotSupported(f"{t.subject.name} has no float64")
+    return contextlib.nullcontext()
+
+
+def library_derivatives(
+    backend: Any, loss: Callable[[Any], Any], x: Array, direction: Array, *, compiled: bool = False
+) -> tuple[Array, Array]:
+    """Return the gradient of ``loss`` at x and its Hessian times a direction, as the library computes them.
+
+    Parameters
+    ----------
+    backend : Backend
+    loss : callable
+        Takes an array of the backend's library, returns a scalar of it.
+    x, direction : array
+        One shape and dtype.
+    compiled : bool
+        In one program where the library compiles, which then may reorder the arithmetic; quicker than piece by piece.
+
+    Raises
+    ------
+    NotSupported
+        The library does not differentiate.
+    """
+    at, along = backend.asarray(x), backend.asarray(direction)
+    if backend.name == "torch":
+        import torch
+
+        at.requires_grad_()
+        (first,) = torch.autograd.grad(loss(at), at, create_graph=True)
+        (second,) = torch.autograd.grad((first * along).sum(), at)
+    elif backend.name == "jax":
+        import jax
+
+        def both(at: Any, along: Any) -> tuple[Any, Any]:
+            first, pull = jax.vjp(jax.grad(loss), at)
+            return first, pull(along)[0]
+
+        first, second = (jax.jit(both) if compiled else both)(at, along)
+    else:
+        raise NotSupported(f"{backend.name} does not differentiate")
+    return backend.to_numpy(first), backend.to_numpy(second)

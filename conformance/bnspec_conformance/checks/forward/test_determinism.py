@@ -1,0 +1,237 @@
+"""Checks of SPEC.md, "Determinism"."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+import bnspec
+from bnspec_conformance.cases import strategies
+from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, RankOutcome
+from bnspec_conformance.oracle import exact
+from bnspec_conformance.subjects import Subject
+from bnspec_conformance.trials.explore import clauses, explore
+from bnspec_conformance.trials.trial import NotSupported, Trial
+
+_EVERYTHING = ("y", "mean", "var", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")
+
+
+def whole(subject: Subject) -> st.SearchStrategy[Case]:
+    """Cases that ask for everything: derivatives, and where the subject is no compiler's also masks and the state."""
+    plain = strategies.cases(subject, derivatives=True, running=True)
+    if subject.examples < 10:
+        return plain
+    return st.one_of(
+        plain,
+        strategies.cases(subject, ghost=True, derivatives=True),
+        strategies.cases(subject, mask=True, derivatives=True),
+    )
+
+
+def values_of(outcome: RankOutcome) -> dict[str, Any]:
+    """The fields that are there."""
+    return {
+        f.name: getattr(outcome, f.name) for f in dataclasses.fields(outcome) if getattr(outcome, f.name) is not None
+    }
+
+
+@clauses("BN-DET-1")
+@explore(whole, share=0.3)
+def test_same_bits(t: Trial, case: Case) -> None:
+    """The same call gives the same bits, whatever ran in between."""
+    first = copy.deepcopy(values_of(t.run(case).ranks[0]))
+    other = dataclasses.replace(
+        case, ranks=(RankInputs(-3 * case.ranks[0].x[..., ::-1].copy()),), gamma_dot=None, beta_dot=None
+    )
+    t.run(other)
+    t.same(values_of(t.run(case).ranks[0]), first, "the second result", case)
+
+
+@clauses("BN-DET-1")
+@explore(lambda s: strategies.dtypes(s) if s.examples >= 10 else st.just(np.dtype("float32")), share=0.1)
+def test_same_bits_of_many(t: Trial, dtype: Any) -> None:
+    """A batch large enough to be divided among threads gives the same bits every time."""
+    rng = np.random.default_rng(4)
+    shape = (64, 24, 24, 8) if t.subject.examples >= 10 else (4, 3, 2, 2)
+    x, dy = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    config = bnspec.BatchNormConfig(axis=3, epsilon=1e-5, decay=0.9, correction=0)
+    case = t.subject.scope.arrange(Case(config=config, ranks=(RankInputs(x + dtype.type(3), dy),)))
+    first = copy.deepcopy(values_of(t.run(case).ranks[0]))
+    for _ in range(2):
+        t.same(values_of(t.run(case).ranks[0]), first, "a later result", case)
+
+
+class _Views:
+    """A backend whose arrays of rank 2 and more are views of a certain kind into larger or otherwise ordered memory."""
+
+    def __init__(self, backend: Any, view: Callable[[Any, Array], Any]) -> None:
+        self._backend, self._view = backend, view
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def asarray(self, values: Array) -> Any:
+        values = np.asarray(values)
+        if values.ndim < 2 or values.size == 0:
+            return self._backend.asarray(values)
+        made = self._view(self._backend.asarray, values)
+        assert tuple(made.shape) == values.shape
+        return made
+
+
+def transposed(put: Callable[[Array], Any], values: Array) -> Any:
+    """The axes in the opposite order in memory."""
+    backwards = tuple(range(values.ndim))[::-1]
+    made = put(np.ascontiguousarray(values.transpose(backwards)))
+    return made.permute(backwards) if hasattr(made, "permute") else _transpose(made, backwards)
+
+
+def _transpose(made: Any, order: tuple[int, ...]) -> Any:
+    from array_api_compat import array_namespace
+
+    return array_namespace(made).permute_dims(made, order)
+
+
+def strided(put: Callable[[Array], Any], values: Array) -> Any:
+    """Every second element of every axis, from an offset."""
+    room = np.full([2 * n + 3 for n in values.shape], 7, values.dtype)
+    places = tuple(slice(1, 2 * n + 1, 2) for n in values.shape)
+    room[places] = values
+    return put(room)[places]
+
+
+def reversed_axes(put: Callable[[Array], Any], values: Array) -> Any:
+    """Negative strides."""
+    back = (slice(None, None, -1),) * values.ndim
+    return put(np.ascontiguousarray(values[back]))[back]
+
+
+def broadcast(put: Callable[[Array], Any], values: Array) -> Any:
+    """A view through an axis that memory does not have; the values are those of the first sample."""
+    from array_api_compat import array_namespace
+
+    row = put(np.ascontiguousarray(values[:1]))
+    return array_namespace(row).broadcast_to(row, values.shape)
+
+
+_LAYOUTS = {"transposed": transposed, "strided": strided, "reversed": reversed_axes, "broadcast": broadcast}
+
+
+def laid_out(subject: Subject) -> st.SearchStrategy[tuple[Case, str]]:
+    """Cases and names of layouts, where the library has more than one."""
+    if subject.backend is not None and subject.backend.name == "jax":
+        raise NotSupported("JAX arrays have no strides")
+    return st.tuples(whole(subject), st.sampled_from(sorted(_LAYOUTS)))
+
+
+@clauses("BN-DET-2")
+@explore(laid_out, share=2.0)
+def test_memory_layout(t: Trial, drawn: tuple[Case, str]) -> None:
+    """Strides, offsets and the order of axes in memory change nothing beyond the bound, and nothing is written."""
+    case, kind = drawn
+    backend = t.needs_backend()
+    if kind == "reversed" and backend.name == "torch":
+        kind = "strided"  # torch has no negative strides
+    if kind == "broadcast":
+        rank = case.ranks[0]
+        same = (
+            None if v is None else np.broadcast_to(v[:1], v.shape).copy()
+            for v in (rank.x, rank.dy, rank.mask, rank.xdot)
+        )
+        case = dataclasses.replace(case, ranks=(RankInputs(*same),))  # type: ignore[arg-type]
+    other = t.beside(backend=_Views(backend, _LAYOUTS[kind]))
+    outcome = other.run(case)
+    t.absorb(other)
+    asked = [f for f in (*_EVERYTHING, "state") if getattr(outcome.ranks[0], f) is not None]
+    t.agree(case, *asked, outcome=outcome)
+
+
+def compiler(subject: Subject) -> Any:
+    """jax, or not supported."""
+    if subject.backend is None or subject.backend.name != "jax":
+        raise NotSupported(f"{subject.name} is not compiled here")
+    import jax
+
+    return jax
+
+
+def compilable(subject: Subject) -> st.SearchStrategy[Case]:
+    """Cases with everything, where the library compiles."""
+    compiler(subject)
+    return whole(subject)
+
+
+def compiled(t: Trial, jax: Any, case: Case) -> Outcome:
+    """The case inside one jitted function."""
+    backend, rank, held = t.needs_backend(), case.ranks[0], case.state
+    assert held is not None
+    put = {
+        k: None if v is None else backend.asarray(v)
+        for k, v in {**vars(rank), **vars(case)}.items()
+        if isinstance(v, np.ndarray)
+    }
+    params = bnspec.Params(put.get("gamma"), put.get("beta"))
+    state = bnspec.RunningState(**{k: backend.asarray(v) for k, v in held.items()})
+
+    def step(x: Any, dy: Any, xdot: Any, params: Any, dots: Any, state: Any) -> dict[str, Any]:
+        y, stats, saved = bnspec.batch_norm(x, params, case.config, state=state)
+        grads = bnspec.batch_norm_vjp(dy, saved)
+        tangents = bnspec.batch_norm_tangents(xdot, saved, *dots)
+        new = bnspec.update_running(state, stats, case.config)
+        return {"y": y, "mean": stats.mean + stats.mean_low, "var": stats.var, "dx": grads.x, "dgamma": grads.gamma,
+                "dbeta": grads.beta, "ydot": tangents.y, "mean_dot": tangents.mean, "var_dot": tangents.var,
+                "state": {k: v for k, v in new._asdict().items() if v is not None}}  # fmt: skip
+
+    found = jax.jit(step)(put["x"], put["dy"], put["xdot"], params, (put.get("gamma_dot"), put.get("beta_dot")), state)
+    return Outcome((RankOutcome(**jax.tree_util.tree_map(np.asarray, found)),))
+
+
+@clauses("BN-DET-3")
+@explore(compilable, share=0.5)
+def test_compiled(t: Trial, case: Case) -> None:
+    """Forward, vjp, jvp and update inside jax.jit equal the eager call within the bound."""
+    jax = compiler(t.subject)
+    rank = case.ranks[0]
+    far = RankInputs(rank.x + rank.x.dtype.type(30), rank.dy, None, rank.xdot)  # where a rewritten variance would show
+    case = dataclasses.replace(case, ranks=(far,))
+    reference = exact(case)
+    t.agree(case, *_EVERYTHING, "state", reference=reference, proves=())
+    t.agree(case, *_EVERYTHING, "state", reference=reference, outcome=compiled(t, jax, case))
+
+
+@clauses("BN-DET-3")
+@explore()
+def test_raises_at_tracing(t: Trial) -> None:
+    """What is refused for its shape, dtype or configuration is refused while tracing, with the eager call's text."""
+    jax = compiler(t.subject)
+    put = t.needs_backend().asarray
+    ghost = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=1, virtual_batch_size=3)
+    config = dataclasses.replace(ghost, virtual_batch_size=None)
+    x = put(np.ones((4, 2), "float32"))
+    params, state = bnspec.init(config, channels=2, like=x)
+    _, saved_of_x = bnspec.batch_norm_inference(x, params, state, config)
+    short = bnspec.RunningState(state.mean[:1], state.var)
+
+    def forward(config: Any = config, params: Any = params, **more: Any) -> Callable[[Any], Any]:
+        return lambda v: bnspec.batch_norm(v, params, config, **more)[0]
+
+    rows: list[tuple[str, Callable[[Any], Any], Array]] = [
+        ("BN-SHAPE-1", forward(), np.ones(2, "float32")),
+        ("BN-SHAPE-2", forward(dataclasses.replace(config, axis=2)), np.ones((4, 2), "float32")),
+        ("BN-SHAPE-5", forward(), np.ones((4, 2), "int32")),
+        ("BN-SHAPE-6", forward(), np.ones((4, 3), "float32")),
+        ("BN-GRP-3", forward(ghost), np.ones((4, 2), "float32")),
+        ("BN-MASK-7", forward(mask=put(np.ones((4, 2), bool))), np.ones((4, 2), "float32")),
+        ("BN-SHAPE-6", lambda v: bnspec.batch_norm_inference(v, params, short, config)[0], np.ones((4, 2), "float32")),
+        ("BN-GRAD-1", lambda v: bnspec.batch_norm_vjp(v, saved_of_x).x, np.ones((5, 2), "float32")),
+    ]
+    own = ("BN-DET-3",)
+    for clause, call, bad in rows:
+        eager = t.refuses(lambda: call(put(bad)), (ValueError, TypeError), clause, proves=(clause,))  # noqa: B023
+        shape = jax.ShapeDtypeStruct(bad.shape, bad.dtype)
+        traced = t.refuses(lambda: jax.eval_shape(call, shape), (ValueError, TypeError), clause, proves=own)  # noqa: B023
+        t.require(traced == eager, f"traced: {traced}\neager:  {eager}")
+        t.refuses(lambda: jax.jit(call)(put(bad)), (ValueError, TypeError), clause, proves=own)  # noqa: B023

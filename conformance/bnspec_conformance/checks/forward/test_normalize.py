@@ -1,0 +1,171 @@
+"""Checks of SPEC.md, "Normalization"."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from bnspec import BatchNormConfig
+from bnspec_conformance.bounds import hard_bound
+from bnspec_conformance.cases import strategies
+from bnspec_conformance.cases.case import Array, Case, RankInputs, as_float64
+from bnspec_conformance.cases.families import hard_families
+from bnspec_conformance.oracle import exact
+from bnspec_conformance.trials.explore import clauses, explore
+from bnspec_conformance.trials.trial import Trial
+
+
+@clauses("BN-NORM-1")
+@explore(strategies.cases)
+def test_formula(t: Trial, case: Case) -> None:
+    """y is gamma*(x - mean)/sqrt(var + epsilon) + beta."""
+    t.agree(case, "y")
+
+
+@clauses("BN-NORM-2")
+@explore(lambda s: strategies.cases(s, derivatives=True))
+def test_absent_parameters(t: Trial, case: Case) -> None:
+    """Without center there is no beta and no gradient of it; without scale no gamma."""
+    for center, scale in ((False, True), (True, False), (False, False)):
+        config = dataclasses.replace(case.config, center=center, scale=scale)
+        gamma, beta = case.gamma if scale else None, case.beta if center else None
+        own = dataclasses.replace(case, config=config, gamma=gamma, beta=beta, gamma_dot=None, beta_dot=None)
+        with t.found.gathering():
+            got = t.agree(own, "y", "dx").ranks[0]
+            if "grad" in t.subject.scope:
+                t.require((got.dbeta is not None) == center, "dbeta is there exactly when center is", own)
+                t.require((got.dgamma is not None) == scale, "dgamma is there exactly when scale is", own)
+
+
+def hard_case(name: str) -> Case:
+    """One hard family as a case."""
+    x, gamma, beta, dy, epsilon = hard_families()[name]
+    config = BatchNormConfig(axis=x.ndim - 1, epsilon=epsilon, decay=0.9, correction=0)
+    return Case(config=config, ranks=(RankInputs(x, dy),), gamma=gamma, beta=beta, note=f"hard family {name}")
+
+
+#: The families that float32 arithmetic alone cannot reach, and why; it is held to all others.
+BEYOND_FLOAT32 = {
+    "huge_1e+19": "the squares overflow",
+    "huge_1e+30": "the squares overflow",
+    "near_float_max": "x - K overflows",
+    "two_values_far": "dx is what remains of terms 1e7 times as large",
+}
+#: Those whose numbers are 0 to a subject that flushes subnormal numbers; test_subnormal has a bound that allows it.
+SUBNORMAL = ("denormal", "denormal_and_normal")
+
+
+def hard(subject: Any) -> Any:
+    """Names of the hard families this subject's arithmetic is held to."""
+    beyond = () if subject.arithmetic == "float64" else tuple(BEYOND_FLOAT32)
+    return st.sampled_from([n for n in hard_families() if n not in (*beyond, *(SUBNORMAL if subject.flushes else ()))])
+
+
+@clauses("BN-NORM-3", "BN-MOM-8")
+@explore(hard, share=3.0)
+def test_hard_families(t: Trial, name: str) -> None:
+    """y stays within 8 float32 roundoffs on inputs where implementations lose digits."""
+    case = t.subject.scope.arrange(hard_case(name))
+    reference = exact(case)
+    outcome = t.run(case)
+    got, want = outcome.ranks[0].y, reference.ranks[0].y
+    assert got is not None and want is not None
+    allowed = hard_bound(want, case.gamma, axis=case.config.axis, flush=t.subject.flushes)
+    with t.found.gathering():
+        t.within(got, want, allowed, "y", case, proves=("BN-NORM-3",))
+        if "statistics" in t.subject.scope:
+            t.agree(case, "mean", "var", outcome=outcome, reference=reference, strict=True, proves=("BN-MOM-8",))
+
+
+@clauses("BN-NORM-1")
+@explore()
+def test_subnormal(t: Trial) -> None:
+    """Subnormal numbers alone and among others; the bound allows a device on which they are 0."""
+    config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    steps = np.arange(-8, 8, dtype="float32").reshape(4, 2, 2, 1)
+    for x in (steps * np.float32(2.0**-140), steps * np.where(steps % 2, 2.0**-140, 2.0**-100).astype("float32")):
+        case = Case(config=config, ranks=(RankInputs(x),), gamma=np.ones(2, "float32"), beta=np.zeros(2, "float32"))
+        t.agree(t.subject.scope.arrange(case), "y")
+
+
+@clauses("BN-NORM-4")
+@explore(lambda s: strategies.cases(s, narrow=False, epsilon=1.0))
+def test_laws(t: Trial, case: Case) -> None:
+    """An exact shift or power-of-two scale of x changes no more than rounding; permuted samples give permuted y."""
+    rng = np.random.default_rng(3)
+    x = rng.integers(-64, 64, case.ranks[0].x.shape).astype(case.ranks[0].x.dtype)
+    case = dataclasses.replace(case, ranks=(RankInputs(x),))
+    scaled = dataclasses.replace(
+        case, ranks=(RankInputs(x * 8),), config=dataclasses.replace(case.config, epsilon=case.config.epsilon * 64)
+    )
+    shifted = dataclasses.replace(case, ranks=(RankInputs(x + 4096),))
+    order = rng.permutation(x.shape[0])
+    permuted = dataclasses.replace(case, ranks=(RankInputs(x[order]),))
+    reference = exact(case)
+    y = reference.ranks[0].y
+    assert y is not None
+    # That each y is right is another clause; the law is that they are the same.
+    base, allowed = t.agree(case, "y", reference=reference, proves=()).ranks[0].y, t.bounds(case, reference)
+    for what, own, places in (("scaled", scaled, ...), ("shifted", shifted, ...), ("permuted", permuted, order)):
+        known = exact(own)
+        got, more = t.agree(own, "y", reference=known, proves=()).ranks[0].y, t.bounds(own, known)
+        here, there = allowed.ranks[0].y, more.ranks[0].y
+        if got is None or base is None or here is None or there is None:
+            continue
+        slack = np.broadcast_to(here, y.shape)[places] + there
+        t.within(got, as_float64(base)[places], slack, f"y of {what} x", own, proves=("BN-NORM-4",))
+
+
+@clauses("BN-NORM-5", "BN-MOM-5", "BN-MOM-4")
+@explore(lambda s: strategies.cases(s, center=True))
+def test_constant_channel(t: Trial, case: Case) -> None:
+    """A constant channel has exactly its value as mean, variance 0, and y equal to beta, to the bit."""
+    rng = np.random.default_rng(case.channels)
+    shape, axis = case.ranks[0].x.shape, case.config.axis
+    values = (rng.standard_normal(case.channels) * 10.0 ** rng.integers(-3, 4, case.channels)).astype(
+        case.ranks[0].x.dtype
+    )
+    x = np.broadcast_to(values.reshape([n if a == axis else 1 for a, n in enumerate(shape)]), shape).copy()
+    _is_constant(t, dataclasses.replace(case, ranks=(RankInputs(x),)), values)
+
+
+@clauses("BN-NORM-5", "BN-MOM-5")
+@explore()
+def test_constant_of_many(t: Trial) -> None:
+    """The same for a count at which the sum of the values, divided by their number, is not the value."""
+    config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    gamma, beta = np.ones(4, "float32"), np.asarray([0.0, 0.1, -2.5, 1 / 3], "float32")
+    for name in t.subject.scope.dtypes:
+        values = np.asarray([0.1, -1 / 3, 1 / 11, 1e-3]).astype(strategies.dtype_of(name))
+        x = np.broadcast_to(values, (49, 4)).copy()
+        _is_constant(t, Case(config=config, ranks=(RankInputs(x),), gamma=gamma, beta=beta), values)
+
+
+@clauses("BN-NORM-5")
+@explore()
+def test_single_element(t: Trial) -> None:
+    """One element per channel is its own mean: y is beta."""
+    config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    values, beta = np.asarray([0.1, -7.0, 0.0, 1e3], "float32"), np.asarray([0.0, 0.1, -2.5, 1 / 3], "float32")
+    case = Case(config=config, ranks=(RankInputs(values.reshape(1, 4, 1, 1)),), gamma=np.ones(4, "float32"), beta=beta)
+    for own in t.inside([t.subject.scope.arrange(case)]):
+        _is_constant(t, own, values)
+
+
+def _is_constant(t: Trial, case: Case, values: Array) -> None:
+    """Require the statistics and y of channels that hold one value each."""
+    __tracebackhide__ = True
+    x, axis = case.ranks[0].x, case.config.axis
+    got = t.run(case).ranks[0]
+    assert got.y is not None and case.beta is not None
+    with t.found.gathering():
+        if got.mean is not None and got.var is not None:
+            if "BN-MOM-4" in t.clauses:
+                right = bool(np.all(got.var >= 0))
+                t.require(right, "var is negative or NaN for finite x", case, proves=("BN-MOM-4",))
+            t.same(got.mean, values.astype(got.mean.dtype)[None, :], "mean", case, proves=("BN-MOM-5",))
+            t.same(got.var, np.zeros_like(got.var), "var", case, proves=("BN-MOM-5",))
+        spread = [n if a == axis else 1 for a, n in enumerate(x.shape)]
+        beta = np.broadcast_to(case.beta.astype(x.dtype).reshape(spread), x.shape)
+        t.same(got.y, beta, "y", case, proves=("BN-NORM-5",))

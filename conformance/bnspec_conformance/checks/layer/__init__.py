@@ -1,0 +1,1 @@
+"""Checks of the eager layer and of refusals."""

@@ -1,0 +1,1 @@
+"""Checks of running statistics and of what a state is saved as."""

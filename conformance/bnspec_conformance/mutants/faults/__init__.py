@@ -1,0 +1,1 @@
+"""The wrong implementations of each chapter of the specification."""

@@ -1,0 +1,163 @@
+"""Finding a subject by its name, and making it whole, whatever its module does on import."""
+
+import contextlib
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from bnspec._printable import printable
+from bnspec_conformance.cases.scope import Scope
+from bnspec_conformance.trials.time_limit import PATIENCE
+
+__all__ = ["SubjectError", "complete", "find", "is_ours", "known_subjects", "quietly", "version_of"]
+
+_GROUP = "bnspec.subjects"
+
+#: Where the modules of bnspec's own subjects are.
+_OURS = "bnspec_conformance.subjects."
+
+#: What a subject need not say.
+_DEFAULTS: dict[str, Any] = {
+    "arithmetic": "float64",
+    "bound": "strict",
+    "flushes": False,
+    "examples": 40,
+    "dialect": None,
+    "backend": None,
+}
+
+
+class SubjectError(Exception):
+    """A subject that was asked for cannot be had; the text says why and what to install."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
+
+
+class Completed:
+    """A subject that takes no attributes, with what it does not say beside it."""
+
+    def __init__(self, subject: Any, said: dict[str, Any]) -> None:
+        self._subject = subject
+        self.__dict__.update(said)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._subject, name)
+
+
+def known_subjects() -> list[str]:
+    """Names of the subjects that installed packages declare."""
+    return sorted(entry_points(group=_GROUP).names)
+
+
+def is_ours(name: str) -> bool:
+    """Whether this is one of bnspec's own subjects, which may run although only a file names it."""
+    point = _entry_point(name)
+    return point is not None and _is_ours(point)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """What others' code does beside its work: it may warn, and what it prints does not get among the results."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr or sys.stdout):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def find(name: str, deadline: float | None, isolate: bool) -> Any:
+    """The subject of a name; see `bnspec_conformance.subjects.find_subject`."""
+    point = _entry_point(name)
+    with _telling(name), quietly():
+        if name.startswith("exec:"):
+            from bnspec_conformance.subjects.program import Program
+
+            made: Any = Program(name, deadline=deadline)
+        elif isolate:
+            from bnspec_conformance.subjects.isolated import Isolated
+
+            made = Isolated(name, PATIENCE if deadline is None else deadline)
+        elif point is not None:
+            made = point.load()
+        elif ":" in name:
+            module, attribute = name.split(":", 1)
+            if "" not in sys.path and os.getcwd() not in sys.path:  # a module beside the user, as python -m finds it
+                sys.path.insert(0, os.getcwd())
+            made = getattr(importlib.import_module(module), attribute)
+        else:
+            known = ", ".join(known_subjects()) or "none, for bnspec is not installed (`pip install -e .`)"
+            raise SubjectError(
+                f"unknown subject {name!r}; expected one of {known}, or module:attribute, or exec:PROGRAM."
+            )
+        return complete(made() if callable(made) else made, name)
+
+
+def complete(subject: Any, name: str) -> Any:
+    """Give a subject the defaults of what it does not say, and the name that finds it again as `asked`.
+
+    Raises
+    ------
+    SubjectError
+        For what is no subject.
+    """
+    with _telling(name), quietly():
+        missing = [m for m in ("supports", "run") if not callable(getattr(subject, m, None))]
+        if missing:
+            raise SubjectError(
+                f"subject {name!r} is {type(subject).__name__} without {' and '.join(missing)}; expected an object "
+                "with name, supports(case) and run(case); `bnspec-conformance new-port` writes one to start from."
+            )
+        said: dict[str, Any] = {field: value for field, value in _DEFAULTS.items() if not hasattr(subject, field)}
+        if not hasattr(subject, "scope"):
+            dtypes = tuple(getattr(subject, "dtypes", Scope.dtypes))
+            said["scope"] = Scope(dtypes=dtypes, declared=False)
+        elif not isinstance(subject.scope, Scope):
+            raise SubjectError(f"subject {name!r} has scope {subject.scope!r:.60}; expected a Scope.")
+        own = getattr(subject, "name", name)
+        if not isinstance(own, str):
+            raise SubjectError(f"subject {name!r} has name {own!r:.60}; expected a string.")
+        if not hasattr(subject, "name") or printable(own, lines=False) != own:
+            said["name"] = printable(own, lines=False)
+        if not hasattr(subject, "version"):
+            said["version"] = lambda: printable(name, lines=False)
+        said["asked"] = name
+        try:
+            for field, value in said.items():
+                setattr(subject, field, value)
+        except (AttributeError, TypeError):  # slots, a frozen dataclass, a property, a compiled type
+            subject = Completed(subject, said)
+    return subject
+
+
+def version_of(subject: Any) -> str:
+    """What a subject says of its version; it may warn, and an error is no reason to stop."""
+    try:
+        with quietly():
+            return printable(str(subject.version()), lines=False)
+    except Exception as error:
+        return printable(f"unknown: version() raised {type(error).__name__}: {error}", lines=False)
+
+
+@contextlib.contextmanager
+def _telling(name: str) -> Iterator[None]:
+    """Turn whatever the subject's own code raises into one line, without our traceback."""
+    try:
+        yield
+    except (SubjectError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # SystemExit, and what test libraries skip with, among them
+        text = str(error) or "without a word"
+        raise SubjectError(f"subject {name!r} cannot be had: {type(error).__name__}: {text}") from error
+
+
+def _entry_point(name: str) -> EntryPoint | None:
+    """What packages declare under a name; bnspec's own comes first."""
+    found = [point for point in entry_points(group=_GROUP) if point.name == name]
+    return next((point for point in found if _is_ours(point)), next(iter(found), None))
+
+
+def _is_ours(point: EntryPoint) -> bool:
+    return point.dist is not None and point.dist.name == "bnspec" and point.value.startswith(_OURS)

@@ -1,0 +1,1 @@
+"""Subjects: the layers of frameworks."""

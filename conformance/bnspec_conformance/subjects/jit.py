@@ -1,0 +1,142 @@
+"""bnspec's own functions compiled by `jax.jit` as a subject.
+
+All arrays are traced, the configuration is static; `jax.jit` keeps one program for each configuration, set of arrays
+and shapes. Ranks are lanes of one `jax.vmap` inside the program, joined by a communicator of `jax.lax`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+import bnspec
+from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
+from bnspec_conformance.cases.layout import layouts
+from bnspec_conformance.cases.scope import Scope, needs
+from bnspec_conformance.subjects.frameworks.jax_common import RANKS, dtypes, full_mask, parameters, put, stack
+from bnspec_conformance.subjects.ours import _run
+
+__all__ = ["Compiled", "Lanes", "jax_jit"]
+
+
+def jax_jit() -> "Compiled":
+    """bnspec compiled by `jax.jit`, in whatever precision JAX is configured for."""
+    backend = bnspec.get_backend("jax")
+    wide = "float64" in backend.dtypes()
+    return Compiled(Scope(dtypes=dtypes(), ragged=False), backend.version(), "float64" if wide else "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """A communicator whose ranks are the lanes of a mapped axis: one program for all, so one `rank` for all."""
+
+    size: int
+    rank: int = 0
+
+    def all_reduce(self, payload: Any, combine: Callable[[Any, Any], Any], signature: Any) -> Any:
+        """Combine the payloads from the first lane to the last."""
+        import jax
+
+        parts = jax.lax.all_gather(payload, RANKS)
+        return functools.reduce(combine, [parts[i] for i in range(self.size)])
+
+
+@dataclasses.dataclass
+class Compiled:
+    """One compiled program per configuration and shapes."""
+
+    scope: Scope
+    library: str
+    arithmetic: Literal["float64", "float32"]
+    name: str = "jax-jit"
+    bound: Literal["strict", "plain"] = "strict"
+    flushes: bool = True  # XLA does on the CPU
+    examples: int = 3  # nearly every case is compiled
+    dialect: str | None = "bnspec"
+    backend: None = None
+
+    def version(self) -> str:
+        """The versions of bnspec and JAX."""
+        return f"bnspec {bnspec.__version__} compiled by JAX {self.library}"
+
+    def supports(self, case: Case) -> str | None:
+        """All but ranks of several shapes, and updates that are refused for a value: a trace knows none."""
+        return self.scope.reason(case) or _refused_for_a_value(case)
+
+    def run(self, case: Case) -> Outcome:
+        """Compile the case, unless one like it was, and run it."""
+        world = len(case.ranks)
+        given = {name: _stacked([getattr(r, name) for r in case.ranks]) for name in ("x", "dy", "xdot")}
+        masked = any(r.mask is not None for r in case.ranks)
+        given["mask"] = stack([full_mask(r, case.config.axis, world) for r in case.ranks]) if masked else None
+        for name in ("dmean", "dvar"):
+            each = getattr(case, name)
+            given[name] = None if each is None else stack(list(each))
+        shared = tuple({name: put(v) for name, v in each.items()} for each in parameters(case))
+        state = None if case.state is None else {name: put(v) for name, v in case.state.items()}
+        found = _program()(case.config, case.mode, case.update, world, given, shared, state)
+        return Outcome(tuple(_rank(found, i, world) for i in range(world)))
+
+
+@functools.cache
+def _program() -> Any:
+    """The function that compiles; made once, for it owns what was compiled."""
+    import jax
+
+    return jax.jit(_compute, static_argnums=(0, 1, 2, 3))
+
+
+def _compute(
+    config: bnspec.BatchNormConfig, mode: str, update: bool, world: int,
+    given: dict[str, Any], shared: tuple[dict[str, Any], ...], state: dict[str, Any] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything a case asks for; `given` has the ranks in front where there are several."""
+    import jax
+
+    def one(given: dict[str, Any]) -> dict[str, Any]:
+        params, dots = ((each.get("gamma"), each.get("beta")) for each in shared)
+        result = _run(
+            config, mode, update, Lanes(world) if world > 1 else None,
+            given["x"], given["dy"], given["mask"], given["xdot"],
+            bnspec.Params(*params), None if state is None else bnspec.RunningState(**state),
+            dots, (given["dmean"], given["dvar"]),
+        )  # fmt: skip
+        if result["state"] is not None:
+            result["state"] = {k: v for k, v in result["state"]._asdict().items() if v is not None}
+        return result
+
+    return one(given) if world == 1 else jax.vmap(one, axis_name=RANKS)(given)
+
+
+def _stacked(arrays: list[Array | None]) -> Any:
+    """The arrays of all ranks, absent only where all are."""
+    there = [a for a in arrays if a is not None]
+    return stack(there) if len(there) == len(arrays) else None
+
+
+def _rank(found: dict[str, Any], number: int, world: int) -> RankOutcome:
+    def take(values: Any) -> Any:
+        return None if values is None else np.array(values if world == 1 else values[number])
+
+    state = found["state"]
+    kept = None if state is None else {name: take(v) for name, v in state.items()}
+    return RankOutcome(state=kept, **{name: take(v) for name, v in found.items() if name != "state"})
+
+
+def _refused_for_a_value(case: Case) -> str | None:
+    config = case.config
+    if "running" not in needs(case):
+        return None
+    if config.nonfinite == "raise" and not all(np.isfinite(r.x.astype("float64")).all() for r in case.ranks):
+        return 'nothing can be raised for a value while JAX traces, so nonfinite="raise" propagates [BN-RUN-10]'
+    if config.single_value == "raise" and config.correction:
+        try:
+            folded = [at.fold(full_mask(r, config.axis, 2)) for r, at in zip(case.ranks, layouts(case))]
+        except ValueError:  # refused for its shapes, and that while tracing too
+            return None
+        counts = np.sum([mask.any(axis=1).sum(axis=1) for mask in folded], axis=0)  # one mask for all channels
+        if ((counts > 0) & (counts <= config.correction)).any():
+            return 'a count is a value while JAX traces, so single_value="raise" makes NaN [BN-RUN-4]'
+    return None

@@ -1,0 +1,1 @@
+"""Trials: one check on one subject, and the verdict."""

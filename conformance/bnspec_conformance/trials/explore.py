@@ -1,0 +1,91 @@
+"""How a check becomes a test: which clauses it proves, what Hypothesis draws for it, and the record of one attempt."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis.strategies import SearchStrategy
+
+from bnspec_conformance.subjects import NotSupported, Subject
+from bnspec_conformance.trials.record import Record, failed
+from bnspec_conformance.trials.search import SLOW_OR_LARGE, run_case, search, search_settings
+from bnspec_conformance.trials.trial import Budget, Trial
+from bnspec_conformance.trials.violation import Violation
+
+__all__ = ["SLOW_OR_LARGE", "clauses", "explore", "search_settings"]
+
+
+def clauses(*ids: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Name the clauses that a check proves; every clause of SPEC.md is named by at least one."""
+
+    def decorate(test: Callable[..., Any]) -> Callable[..., Any]:
+        test.clauses = ids  # type: ignore[attr-defined]
+        return test
+
+    return decorate
+
+
+def explore(
+    strategy: Callable[[Subject], SearchStrategy[Any]] | None = None, *, share: float = 1.0
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Turn a check into a test over what the strategy draws for the subject.
+
+    The test carries ``attempt(subject, budget, drawn=...) -> Record``, which runs the check without pytest, on one
+    given argument where there is one, and never raises for what the subject does.
+
+    Parameters
+    ----------
+    strategy : callable or None
+        Takes the subject. Without one the check runs once, as ``check(t)``.
+    share : float
+        Of the subject's number of examples; below 1 for expensive checks.
+    """
+
+    def decorate(check: Callable[..., None]) -> Callable[..., None]:
+        name = f"{check.__module__.rsplit('.', 1)[-1]}::{check.__name__}"
+
+        def attempt(subject: Subject, budget: Budget, **drawn: Any) -> Record:
+            named: tuple[str, ...] = test.clauses  # type: ignore[attr-defined]
+            lacks = {clause: subject.scope.lacks(clause) for clause in named}
+            mine = tuple(clause for clause in named if lacks[clause] is None)
+            trial = Trial(subject, mine or named, budget)
+            started = time.perf_counter()
+            outcome, reason = "passed", ""
+            try:
+                if not mine:
+                    raise NotSupported(str(lacks[named[0]]))
+                if strategy is None or drawn:
+                    run_case(check, trial, *drawn.values()).decide()
+                else:
+                    search(check, trial, strategy(subject), max(2, round(share * trial.examples))).decide()
+            except NotSupported as error:
+                outcome, reason = "not supported", str(error)
+            except Exception:
+                if not trial.found:  # else what was found counts, whatever broke afterwards
+                    raise
+            if outcome == "passed" and trial.compared and not trial.informative:
+                outcome, reason = "untested", "everything that was compared held one and the same value"
+            record = Record(
+                name, trial.clauses, subject.name, outcome, time.perf_counter() - started, trial.cases, trial.worst,
+                reason, dict(trial.reached),
+            )  # fmt: skip
+            return failed(record, list(trial.found)) if trial.found else record
+
+        @functools.wraps(check)
+        def test(subject: Subject, budget: Budget, request: pytest.FixtureRequest) -> None:
+            __tracebackhide__ = True
+            record = attempt(subject, budget)
+            request.node.user_properties.append(("bnspec", record.to_json()))
+            if record.outcome in ("not supported", "untested"):
+                pytest.skip(f"{record.outcome}: {record.reason}")
+            if record.outcome == "failed":
+                raise Violation(record.reason, record.violation or {})
+
+        del test.__wrapped__  # pytest would ask for the check's own arguments as fixtures
+        test.attempt = attempt  # type: ignore[attr-defined]
+        test.check = name  # type: ignore[attr-defined]
+        return test
+
+    return decorate

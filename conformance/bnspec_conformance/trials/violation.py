@@ -1,0 +1,168 @@
+"""What a check found wrong: a violation with the clauses it breaks, and all of them that a check has seen."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bnspec_conformance.bounds import ulps
+from bnspec_conformance.cases.case import Case
+from bnspec_conformance.subjects import Subject, asked_as
+from bnspec_conformance.trials.script import script
+
+__all__ = ["Found", "Violation", "difference", "in_ulps", "violation"]
+
+
+class Violation(AssertionError):
+    """A clause is broken; `details` holds what the report needs."""
+
+    def __init__(self, text: str, details: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.details = details
+
+    @property
+    def clauses(self) -> tuple[str, ...]:
+        """What it breaks."""
+        return tuple(self.details.get("clauses", ()))
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, in one line."""
+        return str(self.details.get("problem") or self).split("\n", 1)[0]
+
+
+@dataclass
+class Found:
+    """Every violation that a check has seen, whatever became of it afterwards.
+
+    A violation is kept when it is made. So it counts even if the exception that carries it is caught, a smaller case is
+    declined, or the search breaks: a violation was seen, so the clause fails.
+
+    Attributes
+    ----------
+    cited : tuple of str
+        The clauses of the check.
+    by_clause : dict of str to Violation
+        One of each clause: the first of the last case; of a search, the smallest case.
+    here : list of Violation
+        Those of the case at hand.
+    """
+
+    cited: tuple[str, ...]
+    by_clause: dict[str, Violation] = field(default_factory=dict)
+    here: list[Violation] = field(default_factory=list)
+    _gathering: int = 0
+
+    def keep(self, violation: Violation) -> None:
+        """Note a violation, and raise it if it breaks a clause of the check and nothing is being gathered."""
+        __tracebackhide__ = True
+        told = {clause for earlier in self.here for clause in earlier.clauses}  # of one case, the first one speaks
+        self.here.append(violation)
+        for clause in violation.clauses:
+            if clause not in told and (clause in self.cited or clause not in self.by_clause):
+                self.by_clause[clause] = violation
+        if not self._gathering and self.is_own(violation):
+            raise violation
+
+    def is_own(self, violation: Violation) -> bool:
+        """Whether it breaks a clause of the check; what breaks others ends no search."""
+        return bool(set(violation.clauses) & set(self.cited))
+
+    def own(self) -> Violation | None:
+        """The first violation of the case at hand that breaks a clause of the check."""
+        return next((v for v in self.here if self.is_own(v)), None)
+
+    def begin(self) -> None:
+        """Forget what belongs to the case before."""
+        self.here = []
+        self._gathering = 0
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Compare everything in the body before the first violation is raised."""
+        __tracebackhide__ = True
+        before = len(self.here)
+        self._gathering += 1
+        ended: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            ended = error
+        finally:
+            self._gathering -= 1
+        first = next((v for v in self.here[before:] if self.is_own(v)), None)
+        if first is not None and (not self._gathering or ended is not None):
+            raise first from ended if ended is not first else None
+        if ended is not None:
+            raise ended
+
+    def __iter__(self) -> Iterator[Violation]:
+        """Each violation once, those of the check's own clauses first."""
+        seen: list[Violation] = []
+        for clause in sorted(self.by_clause, key=lambda c: c not in self.cited):
+            if self.by_clause[clause] not in seen:
+                seen.append(self.by_clause[clause])
+        return iter(seen)
+
+    def __bool__(self) -> bool:
+        return bool(self.by_clause)
+
+
+def violation(subject: Subject, clauses: Sequence[str], problem: str, case: Case | None, **where: Any) -> Violation:
+    """A violation in words, with a script that shows it.
+
+    Parameters
+    ----------
+    subject : Subject
+    clauses : sequence of str
+        What is broken.
+    problem : str
+        What is wrong.
+    case : Case or None
+    **where : Any
+        Of a number that is off: what, rank, index, got, expected, error_ulp, bound_ulp, error and bound.
+    """
+    lines = [f"{' and '.join(clauses)}: {subject.name}: {problem}"]
+    if case is not None:
+        lines.append(f"  case      {case.describe()}")
+    if "index" in where:
+        lines += [
+            f"  worst at  {list(where['index'])}",
+            f"  got       {where['got']!r} ({where['got'].hex()})",
+            f"  expected  {where['expected']!r} ({where['expected'].hex()})",
+            f"  error     {difference(where)}",
+        ]
+    code = None if case is None else script(asked_as(subject), case, where.get("what", "y"), where.get("rank", 0))
+    if code is not None:
+        lines += ["  to reproduce it, run:", *("    " + line for line in code.splitlines())]
+    details = {
+        "clauses": list(clauses),
+        "subject": subject.name,
+        "problem": problem,
+        "case": None if case is None else case.describe(),
+        "script": code,
+        **where,
+    }
+    return Violation("\n".join(lines), details)
+
+
+#: Above so many units of the last place a number says nothing any more: the reference is 0, or nearly so.
+_MOST_ULPS = 2.0**52
+
+
+def difference(where: dict[str, Any]) -> str:
+    """An error and its bound in words: in units of the last place, or as such where these mean nothing."""
+    off, allowed = float(where["error_ulp"]), float(where["bound_ulp"])
+    near_zero = float(where["expected"]) == 0.0 or (np.isfinite(off) and off > _MOST_ULPS)
+    if near_zero and np.isfinite(off) and "error" in where:
+        return f"{float(where['error']):.4g}, bound {float(where['bound']):.4g} (absolute: expected is next to 0)"
+    return f"{off:.4g} ulp, bound {allowed:.4g} ulp"
+
+
+def in_ulps(error: float, reference: float, dtype: Any) -> float:
+    """An error in units of the last place of a dtype at the reference; of a count, the error itself."""
+    if not np.issubdtype(dtype, np.inexact) and np.dtype(dtype).kind in "iub":  # a count: its unit is 1
+        return abs(error)
+    return float(ulps(error, reference, dtype)) if np.isfinite(error) and np.isfinite(reference) else float("inf")

@@ -1,0 +1,1 @@
+"""The vectors of each chapter of the specification."""

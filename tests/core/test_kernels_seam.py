@@ -1,0 +1,214 @@
+"""The four primitives are the only seam: every operation goes through them, and each can be replaced alone."""
+
+from collections import Counter
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+import bnspec
+from bnspec_backends.ranks import threads
+
+PRIMITIVES = ("moments", "normalize", "grad_sums", "grad_input")
+
+
+def parts(groups, *arrays):
+    """Yield, per group, the arrays as (elements, C) in float64; None stays None."""
+    samples, shape = len(arrays[0]) // groups.number, arrays[0].shape
+    for j in range(groups.number):
+        rows = slice(j * samples, (j + 1) * samples)
+        cut = [None if a is None else np.broadcast_to(a, shape)[rows].astype(float) for a in arrays]
+        yield [None if a is None else np.moveaxis(a, groups.axis, -1).reshape(-1, shape[groups.axis]) for a in cut]
+
+
+def whole(rows, groups, like):
+    """Undo `parts`."""
+    shape = np.moveaxis(like, groups.axis, -1).shape
+    return np.moveaxis(np.concatenate(rows).reshape(shape), -1, groups.axis).astype(like.dtype)
+
+
+class Toy:
+    """The primitives in plain NumPy float64, a loop over groups, written without looking at the specification's."""
+
+    def __init__(self):
+        self.calls = Counter()
+
+    def moments(self, x, groups, mask):
+        self.calls["moments"] += 1
+        found = []
+        for v, keep in parts(groups, x, mask):
+            keep = np.ones_like(v) if keep is None else keep
+            n = int(keep[:, 0].sum())
+            mean = (v * keep).sum(0) / n
+            found.append((n, mean, (keep * (v - mean) ** 2).sum(0)))
+        counts, means, m2 = (np.asarray(column) for column in zip(*found))
+        return bnspec.Moments(counts, means, np.zeros_like(means), m2)
+
+    def normalize(self, x, centre, scale, shift, groups):
+        self.calls["normalize"] += 1
+        rows = [(v - centre[j]) * scale[j] + shift[j] for j, (v,) in enumerate(parts(groups, x))]
+        return whole(rows, groups, x)
+
+    def grad_sums(self, dy, x, centre, groups, mask):
+        self.calls["grad_sums"] += 1
+        first, second = [], []
+        for j, (g, v, keep) in enumerate(parts(groups, dy, x, mask)):
+            g = g if keep is None else g * keep
+            first.append(g.sum(0))
+            second.append((g * (v - centre[j])).sum(0))
+        return np.asarray(first), np.asarray(second)
+
+    def grad_input(self, dy, x, centre, a, b, c, groups, mask):
+        self.calls["grad_input"] += 1
+        rows = []
+        for j, (g, v, keep) in enumerate(parts(groups, dy, x, mask)):
+            rows.append(a[j] * g + (1 if keep is None else keep) * (b[j] * (v - centre[j]) + c[j]))
+        return whole(rows, groups, x)
+
+
+def only(name):
+    """A toy that has one of the primitives."""
+    toy = type("Some", (), {name: vars(Toy)[name]})()
+    toy.calls = Counter()
+    return toy
+
+
+@contextmanager
+def toy_alone(monkeypatch):
+    """Serve NumPy by the toy while the specification's own primitives refuse to work."""
+
+    def forbidden(*arguments, **options):
+        raise AssertionError("the specification's primitive was called past the seam")
+
+    toy = Toy()
+    with monkeypatch.context() as patch:
+        for name in PRIMITIVES:
+            patch.setattr(bnspec.SpecificationKernels, name, staticmethod(forbidden))
+        with bnspec.use_kernels("numpy", toy):
+            yield toy
+
+
+RNG = np.random.default_rng(2)
+X, DY, XDOT = (RNG.normal(size=(6, 3, 4)).astype(np.float32) for _ in range(3))
+MASK = RNG.random((6, 1, 4)) > 0.3
+CONFIGS = {
+    "plain": {"axis": 1},
+    "ghost": {"axis": -1, "virtual_batch_size": 2},
+    "renorm": {"axis": 1, "renorm": bnspec.Renorm(rmax=1.5, dmax=0.5)},
+}
+
+
+def config_of(name):
+    return bnspec.BatchNormConfig(epsilon=1e-3, decay=0.9, correction=0, **CONFIGS[name])
+
+
+def training_step(config, mask, comm=None, rows=slice(None)):
+    """Everything that a step with batch statistics computes."""
+    params, state = bnspec.init(config, channels=X.shape[config.axis], like=X)
+    params = params._replace(gamma=np.linspace(0.5, 1.5, len(params.gamma), dtype=np.float32))
+    mask = None if mask is None else mask[rows]
+    y, stats, saved = bnspec.batch_norm(X[rows], params, config, state=state, mask=mask, comm=comm)
+    gradients = bnspec.batch_norm_vjp(DY[rows], saved, comm)
+    tangents = bnspec.batch_norm_tangents(XDOT[rows], saved, params.gamma, params.beta, comm)
+    new = bnspec.update_running(state, stats, config)
+    return [y, stats.count, stats.mean + stats.mean_low, stats.m2, *gradients, *tangents, *new]
+
+
+def frozen_step(config):
+    params, state = bnspec.init(config, channels=3, like=X)
+    y, saved = bnspec.batch_norm_inference(X, params, state, config)
+    return [y, *bnspec.batch_norm_vjp(DY, saved), bnspec.batch_norm_jvp(XDOT, saved, params.gamma, params.beta)]
+
+
+def close(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        if a is None or b is None:
+            assert a is b
+        else:
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_training_step_needs_the_four_primitives_alone(monkeypatch, name):
+    config = config_of(name)
+    expected = training_step(config, None)
+    with toy_alone(monkeypatch) as toy:
+        close(training_step(config, None), expected)
+    # The derivatives forward and backward read x twice each: once for the sums, once for the result.
+    assert toy.calls == {"moments": 1, "normalize": 1, "grad_sums": 2, "grad_input": 2}
+
+
+def test_a_masked_step_needs_the_four_primitives_alone(monkeypatch):
+    config = bnspec.BatchNormConfig(epsilon=1e-3, decay=0.9, correction=0, axis=1)
+    expected = training_step(config, MASK)
+    with toy_alone(monkeypatch) as toy:
+        close(training_step(config, MASK), expected)
+    assert set(toy.calls) == set(PRIMITIVES)
+    assert toy.calls["moments"] == 1
+
+
+def test_inference_and_its_derivatives_read_no_statistics_of_the_batch(monkeypatch):
+    config = config_of("plain")
+    expected = frozen_step(config)
+    with toy_alone(monkeypatch) as toy:
+        close(frozen_step(config), expected)
+    assert toy.calls == {"normalize": 2, "grad_sums": 1, "grad_input": 1}
+
+
+def test_joined_ranks_go_through_the_seam_too(monkeypatch):
+    config = config_of("plain")
+
+    def run(comm):
+        return training_step(config, None, comm, slice(0, 4) if comm.rank == 0 else slice(4, 6))
+
+    expected = threads.run(2, run)
+    with toy_alone(monkeypatch) as toy:
+        results = threads.run(2, run)
+    for ours, theirs in zip(results, expected):
+        close(ours, theirs)
+    assert toy.calls == {"moments": 2, "normalize": 2, "grad_sums": 4, "grad_input": 4}
+
+
+def test_a_layer_goes_through_the_seam(monkeypatch):
+    layer = bnspec.BatchNorm(axis=1)
+    with toy_alone(monkeypatch) as toy:
+        layer(X)
+        layer.backward(DY)
+        layer.eval()(X)
+    assert toy.calls == {"moments": 1, "normalize": 2, "grad_sums": 1, "grad_input": 1}
+
+
+@pytest.mark.parametrize("replaced", PRIMITIVES)
+def test_one_primitive_alone_can_be_replaced(replaced):
+    config = config_of("plain")
+    expected = training_step(config, None)
+    toy = only(replaced)
+    before = bnspec.kernels_for(X)
+    with bnspec.use_kernels("numpy", toy) as kernels:
+        assert bnspec.kernels_for(X) is kernels
+        close(training_step(config, None), expected)
+        for name in PRIMITIVES:
+            theirs = getattr(kernels, name) is getattr(bnspec.SpecificationKernels, name)
+            assert theirs == (name != replaced)
+    assert set(toy.calls) == {replaced}
+    assert bnspec.kernels_for(X) is before
+
+
+def test_what_was_replaced_comes_back_after_an_error_and_when_nested():
+    before, outer, inner = bnspec.kernels_for(X), Toy(), Toy()
+    with pytest.raises(ValueError, match="BN-SHAPE-1"), bnspec.use_kernels("numpy", outer):  # noqa: PT012
+        with bnspec.use_kernels("numpy", inner):
+            bnspec.BatchNorm(axis=1)(X)
+        bnspec.BatchNorm(axis=1)(X)
+        bnspec.BatchNorm(axis=1)(X[0, 0])
+    assert bnspec.kernels_for(X) is before
+    assert inner.calls == outer.calls == {"moments": 1, "normalize": 1}
+
+
+def test_other_libraries_keep_their_primitives():
+    torch = pytest.importorskip("torch")
+    toy = Toy()
+    with bnspec.use_kernels("numpy", toy):
+        bnspec.BatchNorm(axis=1)(torch.asarray(X))
+    assert toy.calls == {}

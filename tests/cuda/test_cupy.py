@@ -1,0 +1,75 @@
+"""CuPy: the suite runs on CUDA devices where there are some, and on emulated ones everywhere."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jobs import EMULATED
+
+from bnspec_conformance.subjects import SubjectError, find_subject
+
+
+def run(*arguments, **more):
+    command = [sys.executable, "-m", "bnspec_conformance", "run", *arguments, "--max-examples", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def needs_a_device(subject="cupy"):
+    try:
+        find_subject(subject)
+    except SubjectError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("subject", ["cupy", "nccl"])
+def test_conformance_on_the_device(subject):
+    needs_a_device(subject)
+    run(subject)
+
+
+def test_a_step_can_be_captured_and_replayed_on_the_device():
+    needs_a_device()
+    found = act("graphs", emulated=False)
+    assert set(found.values()) == {True}, found
+
+
+def test_conformance_on_an_emulated_device():
+    """Every clause passes that has something to say about it: the backend waits for no values it does not need."""
+    said = run("cupy", **EMULATED, OMP_NUM_THREADS="1")
+    assert "104 of 104 clauses looked at: 101 passed, 3 not supported" in said
+
+
+def act(name, *, emulated=True):
+    """What an act of cupy_program.py prints."""
+    paths = os.pathsep.join(filter(None, [EMULATED["PYTHONPATH"], os.environ.get("PYTHONPATH", "")]))
+    command = [sys.executable, str(Path(__file__).parents[1] / "support" / "cupy_program.py"), name]
+    environment = os.environ | (EMULATED | {"PYTHONPATH": paths} if emulated else {})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_step_waits_only_where_shapes_do_not_tell():
+    """A step that waits cannot be captured in a graph."""
+    found = act("waits")
+    assert found.pop("nonfinite raise") == 1  # one flag
+    assert found.pop("masked") == 1  # the count
+    assert set(found.values()) == {0}, found
+
+
+def test_counts_that_are_too_small_are_refused():
+    found = act("refusals")
+    for name in ("shape", "mask", "pooled"):
+        assert "a batch with 1 value per channel (3 channels)" in found[name]
+        assert "[BN-RUN-4]" in found[name]
+    assert found["two"] == "accepted"
+    assert found["pooled later"] == [3, 3, 3]
+
+
+def test_arrays_decide_the_device():
+    assert act("devices") == {"current": 0, "wrong": {}}

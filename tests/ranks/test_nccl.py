@@ -1,0 +1,392 @@
+"""Ranks with a device each, joined by NCCL: on devices that NumPy and threads emulate, see tests/emulated.
+
+What these tests show is the order of things, the numbers, and that every fault ends in an error that names it. What
+CuPy and NCCL themselves do is for a machine that has devices: `bnspec-conformance run nccl`.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from jobs import DEADLINE, EMULATED, HERE, MARGIN, STARTING, fault, job, program
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_step_gives_the_numbers_of_mpi_and_does_not_wait(ranks):
+    assert program(ranks, "beside_mpi", **EMULATED) == {"same": True, "waits": 0}
+
+
+def test_neither_captures_nor_collectives_disturb_each_other():
+    assert program(2, "captures", **EMULATED) == {"spoiled": 0}
+
+
+@pytest.mark.parametrize(("ranks", "steps"), [(2, 300), (3, 100)])
+def test_states_stay_the_same_to_the_bit(ranks, steps):
+    found = program(ranks, "soak", steps, kill=300, **EMULATED)
+    assert found == {"different": 1, "steps": steps, "ranks": ranks, "finite": True}
+
+
+@pytest.mark.parametrize(("ranks", "joined", "number"), [(2, 2, 1), (4, 2, 2), (6, 3, 2)])
+def test_several_rounds_give_all_ranks_the_same_bits(ranks, joined, number):
+    """As in worlds of more than 32 ranks, by single messages in groups."""
+    found = program(ranks, "rounds", **EMULATED, BNSPEC_TEST_ROUNDS=str(joined))
+    assert found["order"] == int("123456"[:ranks])
+    assert found["different"] == 1
+    assert found["rounds"] == number
+
+
+@pytest.mark.parametrize("kind", ["mpi", "nccl", "given"])
+def test_parts_share_their_own_statistics(kind):
+    found = program(3, "parts", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+    assert found == {"means": [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]], "sizes": [[3, 2], [3, 1], [3, 2]]}
+
+
+def test_layers_that_share_messages_keep_their_bits():
+    found = program(2, "batched", **EMULATED)
+    assert found["same"]
+    assert found["sent"] == 2  # one forward and one backward, for three layers
+    assert "[BN-SHAPE-1]" in found["error"]
+
+
+def test_many_communicators_end_as_one_does():
+    """Kept, dropped, parts and failed ones: each that was waited for by itself would take seconds."""
+    assert program(4, "many", 20, **EMULATED)["seconds"] < DEADLINE
+
+
+def test_a_forked_child_has_no_place_among_the_ranks():
+    found = program(2, "forks", **EMULATED)
+    assert len(found["told"]) == 6, found
+    for told in found["told"]:
+        assert "a forked child of" in told
+        assert "[BN-SYNC-9]" in told
+    assert (found["total"], found["went_on"]) == ([2.0, 2.0], True)
+
+
+def test_after_the_end_of_mpi_communicators_are_refused():
+    found = program(2, "finalized", **EMULATED)
+    assert len(found["told"]) == 5, found
+    for told in found["told"]:
+        assert "[BN-SYNC-9]" in told
+        assert "after MPI.Finalize()" in told or "this communicator is closed" in told
+    assert found["same"] == 1
+
+
+def test_threads_with_streams_and_parts_of_their_own_do_not_mix():
+    assert program(2, "splits", **EMULATED) == {"right": 40, "of": 40}
+
+
+def test_mpi_takes_device_arrays_through_host_memory():
+    """Beside ranks whose arrays are in host memory."""
+    options = EMULATED | {"BNSPEC_TEST_RANKS": "mpi", "BNSPEC_TEST_LIBRARY": "cupy"}
+    found = program(3, "libraries", **options)["found"]
+    assert [each.split()[0] for each in found] == ["numpy", "cupy", "numpy"]
+    assert len({each.split(maxsplit=1)[1] for each in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("act", "texts"),
+    [
+        ("order", ["layer ('conv1/bn' from ranks 0, 1 and 'conv2/bn' from rank 2)", "collective 1"]),
+        ("skip", ["layer ('conv2/bn' from ranks 0, 2 and 'conv3/bn' from rank 1)", "collective 2"]),
+        ("skip_last", ["operation ('moments' from ranks 0, 2 and 'gradients' from rank 1)"]),
+        ("channels", ["channels (3 from ranks 0, 2 and 5 from rank 1)"]),
+        ("dtype", ["dtype ('float32' from ranks 0, 2 and 'float64' from rank 1)"]),
+        ("config", ["options.epsilon (1e-05 from ranks 0, 2 and 0.001 from rank 1)"]),
+        ("ghost", ["groups (4 from ranks 0, 2 and 2 from rank 1)"]),
+        ("batch", ["layer of layer 2 ('conv2/bn' from ranks 0, 2 and"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["nccl", "given"])
+def test_ranks_that_differ_are_told_at_once(tmp_path, kind, act, texts):
+    done, _, found = fault(tmp_path, act, **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert told["kind"] == "CollectiveMismatch"
+        assert told["seconds"] < DEADLINE
+        assert "[BN-SYNC-9]" in told["text"]
+        for text in texts:
+            assert text in told["text"]
+    for again in found["again"].values():
+        assert "this communicator failed before: " + found["told"][0]["text"][:40] in again["text"]
+    assert done.returncode == 0  # every rank caught it
+
+
+@pytest.mark.parametrize("mode", ["wait", "garbage"])
+@pytest.mark.parametrize("kind", ["nccl", "given"])
+def test_known_layers_in_another_order_are_noticed_on_the_device(tmp_path, kind, mode):
+    """Whatever NCCL does about messages of different lengths: nobody computes with them, and the ranks are told."""
+    done, _, found = fault(tmp_path, "order_known", **(EMULATED | {"BNSPEC_TEST_RANKS": kind, "EMULATED_NCCL": mode}))
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    # The hosts were not kept from going on, and what they found there was not a number.
+    assert found["value"] == {rank: {"isnan": True} for rank in range(3)}
+    for told in found["told"].values():
+        assert told["seconds"] < DEADLINE + MARGIN
+        assert "conv1/bn'" in told["text"]
+        assert told["kind"] == ("CollectiveTimeout" if (kind, mode) == ("given", "wait") else "CollectiveMismatch")
+
+
+def test_a_rank_that_met_others_elsewhere_lets_later_rounds_notice(tmp_path):
+    """Rank 3 folds what rank 2 sent by mistake; rank 1 hears of it from rank 3 alone, and must not use it."""
+    done, _, found = fault(
+        tmp_path, "order_known", ranks=4, **EMULATED, EMULATED_NCCL="garbage", BNSPEC_TEST_ROUNDS="2"
+    )
+    assert sorted(found["told"]) == [0, 1, 2, 3], done.stdout + done.stderr
+    assert found["value"] == {rank: {"isnan": True} for rank in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("act", "text"),
+    [
+        ("raises", "rank 1 raised OSError: no space left while layer 'conv2/bn' (moments, collective"),
+        ("returns", "rank 1 ended, while layer 'conv2/bn' (moments, collective"),
+        ("finalizes", "rank 1 ended, while layer 'conv2/bn' (moments, collective"),
+        ("uncaught", "rank 1 raised OSError: no space left while layer 'conv2/bn' (moments, collective"),
+    ],
+)
+def test_a_rank_that_raises_or_ends_is_named_at_once(tmp_path, act, text):
+    done, _, found = fault(tmp_path, act, **EMULATED)
+    assert sorted(found["told"]) == [0, 2], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert told["kind"] == "CommunicatorError"
+        assert text in told["text"]
+        assert told["seconds"] < DEADLINE
+    assert (done.returncode != 0) == (act == "uncaught")
+
+
+@pytest.mark.parametrize("act", ["late", "late_last", "late_large"])
+def test_a_rank_that_is_late_is_named_and_told(tmp_path, act):
+    done, _, found = fault(tmp_path, act, **EMULATED)
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    for rank, told in found["told"].items():
+        assert told["kind"] == "CollectiveTimeout"
+        assert f"waited {DEADLINE:g} s" in told["text"]
+        assert "and rank 1 did not arrive" in told["text"]
+        assert told["seconds"] < (2 * DEADLINE if rank == 1 else 0) + DEADLINE + MARGIN
+
+
+@pytest.mark.parametrize(("kind", "pool"), [("nccl", ""), ("nccl", "reuse"), ("given", "reuse")])
+def test_a_host_that_waits_for_its_device_is_freed(tmp_path, kind, pool):
+    """And what it finds there is not a number, although the memory may still hold the same layer's last message."""
+    options = EMULATED | {"BNSPEC_TEST_RANKS": kind, "EMULATED_POOL": pool}
+    done, _, found = fault(tmp_path, "blocked_host", **options)
+    assert {rank: value["isnan"] for rank, value in found["value"].items()} == {0: True, 2: True}, done.stderr
+    assert max(value["seconds"] for value in found["value"].values()) < DEADLINE + MARGIN
+    for rank in (0, 2):
+        assert found["told"][rank]["kind"] == "CollectiveTimeout"
+        text = "and rank 1 did not arrive" if kind == "nccl" else "and one did not arrive"
+        assert text in found["told"][rank]["text"]
+
+
+def test_a_fault_that_no_call_reports_is_reported_at_the_end(tmp_path):
+    done, seconds, found = fault(tmp_path, "unread", **EMULATED)
+    assert sorted(found["value"]) == [0, 1, 2]
+    assert done.returncode != 0
+    assert "rank 1 ended, while layer 'conv2/bn' (moments, collective 4) waited on rank" in done.stderr
+    assert seconds < DEADLINE + MARGIN + STARTING
+
+
+@pytest.mark.parametrize(
+    ("act", "text"),
+    [
+        ("broken_device", "the device of rank 1 failed: DeviceFault: CUDA error 700"),
+        ("blind", "rank 1 could not look after its collectives: ZeroDivisionError"),
+        ("nccl_raises", ": NCCLFault: "),
+    ],
+)
+def test_what_fails_below_is_told_to_all(tmp_path, act, text):
+    done, _, found = fault(tmp_path, act, **EMULATED)
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert told["kind"] == "CommunicatorError"
+        assert text in told["text"]
+        assert told["seconds"] < DEADLINE
+
+
+@pytest.mark.parametrize("pool", ["", "reuse"])
+def test_half_a_message_is_no_number(tmp_path, pool):
+    """Its header is right, and what stands behind it may be the last message's."""
+    done, _, found = fault(tmp_path, "half", **EMULATED, EMULATED_POOL=pool)
+    assert found["value"] == {rank: {"isnan": True} for rank in range(3)}, done.stdout + done.stderr
+    for told in found["told"].values():
+        assert told["kind"] == "CollectiveTimeout"
+        assert "NCCL did not finish, with every rank there" in told["text"]
+
+
+def test_a_host_that_is_stuck_in_a_call_of_nccl_is_freed(tmp_path):
+    done, _, found = fault(tmp_path, "stuck_in_call", **EMULATED, EMULATED_NCCL_LAZY="1")
+    for rank in (0, 2):
+        assert found["told"][rank]["kind"] == "CollectiveTimeout", done.stdout + done.stderr
+        assert found["told"][rank]["seconds"] < DEADLINE + MARGIN
+
+
+@pytest.mark.parametrize("kind", ["nccl", "given"])
+def test_a_split_that_meets_a_layer_is_noticed(tmp_path, kind):
+    done, _, found = fault(tmp_path, "split_or_layer", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert told["kind"] == "CollectiveMismatch"
+        assert told["seconds"] < DEADLINE
+    for again in found["again"].values():
+        assert "failed before" in again["text"]
+
+
+def test_the_whole_is_closed_where_a_part_fails_in_the_end(tmp_path):
+    done, _, found = fault(tmp_path, "part_unread", **EMULATED)
+    assert sorted(found["told"]) == [0, 1], done.stdout + done.stderr
+    for rank, again in found["again"].items():
+        assert "rank 2 ended, while layer 'conv1/bn' (moments, collective 2)" in found["told"][rank]["text"]
+        assert "this communicator is closed" in again["text"]
+
+
+def test_a_part_whose_fault_was_handled_spares_the_end_of_the_whole(tmp_path):
+    done, _, found = fault(tmp_path, "part_handled", **EMULATED)
+    assert done.returncode == 0, done.stderr
+    assert "told" not in found
+    assert sorted(found["part"]) == [0, 1, 2]
+    assert found["value"] == {rank: {"finite": True} for rank in range(3)}
+
+
+@pytest.mark.parametrize("kind", ["nccl", "given"])
+def test_communicators_end_in_any_order(tmp_path, kind):
+    """NCCL waits for the other ranks where one ends; nobody waits for that for long."""
+    done, seconds, found = fault(tmp_path, "closing", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+    assert done.returncode == 0, done.stderr
+    assert found["value"] == {rank: {"let_go": True} for rank in range(3)}
+    assert seconds < MARGIN + STARTING
+
+
+def test_only_the_late_rank_is_named_where_ranks_hear_few_others(tmp_path):
+    done, _, found = fault(tmp_path, "late_known", ranks=6, **EMULATED, BNSPEC_TEST_ROUNDS="2")
+    assert sorted(found["told"]) == [0, 1, 2, 3, 4, 5], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert "and rank 1 did not arrive" in told["text"]
+
+
+def test_ranks_that_never_hear_a_rank_directly_are_told_too(tmp_path):
+    done, _, found = fault(tmp_path, "several_rounds", ranks=6, **EMULATED, BNSPEC_TEST_ROUNDS="2")
+    assert sorted(found["told"]) == [0, 2, 3, 4, 5], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert "rank 1 raised OSError: no space left while layer 'conv2/bn'" in told["text"]
+
+
+def test_one_communicator_on_two_threads_is_refused(tmp_path):
+    done, _, found = fault(tmp_path, "two_threads", **EMULATED)
+    assert len(found["threads"][0]["texts"]) == 2, done.stdout + done.stderr
+    assert all("on two threads at once" in text for text in found["threads"][0]["texts"])
+    assert sorted(found["told"]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("act", "text"), [("interrupt", "KeyboardInterrupt"), ("fold_raises", "ZeroDivisionError")])
+def test_a_rank_that_is_stopped_inside_a_collective_is_named(tmp_path, act, text):
+    done, _, found = fault(tmp_path, act, **EMULATED)
+    assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
+    for told in found["told"].values():
+        assert f"rank 1 raised {text}" in told["text"]
+        assert told["seconds"] < DEADLINE + MARGIN
+
+
+@pytest.mark.parametrize("act", ["killed", "stuck"])
+@pytest.mark.parametrize("notices", ["", "1"])
+def test_a_job_whose_rank_is_gone_ends_in_time(tmp_path, act, notices):
+    """Whoever sees it first: the launcher, our deadline, or NCCL, which notices over a network."""
+    done, seconds, found = fault(tmp_path, act, **EMULATED, EMULATED_NCCL_NOTICES=notices)
+    assert done.returncode != 0
+    assert seconds < DEADLINE + MARGIN + STARTING
+    for told in found.get("told", {}).values():
+        assert told["seconds"] < DEADLINE + MARGIN
+    assert act == "killed" or sorted(found["told"]) == [0, 2]
+
+
+def test_a_nan_shows_on_all_ranks_and_is_no_error(tmp_path):
+    done, _, found = fault(tmp_path, "nan", **EMULATED)
+    assert done.returncode == 0, done.stderr
+    assert "told" not in found
+    assert {str(v) for v in found["value"].values()} == {str(found["value"][0])}
+    assert found["value"][0]["isnan"] == [True, False, False]
+
+
+def test_a_fault_of_a_part_spares_the_whole(tmp_path):
+    done, _, found = fault(tmp_path, "split", **EMULATED)
+    assert done.returncode == 0, done.stderr
+    assert sorted(found["part"]) == [0, 2]
+    for told in found["part"].values():
+        assert told["kind"] == "CollectiveMismatch"
+        assert "in the part of ranks 0, 2: " in told["text"]
+    assert {str(v["total"]) for v in found["value"].values()} == {"[3.0, 3.0]"}
+
+
+def test_what_a_device_cannot_send_is_refused():
+    found = program(2, "refused", **EMULATED)
+    kinds, texts = zip(*(each.split(": ", 1) for each in found["told"]))
+    assert kinds == (*["TypeError"] * 2, *["ValueError"] * 3, *["TypeError"] * 2, "CommunicatorError")
+    parts = (
+        "is a numpy.ndarray; expected an array of CuPy's",
+        "is of int64; expected a floating dtype",
+        "is on device 1 while 0 is current; expected device 0",
+        "is on device 0 while 1 is current; expected device 0",
+        "on a stream that is being captured",
+        "color is 1.5",
+        "color is True",
+        "rank 0 cannot split: this communicator is closed",
+    )
+    for text, part in zip(texts, parts):
+        assert part in text
+        assert "[BN-SYNC-9]" in text
+    assert found["total"] == [2.0, 2.0]
+    assert found["sent"] == 1
+
+
+ONE_DEVICE = EMULATED | {"BNSPEC_TEST_ONE_DEVICE": "1"}
+
+
+def test_ranks_share_a_device_only_if_asked_and_able():
+    connect = "import sys; sys.path.insert(0, 'tests/support'); import ranks; ranks.Communicator(5.0)"
+    done, _ = job(2, "-c", connect, **ONE_DEVICE)
+    assert done.returncode != 0
+    assert "ranks 0, 1 have the device" in done.stderr
+    assert "share_device=True" in done.stderr
+    assert program(2, "shared", **ONE_DEVICE) == {"total": [2.0, 2.0]}
+    done, _ = job(2, HERE / "rank_program.py", "shared", **ONE_DEVICE, EMULATED_NCCL_VERSION="22707")
+    assert done.returncode != 0
+    assert "and this is 2.27.7" in done.stderr
+
+
+def test_a_rank_without_a_device_is_named_to_all():
+    connect = "import sys; sys.path.insert(0, 'tests/support'); import ranks; ranks.Communicator(5.0)"
+    done, seconds = job(2, "-c", connect, **(EMULATED | {"EMULATED_DEVICES": "0"}))
+    assert done.returncode != 0
+    assert "rank 0 has no CUDA device" in done.stderr
+    assert seconds < 5.0 + STARTING
+
+
+def test_the_command_lets_ranks_share_a_device():
+    command = [sys.executable, "-m", "bnspec_conformance", "run", "nccl", "--ranks", "2", "--clause", "BN-SYNC-2"]
+    environment = os.environ | EMULATED | {"EMULATED_DEVICES": "1", "OMP_NUM_THREADS": "1"}
+    options = {"capture_output": True, "text": True, "timeout": 120, "check": False, "env": environment}
+    done = subprocess.run(command, **options)
+    assert done.returncode == 2
+    assert "ranks 0, 1 have the device" in done.stderr
+    done = subprocess.run([*command, "--share-device"], **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_clauses_run_on_devices_and_ranks(tmp_path, ranks):
+    """The whole suite, with one rank; what needs several, with three. One report, of the first process."""
+    report = tmp_path / "report.json"
+    given = ["run", "nccl", "--max-examples", "3", "--json", str(report), *(["--clause", "BN-SYNC"] * (ranks > 1))]
+    command = [sys.executable, "-m", "bnspec_conformance", *given, "--ranks", str(ranks)]
+    environment = os.environ | EMULATED | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads(report.read_text())
+    version = content["subjects"][0]["version"]
+    assert ("nothing that needs several ranks can be shown" in version) == (ranks == 1)
+    verdicts = [entry["subjects"]["nccl"]["verdict"] for entry in content["clauses"].values()]
+    assert verdicts.count("passed") == len(verdicts) if ranks > 1 else verdicts.count("passed") > 90
+    assert set(verdicts) <= {"passed", "not supported"}

@@ -1,0 +1,386 @@
+"""A rank's program for test_mpi.py and test_nccl.py: `rank_program.py ACT [ARGUMENT]`; the first rank prints."""
+
+import atexit
+import gc
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+from array_api_compat import array_namespace
+from mpi4py import MPI
+from ranks import KIND, RANK, SIZE, Communicator, gathered, own_stream, put, rounds_of, sent_by, take
+
+import bnspec
+from bnspec_backends.ranks.mpi import exit
+from bnspec_backends.ranks.mpi.communicator import MPICommunicator
+
+ACT = sys.argv[1]
+
+
+def say(**values):
+    if RANK == 0:
+        print(json.dumps(values))
+
+
+def network(comm):
+    """Layers of different kinds, with a shape of samples for each."""
+    options = {"ema_update": "internal", "comm": comm, "decay": 0.9}
+    return [
+        (bnspec.BatchNorm(axis=1, name="plain", **options), 1),
+        (bnspec.BatchNorm(axis=1, name="ghost", virtual_batch_size=2, ghost_source="sequential", **options), 2),
+        (bnspec.BatchRenorm(3.0, 5.0, axis=1, name="renorm", **options), 1),
+    ]
+
+
+def soak(steps):
+    """Random uneven counts, some 0, ghost groups and masks: after each step the states are the same to the bit."""
+    with Communicator(deadline=60.0) as comm:
+        layers = network(comm)
+        mine, shared = np.random.default_rng((1, RANK)), np.random.default_rng(2)
+        digest = hashlib.blake2b()
+        for step in range(steps):
+            layer, multiple = layers[step % len(layers)]
+            groups = int(shared.integers(0, 4)) if multiple > 1 else None  # every rank has as many
+            samples = int(mine.integers(0, 7)) if groups is None else 2 * groups
+            x = mine.standard_normal((samples, 5, 3)).astype("float32") * 10.0 ** mine.integers(-3, 4)
+            mask = mine.random((samples, 1, 3)) < 0.7 if step % 2 else None
+            x = put(x.astype("float32"))
+            layer(x, mask=None if mask is None else put(mask))
+            layer.backward(x)
+            for values in layer.state:
+                digest.update(b"" if values is None else take(values).tobytes())
+        digests = gathered(digest.digest())
+        finite = all(np.isfinite(take(v)).all() for layer, _ in layers for v in layer.state if v is not None)
+        say(different=len(set(digests)), steps=steps, ranks=SIZE, finite=bool(finite))
+
+
+def rounds():
+    """With few ranks to a round there are several rounds; the sums are exact, the order is that of the ranks."""
+    with Communicator(deadline=30.0) as comm:
+        about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
+
+        def after(a, b):  # not commutative: a number's digits are its ranks
+            return array_namespace(a).stack([a[0] * b[0], a[1] * b[0] + b[1]])
+
+        found = take(comm.all_reduce(put(np.asarray([10.0, 1.0 + RANK])), after, about))
+        rng = np.random.default_rng(RANK)
+        numbers = put(rng.standard_normal(1000))
+        sums = take(comm.all_reduce(numbers, lambda a, b: a + b, about._replace(layer="sums")))
+        part = comm.split(RANK % 2)
+        mine = take(part.all_reduce(put(np.asarray([10.0, 1.0 + RANK])), after, about))
+        say(
+            order=int(found[1]),
+            different=len(set(gathered(sums.tobytes()))),
+            rounds=len(rounds_of(comm)),
+            parts=[int(each) for each in gathered(float(mine[1]))],
+        )
+
+
+def batched():
+    """Layers that share their messages give the bits that each has alone, forward and backward, and send fewer."""
+    with Communicator(deadline=30.0) as comm:
+        x = put(np.random.default_rng(RANK).standard_normal((6, 5, 3)).astype("float32"))
+        alone, joined = network(comm), network(comm)
+        ys = [layer(x) for layer, _ in alone]
+        dxs = [layer.backward(y) for (layer, _), y in zip(alone, ys)]
+        before = sent_by(comm)
+        with comm.batched() as batch:
+            futures = [batch.submit(layer, x) for layer, _ in joined]
+        got = [future.result() for future in futures]
+        with comm.batched() as batch:
+            futures = [batch.submit(layer.backward, y) for (layer, _), y in zip(joined, ys)]
+        grads = [future.result() for future in futures]
+        sent = sent_by(comm) - before
+        states = [
+            (a is None and b is None) or take(a).tobytes() == take(b).tobytes()
+            for (one, _), (two, _) in zip(alone, joined)
+            for a, b in zip(one.state, two.state)
+        ]
+        bits = [take(a).tobytes() == take(b).tobytes() for a, b in zip([*ys, *dxs], [*got, *grads])]
+        with comm.batched() as batch:  # one of them is refused on every rank; the other goes on
+            bad, good = batch.submit(joined[0][0], x[0, 0]), batch.submit(joined[1][0], x)
+        say(same=all(bits) and all(states), sent=sent, error=str(bad.exception()), good=list(good.result().shape))
+
+
+def splits():
+    """Two threads split communicators of their own at the same time; each gets the sum of its own ranks' numbers."""
+    with Communicator(deadline=30.0) as comm:
+        tops = [comm.split(0), comm.split(0)]
+        right = []
+
+        def work(number):
+            with own_stream():
+                for step in range(20):
+                    part = tops[number].split(step)
+                    about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
+                    number_and_step = put(np.asarray([100.0 * number + step]))
+                    got = take(part.all_reduce(number_and_step, lambda a, b: a + b, about))
+                    right.append(got.tolist() == [2 * (100.0 * number + step)])
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        say(right=sum(right), of=len(right))
+
+
+def beside_mpi():
+    """The numbers of a training step are those that MPI gives, to the bit, and the host waits for no device."""
+    from cupy._stream import synchronizations
+
+    x = np.random.default_rng(RANK).standard_normal((RANK + 2, 5, 3)).astype("float32")
+    with Communicator(deadline=30.0) as comm, MPICommunicator(deadline=30.0) as mpi:
+        waits, same = 0, True
+        for (layer, multiple), (plain, _) in zip(network(comm), network(mpi)):
+            batch = x[: len(x) // multiple * multiple] if multiple == 1 else x[:2]
+            for _ in range(3):
+                device = put(batch)
+                layer(device)  # a layer is compared once, for which its host waits
+                layer.backward(device)
+                before = synchronizations()
+                y, dx = layer(device), layer.backward(device)
+                waits += synchronizations() - before
+                plain(batch), plain.backward(batch)
+                pairs = [(y, plain(batch)), (dx, plain.backward(batch)), *zip(layer.state, plain.state)]
+                same &= all(take(a).tobytes() == b.tobytes() for a, b in pairs if b is not None)
+        say(same=all(gathered(bool(same))), waits=sum(gathered(waits)))
+
+
+def captures():
+    """Steps go on while streams are captured in the mode that minds queries by others, which is torch's default."""
+    import cupy
+
+    spoiled = 0
+    with Communicator(deadline=30.0) as comm:
+        layer, x = bnspec.BatchNorm(axis=1, comm=comm), put(np.ones((4, 3), "float32"))
+        layer(x)
+        for _ in range(3):
+            stream = cupy.cuda.Stream(non_blocking=True)
+            stream.begin_capture(0)
+            layer(x)
+            time.sleep(0.2)  # the thread that looks after collectives looks several times
+            layer(x)
+            try:
+                stream.end_capture()
+            except cupy.cuda.runtime.CUDARuntimeError:
+                spoiled += 1
+    say(spoiled=sum(gathered(spoiled)))
+
+
+def parts():
+    """Statistics of all and of every other rank; the names say who of them is there."""
+    with Communicator(deadline=30.0) as comm:
+        x = put(np.full((2, 3), float(RANK), "float32"))
+        whole = bnspec.BatchNorm(axis=1, comm=comm)
+        whole(x)
+        part = comm.split(RANK % 2)
+        half = bnspec.BatchNorm(axis=1, comm=part)
+        half(x)
+        means = [round(10 * float(take(each.state.mean)[0]), 5) for each in (whole, half)]
+        say(means=gathered(means), sizes=gathered([comm.size, part.size]))
+
+
+def refused():
+    """What a device cannot send is refused before anything is sent, and the communicator goes on."""
+    import cupy
+
+    told = []
+    about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
+    with Communicator(deadline=30.0) as comm:
+
+        def ask(payload, context=None):
+            try:
+                with context or own_stream():
+                    comm.all_reduce(payload, lambda a, b: a + b, about)
+            except (TypeError, ValueError) as error:
+                told.append(f"{type(error).__name__}: {error}")
+
+        ask(np.ones(2))
+        ask(put(np.ones(2, "int64")))
+        with cupy.cuda.Device(RANK + 1):
+            elsewhere = put(np.ones(2))
+        ask(elsewhere)
+        ask(put(np.ones(2)), cupy.cuda.Device(RANK + 1))
+        captured = cupy.cuda.Stream(non_blocking=True)
+        captured.begin_capture()
+        ask(put(np.ones(2)), captured)
+        captured.end_capture()
+        for color in (1.5, True):
+            try:
+                comm.split(color)
+            except TypeError as error:
+                told.append(f"{type(error).__name__}: {error}")
+        total = take(comm.all_reduce(put(np.ones(2)), lambda a, b: a + b, about))
+        sent = comm.sequence
+    try:
+        comm.split(0)
+    except bnspec.CommunicatorError as error:
+        told.append(f"{type(error).__name__}: {error}")
+    say(told=told, total=total.tolist(), sent=sent)
+
+
+def shared():
+    """Two ranks on one device."""
+    from bnspec_backends.ranks.nccl import NCCLCommunicator
+
+    with NCCLCommunicator(deadline=30.0, share_device=True) as comm:
+        about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
+        say(total=take(comm.all_reduce(put(np.ones(2)), lambda a, b: a + b, about)).tolist())
+
+
+def libraries():
+    """Ranks of different libraries join; each gets arrays of its own."""
+    name = os.environ.get("BNSPEC_TEST_LIBRARY", "torch") if RANK == 1 else "numpy"
+    backend = bnspec.get_backend(name)
+    with MPICommunicator(deadline=30.0) as comm:
+        layer = bnspec.BatchNorm(axis=1, comm=comm)
+        x = backend.asarray(np.full((2, 3), float(RANK), "float32"))
+        y = layer(x)
+        texts = comm.all_gather(f"{type(y).__module__.split('.')[0]} {layer.state.mean.tolist()}".encode())
+        say(found=[text.decode() for text in texts])
+
+
+def refused_by(call):
+    """The text of the refusal that a call ends in."""
+    try:
+        call()
+    except bnspec.CommunicatorError as error:
+        return str(error)
+    return "not refused"
+
+
+def forked(work, end=os._exit):
+    """What a forked child says, and how it ends; it ends at once."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 9
+        try:
+            os.write(writing, json.dumps(work()).encode())
+            gc.collect()
+            status = 0
+        finally:
+            end(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return json.loads(said) if status == 0 else f"exit {status}"
+
+
+def forks():
+    """A child has no place among the ranks, whatever it does; they go on as if it were not there."""
+    x = put(np.full((2, 3), float(RANK), "float32"))
+    lost = Communicator(deadline=30.0)
+    with Communicator(deadline=30.0) as comm:
+        part, layer, named = (
+            comm.split(0),
+            bnspec.BatchNorm(axis=1, comm=comm),
+            bnspec.BatchNorm(axis=1, sync_statistics=KIND),
+        )
+        layer(x), named(x)
+        batch = comm.batched()
+
+        def child():
+            nonlocal lost
+            about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
+            told = [
+                refused_by(lambda: layer(x)),
+                refused_by(lambda: named(x)),
+                refused_by(lambda: part.all_reduce(x, lambda a, b: a + b, about)),
+                refused_by(lambda: comm.split(0)),
+                refused_by(lambda: batch.submit(layer, x)),
+                refused_by(lambda: Communicator(deadline=30.0)),
+            ]
+            comm.close()
+            part.close(OSError("in the child"))
+            del lost
+            return told
+
+        told = forked(child) if RANK == 0 else []
+        if RANK == 0 and MPI.VERSION >= 4:
+            assert forked(lambda: "done", sys.exit) == "done"
+            ended = multiprocessing.get_context("fork").Process(target=child)
+            ended.start(), ended.join(10)
+            assert ended.exitcode == 0
+        before = take(layer.state.mean).tolist()
+        layer(x), named(x)
+        total = take(part.all_reduce(put(np.ones(2)), lambda a, b: a + b, SUM)).tolist()
+        lost.all_reduce(put(np.ones(2)), lambda a, b: a + b, SUM)
+    say(told=told, total=total, went_on=before != take(layer.state.mean).tolist())
+
+
+SUM = bnspec.Signature("moments", "sum", 1, 1, "float32", "{}")
+
+
+def many(number):
+    """Communicators in all the ways in which one can be left; the program ends as soon as with one."""
+    kept = [Communicator(deadline=30.0) for _ in range(number)]
+    whole = kept[0]
+    kept += [whole.split(i) for i in range(number // 5)]
+    kept[0].all_reduce(put(np.ones(2)), lambda a, b: a + b, SUM)
+    del kept[1::2]
+    try:
+        kept[1].all_reduce(put(np.ones(2 + RANK)), lambda a, b: a + b, SUM)
+    except bnspec.CommunicatorError:
+        pass
+    begun = time.perf_counter()
+    atexit.unregister(exit._leave)
+    atexit.register(lambda: say(seconds=time.perf_counter() - begun))
+    atexit.register(exit._leave)
+    globals()["KEPT"] = kept
+
+
+def used_again(number):
+    """What is opened and closed over and over takes no more of MPI than once."""
+    x = np.ones((2, 3), "float32")
+    with MPICommunicator(deadline=30.0) as whole:
+        for i in range(number):
+            comm = MPICommunicator(deadline=30.0)
+            part = whole.split(0)
+            if i % 10 == 0:
+                bnspec.BatchNorm(axis=1, comm=comm)(x), bnspec.BatchNorm(axis=1, comm=part)(x)
+            if i % 2:
+                comm.close(), part.close()
+            elif i % 20 == 0:  # the ranks differ
+                told = refused_by(lambda c=comm: bnspec.BatchNorm(axis=1, comm=c, name=f"of rank {RANK}")(x))
+                assert "differ in layer" in told, told
+    for _ in range(number // 10):
+        own = MPI.COMM_WORLD.Split(0)
+        with MPICommunicator(own, deadline=30.0) as comm:
+            bnspec.BatchNorm(axis=1, comm=comm)(x)
+        own.Free()
+    MPI.COMM_WORLD.Barrier()
+    MPICommunicator(deadline=30.0).close()
+    groups = sum(len(peers.groups) for peers in exit.ENDING.peers)
+    say(peers=len(exit.ENDING.peers), groups=groups, open=len(exit.ENDING.exchanges))
+
+
+def finalized():
+    """MPI's end, by the program itself, is the end of communicators; what needs them is refused."""
+    kept, dropped = Communicator(deadline=30.0), Communicator(deadline=30.0)
+    x = put(np.ones((2, 3), "float32"))
+    layer, named = bnspec.BatchNorm(axis=1, comm=kept), bnspec.BatchNorm(axis=1, sync_statistics=KIND)
+    layer(x), named(x)
+    batch = kept.batched()
+    MPI.Finalize()
+    told = [refused_by(lambda: layer(x)), refused_by(lambda: named(x)), refused_by(lambda: kept.split(0))]
+    told.append(refused_by(lambda: Communicator(deadline=30.0)))
+    with batch:
+        future = batch.submit(layer, x)
+    told.append(refused_by(future.result))
+    kept.close()
+    del dropped
+    gc.collect()
+    y = take(bnspec.BatchNorm(axis=1, comm=kept, training=False)(x))  # which asks nobody
+    say(told=told, same=len({tuple(row) for row in y.tolist()}))
+
+
+if __name__ == "__main__":
+    globals()[ACT](*map(int, sys.argv[2:]))

@@ -1,0 +1,80 @@
+"""Communicators and arrays for the ranks' programs of test_mpi.py and test_nccl.py.
+
+``BNSPEC_TEST_RANKS=nccl`` gives each process a device, which is emulated, and joins them by NCCL, which is too; with
+``given`` they get an NCCL communicator of somebody else's, and ours is made from that.
+"""
+
+import contextlib
+import os
+
+from mpi4py import MPI
+
+from bnspec_backends.ranks import schedule
+
+KIND = os.environ.get("BNSPEC_TEST_RANKS", "mpi")
+if joined := os.environ.get("BNSPEC_TEST_ROUNDS"):  # several rounds, as in large worlds
+    schedule.ONE_ROUND, schedule._JOINED = 1, int(joined)
+
+RANK, SIZE = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+
+if KIND != "mpi":
+    import cupy
+
+    from bnspec_backends.ranks.nccl import NCCLCommunicator, world
+
+    cupy.cuda.Device(0 if os.environ.get("BNSPEC_TEST_ONE_DEVICE") else RANK).use()
+
+    def Communicator(deadline):  # noqa: N802
+        if KIND == "nccl":
+            return NCCLCommunicator(deadline=deadline)
+        identity = MPI.COMM_WORLD.bcast(cupy.cuda.nccl.get_unique_id() if RANK == 0 else None)
+        return NCCLCommunicator(cupy.cuda.nccl.NcclCommunicator(SIZE, identity, RANK), deadline)
+
+    put, take = cupy.asarray, cupy.asnumpy
+
+    @contextlib.contextmanager
+    def own_stream():
+        """For a thread, whose device is 0 at first, and whose collectives would come in an order of chance on a stream
+        that another thread uses.
+        """
+        with cupy.cuda.Device(RANK), cupy.cuda.Stream(non_blocking=True):
+            yield
+
+    def rounds_of(comm):
+        return comm._sender.rounds
+
+    def sent_by(comm):
+        return comm.sequence
+
+else:
+    from bnspec_backends.ranks.mpi.communicator import MPICommunicator as Communicator
+    from bnspec_backends.ranks.mpi.communicator import world
+
+    def put(x):
+        return x
+
+    take = put
+    own_stream = contextlib.nullcontext
+
+    def rounds_of(comm):
+        return comm._exchange.plan
+
+    def sent_by(comm):
+        return comm._exchange.sequence
+
+
+gathered = MPI.COMM_WORLD.allgather
+
+__all__ = [
+    "KIND",
+    "RANK",
+    "SIZE",
+    "Communicator",
+    "gathered",
+    "own_stream",
+    "put",
+    "rounds_of",
+    "sent_by",
+    "take",
+    "world",
+]
