@@ -9,24 +9,23 @@ rounded once, of any order, as the explicit derivatives are [BN-PREC-3].
 What nobody differentiates stays as it is: the primitives convert what they read, and no wide copy is kept.
 """
 
-import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bnspec._gradients import grad_sums
 from bnspec._modes import differentiated
-from bnspec._moments import moments
 from bnspec._namespace import array_namespace
 from bnspec._precision import arithmetic_dtype, has_headroom
-from bnspec._protocols import Kernels
 from bnspec._types import Array
+
+if TYPE_CHECKING:
+    from bnspec._kernels import Kernels
 
 __all__ = ["narrowed", "widened"]
 
 
 def widened(
-    kernels: Kernels, arrays: Sequence[Array], *others: Array | None
-) -> tuple[Kernels, list[Array], list[Array | None]]:
+    kernels: "Kernels", arrays: Sequence[Array], *others: Array | None
+) -> tuple["Kernels", list[Array], list[Array | None]]:
     """Return arrays in the arithmetic dtype, and the primitives for them, if the library may differentiate them.
 
     Parameters
@@ -47,9 +46,7 @@ def widened(
     """
     if not differentiated(*arrays, *others):
         return kernels, list(arrays), list(others)
-    kernels = getattr(kernels, "differentiable", kernels)
-    if all(map(has_headroom, arrays)):
-        kernels = _WithHeadroom(kernels)
+    kernels = kernels.differentiable(plain_sums=all(map(has_headroom, arrays)))
     dtype = arithmetic_dtype(arrays[0])
     return kernels, [_astype(v, dtype) for v in arrays], [None if v is None else _astype(v, dtype) for v in others]
 
@@ -61,20 +58,3 @@ def narrowed(v: Array, like: Array) -> Array:
 
 def _astype(v: Array, dtype: Any) -> Array:
     return array_namespace(v).astype(v, dtype, copy=False)
-
-
-class _WithHeadroom:
-    """Primitives for arrays that were widened from a narrower dtype, so that plain sums are as good as exact ones.
-
-    Parameters
-    ----------
-    kernels : Kernels
-        Primitives of a caller's own stay as they are; the specification's own would take the arrays for wide ones.
-    """
-
-    def __init__(self, kernels: Kernels) -> None:
-        own: Any = kernels
-        self.moments = functools.partial(moments, plain=True) if own.moments is moments else own.moments
-        self.grad_sums = functools.partial(grad_sums, plain=True) if own.grad_sums is grad_sums else own.grad_sums
-        self.normalize = own.normalize
-        self.grad_input = own.grad_input

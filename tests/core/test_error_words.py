@@ -8,7 +8,7 @@ import pytest
 from helpers import installed, refused
 
 import bnspec
-from bnspec import _registry
+from bnspec import _discovery
 from bnspec._cli import main
 from bnspec_backends.ranks import threads
 
@@ -136,10 +136,10 @@ def test_a_collection_outside_a_training_context():
     ],
 )
 def test_a_communicator_whose_library_is_missing(monkeypatch, name, wanted, library, why, extra):
-    for module in [m for m in sys.modules if m.startswith(f"bnspec_backends._{wanted}")]:
+    for module in [m for m in sys.modules if m.startswith(f"bnspec_backends.ranks.{wanted}")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)  # as where it is not installed
-    monkeypatch.setattr(_registry, "_communicators", {})
+    monkeypatch.setattr(_discovery, "_communicators", {})
     text = (
         f"communicator {wanted!r} cannot be imported ({why}); expected its library to be "
         f"installed [BN-ERR-5]. Try `pip install bnspec[{extra}]`."

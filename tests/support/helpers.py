@@ -11,7 +11,7 @@ import pytest
 from array_api_compat import is_array_api_obj
 
 import bnspec
-from bnspec import _context, _registry
+from bnspec import _context, _discovery
 from bnspec._clauses import clauses
 from bnspec._options import to_numpy
 from bnspec._precision import library
@@ -48,13 +48,15 @@ def bits(value):
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: bits(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, bnspec.BatchNorm):
-        return {name: bits(v) for name, v in vars(value).items()}
+        return {
+            name: bits(v) for name, v in vars(value).items() if name != "_configs"
+        }  # made again when it is asked for
     return value
 
 
 def process():
     """What bnspec remembers outside of layers: the context, primitives that were found, warnings that were given."""
-    return bnspec.current_context(), _context.is_recomputing(), _context._frozen_warned, dict(_registry._kernels)
+    return bnspec.current_context(), _context.is_recomputing(), _context._frozen_warned, dict(_discovery._kernels)
 
 
 @contextmanager

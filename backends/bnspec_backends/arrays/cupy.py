@@ -6,8 +6,7 @@ from typing import Any
 
 import cupy
 
-from bnspec import SpecificationKernels
-from bnspec._protocols import Kernels
+from bnspec import Kernels
 
 __all__ = ["CupyBackend"]
 
@@ -18,7 +17,7 @@ class CupyBackend:
     name = "cupy"
 
     def __init__(self) -> None:
-        self.kernels: Kernels = SpecificationKernels()
+        self.kernels: Kernels = Kernels()
 
     def version(self) -> str:
         """CuPy's version."""

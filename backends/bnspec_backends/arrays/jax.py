@@ -11,8 +11,7 @@ import jax
 import jax.numpy
 import numpy
 
-from bnspec import BatchNormConfig, SpecificationKernels
-from bnspec._protocols import Kernels
+from bnspec import BatchNormConfig, Kernels
 from bnspec._types import Groups, Static
 
 __all__ = ["JaxBackend"]
@@ -27,7 +26,7 @@ class JaxBackend:
     name = "jax"
 
     def __init__(self) -> None:
-        self.kernels: Kernels = SpecificationKernels()
+        self.kernels: Kernels = Kernels()
 
     def version(self) -> str:
         """JAX's version."""

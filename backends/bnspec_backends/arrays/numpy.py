@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 
-from bnspec._protocols import Kernels
+from bnspec import Kernels
 from bnspec_backends import cpu
 
 __all__ = ["NumpyBackend"]

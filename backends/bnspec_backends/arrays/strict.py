@@ -9,8 +9,7 @@ from typing import Any
 import array_api_strict
 import numpy
 
-from bnspec import SpecificationKernels
-from bnspec._protocols import Kernels
+from bnspec import Kernels
 
 __all__ = ["StrictBackend"]
 
@@ -21,7 +20,7 @@ class StrictBackend:
     name = "strict"
 
     def __init__(self) -> None:
-        self.kernels: Kernels = SpecificationKernels()
+        self.kernels: Kernels = Kernels()
 
     def version(self) -> str:
         """array-api-strict's version."""

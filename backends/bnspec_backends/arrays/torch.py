@@ -11,8 +11,7 @@ from typing import Any
 import numpy
 import torch
 
-from bnspec import SpecificationKernels
-from bnspec._protocols import Kernels
+from bnspec import Kernels
 from bnspec_backends import cpu
 
 __all__ = ["TorchBackend"]
@@ -27,10 +26,10 @@ class TorchBackend:
     def kernels(self) -> Kernels:
         """The specification's, and for tensors on the CPU compiled ones where `bnspec_backends.cpu` has them."""
         if cpu.in_use() != "compiled":
-            return SpecificationKernels()
+            return Kernels()
         from bnspec_backends.cpu.torch_kernels import TorchCpuKernels
 
-        return TorchCpuKernels(cpu.make("compiled"))
+        return TorchCpuKernels()
 
     def version(self) -> str:
         """torch's version."""

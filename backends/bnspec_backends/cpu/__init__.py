@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import bnspec
-from bnspec import _registry
+from bnspec import Kernels, _discovery
 from bnspec._errors import refusal
-from bnspec._protocols import Kernels
 from bnspec_backends._environment import choice
 from bnspec_backends.cpu.resources import resources
 
@@ -103,7 +101,7 @@ def using(name: str) -> Iterator[None]:
 
 def _forget() -> None:
     for library in ("numpy", "torch"):
-        _registry.forget_kernels(library)
+        _discovery.forget_kernels(library)
 
 
 def make(name: str) -> Kernels:
@@ -118,7 +116,7 @@ def make(name: str) -> Kernels:
         )
     kernels: Any
     if name == "specification":
-        kernels = bnspec.SpecificationKernels()
+        kernels = Kernels()
     elif name == "blocked":
         from bnspec_backends.cpu.blocked import BlockedKernels
 

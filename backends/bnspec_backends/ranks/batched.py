@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from bnspec._communicator import Signature
 from bnspec._errors import CommunicatorError, refusal
-from bnspec._protocols import Signature
 from bnspec._types import Array
 from bnspec_backends.ranks.processes import Owned
 

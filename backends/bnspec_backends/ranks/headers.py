@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bnspec._protocols import Signature
+from bnspec._communicator import Signature
 from bnspec_backends.ranks.facts import signature_facts
 
 __all__ = ["HEADER", "SAME", "About", "Header", "about", "body_text", "of_facts", "packed", "parse_header", "together",

@@ -16,9 +16,9 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
+from bnspec._communicator import Signature
 from bnspec._errors import CommunicatorError, refusal
 from bnspec._namespace import array_namespace
-from bnspec._protocols import Signature
 from bnspec._types import Array
 from bnspec_backends.ranks.facts import error_text, facts_of, ranks_text
 from bnspec_backends.ranks.processes import Owned
@@ -107,7 +107,7 @@ def current() -> "ThreadCommunicator":
 
 
 class ThreadCommunicator(Owned):
-    """One rank's end of a group of threads, a `bnspec._protocols.Communicator`. `run` makes them.
+    """One rank's end of a group of threads, a `bnspec.Communicator`. `run` makes them.
 
     Device arrays are read as the library orders them: all ranks use one device and one stream.
 

@@ -9,7 +9,6 @@ what lets a sum use vectors, and a product may be fused with the addition behind
 import functools
 import hashlib
 import importlib.resources
-import itertools
 from typing import Any
 
 import numpy
@@ -66,9 +65,13 @@ def compiled(function: Any) -> Any:
     return kernel
 
 
+#: Modules that call compiled code and hold none.
+_CALLERS = ("kernels.py", "operations.py")
+
+
 @functools.cache
 def _stamp() -> str:
-    """What compiled code was made from: every file of this package; numba looks at that of the function only.
+    """Return a digest of all that compiled code was made from; numba looks at the file of the function only.
 
     Raises
     ------
@@ -76,8 +79,9 @@ def _stamp() -> str:
         The sources are not there, so that nobody could tell whether code was made from these.
     """
     folder = importlib.resources.files("bnspec_backends.cpu")
-    files = itertools.chain(folder.iterdir(), folder.joinpath("compiled").iterdir())
+    files = [*folder.joinpath("compiled").iterdir(), folder.joinpath("plan.py")]
     sources = sorted((path.name, path.read_bytes()) for path in files if path.name.endswith(".py"))
+    sources = [source for source in sources if source[0] not in _CALLERS]
     if not sources:
         raise FileNotFoundError("the sources of this package are not there")
     return hashlib.sha256(repr(sources).encode()).hexdigest()

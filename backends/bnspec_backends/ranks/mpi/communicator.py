@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from bnspec._communicator import Signature
 from bnspec._errors import refusal
 from bnspec._locks import Lock
-from bnspec._protocols import Signature
 from bnspec._types import Array
 from bnspec_backends.ranks.batched import Batch, Request, waiting_batch
 from bnspec_backends.ranks.facts import plain_array

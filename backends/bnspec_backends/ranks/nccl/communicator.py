@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 
 import cupy
 
+from bnspec._communicator import Signature
 from bnspec._errors import CommunicatorError
 from bnspec._locks import Lock
-from bnspec._protocols import Signature
 from bnspec._types import Array
 from bnspec_backends.ranks.batched import Batch, Request, waiting_batch
 from bnspec_backends.ranks.facts import error_text, where

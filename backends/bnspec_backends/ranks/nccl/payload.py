@@ -4,8 +4,8 @@ from typing import Any
 
 import cupy
 
+from bnspec._communicator import Signature
 from bnspec._errors import refusal
-from bnspec._protocols import Signature
 from bnspec._types import Array
 
 __all__ = ["check"]
