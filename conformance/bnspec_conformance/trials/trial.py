@@ -20,7 +20,7 @@ from bnspec_conformance.oracle import exact
 from bnspec_conformance.run import underway
 from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.subjects.process import ProgramError
-from bnspec_conformance.trials.attribution import Control, Controls
+from bnspec_conformance.trials.attribution import Control, Controls, Size
 from bnspec_conformance.trials.outputs import output_named, speaks
 from bnspec_conformance.trials.record import Worst
 from bnspec_conformance.trials.time_limit import PATIENCE, TooLong, deadline
@@ -499,7 +499,7 @@ class Trial:
             What `violation` takes further.
         """
         __tracebackhide__ = True
-        clauses = self._blamed(case, output, proves, control, controls)
+        clauses = self._blamed(case, output, proves, control, controls, Size.of(where))
         self.found.keep(violation(self.subject, clauses, problem, case, **where))
 
     def _blamed(
@@ -509,6 +509,7 @@ class Trial:
         proves: tuple[str, ...] | None,
         control: Control | None,
         controls: Controls | None,
+        size: Size,
     ) -> tuple[str, ...]:
         cited = self.clauses if proves is None else proves
         if not output or case is None:
@@ -519,7 +520,7 @@ class Trial:
             return proves
         if controls is None and proves is None:  # two results of the subject's own
             return tuple(c for c in cited if speaks(c, case, output)) or cited
-        return (controls or Controls(self, case)).blamed(output, cited)
+        return (controls or Controls(self, case)).blamed(output, cited, size)
 
     def _broken(self, problem: str, case: Case | None, *, proves: tuple[str, ...] | None = None) -> Violation:
         """A violation to be raised; it counts even if what it ends is caught."""
