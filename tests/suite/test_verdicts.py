@@ -194,6 +194,22 @@ def test_a_state_that_an_empty_batch_loses_is_no_formula_even_where_that_is_off_
     assert "BN-RUN-9" in failed(port, "test_shapes::test_empty")
 
 
+@pytest.mark.parametrize(("more", "clause"), [((), "BN-GRAD-2"), (("mask",), "BN-MASK-5")])
+def test_a_gradient_that_an_empty_batch_loses_is_nothing_about_channels(more: tuple[str, ...], clause: str) -> None:
+    port = Port()
+    port.scope = dataclasses.replace(port.scope, profiles=PROFILES.union(more))
+    inner = port.run
+
+    def run(case: Case) -> Outcome:
+        rank = inner(case).ranks[0]
+        if case.ranks[0].x.size or rank.dgamma is None:
+            return Outcome((rank,))
+        return Outcome((dataclasses.replace(rank, dgamma=np.full_like(rank.dgamma, np.nan)),))
+
+    port.run = run  # type: ignore[method-assign]
+    assert set(failed(port, "test_shapes::test_empty")) == {clause}
+
+
 def test_a_number_that_is_off_in_16_bits_is_no_dtype_that_is_not_taken() -> None:
     port = Port()
     port.scope = dataclasses.replace(port.scope, dtypes=("float32", "bfloat16"))
