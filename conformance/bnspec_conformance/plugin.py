@@ -15,8 +15,8 @@ import pytest
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance.run.session import Session, matches
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects
-from bnspec_conformance.trials.time_limit import PATIENCE
-from bnspec_conformance.trials.trial import Budget
+from bnspec_conformance.subjects.time_limit import PATIENCE
+from bnspec_conformance.trials.budget import Budget
 
 if TYPE_CHECKING:
     from bnspec_conformance.run.waivers import Waivers
@@ -83,7 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if not any(matches(wanted, known) for known in specification_clauses()):
             raise pytest.UsageError(f"no clause {wanted!r}; `bnspec-conformance list` shows them.")
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers write nothing
-        from bnspec_conformance.report._outputs import unusable
+        from bnspec_conformance.report.output_paths import unusable
 
         files = {f"--{kind}": config.getoption(f"--bnspec-{kind}") for kind in ("json", "junit", "html")}
         if config.getoption("--bnspec-update-waivers"):

@@ -14,13 +14,13 @@ import bnspec
 from bnspec_conformance.cases.case import Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.commands import probe as command
-from bnspec_conformance.probe import GROUPS, names_by_value, probe
-from bnspec_conformance.probe._ask import Asker, RefusedCase, Unobservable
-from bnspec_conformance.probe._findings import Declared, Guess, Observed, Reading, compare, read
-from bnspec_conformance.probe._normalize import inference_guesses, scaled
-from bnspec_conformance.probe._predict import State, moments, update_guesses
-from bnspec_conformance.probe._running import COLUMNS, OLD
-from bnspec_conformance.subjects import NotSupported, SubjectError, complete
+from bnspec_conformance.probe import GROUPS, probe
+from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable
+from bnspec_conformance.probe.findings import Declared, Guess, Observed, Reading, compare, read
+from bnspec_conformance.probe.normalize import inference_guesses, scaled
+from bnspec_conformance.probe.predict import State, moments, update_guesses
+from bnspec_conformance.probe.running import COLUMNS, OLD
+from bnspec_conformance.subjects import NotSupported, SubjectError, complete, names_by_value
 
 # --- right ------------------------------------------------------------------------------------------------------------
 

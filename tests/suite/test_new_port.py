@@ -17,7 +17,7 @@ from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.run.narrow import only_profiles
 from bnspec_conformance.run.waiver_file import load_waivers
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.trials.trial import Budget
+from bnspec_conformance.trials.budget import Budget
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "porting.md").read_text()

@@ -13,10 +13,10 @@ from bnspec_conformance import find_subject
 from bnspec_conformance.cases.drawn import drawn_from_json
 from bnspec_conformance.cli import main
 from bnspec_conformance.report import document, read_failures, write_failures, write_json
-from bnspec_conformance.report._document import plain
+from bnspec_conformance.report.json_document import plain
 from bnspec_conformance.run.engine import all_checks, attempt
+from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record
-from bnspec_conformance.trials.trial import Budget
 
 EXPONENTIAL = "test_running::test_exponential"
 FORGETFUL = ("--subject", "broken:forgetful")

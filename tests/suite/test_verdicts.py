@@ -14,13 +14,15 @@ from hypothesis.errors import HypothesisException
 
 from bnspec._clauses import clauses as specification
 from bnspec_conformance import Case, Outcome, RankOutcome, find_subject
+from bnspec_conformance.cases.outputs import OUTPUTS, SPEAKS, clauses_of, formulas
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.report import by_clause, document, write_junit
 from bnspec_conformance.run.engine import all_checks, attempt
+from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.outputs import OUTPUTS, SPEAKS, clauses_of, formulas
 from bnspec_conformance.trials.record import Record, outcome_of, reason_of
-from bnspec_conformance.trials.trial import Budget, NeverSupported, NotSupported, Trial
+from bnspec_conformance.trials.trial import NeverSupported, Trial
 from bnspec_conformance.trials.violation import Violation
 
 PROFILES = frozenset({"core", "statistics", "running", "inference", "grad", "jvp", "cotangents"})
@@ -227,8 +229,8 @@ def _smaller_declined(t: Trial, number: int) -> None:
 
 
 def _not_every_time(t: Trial, number: int) -> None:
-    if number >= 5 and t.cases == 0:
-        t.cases = 1
+    if number >= 5 and t.evidence.cases == 0:
+        t.evidence.cases = 1
         _break(t, number)
 
 

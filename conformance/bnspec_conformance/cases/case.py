@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +22,7 @@ __all__ = [
     "RankInputs",
     "RankOutcome",
     "as_float64",
+    "dtype_named",
 ]
 
 Array = npt.NDArray[Any]
@@ -196,3 +198,8 @@ class Outcome:
 def as_float64(array: Array) -> npt.NDArray[np.float64]:
     """The same values in float64; exact for every dtype bnspec takes."""
     return np.asarray(array).astype(np.float64)
+
+
+def dtype_named(name: str) -> np.dtype[Any]:
+    """Return NumPy's dtype of that name, that of ml_dtypes for bfloat16."""
+    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)

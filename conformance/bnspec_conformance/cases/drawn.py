@@ -6,11 +6,10 @@ written, and then the check is repeated whole with its seed instead.
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from bnspec import BatchNormConfig
-from bnspec_conformance.cases.case import Case
+from bnspec_conformance.cases.case import Case, dtype_named
 from bnspec_conformance.cases.codec import BadData, array_from_json, array_to_json, case_from_json, case_to_json
 
 __all__ = ["CannotWrite", "drawn_from_json", "drawn_to_json"]
@@ -66,7 +65,7 @@ def drawn_from_json(value: Any) -> Any:
         if kind == "array":
             return array_from_json(held)
         if kind == "dtype":
-            return np.dtype(ml_dtypes.bfloat16) if held == "bfloat16" else np.dtype(held)
+            return dtype_named(held)
         if kind in ("list", "tuple"):
             items = [drawn_from_json(v) for v in held]
             return items if kind == "list" else tuple(items)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, RankInputs
-from bnspec_conformance.cases.ranks import concatenated
-from bnspec_conformance.trials.outputs import EVERY, GHOST, GRADIENTS, MASK, SYNC, proving
+from bnspec_conformance.cases.concatenate import concatenated
+from bnspec_conformance.cases.outputs import EVERY, GHOST, GRADIENTS, MASK, SYNC, proving
 
 __all__ = ["FEATURES", "Feature", "easy", "feature_of", "stripped"]
 

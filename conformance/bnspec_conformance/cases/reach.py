@@ -10,7 +10,6 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
 from bnspec_conformance.cases.scope import Scope
-from bnspec_conformance.trials.record import Record
 
 __all__ = ["FEATURES", "counts_of", "reached", "unreached"]
 
@@ -82,8 +81,15 @@ def reached(case: Case) -> list[str]:
         return [name for name, (_, has) in FEATURES.items() if has(case)]
 
 
-def unreached(records: Iterable[Record], scope: Scope) -> list[str]:
-    """The features inside a scope that none of the records met."""
-    met = {name for record in records for name, times in record.reached.items() if times}
+def unreached(counts: Iterable[Mapping[str, int]], scope: Scope) -> list[str]:
+    """Return the features inside a scope that no case had.
+
+    Parameters
+    ----------
+    counts : iterable of mapping of str to int
+        How many cases had each feature, by check.
+    scope : Scope
+    """
+    met = {name for each in counts for name, times in each.items() if times}
     inside = {*scope.profiles, *scope.dtypes, "", *(("ragged",) if "sync" in scope and scope.ragged else ())}
     return [name for name, (needs, _) in FEATURES.items() if needs in inside and name not in met]

@@ -8,7 +8,8 @@ import numpy as np
 
 import bnspec
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.trials.trial import Trial
 
 __all__ = ["arrays_of", "awkward", "host", "layer_of", "names_of", "outcome_of", "snapshot", "state_of"]
 

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from bnspec_conformance.commands._numbers import count, seconds
+from bnspec_conformance.commands.numbers import count, seconds
 
 __all__ = ["call", "register"]
 

@@ -42,7 +42,7 @@ def call(options: argparse.Namespace) -> int:
     from bnspec_conformance.mutants.declining import SHRUNK
     from bnspec_conformance.mutants.killing import checks_for
     from bnspec_conformance.mutants.summary import markdown, show, to_json
-    from bnspec_conformance.report._write import write_text
+    from bnspec_conformance.report.atomic_write import write_text
 
     if options.table:
         sys.stdout.write(markdown())

@@ -9,8 +9,8 @@ from typing import Any
 
 import bnspec_conformance.checks
 from bnspec_conformance.subjects import Subject
+from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record
-from bnspec_conformance.trials.trial import Budget
 
 __all__ = ["Check", "all_checks", "attempt", "checks", "checks_of"]
 

@@ -14,15 +14,15 @@ import pytest
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance import report
 from bnspec_conformance.cases.reach import unreached
-from bnspec_conformance.report._document import plain, record_from_json
+from bnspec_conformance.report.json_document import plain, record_from_json
 from bnspec_conformance.run.engine import all_checks, attempt, checks_of
 from bnspec_conformance.run.narrow import without_dtypes
 from bnspec_conformance.run.stop import current
-from bnspec_conformance.run.underway import told
 from bnspec_conformance.run.waivers import Facts, Waivers, facts_of
 from bnspec_conformance.run.whole import asked_for, problems
 from bnspec_conformance.run.written import Written
 from bnspec_conformance.subjects import Subject, version_of
+from bnspec_conformance.trials.listeners import listening
 from bnspec_conformance.trials.record import Record
 
 __all__ = ["Session", "matches"]
@@ -101,7 +101,7 @@ class Session:
         check, subject = _of(item)
         self.written.live.begin(check, _clauses_of(item), subject)
         stop = current()
-        with told(self.written.live), contextlib.nullcontext() if stop is None else told(stop):
+        with listening(self.written.live), contextlib.nullcontext() if stop is None else listening(stop):
             result = yield
         self.written.live.done()
         if stop is not None and stop.name is not None:
@@ -231,7 +231,7 @@ class Session:
             return False
         vacuous = False
         for subject in self.present.values():
-            missed = unreached((r for r in self.records if r.subject == subject.name), subject.scope)
+            missed = unreached((r.reached for r in self.records if r.subject == subject.name), subject.scope)
             if missed and subject.scope.declared:
                 self.notes.append(f"vacuous: no case that {subject.name} ran had: {', '.join(missed)}")
                 vacuous = True

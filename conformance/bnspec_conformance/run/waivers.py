@@ -15,7 +15,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from bnspec_conformance.report._facts import device_of, libraries
+from bnspec_conformance.report.facts import device_of, libraries
 from bnspec_conformance.subjects import Subject, version_of
 from bnspec_conformance.trials.record import Record, outcome_of, reason_of
 

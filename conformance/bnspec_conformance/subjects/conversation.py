@@ -11,7 +11,7 @@ import numpy as np
 
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Array, Case, RankInputs
-from bnspec_conformance.subjects import NotSupported, Refused, SubjectError
+from bnspec_conformance.subjects.contract import NotSupported, Refused, SubjectError
 from bnspec_conformance.subjects.program import Program, ProgramError
 
 __all__ = ["cases", "main"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
-from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.subjects.contract import NotSupported
 
 __all__ = ["DefaultLayer", "Defaults", "HasDefaults", "Step"]
 

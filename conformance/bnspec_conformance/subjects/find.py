@@ -11,9 +11,10 @@ from typing import Any
 
 from bnspec._printable import printable
 from bnspec_conformance.cases.scope import Scope
-from bnspec_conformance.trials.time_limit import PATIENCE
+from bnspec_conformance.subjects.contract import Subject, SubjectError
+from bnspec_conformance.subjects.time_limit import PATIENCE
 
-__all__ = ["SubjectError", "complete", "find", "is_ours", "known_subjects", "quietly", "version_of"]
+__all__ = ["complete", "find_subject", "is_ours", "known_subjects", "quietly", "version_of"]
 
 _GROUP = "bnspec.subjects"
 
@@ -29,13 +30,6 @@ _DEFAULTS: dict[str, Any] = {
     "dialect": None,
     "backend": None,
 }
-
-
-class SubjectError(Exception):
-    """A subject that was asked for cannot be had; the text says why and what to install."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(printable(text))
 
 
 class Completed:
@@ -68,8 +62,25 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def find(name: str, deadline: float | None, isolate: bool) -> Any:
-    """The subject of a name; see `bnspec_conformance.subjects.find_subject`."""
+def find_subject(name: str, *, deadline: float | None = None, isolate: bool = False) -> Subject:
+    """Return a subject by its entry-point name, as ``module:attribute`` or as ``exec:PROGRAM``.
+
+    This imports the module or starts the program, so ask `is_ours` first about a name that was read from a file.
+
+    Parameters
+    ----------
+    name : str
+    deadline : float, optional
+        Seconds that a program, or a process of its own, may take for a case; in this process `Budget` limits it.
+    isolate : bool
+        Whether to run a Python subject in a process of its own.
+
+    Raises
+    ------
+    SubjectError
+        For an unknown name, listing the known ones, for a subject whose library is missing, and for one whose module
+        does not import.
+    """
     point = _entry_point(name)
     with _telling(name), quietly():
         if name.startswith("exec:"):
@@ -95,13 +106,13 @@ def find(name: str, deadline: float | None, isolate: bool) -> Any:
         return complete(made() if callable(made) else made, name)
 
 
-def complete(subject: Any, name: str) -> Any:
-    """Give a subject the defaults of what it does not say, and the name that finds it again as `asked`.
+def complete(subject: Any, name: str) -> Subject:
+    """Add the defaults to a subject, and as `asked` the name that finds it again.
 
     Raises
     ------
     SubjectError
-        For what is no subject.
+        For an object that is no subject.
     """
     with _telling(name), quietly():
         missing = [m for m in ("supports", "run") if not callable(getattr(subject, m, None))]
@@ -129,7 +140,8 @@ def complete(subject: Any, name: str) -> Any:
                 setattr(subject, field, value)
         except (AttributeError, TypeError):  # slots, a frozen dataclass, a property, a compiled type
             subject = Completed(subject, said)
-    return subject
+    completed: Subject = subject
+    return completed
 
 
 def version_of(subject: Any) -> str:

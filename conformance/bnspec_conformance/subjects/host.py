@@ -17,9 +17,9 @@ import numpy as np
 from bnspec_conformance.cases.case import Array, Case, Outcome
 from bnspec_conformance.cases.codec import DTYPES, BadData, case_from_json, outcome_to_json
 from bnspec_conformance.cases.wellformed import complaints
-from bnspec_conformance.subjects import NotSupported, Refused, Subject, SubjectError, find_subject, quietly, version_of
+from bnspec_conformance.subjects.contract import NotSupported, ProgramError, Refused, Subject, SubjectError
+from bnspec_conformance.subjects.find import find_subject, quietly, version_of
 from bnspec_conformance.subjects.hello import OPTIONS
-from bnspec_conformance.subjects.process import ProgramError
 
 __all__ = ["answer", "hello", "main"]
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from bnspec_conformance.subjects.program import Program
-from bnspec_conformance.trials.time_limit import PATIENCE
+from bnspec_conformance.subjects.time_limit import PATIENCE
 
 __all__ = ["Isolated"]
 

@@ -17,7 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-__all__ = ["Process", "ProgramError"]
+from bnspec_conformance.subjects.contract import ProgramError
+
+__all__ = ["Process"]
 
 #: Longest answer, in bytes. The suite's largest case has fewer than 2**17 numbers for each of a dozen results.
 _LONGEST = 64 * 2**20
@@ -28,20 +30,6 @@ _MARK = "BNSPEC_PROGRAM"
 _ROUNDS = 10
 #: Seconds a process gets to leave by itself when its input ends.
 _GRACE = 0.5
-
-
-class ProgramError(Exception):
-    """A program under test did not keep to the protocol; the text says how, at which request, and what was expected.
-
-    Attributes
-    ----------
-    hung : bool
-        Whether what it did was to give no answer in time.
-    """
-
-    def __init__(self, text: str, *, hung: bool = False) -> None:
-        super().__init__(text)
-        self.hung = hung
 
 
 class Process:

@@ -10,8 +10,8 @@ from hypothesis.errors import Flaky, StopTest, Unsatisfiable, UnsatisfiedAssumpt
 from hypothesis.internal.conjecture import providers
 
 from bnspec_conformance.cases.drawn import CannotWrite, drawn_to_json
-from bnspec_conformance.run import underway
 from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.trials.listeners import notify_argument
 from bnspec_conformance.trials.trial import NeverSupported, Trial
 from bnspec_conformance.trials.violation import Violation
 
@@ -84,7 +84,7 @@ def run_case(check: Callable[..., None], trial: Trial, *drawn: Any) -> Result:
     """
     trial.found.begin()
     for value in drawn:
-        underway.argument(value)
+        notify_argument(value)
     result = Result()
     try:
         check(trial, *drawn)

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.bounds import bounds, hard_bound
-from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64
+from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64, dtype_named
+from bnspec_conformance.cases.outputs import clauses_of
 from bnspec_conformance.oracle import exact
-from bnspec_conformance.trials.outputs import clauses_of
 from bnspec_conformance.vectors.draw import statistics_dtype
-from bnspec_conformance.vectors.hex import dtype_named, rounded_up
+from bnspec_conformance.vectors.hex import rounded_up
 from bnspec_conformance.vectors.vector import Vector
 
 __all__ = ["Expected", "expected", "flattened"]

@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from bnspec_conformance.cases.case import Array, as_float64
+from bnspec_conformance.cases.case import Array, as_float64, dtype_named
 
-__all__ = ["array_of", "dtype_named", "encoded", "hexed", "lines", "numbers", "rounded_up", "unhexed"]
+__all__ = ["array_of", "encoded", "hexed", "lines", "numbers", "rounded_up", "unhexed"]
 
 #: Significant bits of a bound. Bounds are float64 arithmetic, whose last bits may differ from platform to platform.
 _BOUND_BITS = 12
@@ -58,11 +57,6 @@ def rounded_up(bound: float) -> float:
         return bound
     mantissa, exponent = math.frexp(bound * (1 + 2.0**-32))
     return math.ldexp(math.ceil(math.ldexp(mantissa, _BOUND_BITS)), exponent - _BOUND_BITS)
-
-
-def dtype_named(name: str) -> np.dtype[Any]:
-    """NumPy's dtype of that name, ml_dtypes' for bfloat16."""
-    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
 def numbers(array: Array) -> list[Any]:

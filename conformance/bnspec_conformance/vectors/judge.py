@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.bounds import ulps, violations
-from bnspec_conformance.cases.case import RankOutcome
+from bnspec_conformance.cases.case import RankOutcome, dtype_named
 from bnspec_conformance.cases.codec import BadData
 from bnspec_conformance.vectors.given import given_values
-from bnspec_conformance.vectors.hex import dtype_named, unhexed
+from bnspec_conformance.vectors.hex import unhexed
 from bnspec_conformance.vectors.sets.wider import STRICT, wider_bounds
 
 __all__ = ["Finding", "Judge", "Outcome", "flattened", "values"]

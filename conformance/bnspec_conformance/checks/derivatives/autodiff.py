@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bnspec_conformance.cases.case import Array
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.trials.trial import Trial
 
 __all__ = ["double_precision", "library_derivatives"]
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 import bnspec
 from bnspec_conformance.bounds import bounds
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64
 from bnspec_conformance.cases.layout import layouts
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.derivatives.autodiff import library_derivatives
 from bnspec_conformance.oracle import Direction, central_difference, direction, exact, in_float64
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.trials.trial import Trial
 
 _SEED = 11
 

@@ -12,11 +12,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 import bnspec
-from bnspec_conformance.cases.case import Case, Outcome, RankInputs, RankOutcome
-from bnspec_conformance.cases.strategies import dtype_of
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.cases.case import Case, Outcome, RankInputs, RankOutcome, dtype_named
+from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.trials.trial import Trial
 
 KINDS = ("plain", "masked", "ghost", "renorm", "statistics")
 DTYPES = ("float16", "bfloat16", "float32")
@@ -32,7 +31,7 @@ def named(values: int, dtype: str, kind: str) -> Case:
         axis=1, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=ghost, renorm=renorm
     )
     samples = values * (3 if ghost else 1) + (kind == "masked")
-    x, dy, xdot = rng.standard_normal((3, samples, _CHANNELS)).astype(dtype_of(dtype))
+    x, dy, xdot = rng.standard_normal((3, samples, _CHANNELS)).astype(dtype_named(dtype))
     mask = (np.arange(samples) != 1)[:, None] if kind == "masked" else None
     gamma, beta, gamma_dot, beta_dot, mean, other = rng.standard_normal((6, _CHANNELS)).astype("float32")
     state = {"mean": mean, "var": 1 + other**2, "stddev": 1 + other**2} if renorm else None
@@ -79,7 +78,7 @@ def cotangents(case: Case, backend: Any, outputs: Any) -> tuple[Any, ...]:
     given = (case.ranks[0].dy, *(0.0 if v is None else v[0] for v in (case.dmean, case.dvar)))
     made = []
     for value, output in zip(given, outputs, strict=True):
-        dtype = dtype_of(str(output.dtype).rsplit(".", 1)[-1])
+        dtype = dtype_named(str(output.dtype).rsplit(".", 1)[-1])
         made.append(backend.asarray(np.broadcast_to(np.asarray(value), tuple(output.shape)).astype(dtype)))
     return tuple(made)
 

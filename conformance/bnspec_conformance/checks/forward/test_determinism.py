@@ -9,12 +9,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 import bnspec
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, RankOutcome
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.oracle import exact
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.trials.trial import Trial
 
 _EVERYTHING = ("y", "mean", "var", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import bnspec
 from bnspec._context import forget_frozen_warning
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Case
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.layers import layer_of, outcome_of, state_of
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.trials.explore import clauses, explore

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from bnspec import BatchNormConfig
-from bnspec_conformance.cases import strategies
-from bnspec_conformance.cases.case import Case, RankInputs
+from bnspec_conformance.cases.case import Case, RankInputs, dtype_named
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
-from bnspec_conformance.vectors.hex import dtype_named
 
 
 @clauses("BN-GRP-1")

@@ -11,8 +11,9 @@ import bnspec
 from bnspec._clauses import clauses as known_clauses
 from bnspec_conformance.checks.layer.refusals import Row, Setting, arrays, masks, options, timing
 from bnspec_conformance.checks.layers import host, snapshot, state_of
+from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.trials.trial import Trial
 
 #: what came; expected what was expected [clause]. What to do.
 _FORM = re.compile(r"\S.*; expected \S.* \[(BN-[A-Z]+-[1-9][0-9]*)\]\. \S.*[.]", re.DOTALL)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
 import bnspec
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Case, RankInputs
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.layer.machine import machine
 from bnspec_conformance.checks.layers import host, layer_of, outcome_of, state_of
 from bnspec_conformance.subjects import Subject

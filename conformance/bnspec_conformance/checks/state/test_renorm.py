@@ -8,9 +8,9 @@ import numpy as np
 
 import bnspec
 from bnspec import BatchNormConfig, Renorm
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Array, Case, RankInputs
-from bnspec_conformance.cases.examples import example
+from bnspec_conformance.checks import strategies
+from bnspec_conformance.checks.examples import example
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial

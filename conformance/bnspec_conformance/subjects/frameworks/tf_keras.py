@@ -17,7 +17,7 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope, needs
-from bnspec_conformance.subjects import Refused
+from bnspec_conformance.subjects.contract import Refused
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks import tf_keras_defaults
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, RankInputs
-from bnspec_conformance.trials.outputs import proving
+from bnspec_conformance.cases.outputs import proving
 from bnspec_conformance.vectors.draw import Draw
 from bnspec_conformance.vectors.sets.laws import equal, parts, positions
 from bnspec_conformance.vectors.vector import Pair, Vector

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bnspec_conformance.cases.case import Case, RankInputs
+from bnspec_conformance.cases.case import Case, RankInputs, dtype_named
 from bnspec_conformance.cases.families import exact_inputs
-from bnspec_conformance.trials.outputs import proving
+from bnspec_conformance.cases.outputs import proving
 from bnspec_conformance.vectors.draw import Draw
-from bnspec_conformance.vectors.hex import dtype_named
 from bnspec_conformance.vectors.stream import as_dtype
 from bnspec_conformance.vectors.vector import Vector
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnspec import Renorm
-from bnspec_conformance.trials.outputs import proving
+from bnspec_conformance.cases.outputs import proving
 from bnspec_conformance.vectors.draw import Draw
 from bnspec_conformance.vectors.sets.laws import equal
 from bnspec_conformance.vectors.vector import Vector

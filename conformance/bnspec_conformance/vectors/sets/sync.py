@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from bnspec import Renorm
+from bnspec_conformance.cases.concatenate import concatenated
 from bnspec_conformance.cases.families import exact_inputs
-from bnspec_conformance.cases.ranks import concatenated
-from bnspec_conformance.trials.outputs import proving
+from bnspec_conformance.cases.outputs import proving
 from bnspec_conformance.vectors.draw import Draw
 from bnspec_conformance.vectors.sets.laws import between_ranks, parts, positions
 from bnspec_conformance.vectors.vector import Pair, Vector

@@ -11,10 +11,10 @@ from bnspec._clauses import Clause
 from bnspec._clauses import clauses as specification_clauses
 from bnspec._printable import printable
 from bnspec_conformance.cases.scope import PROFILES
-from bnspec_conformance.report._plot import Scale, axis, interval
-from bnspec_conformance.report._summary import VERDICTS
-from bnspec_conformance.report._write import write_text
+from bnspec_conformance.report.atomic_write import write_text
 from bnspec_conformance.report.markdown import plain, rendered
+from bnspec_conformance.report.plot import Scale, axis, interval
+from bnspec_conformance.report.summary import VERDICTS
 from bnspec_conformance.trials.record import outcome_of, reason_of
 
 __all__ = ["write_html"]

@@ -6,7 +6,7 @@ from fractions import Fraction
 from itertools import product
 from typing import NamedTuple
 
-from bnspec_conformance.probe._findings import Guess
+from bnspec_conformance.probe.findings import Guess
 
 __all__ = [
     "EPSILON_PLACES",

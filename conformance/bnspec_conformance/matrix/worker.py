@@ -1,6 +1,6 @@
 """One row's process: run a subject, and probe it while its library is loaded.
 
-``python -m bnspec_conformance.matrix._process NAME REPORT FINDINGS [arguments of run]``
+``python -m bnspec_conformance.matrix.worker NAME REPORT FINDINGS [arguments of run]``
 """
 
 import sys

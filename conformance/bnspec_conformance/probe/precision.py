@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
-from bnspec_conformance.probe._ask import Asker, Unobservable
-from bnspec_conformance.probe._findings import Declared, Finding, Guess, Observed, Reading, read
-from bnspec_conformance.probe._normalize import effective
-from bnspec_conformance.probe._predict import Moments, State, deviations, moments, normalized
+from bnspec_conformance.probe.asker import Asker, Unobservable
+from bnspec_conformance.probe.findings import Declared, Finding, Guess, Observed, Reading, read
+from bnspec_conformance.probe.normalize import effective
+from bnspec_conformance.probe.predict import Moments, State, deviations, moments, normalized
 
 __all__ = ["precision"]
 

@@ -1,13 +1,11 @@
 """The divergence table as a page of Markdown: conventions, clauses, and the reason behind every mark."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bnspec_conformance.matrix.row import MatrixRow
 from bnspec_conformance.report.markdown import code, escaped
 from bnspec_conformance.trials.record import outcome_of, reason_of
-
-if TYPE_CHECKING:
-    from bnspec_conformance.matrix import Row
 
 __all__ = ["page"]
 
@@ -17,7 +15,7 @@ _LEGEND = """✓ passed · ◐ fails for a known reason, told below · ✗ faile
 declares, never a pass · ? untested: something else failed first, or nothing that was compared carried information"""
 
 
-def page(rows: "Sequence[Row]", report: Mapping[str, Any], command: str) -> str:
+def page(rows: Sequence[MatrixRow], report: Mapping[str, Any], command: str) -> str:
     """The page.
 
     Parameters
@@ -53,7 +51,7 @@ def page(rows: "Sequence[Row]", report: Mapping[str, Any], command: str) -> str:
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
-def _header(rows: "Sequence[Row]", report: Mapping[str, Any]) -> str:
+def _header(rows: Sequence[MatrixRow], report: Mapping[str, Any]) -> str:
     lines = []
     for row in rows:
         assert row.report is not None
@@ -67,7 +65,7 @@ def _header(rows: "Sequence[Row]", report: Mapping[str, Any]) -> str:
     )
 
 
-def _conventions(rows: "Sequence[Row]") -> str:
+def _conventions(rows: Sequence[MatrixRow]) -> str:
     """One line for each value of each convention, with the subjects that have it."""
     found: dict[str, dict[str, list[str]]] = {}
     for row in rows:
@@ -87,7 +85,7 @@ def _conventions(rows: "Sequence[Row]") -> str:
     return _table(("convention", "measured", "subjects"), lines)
 
 
-def _clauses(rows: "Sequence[Row]", report: Mapping[str, Any]) -> str:
+def _clauses(rows: Sequence[MatrixRow], report: Mapping[str, Any]) -> str:
     names = [row.subject for row in rows]
     lines = [
         (clause, *(_MARKS[entry["subjects"].get(name, {"verdict": "unlooked"})["verdict"]] for name in names))
@@ -106,7 +104,7 @@ def _clauses(rows: "Sequence[Row]", report: Mapping[str, Any]) -> str:
     return _table(("clause", *map(code, names)), [*lines, *sums])
 
 
-def _reasons(row: "Row") -> str:
+def _reasons(row: MatrixRow) -> str:
     """What a subject does not pass, and why; failures of the same kind on one line."""
     assert row.report is not None
     known: dict[tuple[str, str], list[str]] = {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bnspec_conformance.report._write import write_bytes
+from bnspec_conformance.report.atomic_write import write_bytes
 from bnspec_conformance.trials.record import outcome_of, reason_of
 
 __all__ = ["write_junit"]

@@ -12,10 +12,9 @@ import numpy as np
 from bnspec import BatchNormConfig, Dialect, dialects
 from bnspec._config import Averaging, GhostSource, NonFinite, SingleValue, SyncWeighting
 from bnspec_conformance.cases.case import Array, Case, RankInputs, RankOutcome, as_float64
-from bnspec_conformance.probe._findings import Declared, Finding, Observed, Reading, compare
-from bnspec_conformance.probe._predict import State
-from bnspec_conformance.subjects import NotSupported, Subject
-from bnspec_conformance.subjects.process import ProgramError
+from bnspec_conformance.probe.findings import Declared, Finding, Observed, Reading, compare
+from bnspec_conformance.probe.predict import State
+from bnspec_conformance.subjects import NotSupported, ProgramError, Subject
 
 __all__ = ["Asker", "BrokenCase", "RefusedCase", "Unobservable", "observed", "roundoff"]
 

@@ -10,8 +10,8 @@ from typing import IO, Any
 
 from bnspec_conformance.cases.case import Case
 from bnspec_conformance.cases.drawn import CannotWrite, drawn_to_json
-from bnspec_conformance.report._document import plain
-from bnspec_conformance.report._write import write_text
+from bnspec_conformance.report.atomic_write import write_text
+from bnspec_conformance.report.json_document import plain
 from bnspec_conformance.trials.record import Record
 
 __all__ = ["RUNNING", "Live", "Output", "Write"]

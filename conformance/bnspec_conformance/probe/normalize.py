@@ -6,9 +6,9 @@ from fractions import Fraction
 from itertools import product
 
 from bnspec_conformance.cases.case import Array
-from bnspec_conformance.probe._ask import Asker, Unobservable
-from bnspec_conformance.probe._findings import Declared, Finding, Guess, Reading, read
-from bnspec_conformance.probe._predict import EPSILON_PLACES, SENSES, State, blend, moments, normalized
+from bnspec_conformance.probe.asker import Asker, Unobservable
+from bnspec_conformance.probe.findings import Declared, Finding, Guess, Reading, read
+from bnspec_conformance.probe.predict import EPSILON_PLACES, SENSES, State, blend, moments, normalized
 
 __all__ = ["effective", "inference_guesses", "normalization", "scaled"]
 

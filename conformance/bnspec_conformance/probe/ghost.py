@@ -5,9 +5,9 @@ from fractions import Fraction
 from itertools import product
 from typing import Any
 
-from bnspec_conformance.probe._ask import Asker, RefusedCase, Unobservable, observed
-from bnspec_conformance.probe._findings import Declared, Finding, Guess, Reading, read
-from bnspec_conformance.probe._predict import SENSES, Moments, State, blend, deviations, merged, moments, normalized
+from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, observed
+from bnspec_conformance.probe.findings import Declared, Finding, Guess, Reading, read
+from bnspec_conformance.probe.predict import SENSES, Moments, State, blend, deviations, merged, moments, normalized
 
 __all__ = ["ghost"]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 import bnspec
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
-from bnspec_conformance.probe._names import names_by_value
+from bnspec_conformance.subjects import names_by_value
 
 __all__ = ["OurLayer"]
 

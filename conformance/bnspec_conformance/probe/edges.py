@@ -6,11 +6,11 @@ from fractions import Fraction
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, as_float64
-from bnspec_conformance.probe._ask import Asker, RefusedCase
-from bnspec_conformance.probe._findings import Declared, Finding, Reading
-from bnspec_conformance.probe._one_value import AS_SPECIFIED as _AS_SPECIFIED
-from bnspec_conformance.probe._one_value import one_value
-from bnspec_conformance.probe._predict import SENSES, State
+from bnspec_conformance.probe.asker import Asker, RefusedCase
+from bnspec_conformance.probe.findings import Declared, Finding, Reading
+from bnspec_conformance.probe.one_value import AS_SPECIFIED as _AS_SPECIFIED
+from bnspec_conformance.probe.one_value import one_value
+from bnspec_conformance.probe.predict import SENSES, State
 
 __all__ = ["edges"]
 

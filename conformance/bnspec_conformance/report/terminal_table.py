@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.report._summary import VERDICTS
+from bnspec_conformance.report.summary import VERDICTS
 
 __all__ = ["table"]
 

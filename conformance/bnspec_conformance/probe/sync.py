@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
-from bnspec_conformance.probe._ask import Asker, Unobservable, observed, roundoff
-from bnspec_conformance.probe._findings import Declared, Finding, Guess, Observed, Reading, read
-from bnspec_conformance.probe._predict import SENSES, Moments, State, blend, deviations, merged, moments, normalized
+from bnspec_conformance.probe.asker import Asker, Unobservable, observed, roundoff
+from bnspec_conformance.probe.findings import Declared, Finding, Guess, Observed, Reading, read
+from bnspec_conformance.probe.predict import SENSES, Moments, State, blend, deviations, merged, moments, normalized
 
 __all__ = ["sync"]
 

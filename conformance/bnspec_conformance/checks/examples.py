@@ -6,7 +6,7 @@ import numpy as np
 
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Array, Case, RankInputs
-from bnspec_conformance.cases.strategies import SHAPE, states
+from bnspec_conformance.checks.strategies import SHAPE, states
 
 __all__ = ["example"]
 

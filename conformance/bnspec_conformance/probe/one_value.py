@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Case
-from bnspec_conformance.probe._ask import Asker, RefusedCase, Unobservable, observed, roundoff
-from bnspec_conformance.probe._findings import Guess, Observed, Reading, read
-from bnspec_conformance.probe._predict import (
+from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, observed, roundoff
+from bnspec_conformance.probe.findings import Guess, Observed, Reading, read
+from bnspec_conformance.probe.predict import (
     EPSILON_PLACES,
     SENSES,
     Moments,

@@ -8,12 +8,11 @@ nouns; every strategy takes the subject, whose dtypes bound what is drawn.
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
 from bnspec import BatchNormConfig, Renorm
-from bnspec_conformance.cases.case import Array, Case, RankInputs
+from bnspec_conformance.cases.case import Array, Case, RankInputs, dtype_named
 from bnspec_conformance.cases.families import exact_inputs
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects import NotSupported, Subject
@@ -23,7 +22,6 @@ __all__ = [
     "arrays",
     "cases",
     "configs",
-    "dtype_of",
     "dtypes",
     "masks",
     "shapes",
@@ -36,17 +34,12 @@ SHAPE = (4, 3, 2)  #: of `examples.example` and lean cases, so that it is compil
 _NARROW = ("float16", "bfloat16")
 
 
-def dtype_of(name: str) -> Any:
-    """NumPy's dtype of that name, ml_dtypes' for bfloat16."""
-    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
-
-
 def dtypes(subject: Subject, *, narrow: bool = True) -> st.SearchStrategy[Any]:
     """Dtypes of x that the subject takes; float32 comes first, so examples shrink to it."""
     names = [n for n in ("float32", "float64", *(_NARROW if narrow else ())) if n in subject.scope.dtypes]
     if not names:
         raise NotSupported("it has no float32 and no float64")
-    return st.sampled_from(names).map(dtype_of)
+    return st.sampled_from(names).map(dtype_named)
 
 
 @st.composite

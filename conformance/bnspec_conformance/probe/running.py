@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import as_float64
-from bnspec_conformance.probe._ask import Asker, RefusedCase, Unobservable, observed
-from bnspec_conformance.probe._findings import Declared, Finding, Guess, Reading, read
-from bnspec_conformance.probe._normalize import inference_guesses
-from bnspec_conformance.probe._predict import SENSES, State, blend, moments, update_guesses
+from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, observed
+from bnspec_conformance.probe.findings import Declared, Finding, Guess, Reading, read
+from bnspec_conformance.probe.normalize import inference_guesses
+from bnspec_conformance.probe.predict import SENSES, State, blend, moments, update_guesses
 
 __all__ = ["COLUMNS", "OLD", "running"]
 

@@ -25,11 +25,11 @@ import numpy as np
 
 from bnspec import Dialect
 from bnspec_conformance.cases.case import Case, as_float64
-from bnspec_conformance.probe._ask import Asker, RefusedCase, Unobservable, observed
-from bnspec_conformance.probe._findings import Finding, Guess, Reading, read
-from bnspec_conformance.probe._normalize import effective
-from bnspec_conformance.probe._our_layer import OurLayer
-from bnspec_conformance.probe._predict import EPSILON_PLACES, SENSES, State, blend, moments
+from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, observed
+from bnspec_conformance.probe.findings import Finding, Guess, Reading, read
+from bnspec_conformance.probe.normalize import effective
+from bnspec_conformance.probe.our_layer import OurLayer
+from bnspec_conformance.probe.predict import EPSILON_PLACES, SENSES, State, blend, moments
 from bnspec_conformance.subjects import NotSupported
 
 __all__ = ["layer"]
