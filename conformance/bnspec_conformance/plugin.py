@@ -1,7 +1,7 @@
 """The pytest plugin: its options, and the subjects that each check runs on.
 
 A plugin rather than a conftest, so that ``pytest --pyargs bnspec_conformance`` and the console script have
-the same options. `bnspec_conformance.run.session` gathers the results; `bnspec_conformance.report` writes them.
+the same options. `bnspec_conformance.run.suite_run` gathers the results; `bnspec_conformance.report` writes them.
 """
 
 import datetime
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.run.session import Session, matches
+from bnspec_conformance.run.suite_run import SuiteRun, matches
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects
 from bnspec_conformance.subjects.time_limit import PATIENCE
 from bnspec_conformance.trials.budget import Budget
@@ -91,7 +91,7 @@ def pytest_configure(config: pytest.Config) -> None:
         problem = unusable(files, {"--failures": config.getoption("--bnspec-failures")})
         if problem is not None:
             raise pytest.UsageError(problem)
-    config.pluginmanager.register(Session(config, _subjects(config), _waivers(config)), "bnspec-session")
+    config.pluginmanager.register(SuiteRun(config, _subjects(config), _waivers(config)), "bnspec-session")
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +120,7 @@ def _subjects(config: pytest.Config) -> dict[str, Subject | str]:
                     f"{other} and {name} both call themselves {subject.name!r}; test one at a time."
                 )
             if profiles:
-                from bnspec_conformance.run.narrow import only_profiles
+                from bnspec_conformance.run.restricted import only_profiles
 
                 subject = only_profiles(subject, profiles)
             subjects[name] = subject

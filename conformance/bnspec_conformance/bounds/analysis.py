@@ -34,7 +34,7 @@ import numpy.typing as npt
 from bnspec_conformance.bounds.rounding import Approx, Arithmetic, arithmetic, growth, limits
 from bnspec_conformance.bounds.state import FedGroup, advance_bounds, running_approx, state_approx
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64
-from bnspec_conformance.cases.layout import Layout, layouts
+from bnspec_conformance.cases.layout import GroupLayout, layouts
 
 __all__ = ["batch_bounds", "inference_bounds"]
 
@@ -45,7 +45,7 @@ Floats = npt.NDArray[np.float64]
 class _Part:
     """One rank, folded to (G, C, L)."""
 
-    layout: Layout
+    layout: GroupLayout
     live: npt.NDArray[np.bool_]
     solid: npt.NDArray[np.bool_]  # finite, or unmasked
     c: Approx  # x - mean as it is computed

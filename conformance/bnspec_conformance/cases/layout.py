@@ -8,13 +8,13 @@ import numpy.typing as npt
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
 
-__all__ = ["Layout", "layouts"]
+__all__ = ["GroupLayout", "layouts"]
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Layout:
+class GroupLayout:
     """How one rank's x folds into (G, C, L) and back.
 
     Attributes
@@ -58,7 +58,7 @@ class Layout:
         return self.fold(as_float64(np.zeros(self.shape) if array is None else array))
 
 
-def layouts(case: Case) -> Sequence[Layout]:
+def layouts(case: Case) -> Sequence[GroupLayout]:
     """One layout per rank; refuses what no subject may accept either."""
     result = []
     for rank in case.ranks:
@@ -70,7 +70,7 @@ def layouts(case: Case) -> Sequence[Layout]:
             if axis == 0 or shape[0] % size:
                 raise ValueError(f"{size} samples per group do not divide shape {shape} along axis 0 [BN-GRP-3]")
             groups = shape[0] // size
-        result.append(Layout(shape, axis, groups))
+        result.append(GroupLayout(shape, axis, groups))
     if len({layout.groups for layout in result}) > 1:
         raise ValueError("the ranks have different numbers of groups [BN-SYNC-9]")
     return result

@@ -115,8 +115,8 @@ def _subjects(records: "list[Record]", options: argparse.Namespace, asked: Mappi
 
 def _again(record: "Record", subject: "Subject", given: "Failures", deadline: float | None) -> "Record | None":
     """One attempt on the argument that failed, or on the check's own draws; None if the argument is unreadable."""
+    from bnspec_conformance.cases.argument_codec import argument_from_json
     from bnspec_conformance.cases.codec import BadData
-    from bnspec_conformance.cases.drawn import drawn_from_json
     from bnspec_conformance.run.engine import all_checks, attempt
     from bnspec_conformance.subjects.time_limit import PATIENCE
     from bnspec_conformance.trials.budget import Budget
@@ -125,7 +125,7 @@ def _again(record: "Record", subject: "Subject", given: "Failures", deadline: fl
     argument: dict[str, Any] = {}
     if value is not None:
         try:
-            argument["drawn"] = drawn_from_json(value)
+            argument["drawn"] = argument_from_json(value)
         except BadData as error:
             print(error, file=sys.stderr)
             return None

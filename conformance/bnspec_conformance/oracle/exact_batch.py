@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, RankOutcome, as_float64
-from bnspec_conformance.cases.layout import Layout, layouts
+from bnspec_conformance.cases.layout import GroupLayout, layouts
 from bnspec_conformance.oracle.exact_state import Channel, Stat, advance, reference, used
 from bnspec_conformance.oracle.rational import Number, dot, integers, linear, number, root, rounded
 
@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float64]
 class _Rank:
     """One rank's folded inputs, (G, C, L), and the arrays its results are written to."""
 
-    layout: Layout
+    layout: GroupLayout
     x: Floats
     live: npt.NDArray[np.bool_]
     solid: npt.NDArray[np.bool_]  # finite, or unmasked
@@ -75,9 +75,11 @@ class _Share:
         return values if self.whole else list(compress(values, self.live))
 
 
-def _fold(inputs: RankInputs, layout: Layout) -> _Rank:
+def _fold(inputs: RankInputs, layout: GroupLayout) -> _Rank:
     raw = layout.fold(as_float64(inputs.x))
-    single = Layout(tuple(1 if i == layout.axis else s for i, s in enumerate(layout.shape)), layout.axis, layout.groups)
+    single = GroupLayout(
+        tuple(1 if i == layout.axis else s for i, s in enumerate(layout.shape)), layout.axis, layout.groups
+    )
     mask = single.fold(np.ones(single.shape, bool) if inputs.mask is None else np.asarray(inputs.mask, bool))
     live = np.broadcast_to(mask, raw.shape)
     finite = np.isfinite(raw)

@@ -12,8 +12,8 @@ import numpy as np
 from bnspec import BatchNormConfig, Dialect, dialects
 from bnspec._config import Averaging, GhostSource, NonFinite, SingleValue, SyncWeighting
 from bnspec_conformance.cases.case import Array, Case, RankInputs, RankOutcome, as_float64
-from bnspec_conformance.probe.findings import Declared, Finding, Observed, Reading, compare
-from bnspec_conformance.probe.predict import State
+from bnspec_conformance.probe.findings import Declared, Finding, Observation, Reading, compare
+from bnspec_conformance.probe.predict import ProbeState
 from bnspec_conformance.subjects import NotSupported, ProgramError, Subject
 
 __all__ = ["Asker", "BrokenCase", "RefusedCase", "Unobservable", "observed", "roundoff"]
@@ -161,7 +161,7 @@ class Asker:
 
     def case(
         self, *ranks: Sequence[Sequence[float]], dtype: str | None = None, ndim: int | None = None,
-        state: State | Sequence[State] | None = None, dy: Sequence[Sequence[Sequence[float]]] | None = None,
+        state: ProbeState | Sequence[ProbeState] | None = None, dy: Sequence[Sequence[Sequence[float]]] | None = None,
         mask: Sequence[Sequence[bool]] | None = None, mode: Any = "batch",
         gamma: Sequence[float] | None = None, beta: Sequence[float] | None = None, **wanted: Any,
     ) -> Case:  # fmt: skip
@@ -171,7 +171,7 @@ class Asker:
         ----------
         *ranks : sequence of columns
             The channels of each rank's x.
-        state : State, or one per channel, optional
+        state : ProbeState, or one per channel, optional
             The running state before.
         dy : sequence of columns per rank, optional
         mask : sequence of bool per rank, optional
@@ -256,21 +256,21 @@ class Asker:
             raise Unobservable("it returned no running state")
         return kept
 
-    def output(self, case: Case, rank: int = 0) -> Observed:
+    def output(self, case: Case, rank: int = 0) -> Observation:
         """y of one rank, channels first: an array (channels, samples)."""
         y = self.run(case)[rank].y
         if y is None:
             raise Unobservable("it returned no y")
-        return Observed(np.moveaxis(as_float64(y), case.config.axis, 0).reshape(case.channels, -1), roundoff(y))
+        return Observation(np.moveaxis(as_float64(y), case.config.axis, 0).reshape(case.channels, -1), roundoff(y))
 
 
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def observed(state: Mapping[str, Array]) -> dict[str, Observed]:
+def observed(state: Mapping[str, Array]) -> dict[str, Observation]:
     """The arrays of a state for the comparison with guesses."""
-    return {name: Observed(as_float64(array), roundoff(array)) for name, array in state.items()}
+    return {name: Observation(as_float64(array), roundoff(array)) for name, array in state.items()}
 
 
 def roundoff(array: Array) -> float:
@@ -280,8 +280,10 @@ def roundoff(array: Array) -> float:
     return float(ml_dtypes.finfo(array.dtype).eps) / 2
 
 
-def _arrays(state: State | Sequence[State], channels: int, config: BatchNormConfig, dtype: str) -> dict[str, Array]:
-    each: Sequence[State] = [state] * channels if isinstance(state, State) else state
+def _arrays(
+    state: ProbeState | Sequence[ProbeState], channels: int, config: BatchNormConfig, dtype: str
+) -> dict[str, Array]:
+    each: Sequence[ProbeState] = [state] * channels if isinstance(state, ProbeState) else state
     arrays: dict[str, Array] = {
         name: np.asarray([float(getattr(s, name)) for s in each], dtype) for name in ("mean", "var")
     }

@@ -10,11 +10,11 @@ from bnspec_conformance.probe.asker import Asker, RefusedCase
 from bnspec_conformance.probe.findings import Declared, Finding, Reading
 from bnspec_conformance.probe.one_value import AS_SPECIFIED as _AS_SPECIFIED
 from bnspec_conformance.probe.one_value import one_value
-from bnspec_conformance.probe.predict import SENSES, State
+from bnspec_conformance.probe.predict import SENSES, ProbeState
 
 __all__ = ["edges"]
 
-_OLD = State(Fraction(8), Fraction(16), 4)
+_OLD = ProbeState(Fraction(8), Fraction(16), 4)
 _CLEAN = ((0.0, 0.0, 0.0, 2.0), (1.0, 5.0, 1.0, 1.0))
 _SPOILT = ((float("nan"), *_CLEAN[0][1:]), _CLEAN[1])
 

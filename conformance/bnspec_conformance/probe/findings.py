@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Declared", "Finding", "Guess", "Observed", "Reading", "compare", "read"]
+__all__ = ["Declared", "Finding", "Guess", "Observation", "Reading", "compare", "read"]
 
 #: Errors of this many roundoffs of a result's dtype are no difference: the hypotheses lie much further apart, and where
 #: they do not, several fit and the answer is "ambiguous".
@@ -26,7 +26,7 @@ class Declared(NamedTuple):
     source: str  # a row of dialects ("row torch"), a clause, "asked", or "subject"
 
 
-class Observed(NamedTuple):
+class Observation(NamedTuple):
     """One quantity of an outcome."""
 
     values: Any  # float64, any shape
@@ -114,7 +114,7 @@ def compare(group: str, convention: str, reading: Reading, declared: Declared | 
     )
 
 
-def read(guesses: Iterable[Guess], observed: Mapping[str, Observed], about: str, *, coarse: bool = True) -> Reading:
+def read(guesses: Iterable[Guess], observed: Mapping[str, Observation], about: str, *, coarse: bool = True) -> Reading:
     """Return what the guesses that fit say of one convention.
 
     Quantities that were not observed are not compared; if that leaves a guess nothing to be compared by, it fits. With
@@ -125,18 +125,19 @@ def read(guesses: Iterable[Guess], observed: Mapping[str, Observed], about: str,
     fitting = [guess for guess in each if _fits(guess, observed)]
     if coarse and not fitting:
         wide = {
-            name: Observed(o.values, max(o.roundoff, _FLOAT32) if o.roundoff else 0.0) for name, o in observed.items()
+            name: Observation(o.values, max(o.roundoff, _FLOAT32) if o.roundoff else 0.0)
+            for name, o in observed.items()
         }
         fitting = [guess for guess in each if _fits(guess, wide)]
     note = "" if fitting else "saw " + ", ".join(f"{name} {_shown(o.values)}" for name, o in observed.items())
     return Reading(tuple(dict.fromkeys(guess.names[about] for guess in fitting)), note)
 
 
-def _fits(guess: Guess, observed: Mapping[str, Observed]) -> bool:
+def _fits(guess: Guess, observed: Mapping[str, Observation]) -> bool:
     return all(_close(observed[name], want) for name, want in guess.predicted.items() if name in observed)
 
 
-def _close(observed: Observed, want: Any) -> bool:
+def _close(observed: Observation, want: Any) -> bool:
     got = np.asarray(observed.values, np.float64)
     try:
         wanted = np.broadcast_to(np.asarray(want, np.float64), got.shape)

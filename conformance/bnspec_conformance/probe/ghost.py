@@ -7,12 +7,21 @@ from typing import Any
 
 from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, observed
 from bnspec_conformance.probe.findings import Declared, Finding, Guess, Reading, read
-from bnspec_conformance.probe.predict import SENSES, Moments, State, blend, deviations, merged, moments, normalized
+from bnspec_conformance.probe.predict import (
+    SENSES,
+    ExactMoments,
+    ProbeState,
+    blend,
+    deviations,
+    merged,
+    moments,
+    normalized,
+)
 
 __all__ = ["ghost"]
 
 _Groups = list[list[int]]  # the samples of each group
-_OLD = State(Fraction(5), Fraction(0), 0)
+_OLD = ProbeState(Fraction(5), Fraction(0), 0)
 
 
 def ghost(ask: Asker) -> Iterator[Finding]:
@@ -165,21 +174,21 @@ def _source(ask: Asker, about: str, **wanted: Any) -> Reading:
     return read(guesses, observed(ask.state(case)), about)
 
 
-def _fold(old: State, feeds: Sequence[tuple[Fraction, Fraction]], weight: Fraction) -> State:
+def _fold(old: ProbeState, feeds: Sequence[tuple[Fraction, Fraction]], weight: Fraction) -> ProbeState:
     mean, var = old.mean, old.var
     for new_mean, new_var in feeds:
         mean, var = blend(mean, new_mean, weight), blend(var, new_var, weight)
-    return State(mean, var)
+    return ProbeState(mean, var)
 
 
-def _plain_mean(parts: Sequence[Moments], correction: int) -> list[tuple[Fraction, Fraction]]:
+def _plain_mean(parts: Sequence[ExactMoments], correction: int) -> list[tuple[Fraction, Fraction]]:
     number = len(parts)
     means = sum((p.mean for p in parts), Fraction(0))
     return [(means / number, sum((p.var(correction) for p in parts), Fraction(0)) / number)]
 
 
 #: Which groups feed the running state, in order.
-_FEEDS: Mapping[str, Callable[[Sequence[Moments], int], list[tuple[Fraction, Fraction]]]] = {
+_FEEDS: Mapping[str, Callable[[Sequence[ExactMoments], int], list[tuple[Fraction, Fraction]]]] = {
     "first": lambda parts, c: [(parts[0].mean, parts[0].var(c))],
     "mean": _plain_mean,
     "merged": lambda parts, c: [(whole.mean, whole.var(c)) for whole in [merged(parts)]],

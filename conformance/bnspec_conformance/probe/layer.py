@@ -29,13 +29,13 @@ from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, obs
 from bnspec_conformance.probe.findings import Finding, Guess, Reading, read
 from bnspec_conformance.probe.normalize import effective
 from bnspec_conformance.probe.our_layer import OurLayer
-from bnspec_conformance.probe.predict import EPSILON_PLACES, SENSES, State, blend, moments
+from bnspec_conformance.probe.predict import EPSILON_PLACES, SENSES, ProbeState, blend, moments
 from bnspec_conformance.subjects import NotSupported
 
 __all__ = ["layer"]
 
 _COLUMNS = ((0.0, 0.0, 0.0, 2.0), (1.0, 5.0, 1.0, 1.0))
-_OLD = State(Fraction(8), Fraction(0), 4)
+_OLD = ProbeState(Fraction(8), Fraction(0), 4)
 
 
 def layer(ask: Asker) -> Iterator[Finding]:
@@ -85,7 +85,7 @@ def _solved(ask: Asker, mode: str) -> Reading:
     scales = (2.0**-8, 2.0**-5) if ask.dtype in ("float32", "float64") else (2.0**-4, 2.0**-2)
     columns = tuple([0.0, 0.0, 0.0, 2 * s] for s in scales)
     parts = [moments(c) for c in columns]
-    state = [State(p.mean, p.var(), 1) for p in parts] if mode == "inference" else None
+    state = [ProbeState(p.mean, p.var(), 1) for p in parts] if mode == "inference" else None
     case = ask.case(columns, state=state, mode=mode)
     y = ask.run(case, made)[0].y
     if y is None:

@@ -8,13 +8,13 @@ from itertools import product
 from bnspec_conformance.cases.case import Array
 from bnspec_conformance.probe.asker import Asker, Unobservable
 from bnspec_conformance.probe.findings import Declared, Finding, Guess, Reading, read
-from bnspec_conformance.probe.predict import EPSILON_PLACES, SENSES, State, blend, moments, normalized
+from bnspec_conformance.probe.predict import EPSILON_PLACES, SENSES, ProbeState, blend, moments, normalized
 
 __all__ = ["effective", "inference_guesses", "normalization", "scaled"]
 
 _SOURCE, _VARIANCE, _PLACE = "training normalizes by", "variance that normalizes", "epsilon in training"
 #: The state of a call whose y is looked at, per channel; far from the statistics of the batch.
-_STATE = (State(Fraction(3), Fraction(5), 2), State(Fraction(-2), Fraction(7), 2))
+_STATE = (ProbeState(Fraction(3), Fraction(5), 2), ProbeState(Fraction(-2), Fraction(7), 2))
 
 
 def normalization(ask: Asker) -> Iterator[Finding]:
@@ -34,7 +34,7 @@ def scaled(epsilon: float) -> tuple[list[float], list[float]]:
 
 
 def inference_guesses(
-    columns: Sequence[Sequence[float]], states: Sequence[State], decay: float, epsilon: float
+    columns: Sequence[Sequence[float]], states: Sequence[ProbeState], decay: float, epsilon: float
 ) -> Iterator[Guess]:
     """y by running statistics: where epsilon goes, and whether they are divided by 1 - decay^count first."""
     counts = [s.seen for s in states]
@@ -86,7 +86,7 @@ def _inference(ask: Asker) -> Reading:
     epsilon = ask.config(ndim=ask.ndim, dtype=ask.dtype).epsilon
     columns = scaled(epsilon)
     # Under "debiased" with decay 3/4 and one update these are four times as large.
-    states = [State(p.mean / 4, p.var() / 4, 1) for p in map(moments, columns)]
+    states = [ProbeState(p.mean / 4, p.var() / 4, 1) for p in map(moments, columns)]
     case = ask.case(columns, state=states, mode="inference")
     guesses = inference_guesses(columns, states, case.config.decay, epsilon)
     return read(guesses, {"y": ask.output(case)}, "epsilon in inference")

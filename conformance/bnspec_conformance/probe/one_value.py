@@ -9,12 +9,12 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Case
 from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, observed, roundoff
-from bnspec_conformance.probe.findings import Guess, Observed, Reading, read
+from bnspec_conformance.probe.findings import Guess, Observation, Reading, read
 from bnspec_conformance.probe.predict import (
     EPSILON_PLACES,
     SENSES,
-    Moments,
-    State,
+    ExactMoments,
+    ProbeState,
     blend,
     merged,
     moments,
@@ -27,7 +27,7 @@ __all__ = ["AS_SPECIFIED", "one_value"]
 #: The mean is the value, so that nothing is left but beta [BN-NORM-5].
 AS_SPECIFIED = "accepted, y = beta"
 
-_OLD = State(Fraction(8), Fraction(16), 4)
+_OLD = ProbeState(Fraction(8), Fraction(16), 4)
 _ONE, _TWO = ((4.0,), (2.0,)), ((4.0, 6.0), (2.0, 5.0))
 _GAMMA, _BETA = (3.0, 5.0), (7.0, -2.0)
 #: What is added to the answer where the state does something else than an update by this value.
@@ -45,7 +45,9 @@ def one_value(ask: Asker, *, state: bool) -> Reading:
     if rank.y is None:
         raise Unobservable("it returned no y")
     seen = {
-        "y": Observed(np.moveaxis(np.asarray(rank.y, np.float64), case.config.axis, 0).reshape(2, -1), roundoff(rank.y))
+        "y": Observation(
+            np.moveaxis(np.asarray(rank.y, np.float64), case.config.axis, 0).reshape(2, -1), roundoff(rank.y)
+        )
     }
     if state:
         if rank.state is None or not {"mean", "var"} <= rank.state.keys():
@@ -84,13 +86,15 @@ def _named(case: Case) -> Iterator[tuple[str, list[list[float]]]]:
     yield "y = 0", [[0.0], [0.0]]
     yield "y = gamma*x + beta", [[g * x + b] for g, (x,), b in zip(gamma, _ONE, beta, strict=True)]
     yield "y is not a number", [[float("nan")]] * 2
-    old, whole = Moments(1, _OLD.mean, _OLD.var), merged([moments(column) for column in _ONE])
-    ways: list[tuple[str, Sequence[Moments]]] = [
+    old, whole = ExactMoments(1, _OLD.mean, _OLD.var), merged([moments(column) for column in _ONE])
+    ways: list[tuple[str, Sequence[ExactMoments]]] = [
         ("y by the running statistics", [old, old]),
         ("y by all channels together", [whole, whole]),
     ]
     for weight in (w(Fraction(case.config.decay)) for w in SENSES.values()):
-        after = [Moments(1, blend(old.mean, Fraction(x), weight), blend(old.m2, Fraction(0), weight)) for (x,) in _ONE]
+        after = [
+            ExactMoments(1, blend(old.mean, Fraction(x), weight), blend(old.m2, Fraction(0), weight)) for (x,) in _ONE
+        ]
         ways.append(("y by the updated running statistics", after))
     for (way, parts), place in product(ways, EPSILON_PLACES.values()):
         scales = [place(part.var(), Fraction(case.config.epsilon)) for part in parts]

@@ -9,9 +9,9 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
 from bnspec_conformance.probe.asker import Asker, Unobservable
-from bnspec_conformance.probe.findings import Declared, Finding, Guess, Observed, Reading, read
+from bnspec_conformance.probe.findings import Declared, Finding, Guess, Observation, Reading, read
 from bnspec_conformance.probe.normalize import effective
-from bnspec_conformance.probe.predict import Moments, State, deviations, moments, normalized
+from bnspec_conformance.probe.predict import ExactMoments, ProbeState, deviations, moments, normalized
 
 __all__ = ["precision"]
 
@@ -84,7 +84,7 @@ def _pair(ask: Asker, column: list[float], dtype: str, mode: str, epsilon: float
     state = None
     if mode == "inference":  # a quarter of which is what "debiased" keeps of one update
         share = 4 if ask.config(ndim=ask.ndim, dtype=dtype).averaging == "debiased" else 1
-        state = [State(sign * part.mean / share, part.var() / share, 1) for sign in (1, -1)]
+        state = [ProbeState(sign * part.mean / share, part.var() / share, 1) for sign in (1, -1)]
     return ask.case((column, [-v for v in column]), dtype=dtype, epsilon=epsilon, mode=mode, state=state)
 
 
@@ -114,7 +114,7 @@ def _variance(ask: Asker, dtype: str) -> Reading:
     column = _spread(dtype)
     case = _pair(ask, column, dtype, "batch", _EPSILON)
     part = moments(column)
-    ways = {"without cancellation": part, f"E[x^2] - E[x]^2 in {dtype}": Moments(4, part.mean, Fraction(0))}
+    ways = {"without cancellation": part, f"E[x^2] - E[x]^2 in {dtype}": ExactMoments(4, part.mean, Fraction(0))}
     guesses = [
         Guess({"variance": name}, {"difference of y": 2 / deviation(seen)})
         for (name, seen), deviation in product(ways.items(), deviations(case.config.epsilon))
@@ -131,7 +131,7 @@ def _form(ask: Asker, dtype: str, mode: str) -> Reading:
     y = ask.output(case)
     part = moments(column)
     centred, affine = [], []
-    for seen, deviation in product((part, Moments(4, part.mean, Fraction(0))), deviations(case.config.epsilon)):
+    for seen, deviation in product((part, ExactMoments(4, part.mean, Fraction(0))), deviations(case.config.epsilon)):
         if deviation(seen):
             values = normalized(column, part.mean, deviation(seen))
             centred.append(Guess({"form": _CENTRED}, {"y": [values, [-v for v in values]]}))
@@ -153,9 +153,9 @@ def _spread(dtype: str) -> list[float]:
     return [base - 1, base + 1, base - 1, base + 1]
 
 
-def _difference(y: Observed) -> Observed:
+def _difference(y: Observation) -> Observation:
     """Between the two values of y, to 3 digits: what rounding of x*scale + shift leaves of it."""
-    return Observed(y.values[0, 1] - y.values[0, 0], 2.0**-13)
+    return Observation(y.values[0, 1] - y.values[0, 0], 2.0**-13)
 
 
 def _state(ask: Asker, dtype: str) -> Reading:
@@ -163,7 +163,7 @@ def _state(ask: Asker, dtype: str) -> Reading:
     ladder = {"float64": 40, "float32": 20, "float16": 8}
     if dtype != "float64":
         del ladder["float64"]
-    old = [State(1 + Fraction(1, 2**bits), Fraction(1), 4) for bits in ladder.values()]
+    old = [ProbeState(1 + Fraction(1, 2**bits), Fraction(1), 4) for bits in ladder.values()]
     case = ask.case(*[[[1.0] * 4] * len(old)], dtype=dtype, state=old)
     array = ask.state(case)["mean"]
     left = (as_float64(array) - 1) * [2.0**bits for bits in ladder.values()]

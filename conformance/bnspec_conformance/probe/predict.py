@@ -10,9 +10,9 @@ from bnspec_conformance.probe.findings import Guess
 
 __all__ = [
     "EPSILON_PLACES",
-    "Moments",
+    "ExactMoments",
     "SENSES",
-    "State",
+    "ProbeState",
     "blend",
     "deviations",
     "merged",
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-class Moments(NamedTuple):
+class ExactMoments(NamedTuple):
     """Count, mean and sum of squared deviations of some numbers."""
 
     n: int
@@ -34,7 +34,7 @@ class Moments(NamedTuple):
         return self.m2 / (self.n - correction) if self.n > correction else Fraction(0)
 
 
-class State(NamedTuple):
+class ProbeState(NamedTuple):
     """The running state of one channel; seen is its counter, None where it has none."""
 
     mean: Fraction
@@ -60,23 +60,23 @@ EPSILON_PLACES: Mapping[str, Callable[[Fraction, Fraction], float]] = {
 }
 
 
-def moments(values: Sequence[float | Fraction]) -> Moments:
-    """Moments of the numbers; all 0 of none."""
+def moments(values: Sequence[float | Fraction]) -> ExactMoments:
+    """ExactMoments of the numbers; all 0 of none."""
     exact = [Fraction(v) for v in values]
     if not exact:
-        return Moments(0, Fraction(0), Fraction(0))
+        return ExactMoments(0, Fraction(0), Fraction(0))
     mean = sum(exact, Fraction(0)) / len(exact)
-    return Moments(len(exact), mean, sum(((v - mean) ** 2 for v in exact), Fraction(0)))
+    return ExactMoments(len(exact), mean, sum(((v - mean) ** 2 for v in exact), Fraction(0)))
 
 
-def merged(parts: Sequence[Moments]) -> Moments:
-    """Moments of all numbers of the parts."""
+def merged(parts: Sequence[ExactMoments]) -> ExactMoments:
+    """ExactMoments of all numbers of the parts."""
     count = sum(p.n for p in parts)
     if count == 0:
-        return Moments(0, Fraction(0), Fraction(0))
+        return ExactMoments(0, Fraction(0), Fraction(0))
     mean = sum((p.n * p.mean for p in parts), Fraction(0)) / count
     m2 = sum((p.m2 + p.n * (p.mean - mean) ** 2 for p in parts), Fraction(0))
-    return Moments(count, mean, m2)
+    return ExactMoments(count, mean, m2)
 
 
 def blend(old: Fraction, new: Fraction, weight: Fraction) -> Fraction:
@@ -84,7 +84,7 @@ def blend(old: Fraction, new: Fraction, weight: Fraction) -> Fraction:
     return old + weight * (new - old)
 
 
-def deviations(epsilon: float) -> Iterator[Callable[[Moments], float]]:
+def deviations(epsilon: float) -> Iterator[Callable[[ExactMoments], float]]:
     """Every way to a standard deviation: of either variance, with epsilon in any place; the specification's first."""
     eps = Fraction(epsilon)
     for correction, place in product((0, 1), EPSILON_PLACES.values()):
@@ -98,7 +98,7 @@ def normalized(values: Sequence[float], mean: Fraction, deviation: float) -> lis
     return [float(Fraction(v) - mean) / deviation for v in values]
 
 
-def update_guesses(columns: Sequence[Sequence[float]], old: State, decay: float) -> Iterator[Guess]:
+def update_guesses(columns: Sequence[Sequence[float]], old: ProbeState, decay: float) -> Iterator[Guess]:
     """One update by the whole batch: how the average weighs, what decay multiplies, and the correction."""
     parts = [moments(column) for column in columns]
     n, t = parts[0].n, old.seen
@@ -111,7 +111,7 @@ def update_guesses(columns: Sequence[Sequence[float]], old: State, decay: float)
     for (law, sense, weight), correction in product(weights, (0, 1)):
         var = [blend(old.var, p.var(correction), weight) for p in parts]
         if law == "pooled" and t is not None:
-            before = Moments(t, old.mean, old.var * (t - correction))
+            before = ExactMoments(t, old.mean, old.var * (t - correction))
             var = [merged([before, p]).var(correction) for p in parts]
         counted = None if t is None else t + (n if law == "pooled" else 1)
         names = {"averaging": law, "decay": sense, "correction": str(correction)}

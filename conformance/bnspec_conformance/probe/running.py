@@ -11,14 +11,14 @@ from bnspec_conformance.cases.case import as_float64
 from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, observed
 from bnspec_conformance.probe.findings import Declared, Finding, Guess, Reading, read
 from bnspec_conformance.probe.normalize import inference_guesses
-from bnspec_conformance.probe.predict import SENSES, State, blend, moments, update_guesses
+from bnspec_conformance.probe.predict import SENSES, ProbeState, blend, moments, update_guesses
 
 __all__ = ["COLUMNS", "OLD", "running"]
 
 #: Two channels of mean 1/2 and 2, population variance 3/4 and 3, sample variance 1 and 4.
 COLUMNS = ((0, 0, 0, 2), (1, 5, 1, 1))
 #: No hypothesis gives the same as another from here. The count matters to averages that count.
-OLD = State(Fraction(8), Fraction(0), 4)
+OLD = ProbeState(Fraction(8), Fraction(0), 4)
 
 
 def running(ask: Asker) -> Iterator[Finding]:
@@ -40,7 +40,7 @@ def _read(ask: Asker, about: str, **wanted: Any) -> Reading:
     return read(guesses, observed(ask.state(case)), about)
 
 
-def _old(averaging: str) -> State:
+def _old(averaging: str) -> ProbeState:
     return OLD._replace(seen=None) if averaging == "exponential" else OLD
 
 
@@ -74,7 +74,7 @@ def _averaging(ask: Asker, value: str) -> Reading:
 
 
 def _inference_state(ask: Asker, averaging: str) -> Reading:
-    old = State(Fraction(1, 8), Fraction(3, 16), 1)
+    old = ProbeState(Fraction(1, 8), Fraction(3, 16), 1)
     case = ask.case(COLUMNS, state=old, mode="inference", averaging=averaging)
     guesses = inference_guesses(COLUMNS, [old, old], case.config.decay, case.config.epsilon)
     return read(guesses, {"y": ask.output(case)}, "running statistics are used")
@@ -83,7 +83,7 @@ def _inference_state(ask: Asker, averaging: str) -> Reading:
 def _start(ask: Asker) -> Reading:
     """What the first update moves away from, where dividing by 1 - decay^count asks for zeros."""
     ask.allows(averaging="debiased")
-    case = ask.case(COLUMNS, state=State(Fraction(0), Fraction(0), 0), averaging="debiased")
+    case = ask.case(COLUMNS, state=ProbeState(Fraction(0), Fraction(0), 0), averaging="debiased")
     decay = Fraction(case.config.decay)
     guesses = []
     for mean, var, (sense, weight), correction in product((0, 1), (0, 1), SENSES.items(), (0, 1)):
@@ -101,7 +101,7 @@ def _single(ask: Asker, value: str) -> Reading:
     ask.allows(correction=1)
     if _read(ask, "correction", correction=1, single_value=value, averaging="exponential").fits == ("0",):
         raise Unobservable("the variance that it feeds has correction 0, which a single value has")
-    old = State(Fraction(8), Fraction(16), 4)
+    old = ProbeState(Fraction(8), Fraction(16), 4)
     how: dict[str, Any] = {"state": old, "correction": 1, "single_value": value, "averaging": "exponential"}
     case = ask.case(((4,), (2,)), **how)
     try:

@@ -10,15 +10,24 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
 from bnspec_conformance.probe.asker import Asker, Unobservable, observed, roundoff
-from bnspec_conformance.probe.findings import Declared, Finding, Guess, Observed, Reading, read
-from bnspec_conformance.probe.predict import SENSES, Moments, State, blend, deviations, merged, moments, normalized
+from bnspec_conformance.probe.findings import Declared, Finding, Guess, Observation, Reading, read
+from bnspec_conformance.probe.predict import (
+    SENSES,
+    ExactMoments,
+    ProbeState,
+    blend,
+    deviations,
+    merged,
+    moments,
+    normalized,
+)
 
 __all__ = ["sync"]
 
 _Columns = Sequence[Sequence[float]]
 
 
-class _Layout(NamedTuple):
+class _Samples(NamedTuple):
     """What each rank holds."""
 
     ranks: tuple[_Columns, _Columns]  # the elements that count, channel by channel
@@ -26,11 +35,11 @@ class _Layout(NamedTuple):
     padding: int = 0  # further samples of rank 1, which a mask leaves out
 
 
-_UNEVEN = _Layout(ranks=(((0, 0, 0), (1, 5, 3)), ((2,), (9,))), dy=(((1, 3, 0), (2, 0, 1)), ((5,), (7,))))
+_UNEVEN = _Samples(ranks=(((0, 0, 0), (1, 5, 3)), ((2,), (9,))), dy=(((1, 3, 0), (2, 0, 1)), ((5,), (7,))))
 _MASKED = _UNEVEN._replace(padding=2)
 #: For what does not depend on the weights.
-_EVEN = _Layout(ranks=(((0, 0), (1, 5)), ((2, 4), (9, 3))), dy=(((1, 3), (2, 0)), ((5, 0), (7, 1))))
-_OLD = State(Fraction(8), Fraction(0), 4)
+_EVEN = _Samples(ranks=(((0, 0), (1, 5)), ((2, 4), (9, 3))), dy=(((1, 3), (2, 0)), ((5, 0), (7, 1))))
+_OLD = ProbeState(Fraction(8), Fraction(0), 4)
 _ALONE = "none: each rank its own"
 _WEIGHTINGS = ("count", "rank", _ALONE)
 
@@ -46,8 +55,8 @@ def sync(ask: Asker) -> Iterator[Finding]:
 
 
 def _case(
-    ask: Asker, layouts: Sequence[_Layout], *, gradients: bool = False, state: State | None = None, **wanted: Any
-) -> tuple[_Layout, Case]:
+    ask: Asker, layouts: Sequence[_Samples], *, gradients: bool = False, state: ProbeState | None = None, **wanted: Any
+) -> tuple[_Samples, Case]:
     """The first of the layouts that the subject takes, as a case."""
     scope = ask.subject.scope
     if scope.world < 2 or "sync" not in scope.profiles:
@@ -68,7 +77,7 @@ def _case(
     raise Unobservable(reasons[0])
 
 
-def _joined(layout: _Layout, channel: int, weighting: str) -> list[Moments]:
+def _joined(layout: _Samples, channel: int, weighting: str) -> list[ExactMoments]:
     """The statistics that each rank normalizes a channel by."""
     parts = [moments(rank[channel]) for rank in layout.ranks]
     if weighting == _ALONE:
@@ -78,7 +87,7 @@ def _joined(layout: _Layout, channel: int, weighting: str) -> list[Moments]:
     mean = sum((p.mean for p in parts), Fraction(0)) / 2
     var = sum((p.var() + (p.mean - mean) ** 2 for p in parts), Fraction(0)) / 2
     count = sum(p.n for p in parts)
-    return [Moments(count, mean, var * count)] * 2
+    return [ExactMoments(count, mean, var * count)] * 2
 
 
 def _weighting(ask: Asker, **wanted: Any) -> Reading:
@@ -115,7 +124,7 @@ def _parameters(ask: Asker) -> Reading:
         for name in ("dgamma", "dbeta"):
             array: Array | None = getattr(rank, name)
             if array is not None:
-                seen[f"{name}{i}"] = Observed(as_float64(array), roundoff(array))
+                seen[f"{name}{i}"] = Observation(as_float64(array), roundoff(array))
     if not seen:
         raise Unobservable("it returned no gradients of gamma and beta")
     guesses = []
@@ -155,7 +164,7 @@ def _input_gradient(ask: Asker) -> Reading:
     return read(guesses, seen, "loss")
 
 
-def _sums(layout: _Layout, channel: int, weighting: str, epsilon: float) -> list[Array]:
+def _sums(layout: _Samples, channel: int, weighting: str, epsilon: float) -> list[Array]:
     """For each rank the sum of dy and the sum of dy times xhat."""
     sums = []
     for rank, part in enumerate(_joined(layout, channel, weighting)):
@@ -165,9 +174,9 @@ def _sums(layout: _Layout, channel: int, weighting: str, epsilon: float) -> list
     return sums
 
 
-def _held(array: Array | None, layout: _Layout, case: Case, rank: int) -> Observed:
+def _held(array: Array | None, layout: _Samples, case: Case, rank: int) -> Observation:
     """The elements of one rank that count, (channels, samples)."""
     if array is None:
         raise Unobservable("it returned no such array")
     table = np.moveaxis(as_float64(array), case.config.axis, 0).reshape(case.channels, -1)
-    return Observed(table[:, : len(layout.ranks[rank][0])], roundoff(array))
+    return Observation(table[:, : len(layout.ranks[rank][0])], roundoff(array))

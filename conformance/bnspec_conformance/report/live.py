@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from bnspec_conformance.cases.argument_codec import CannotWrite, argument_to_json
 from bnspec_conformance.cases.case import Case
-from bnspec_conformance.cases.drawn import CannotWrite, drawn_to_json
 from bnspec_conformance.report.atomic_write import write_text
 from bnspec_conformance.report.json_document import plain
 from bnspec_conformance.trials.record import Record
@@ -85,7 +85,7 @@ class Live:
         check, clauses, subject = self._check
         problem = "it was running when the run was cut, and had not come to its end"
         try:
-            drawn = None if self._drawn is None else drawn_to_json(self._drawn)
+            drawn = None if self._drawn is None else argument_to_json(self._drawn)
         except CannotWrite:
             drawn = None
         violation = {

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
-from bnspec_conformance.cases.reach import reached
+from bnspec_conformance.cases.coverage import covered
 from bnspec_conformance.trials.listeners import notify_case
 from bnspec_conformance.trials.record import Worst
 
@@ -28,7 +28,7 @@ class Evidence:
     informative : bool
         Whether the expected values in them were more than one value.
     reached : Counter
-        How many cases had each of `reach.FEATURES`.
+        How many cases had each of `coverage.KINDS`.
     """
 
     worst: Worst | None = None
@@ -41,7 +41,7 @@ class Evidence:
     def count_case(self, case: Case) -> None:
         """Count a case that the subject is about to be given, and tell the listeners."""
         self.cases += 1
-        self.reached.update(reached(case))
+        self.reached.update(covered(case))
         notify_case(case)
 
     def count_comparison(self, expected: Array) -> None:

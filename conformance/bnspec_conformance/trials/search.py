@@ -9,7 +9,7 @@ import hypothesis
 from hypothesis.errors import Flaky, StopTest, Unsatisfiable, UnsatisfiedAssumption
 from hypothesis.internal.conjecture import providers
 
-from bnspec_conformance.cases.drawn import CannotWrite, drawn_to_json
+from bnspec_conformance.cases.argument_codec import CannotWrite, argument_to_json
 from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.trials.listeners import notify_argument
 from bnspec_conformance.trials.trial import NeverSupported, Trial
@@ -191,7 +191,7 @@ def _remember(violation: Violation, *drawn: Any) -> None:
     if not drawn or "drawn" in violation.details:
         return
     try:
-        violation.details["drawn"] = drawn_to_json(drawn[0])
+        violation.details["drawn"] = argument_to_json(drawn[0])
     except CannotWrite:
         violation.details["drawn"] = None
 
@@ -204,6 +204,6 @@ def _unsteady(violation: Violation, cause: Exception) -> Violation:
 
 def _key(drawn: Any) -> str:
     try:
-        return json.dumps(drawn_to_json(drawn))
+        return json.dumps(argument_to_json(drawn))
     except CannotWrite:
         return repr(drawn)

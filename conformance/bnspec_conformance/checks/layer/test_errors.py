@@ -9,7 +9,7 @@ import numpy as np
 
 import bnspec
 from bnspec._clauses import clauses as known_clauses
-from bnspec_conformance.checks.layer.refusals import Row, Setting, arrays, masks, options, timing
+from bnspec_conformance.checks.layer.refusals import Refusal, Setting, arrays, masks, options, timing
 from bnspec_conformance.checks.layers import host, snapshot, state_of
 from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.trials.explore import clauses, explore
@@ -21,7 +21,7 @@ _FORM = re.compile(r"\S.*; expected \S.* \[(BN-[A-Z]+-[1-9][0-9]*)\]\. \S.*[.]",
 #: What breaks where a refusal has an effect.
 _CHANGED = ("BN-ERR-2",)
 
-Rows = Callable[[Setting], Iterator[Row]]
+Rows = Callable[[Setting], Iterator[Refusal]]
 
 
 def setting(t: Trial, kind: type[bnspec.BatchNorm] = bnspec.BatchNorm, **options: Any) -> Setting:
@@ -174,7 +174,7 @@ def elsewhere(t: Trial, other: Callable[[Any], Any], kind: type[Exception]) -> N
     """Refuse the foreign array in every place of every function and of the layer."""
     ones, config = np.ones(3, "float32"), bnspec.BatchNormConfig(axis=1, epsilon=1e-3, decay=0.5, correction=0)
 
-    def rows(s: Setting) -> Iterator[Row]:
+    def rows(s: Setting) -> Iterator[Refusal]:
         x = host(t, s.x)
         mine, _ = bnspec.init(config, channels=3, like=s.x)
         good = bnspec.RunningState(s.put(ones), s.put(ones))
@@ -200,7 +200,7 @@ def elsewhere(t: Trial, other: Callable[[Any], Any], kind: type[Exception]) -> N
             "dy of a layer": lambda: s.layer.backward(alien),
         }
         for what, call in calls.items():
-            yield Row(what, call, kind, "BN-ERR-3")
+            yield Refusal(what, call, kind, "BN-ERR-3")
 
     refuse_all(t, rows)
 

@@ -26,7 +26,7 @@ _INPUTS = ("x", "scale", "B", "input_mean", "input_var")
 _OUTPUTS = ("y", "running_mean", "running_var")
 
 #: Runs a model on named arrays and returns its outputs.
-Session = Callable[[dict[str, Array]], list[Any]]
+Evaluator = Callable[[dict[str, Array]], list[Any]]
 
 
 @dataclasses.dataclass
@@ -42,7 +42,7 @@ class OnnxOperator(HasDefaults):
     """
 
     name: str
-    start: Callable[[Any], Session]
+    start: Callable[[Any], Evaluator]
     packages: tuple[str, ...]
     dtypes: tuple[str, ...]
     refusals: Callable[[], tuple[type[Exception], ...]] = lambda: (TypeError, ValueError, RuntimeError)
@@ -131,14 +131,14 @@ def runtime() -> OnnxOperator:
     )
 
 
-def _evaluator(model: Any) -> Session:
+def _evaluator(model: Any) -> Evaluator:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(model)
     return lambda feeds: list(evaluator.run(None, feeds))
 
 
-def _inference_session(model: Any) -> Session:
+def _inference_session(model: Any) -> Evaluator:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -153,8 +153,8 @@ def _errors() -> tuple[type[Exception], ...]:
 
 @functools.lru_cache(maxsize=256)
 def _session(
-    start: Callable[[Any], Session], dtype: str, ndim: int, kept: str, epsilon: float, decay: float, training: bool
-) -> Session:
+    start: Callable[[Any], Evaluator], dtype: str, ndim: int, kept: str, epsilon: float, decay: float, training: bool
+) -> Evaluator:
     """What runs the model of a configuration, for x of a dtype and rank and of any extents."""
     from onnx import TensorProto, checker, helper
 

@@ -10,10 +10,10 @@ from bnspec_conformance import report
 from bnspec_conformance.subjects import is_ours
 from bnspec_conformance.trials.record import Record
 
-__all__ = ["Written"]
+__all__ = ["ReportFiles"]
 
 
-class Written:
+class ReportFiles:
     """Reports, and the folder of failures.
 
     Parameters

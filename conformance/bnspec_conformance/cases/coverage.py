@@ -11,7 +11,7 @@ import numpy as np
 from bnspec_conformance.cases.case import Array, Case, as_float64
 from bnspec_conformance.cases.scope import Scope
 
-__all__ = ["FEATURES", "counts_of", "reached", "unreached"]
+__all__ = ["KINDS", "counts_of", "covered", "uncovered"]
 
 
 def counts_of(case: Case) -> list[int]:
@@ -56,7 +56,7 @@ def _subnormal(case: Case) -> bool:
 
 
 #: Each with the profile or dtype it depends on, "ragged" for ranks that may differ in shape, or "".
-FEATURES: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
+KINDS: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
     "count 0": ("", lambda case: 0 in counts_of(case)),
     "count 1": ("", lambda case: 1 in counts_of(case)),
     "C = 0": ("", lambda case: case.channels == 0),
@@ -75,13 +75,13 @@ FEATURES: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
 }
 
 
-def reached(case: Case) -> list[str]:
+def covered(case: Case) -> list[str]:
     """The features that a case has."""
     with np.errstate(all="ignore"):
-        return [name for name, (_, has) in FEATURES.items() if has(case)]
+        return [name for name, (_, has) in KINDS.items() if has(case)]
 
 
-def unreached(counts: Iterable[Mapping[str, int]], scope: Scope) -> list[str]:
+def uncovered(counts: Iterable[Mapping[str, int]], scope: Scope) -> list[str]:
     """Return the features inside a scope that no case had.
 
     Parameters
@@ -92,4 +92,4 @@ def unreached(counts: Iterable[Mapping[str, int]], scope: Scope) -> list[str]:
     """
     met = {name for each in counts for name, times in each.items() if times}
     inside = {*scope.profiles, *scope.dtypes, "", *(("ragged",) if "sync" in scope and scope.ragged else ())}
-    return [name for name, (needs, _) in FEATURES.items() if needs in inside and name not in met]
+    return [name for name, (needs, _) in KINDS.items() if needs in inside and name not in met]

@@ -7,10 +7,10 @@ from typing import Any, cast
 from bnspec_conformance.cases.scope import PROFILES, Scope
 from bnspec_conformance.subjects import Subject
 
-__all__ = ["Narrow", "only_profiles", "without_dtypes"]
+__all__ = ["Restricted", "only_profiles", "without_dtypes"]
 
 
-class Narrow:
+class Restricted:
     """A subject in another scope; everything else is asked of the subject itself."""
 
     def __init__(self, subject: Subject, scope: Scope) -> None:
@@ -38,10 +38,10 @@ def only_profiles(subject: Subject, profiles: Collection[str]) -> Subject:
             f"{', '.join(name for name in PROFILES if name in subject.scope.profiles)}."
         )
     kept = subject.scope.profiles & {"core", *profiles}
-    return cast(Subject, Narrow(subject, dataclasses.replace(subject.scope, profiles=frozenset(kept))))
+    return cast(Subject, Restricted(subject, dataclasses.replace(subject.scope, profiles=frozenset(kept))))
 
 
 def without_dtypes(subject: Subject, dtypes: Collection[str]) -> Subject | None:
     """The subject without these dtypes of x; None where no other is left."""
     kept = tuple(name for name in subject.scope.dtypes if name not in dtypes)
-    return cast(Subject, Narrow(subject, dataclasses.replace(subject.scope, dtypes=kept))) if kept else None
+    return cast(Subject, Restricted(subject, dataclasses.replace(subject.scope, dtypes=kept))) if kept else None

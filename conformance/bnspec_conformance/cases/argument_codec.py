@@ -12,14 +12,14 @@ from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, dtype_named
 from bnspec_conformance.cases.codec import BadData, array_from_json, array_to_json, case_from_json, case_to_json
 
-__all__ = ["CannotWrite", "drawn_from_json", "drawn_to_json"]
+__all__ = ["CannotWrite", "argument_from_json", "argument_to_json"]
 
 
 class CannotWrite(TypeError):
     """The argument has a part that JSON cannot hold."""
 
 
-def drawn_to_json(value: Any) -> Any:
+def argument_to_json(value: Any) -> Any:
     """The value as a JSON value with a ``kind``.
 
     Raises
@@ -40,17 +40,17 @@ def drawn_to_json(value: Any) -> Any:
     if isinstance(value, np.dtype):
         return {"kind": "dtype", "value": value.name}
     if isinstance(value, list | tuple):
-        return {"kind": type(value).__name__, "value": [drawn_to_json(v) for v in value]}
+        return {"kind": type(value).__name__, "value": [argument_to_json(v) for v in value]}
     raise CannotWrite(f"{type(value).__name__} cannot be written")
 
 
-def drawn_from_json(value: Any) -> Any:
+def argument_from_json(value: Any) -> Any:
     """The value again.
 
     Raises
     ------
     BadData
-        For anything that `drawn_to_json` does not write.
+        For anything that `argument_to_json` does not write.
     """
     try:
         kind, held = value["kind"], value["value"]
@@ -67,7 +67,7 @@ def drawn_from_json(value: Any) -> Any:
         if kind == "dtype":
             return dtype_named(held)
         if kind in ("list", "tuple"):
-            items = [drawn_from_json(v) for v in held]
+            items = [argument_from_json(v) for v in held]
             return items if kind == "list" else tuple(items)
     except BadData:
         raise

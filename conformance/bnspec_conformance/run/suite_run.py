@@ -13,19 +13,19 @@ import pytest
 
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance import report
-from bnspec_conformance.cases.reach import unreached
+from bnspec_conformance.cases.coverage import uncovered
 from bnspec_conformance.report.json_document import plain, record_from_json
+from bnspec_conformance.run.completeness import asked_for, problems
 from bnspec_conformance.run.engine import all_checks, attempt, checks_of
-from bnspec_conformance.run.narrow import without_dtypes
+from bnspec_conformance.run.report_files import ReportFiles
+from bnspec_conformance.run.restricted import without_dtypes
 from bnspec_conformance.run.stop import current
 from bnspec_conformance.run.waivers import Facts, Waivers, facts_of
-from bnspec_conformance.run.whole import asked_for, problems
-from bnspec_conformance.run.written import Written
 from bnspec_conformance.subjects import Subject, version_of
 from bnspec_conformance.trials.listeners import listening
 from bnspec_conformance.trials.record import Record
 
-__all__ = ["Session", "matches"]
+__all__ = ["SuiteRun", "matches"]
 
 
 def matches(wanted: str, clause: str) -> bool:
@@ -33,7 +33,7 @@ def matches(wanted: str, clause: str) -> bool:
     return clause == wanted or clause.startswith(wanted.rstrip("-") + "-")
 
 
-class Session:
+class SuiteRun:
     """The state of one run; its ``pytest_`` methods are pytest's hooks."""
 
     def __init__(self, config: pytest.Config, subjects: dict[str, Subject | str], waivers: Waivers | None) -> None:
@@ -48,7 +48,7 @@ class Session:
         self.started = time.perf_counter()
         self.chosen: set[tuple[str, str]] = set()  # check and subject, of what pytest has collected
         self._facts: dict[str, Facts] = {}
-        self.written: Written | None = None
+        self.written: ReportFiles | None = None
         self.cut: str | None = None  # what ended the run before its time
 
     @property
@@ -87,7 +87,7 @@ class Session:
             self.progress = report.Progress(len(session.items), sys.stdout)
         option = self.config.getoption
         if self.chosen and not (option("--bnspec-silent") or hasattr(self.config, "workerinput")):
-            self.written = Written(self.config.getoption, self._unfinished)
+            self.written = ReportFiles(self.config.getoption, self._unfinished)
             self.written.update()
             stop = current()
             if stop is not None:
@@ -231,7 +231,7 @@ class Session:
             return False
         vacuous = False
         for subject in self.present.values():
-            missed = unreached((r.reached for r in self.records if r.subject == subject.name), subject.scope)
+            missed = uncovered((r.reached for r in self.records if r.subject == subject.name), subject.scope)
             if missed and subject.scope.declared:
                 self.notes.append(f"vacuous: no case that {subject.name} ran had: {', '.join(missed)}")
                 vacuous = True
