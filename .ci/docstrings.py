@@ -56,35 +56,26 @@ def comments(text: str) -> Iterator[tuple[int, str]]:
 
 def sentences(docstring: str) -> Iterator[tuple[int, str, bool]]:
     """Yield each sentence after the first with its line and whether it begins the description of a parameter."""
-    block: list[tuple[int, str]] = []
-    blocks = [block]
-    describes = False
-    kinds = [describes]
-    code = False
+    blocks: list[tuple[list[tuple[int, str]], bool]] = [([], False)]
+    literal = example = False
     before, indent_before = "", 0
     for number, line in enumerate(docstring.splitlines()):
         indent = len(line) - len(line.lstrip())
-        if code and (not line.strip() or indent > indent_before):
+        if literal and (not line.strip() or indent > indent_before):
             continue
-        code = before.rstrip().endswith("::") and not line.strip()
-        if line.strip():
-            example = line.lstrip().startswith((">>>", "..."))
-            described = bool(block) and indent > indent_before and bool(_DESCRIBED.match(before)) and number > 0
-            if described or example or indent < indent_before:
-                block, describes = [], described
-                blocks.append(block)
-                kinds.append(describes)
-            if not example:
-                block.append((number, line.strip()))
-        else:
-            block = []
-            blocks.append(block)
-            kinds.append(False)
-        if line.strip():
-            before, indent_before = line, indent if number else 0
-        elif not code:
-            before = ""
-    for lines, kind in zip(blocks, kinds, strict=True):
+        if not line.strip():
+            literal, example = before.endswith("::"), False
+            blocks.append(([], False))
+            before = before if literal else ""
+            continue
+        literal, example = False, example or line.lstrip().startswith(">>>")
+        described = bool(before) and indent > indent_before and number > 0 and bool(_DESCRIBED.match(before))
+        if described or indent < indent_before:
+            blocks.append(([], described))
+        if not example:
+            blocks[-1][0].append((number, line.strip()))
+        before, indent_before = line.rstrip(), indent if number else 0
+    for lines, describes in blocks:
         text = " ".join(line for _, line in lines)
         offset = 0
         for i, sentence in enumerate(_SENTENCE_END.split(text)):
@@ -95,7 +86,7 @@ def sentences(docstring: str) -> Iterator[tuple[int, str, bool]]:
                 seen += len(line) + 1
             offset += len(sentence) + 1
             if sentence and (at, i) != (0, 0):
-                yield at, sentence, kind and i == 0
+                yield at, sentence, describes and i == 0
 
 
 def problems(text: str, folder: str = "") -> list[tuple[int, str]]:

@@ -96,7 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def budget(pytestconfig: pytest.Config) -> Budget:
-    """How long to look."""
+    """Return the budget of each check, as the command line sets it."""
     option = pytestconfig.getoption
     shrink = not option("--bnspec-no-shrink")
     deadline = option("--bnspec-deadline")

@@ -131,7 +131,7 @@ class Approx:
         return Approx(self.value, self.error + error, self.within)
 
     def where(self, condition: npt.NDArray[np.bool_], other: "Approx") -> "Approx":
-        """These numbers where the condition holds, else the others."""
+        """Return these numbers where the condition holds, else the others."""
         value = np.where(condition, self.value, other.value)
         return Approx(value, np.where(condition, self.error, other.error), self.within)
 

@@ -1,7 +1,7 @@
 """The argument of a check as a JSON value, and back, so that a counterexample can be run again anywhere.
 
-What Hypothesis draws for a check is a `Case`, or a tuple of cases, names, dtypes and numbers; anything else cannot be
-written, and then the check is repeated whole with its seed instead.
+Hypothesis draws for a check a `Case`, or a tuple of cases, names, dtypes and numbers. An argument of another kind
+cannot be written; then the whole check is repeated with its seed instead.
 """
 
 from typing import Any

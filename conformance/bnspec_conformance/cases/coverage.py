@@ -1,7 +1,7 @@
-"""What a search must have met before "passed" means anything: the kinds of input on which implementations go wrong.
+"""Kinds of input on which implementations go wrong: a search must have met them before "passed" means anything.
 
-Every case that a subject runs is looked at; the counts go into the report, and into Hypothesis's own statistics as
-events. A run of the whole suite that never met a feature inside the subject's scope is vacuous there.
+Every case that a subject runs is classified, and the counts go into the report. A run of the whole suite that never met
+a kind inside the subject's scope is vacuous there.
 """
 
 from collections.abc import Callable, Iterable, Mapping

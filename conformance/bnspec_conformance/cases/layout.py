@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """How one rank's x folds into (G, C, L) and back.
+    """Folding of one rank's x into (G, C, L) and back.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which outputs each clause speaks of, and in which cases: one table for the checks, the vectors and the reports.
+"""Outputs that each clause speaks of, and the cases in which it does: one table for checks, vectors and reports.
 
 `formulas` names the clauses that define an output's value, `clauses_of` all that an output of a case proves, what the
 case combines included, and `SPEAKS` the outputs that can show a clause to be broken. A clause whose entry there is
@@ -194,7 +194,7 @@ def _formula_of_state(case: Case, output: str) -> tuple[str, ...]:
 
 
 def speaks(clause: str, case: Case | None, output: str) -> bool:
-    """Whether an output of a case can show that a clause is broken."""
+    """Return whether an output of a case can show that a clause is broken."""
     words = SPEAKS[clause].split()
     if output not in words and output.split(".")[0] not in words:
         return False

@@ -1,4 +1,4 @@
-"""What a subject can be asked: the profiles, dtypes, ranks, axes and options that it declares.
+"""Scope of a subject: the profiles, dtypes, ranks, axes and options that it declares.
 
 A scope is a promise. Cases are drawn inside it, so that none is wasted; what lies outside is "not supported",
 never a pass; and a result that a declared profile owes and that does not come back is a failure.
@@ -192,7 +192,7 @@ class Scope:
         return dataclasses.replace(case, ranks=ranks, config=dataclasses.replace(case.config, axis=to))
 
     def takes_axis(self, axis: int, ndim: int) -> bool:
-        """Whether channels may be on this axis."""
+        """Return whether channels may be on this axis."""
         return self.axes == "any" or axis % ndim == (1 if self.axes == "first" else ndim - 1)
 
     def owes(self, case: Case, rank: RankInputs) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What the checks of bnspec's layers share: a layer made from a case, and everything about it that can change."""
+"""Helpers of the checks of bnspec's layers: a layer made from a case, and everything about it that can change."""
 
 import dataclasses
 from pathlib import Path
@@ -85,7 +85,7 @@ def outcome_of(t: Trial, layer: bnspec.BatchNorm, case: Case, **fields: Any) -> 
 
 
 def snapshot(t: Trial, *watched: Any) -> list[Any]:
-    """What a refusal must leave as it was: variables and gradients, pending updates, arrays, folders of files."""
+    """Return all that a refusal must not change: variables, gradients, pending updates, arrays, folders of files."""
     found: list[Any] = []
     for thing in watched:
         if isinstance(thing, bnspec.BatchNorm):

@@ -75,7 +75,7 @@ def call(options: argparse.Namespace) -> int:
     arguments += [word for clause in options.clause for word in ("--clause", clause)]
 
     def asked_of(name: str) -> list[str]:
-        """What one subject is run with; few cases do not show every known failure, and would make its waiver stale."""
+        """Return the arguments for one subject; few cases miss known failures, which makes waivers stale."""
         waivers = options.waivers or known_failures(name)
         mine = arguments
         if options.max_examples is None and name in _FEWER:

@@ -98,7 +98,7 @@ def call(options: argparse.Namespace) -> int:
 
 
 def _asked(options: argparse.Namespace) -> list[str]:
-    """What the command line asks, as options of the plugin: one word each, so that no value is taken for an option."""
+    """Return the command line as options of the plugin, one word each, so that no value is taken for an option."""
     words = [f"--bnspec-seed={options.seed}"]
     words += [f"--subject={name}" for name in options.subjects]
     words += [f"--clause={name}" for name in options.clause]

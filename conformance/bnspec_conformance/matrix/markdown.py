@@ -25,7 +25,7 @@ def page(rows: Sequence[MatrixRow], report: Mapping[str, Any], command: str) -> 
     report : mapping
         The merged report of those that did.
     command : str
-        What writes the page again.
+        The command that writes the page again.
     """
     ran = [row for row in rows if row.report is not None]
     parts = [
@@ -105,7 +105,7 @@ def _clauses(rows: Sequence[MatrixRow], report: Mapping[str, Any]) -> str:
 
 
 def _reasons(row: MatrixRow) -> str:
-    """What a subject does not pass, and why; failures of the same kind on one line."""
+    """Return the clauses that a subject does not pass, with reasons; failures of the same kind on one line."""
     assert row.report is not None
     known: dict[tuple[str, str], list[str]] = {}
     failed: dict[str, list[str]] = {}

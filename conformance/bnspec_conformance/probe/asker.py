@@ -82,7 +82,7 @@ class Asker:
     ) -> Finding:
         """Measure a convention, by ``measure(ask, *arguments, **options)``, and compare it with what is declared.
 
-        What cannot be asked is "not observable", never a pass.
+        A question that cannot be asked is "not observable", never a pass.
         """
         if convention in self.departures:
             declared = Declared((self.departures[convention],), "subject")
@@ -97,7 +97,7 @@ class Asker:
         return compare(self.group, convention, reading, declared)
 
     def by_row(self, value_of: Callable[[Dialect], Any]) -> Declared | None:
-        """What the row says; None where the subject declares no row."""
+        """Return the value in the declared row; None where the subject declares no row."""
         return None if self.row is None else Declared((str(value_of(self.row)),), f"row {self.row.name}")
 
     def row_correction(

@@ -1,4 +1,4 @@
-"""What happens to no element, to one element, and to NaN."""
+"""Edge cases: no element, one element, and NaN."""
 
 from collections.abc import Iterator
 from fractions import Fraction

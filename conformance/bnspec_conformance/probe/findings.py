@@ -1,4 +1,4 @@
-"""What a probe found: one `Finding` per convention, and how observations are matched with hypotheses.
+"""Findings of a probe, one per convention, and the matching of observations with hypotheses.
 
 A `Guess` is one combination of hypotheses with the numbers that follow from it. All guesses that agree with what was
 observed fit; a convention is measured when every guess that fits says the same of it.
@@ -20,7 +20,7 @@ _FLOAT32 = 2.0**-24
 
 
 class Declared(NamedTuple):
-    """What a convention ought to be, and who says so."""
+    """Declared value of a convention, and the source that declares it."""
 
     accepted: tuple[str, ...]
     source: str  # a row of dialects ("row torch"), a clause, "asked", or "subject"
@@ -42,14 +42,14 @@ class Guess(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """What was seen of one convention.
+    """Values of one convention that fit the observations.
 
     Attributes
     ----------
     fits : tuple of str
         The hypotheses that agree with it: one is a measurement, several are ambiguous, none is none of the known.
     note : str
-        What was seen instead, or why nothing could be.
+        The observation that fits no value, or the reason why there is none.
     observable : bool
         False where the subject cannot be asked.
     """
@@ -78,7 +78,7 @@ class Finding:
     measured, declared : str
         For the reader; declared is empty where nobody says anything.
     source : str
-        Who declares it: "row torch", a clause of SPEC.md, "asked" or "subject".
+        Source of the declaration: "row torch", a clause of SPEC.md, "asked" or "subject".
     verdict : {"same", "differs", "undeclared", "ambiguous", "not observable"}
     note : str
         The numbers behind "none of the known", or the reason behind "not observable".

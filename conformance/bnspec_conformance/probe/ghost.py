@@ -121,7 +121,7 @@ def _largest(ask: Asker) -> int:
 
 
 def _ways(samples: int, size: int) -> Mapping[str, _Groups]:
-    """What implementations do with a number of samples that the size does not divide."""
+    """Measure the treatment of a number of samples that the size does not divide."""
     number = -(-samples // size)  # groups, the last of them perhaps not full
     chunk = -(-samples // number)
     full = max(samples // size, 1)

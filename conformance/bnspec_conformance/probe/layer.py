@@ -1,4 +1,4 @@
-"""What a layer does that no case shows: its own defaults, its words, and when it updates.
+"""Conventions of a layer that no case shows: its own defaults, its words, and the time of its updates.
 
 A subject that is a layer offers any of these methods; what it lacks is "not observable".
 
@@ -53,7 +53,7 @@ def layer(ask: Asker) -> Iterator[Finding]:
 
 
 def _made(ask: Asker, name: str, *arguments: Any) -> Any:
-    """What a subject's own method returns, or for bnspec's backends that of bnspec's layer."""
+    """Return the result of a subject's own method, or for bnspec's backends that of bnspec's layer."""
     owner: Any = ask.subject
     if not callable(getattr(owner, name, None)):
         if owner.backend is None:
@@ -162,7 +162,7 @@ def _timing(ask: Asker) -> Reading:
 
 
 def _has_moved(state: Mapping[str, Any]) -> bool:
-    """Whether the mean is on its way from the old one to the batch's."""
+    """Return whether the mean lies between the old one and the batch's."""
     mean = as_float64(state["mean"])
     if not np.all(np.isfinite(mean)):
         raise RefusedCase(f"its mean became {mean.tolist()}")

@@ -1,4 +1,4 @@
-"""How y follows from the statistics: which statistics, which variance, and where epsilon goes."""
+"""Formula of y: the statistics and the variance that it uses, and the place of epsilon."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What becomes of one value per channel: refused, or which y and which state come out."""
+"""One value per channel: refused, or normalized to some y and some state."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction

@@ -28,7 +28,7 @@ class OurLayer:
         self._backend, self._options = backend, options
 
     def supports(self, case: Case) -> str | None:
-        """What its functions support, a layer supports."""
+        """Return None: a layer supports every case that the functions do."""
         return None
 
     def run(self, case: Case) -> Outcome:

@@ -125,7 +125,7 @@ def _variance(ask: Asker, dtype: str) -> Reading:
 
 
 def _form(ask: Asker, dtype: str, mode: str) -> Reading:
-    """Whether y is exact where x is far from 0: x*scale alone has rounded away what is left after adding the shift."""
+    """Return whether y is exact where x is far from 0: x*scale has lost digits that remain after adding the shift."""
     column = _spread(dtype)
     case = _pair(ask, column, dtype, mode, _EPSILON)
     y = ask.output(case)

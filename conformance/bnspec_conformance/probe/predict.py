@@ -1,4 +1,4 @@
-"""What each hypothesis predicts, in rational arithmetic; only square roots are rounded, once, in float64."""
+"""Prediction of each hypothesis, in rational arithmetic; only square roots are rounded, once, in float64."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

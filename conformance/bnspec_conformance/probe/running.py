@@ -1,4 +1,4 @@
-"""How a batch enters the running state: decay, correction, averaging, one value, no value, and when."""
+"""Update of the running state by a batch: decay, correction, averaging, one value, no value, and the time."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -81,7 +81,7 @@ def _inference_state(ask: Asker, averaging: str) -> Reading:
 
 
 def _start(ask: Asker) -> Reading:
-    """What the first update moves away from, where dividing by 1 - decay^count asks for zeros."""
+    """Measure the start of the first update, where dividing by 1 - decay^count asks for zeros."""
     ask.allows(averaging="debiased")
     case = ask.case(COLUMNS, state=ProbeState(Fraction(0), Fraction(0), 0), averaging="debiased")
     decay = Fraction(case.config.decay)
@@ -97,7 +97,7 @@ def _start(ask: Asker) -> Reading:
 
 
 def _single(ask: Asker, value: str) -> Reading:
-    """What a count of 1 does to the running variance where the correction leaves a divisor of 0."""
+    """Measure the effect of a count of 1 on the running variance where the correction leaves a divisor of 0."""
     ask.allows(correction=1)
     if _read(ask, "correction", correction=1, single_value=value, averaging="exponential").fits == ("0",):
         raise Unobservable("the variance that it feeds has correction 0, which a single value has")
@@ -126,7 +126,7 @@ def _single(ask: Asker, value: str) -> Reading:
 
 
 def _counter(ask: Asker) -> Reading:
-    """Whether a batch without elements counts, in the first averaging that counts."""
+    """Measure whether a batch without elements counts, in the first averaging that counts."""
     allowed = ask.subject.scope.options.get("averaging", ("cumulative",))
     counted = [a for a in allowed if a != "exponential"]
     if not counted:

@@ -28,7 +28,7 @@ _Columns = Sequence[Sequence[float]]
 
 
 class _Samples(NamedTuple):
-    """What each rank holds."""
+    """Samples that each rank holds."""
 
     ranks: tuple[_Columns, _Columns]  # the elements that count, channel by channel
     dy: tuple[_Columns, _Columns]

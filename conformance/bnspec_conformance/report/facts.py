@@ -1,4 +1,4 @@
-"""What a report says of the machine and the installed packages that a run took place on."""
+"""Facts of a report about the machine of a run and its installed packages."""
 
 import platform
 import re

@@ -59,15 +59,15 @@ def document(
     seconds : float
         Of the whole run.
     command : str
-        What runs the same again.
+        The command that runs the same again.
     lacking : mapping, optional
         As `by_clause` takes it.
     notes : sequence of str
-        What is wrong with the run as a whole, such as a waiver that is stale.
+        Faults of the run as a whole, such as a waiver that is stale.
     interrupted : bool
         Whether the run has not come to its end, or not yet.
     running : Record, optional
-        What was running when it was cut, in the form of a failure.
+        The check that was running when the run was cut, in the form of a failure.
     asked : collection of str, optional
         The clauses that were asked for, by default all. A check often speaks of others too: these have a row only
         where one was not simply passed or left.

@@ -51,7 +51,7 @@ class Output:
 
 
 class Live:
-    """What is running, in memory, at the end of the report and in a file of its own.
+    """Record of the running check, in memory, at the end of the report and in a file of its own.
 
     Both are overwritten in place for each argument of a check, which costs microseconds; the rest is written after each
     check, beside and by rename.
@@ -63,7 +63,7 @@ class Live:
     failures : Path or None
         The folder of failures.
     head : callable
-        What a failure file says besides its record, given the subject's name.
+        Returns the entries of a failure file besides its record, given the subject's name.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Live:
 
     @property
     def running(self) -> Record | None:
-        """What is running, in the form of a failure, so that it can be run again like one."""
+        """Return the running check in the form of a failure, so that it can be run again like one."""
         if self._check is None:
             return None
         check, clauses, subject = self._check

@@ -49,7 +49,7 @@ def escaped(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    r"""What a reader sees of a piece of Markdown, on one line.
+    r"""Return a piece of Markdown as a reader sees it, on one line.
 
     Examples
     --------

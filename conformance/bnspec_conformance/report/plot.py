@@ -38,12 +38,12 @@ class Scale:
         return _PAD + min(max(share, 0.0), 1.0) * (_WIDTH - 2 * _PAD)
 
     def beyond(self, value: float) -> bool:
-        """Whether a value, or NaN, has no place on the scale but is larger."""
+        """Return whether a value is larger than the scale, or NaN."""
         return not value <= 10.0**self.high
 
 
 def interval(scale: Scale, error: float, bound: float) -> str:
-    """What is allowed as a band from the left, and the error as a dot in it or beyond it."""
+    """Draw the bound as a band from the left, and the error as a dot in it or beyond it."""
     at, end, middle = scale.place(error), scale.place(bound), _HEIGHT / 2
     wrong = not error <= bound
     said = f"error {error:.3g} ulp, bound {bound:.3g} ulp"

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines in a pipe."""
+"""Progress of a run: a bar on a terminal, plain lines in a pipe."""
 
 from typing import TextIO
 

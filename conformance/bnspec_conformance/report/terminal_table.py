@@ -87,7 +87,7 @@ def _with_reason(verdict: str, why: str) -> str:
 
 
 def _decisive(entry: Mapping[str, Any]) -> list[str]:
-    """Why a verdict is what it is: of a failure the first one's own words, and nothing of what was only left out."""
+    """Return the reason of a verdict: of a failure the words of the first, and none for a clause that was left out."""
     if entry["verdict"] == "passed":
         return []
     return list(entry["reasons"][:1] if entry["verdict"] == "failed" else entry["reasons"])
@@ -120,7 +120,7 @@ def _parts(names: list[str], width: int) -> Iterator[list[str]]:
 
 
 def _reasons(console: Console, clauses: Mapping[str, Any], name: str) -> None:
-    """Why clauses are waived or not supported, each reason once with its clauses."""
+    """Return the reasons of waived and unsupported clauses, each once with its clauses."""
     for verdict in ("failed", "waived", "untested", "not supported"):
         by_reason: dict[str, list[str]] = {}
         for clause, row in clauses.items():

@@ -1,4 +1,4 @@
-"""Whether a run looked at what it was asked: the last line of defence against a verdict on nothing."""
+"""Completeness of a run: the last line of defence against a verdict on nothing."""
 
 from collections.abc import Collection, Iterable
 
@@ -22,13 +22,13 @@ def asked_for(clauses: Iterable[str], subjects: Collection[str]) -> set[tuple[st
 
 
 def problems(asked: Collection[tuple[str, str]], records: Collection[Record]) -> list[str]:
-    """What keeps a run from being whole, in words.
+    """Return the reasons why a run is not complete.
 
     Parameters
     ----------
     asked : collection of (check, subject)
     records : collection of Record
-        What came of them.
+        Their records.
     """
     found = []
     done = {(r.check, r.subject) for r in records}

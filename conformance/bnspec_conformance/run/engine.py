@@ -24,7 +24,7 @@ class Check:
     name : str
         ``module::function``.
     clauses : tuple of str
-        What it proves.
+        The clauses that it proves.
     attempt : callable
         ``attempt(subject, budget, drawn=...) -> Record``.
     """

@@ -1,4 +1,4 @@
-"""What surrounds a command does not steer it: variables of the tools below are not read, and asserts are there.
+"""Environment of a command: variables that steer the tools below are put aside, and asserts are switched on.
 
 pytest, Hypothesis and the interpreter take options from environment variables. A run asks what its command line says,
 no more and no less, so these are put aside while a command runs.

@@ -40,7 +40,7 @@ class ReportFiles:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is anything to write."""
+        """True if there is anything to write."""
         return bool(self._outputs) or self._folder is not None
 
     def update(self, record: Record | None = None) -> None:
@@ -80,11 +80,11 @@ class ReportFiles:
         return report.failure_head(self._first) | {"asked": _asked(subject, self._first)}
 
     def _replay(self, path: Path, record: Record, content: Mapping[str, Any]) -> str:
-        """What runs a failure again. A subject of the user's own is named, since a file alone starts nothing."""
+        """Return the command that runs a failure again; it names a user's own subject, as a file alone starts none."""
         words, asked = ["bnspec-conformance", "replay", str(path)], _asked(record.subject, content)
         return shlex.join([*words, *([] if is_ours(asked) else ["--subject", asked])])
 
 
 def _asked(subject: str, content: Mapping[str, Any]) -> str:
-    """What finds the subject of a name."""
+    """Return the name by which the subject was asked for."""
     return next((str(s["asked"]) for s in content["subjects"] if s["name"] == subject), subject)

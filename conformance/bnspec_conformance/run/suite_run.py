@@ -29,7 +29,7 @@ __all__ = ["SuiteRun", "matches"]
 
 
 def matches(wanted: str, clause: str) -> bool:
-    """Whether a clause id, or the family it begins with, was meant."""
+    """Return whether a clause id, or the family it begins with, was meant."""
     return clause == wanted or clause.startswith(wanted.rstrip("-") + "-")
 
 
@@ -309,7 +309,7 @@ def _why(session: pytest.Session) -> str | None:
 
 
 def _record(item: pytest.Item, call: pytest.CallInfo[None], result: Any) -> Record:
-    """What the check said of itself; else, of what broke in or before it, all that pytest knows."""
+    """Return the record of a check; where it or its setup broke, a record of all that pytest knows."""
     found: list[Any] = [value for key, value in item.user_properties if key == "bnspec"]
     if found and call.when == "call":
         return Record.from_json(found[-1])
@@ -327,7 +327,7 @@ def _record(item: pytest.Item, call: pytest.CallInfo[None], result: Any) -> Reco
 
 
 def _lacking(records: Collection[Record], subjects: dict[str, Subject]) -> dict[str, dict[str, str]]:
-    """Why clauses that a check was selected for are none of a subject's."""
+    """Return why clauses that a check was selected for lie outside a subject's scope."""
     found: dict[str, dict[str, str]] = {name: {} for name in subjects}
     for record in records:
         check, subject = all_checks().get(record.check), subjects.get(record.subject)

@@ -63,7 +63,7 @@ def write_changes(path: Path, changes: Changes, today: datetime.date) -> str:
     path : Path
     changes : Changes
     today : date
-        What is renewed lasts `GENERATED_DAYS` from here.
+        A renewed waiver lasts `GENERATED_DAYS` from here.
     """
     if not (changes.drop or changes.renew or changes.new):
         return f"{path} fits: nothing to add, renew or remove"

@@ -39,7 +39,7 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 @dataclass(frozen=True)
 class Facts:
-    """What conditions ask about a subject."""
+    """Facts about a subject that conditions refer to."""
 
     subject: str
     device: str
@@ -57,7 +57,7 @@ class Waiver:
     line : int or None
         Where it begins, where that can be told.
     clause, check : str or None
-        What may fail: every check of a clause, or one check; one of the two is given.
+        Every check of a clause may fail, or one check; one of the two is given.
     subject, dtype, device, version : str or None
         Where: the subject's name or a pattern such as "flax-*", the dtype of x in the failing case, "cpu" or "cuda",
         the library's version as ">=2.13,<2.14" or "jax >=0.10".
@@ -82,7 +82,7 @@ class Waiver:
     line: int | None = None
 
     def is_about(self, facts: Facts) -> bool:
-        """Whether the subject, on this device and in this version, is meant."""
+        """Return whether the subject, on this device and in this version, is meant."""
         if self.subject is not None and not (
             facts.subject == self.subject or fnmatch.fnmatchcase(facts.subject, self.subject)
         ):
@@ -92,12 +92,12 @@ class Waiver:
         return self.version is None or _version_fits(self.version, facts.libraries)
 
     def covers(self, record: Record, facts: Facts, clause: str) -> bool:
-        """Whether this is the failure of a clause that was meant."""
+        """Return whether this is the failure of a clause that was meant."""
         named = record.check == self.check if self.check is not None else self.clause == clause
         return named and self.is_about(facts) and (self.dtype is None or self.dtype == dtype_of(record))
 
     def has_expired(self, today: datetime.date) -> bool:
-        """Whether its last day is over."""
+        """Return whether its last day is over."""
         return self.expires is not None and today > self.expires
 
     def to_json(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Waivers:
     update: bool = False
 
     def settle(self, record: Record, facts: Facts, again: Callable[[Collection[str]], Record | None]) -> Record:
-        """What becomes of a failure.
+        """Return the record of a failure with the waivers that cover it.
 
         Parameters
         ----------
@@ -192,7 +192,7 @@ class Waivers:
         return found
 
     def changes(self, records: Sequence[Record], stale: Sequence[Record]) -> "Changes":
-        """What an update of the file does, after a run with `update`.
+        """Return the changes that an update makes to the file, after a run with `update`.
 
         An entry that is stale for one of the subjects that it means, and needed for another, is replaced by one entry
         for each subject that needs it.
@@ -247,7 +247,7 @@ class Waivers:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to be done to a file of waivers."""
+    """Changes to a file of waivers."""
 
     drop: list[Waiver]
     renew: list[Waiver]
@@ -267,7 +267,7 @@ def generated(record: Record, today: datetime.date) -> Waiver:
 
 
 def facts_of(subject: Subject) -> Facts:
-    """What conditions ask about a subject."""
+    """Return the facts about a subject that conditions refer to."""
     return Facts(subject.name, device_of(subject), tuple(libraries(version_of(subject))))
 
 
@@ -295,7 +295,7 @@ def parse_version(text: str) -> tuple[str | None, SpecifierSet]:
 
 
 def _booked(record: Record, reasons: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """What is said of each clause where some are waived, with the reason of the waiver."""
+    """Return the outcome and reason of each clause where some are waived."""
     waived = {c: {"outcome": "waived", "reason": r} for c, r in reasons.items() if c in record.clauses}
     rest = {c: {"outcome": outcome_of(record, c), "reason": reason_of(record, c)} for c in record.clauses}
     return rest | waived
@@ -312,7 +312,7 @@ def _seen(
 
 
 def _applied(used: Sequence[Waiver]) -> dict[str, Any]:
-    """What a record says of its waivers: the first in full, and all of them."""
+    """Return the entry of a record for its waivers: the first in full, and all of them."""
     return used[0].to_json() | {"applied": [w.to_json() for w in used]}
 
 

@@ -18,7 +18,7 @@ __all__ = ["cases", "main"]
 
 
 def cases() -> dict[str, Case]:
-    """What is asked, by what it shows: a training call, one that must be refused, and inference."""
+    """Return the cases by name: a training call, one that must be refused, and inference."""
 
     def column(*values: float) -> Array:
         return np.asarray([[v] for v in values], "float32")

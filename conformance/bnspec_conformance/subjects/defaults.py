@@ -1,4 +1,4 @@
-"""What a framework's layer tells `bnspec_conformance.probe` besides its cases: its defaults, its words, its departures.
+"""Defaults, names and departures of a framework's layer, which `bnspec_conformance.probe` asks for besides its cases.
 
 An adapter's class takes `HasDefaults` as a base and is made with ``defaults=Defaults(...)``; the methods below are then
 those that docs/probe.md describes.
@@ -51,7 +51,7 @@ class DefaultLayer:
     arguments: Mapping[str, Any]
 
     def supports(self, case: Case) -> str | None:
-        """Whatever the adapter itself supports."""
+        """Return None: the adapter itself decides."""
         return None
 
     def run(self, case: Case) -> Outcome:
@@ -85,7 +85,7 @@ class HasDefaults:
         return own.names()
 
     def departures(self) -> Mapping[str, str]:
-        """Where it is known to differ."""
+        """Return the conventions in which it is known to differ."""
         return {} if self.defaults is None else self.defaults.departures
 
     def _own(self) -> Defaults:

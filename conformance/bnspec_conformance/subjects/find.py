@@ -1,4 +1,4 @@
-"""Finding a subject by its name, and making it whole, whatever its module does on import."""
+"""Search for a subject by its name, and completion with defaults, whatever its module does on import."""
 
 import contextlib
 import importlib
@@ -21,7 +21,7 @@ _GROUP = "bnspec.subjects"
 #: Where the modules of bnspec's own subjects are.
 _OURS = "bnspec_conformance.subjects."
 
-#: What a subject need not say.
+#: Defaults of the attributes that a subject may leave out.
 _DEFAULTS: dict[str, Any] = {
     "arithmetic": "float64",
     "bound": "strict",
@@ -33,7 +33,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 class Completed:
-    """A subject that takes no attributes, with what it does not say beside it."""
+    """Subject that takes no attributes, with the defaults beside it."""
 
     def __init__(self, subject: Any, said: dict[str, Any]) -> None:
         self._subject = subject
@@ -49,14 +49,14 @@ def known_subjects() -> list[str]:
 
 
 def is_ours(name: str) -> bool:
-    """Whether this is one of bnspec's own subjects, which may run although only a file names it."""
+    """Return whether this is one of bnspec's own subjects, which may run although only a file names it."""
     point = _entry_point(name)
     return point is not None and _is_ours(point)
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """What others' code does beside its work: it may warn, and what it prints does not get among the results."""
+    """Ignore warnings in the body, and send its prints to standard error, away from the results."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr or sys.stdout):
         warnings.simplefilter("ignore")
         yield
@@ -145,7 +145,7 @@ def complete(subject: Any, name: str) -> Subject:
 
 
 def version_of(subject: Any) -> str:
-    """What a subject says of its version; it may warn, and an error is no reason to stop."""
+    """Return the version that a subject declares; it may warn, and an error is no reason to stop."""
     try:
         with quietly():
             return printable(str(subject.version()), lines=False)
@@ -166,7 +166,7 @@ def _telling(name: str) -> Iterator[None]:
 
 
 def _entry_point(name: str) -> EntryPoint | None:
-    """What packages declare under a name; bnspec's own comes first."""
+    """Return the entry point that packages declare under a name; bnspec's own comes first."""
     found = [point for point in entry_points(group=_GROUP) if point.name == name]
     return next((point for point in found if _is_ours(point)), next(iter(found), None))
 

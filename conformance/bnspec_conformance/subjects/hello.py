@@ -1,4 +1,4 @@
-"""What a program says of itself in its answer to ``hello``, read strictly: a misspelt key must not widen a promise."""
+"""Declaration of a program in its answer to ``hello``, read strictly: a misspelt key must not widen a promise."""
 
 import dataclasses
 import typing

@@ -1,8 +1,8 @@
 """The child's side of ``--isolate``: a Python subject behind the line protocol of docs/protocol.md.
 
 ``python -m bnspec_conformance.subjects.host NAME`` answers on what was its standard output; whatever the subject prints
-goes to standard error instead. What it raises is told apart: where a refusal is due an exception is one, and a crash is
-not.
+goes to standard error instead. Its exceptions are told apart: where a refusal is due, an exception is one, and a crash
+is not.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def hello(subject: Subject) -> dict[str, Any]:
-    """What a subject says of itself, as the answer to ``hello``."""
+    """Return the declaration of a subject, as the answer to ``hello``."""
     scope = subject.scope
     several = "sync" in scope and scope.world > 1
     options = {name: list(values) for name, values in scope.options.items() if name in OPTIONS}
@@ -130,7 +130,7 @@ def _arrays(case: Case) -> list[Array]:
 
 
 def _can_travel(outcome: Outcome, rank: int, field: str) -> bool:
-    """Whether what a rank holds is an array, or arrays, of a dtype that the protocol has."""
+    """Return whether a rank's result is an array, or arrays, of a dtype that the protocol has."""
     value = getattr(outcome.ranks[rank], field)
     held = value.values() if isinstance(value, dict) else [] if value is None else [value]
     return all(isinstance(v, np.ndarray) and v.dtype.name in DTYPES for v in held)

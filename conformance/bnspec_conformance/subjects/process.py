@@ -2,7 +2,8 @@
 
 Everything is read and written without blocking, under one deadline; what the process wrote to its standard error is
 kept, so that whoever reports a fault can quote it. A process is started in a session of its own and ended with
-everything it started there. What went into yet another session is found, on Linux, by a variable of its environment.
+everything it started there. A process that moved to yet another session is found, on Linux, by a variable of its
+environment.
 """
 
 import contextlib
@@ -153,7 +154,7 @@ class Process:
             del self._said[:-_QUOTED]
 
     def _ended(self) -> ProgramError:
-        """Why there is no answer when the output has ended or the process is gone."""
+        """Return the error for an output that has ended or a process that is gone."""
         try:
             status: int | None = self._child.wait(_GRACE)
         except subprocess.TimeoutExpired:

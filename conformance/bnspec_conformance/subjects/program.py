@@ -102,11 +102,11 @@ class Program:
         return 3 * self.deadline
 
     def version(self) -> str:
-        """The name and version it gives itself."""
+        """Return the name and version that the program declared."""
         return f"{self._declared.name} {self._declared.version}".strip()
 
     def supports(self, case: Case) -> str | None:
-        """What it declared."""
+        """Return the reason of the declared scope."""
         return self.scope.reason(case)
 
     def run(self, case: Case) -> Outcome:

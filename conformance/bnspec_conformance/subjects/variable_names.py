@@ -1,4 +1,4 @@
-"""Which variable of a real layer holds what: found by value, not by reading its names."""
+"""Names of a real layer's variables, found by the values that they hold and not by reading the names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["names_by_value"]
 
 
 def names_by_value(variables: Mapping[str, Any], marks: Mapping[str, float]) -> dict[str, str]:
-    """Find out which variable holds which field, by the value that was loaded into it.
+    """Find the variable that holds each field, by the value that was loaded into it.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ class Breaches(UnderTest):
         Parameters
         ----------
         problem : str
-            What is wrong, in words.
+            The fault, in words.
         case : Case or None
             Where.
         output : str
@@ -57,7 +57,7 @@ class Breaches(UnderTest):
         controls : Controls, optional
             The same, of a comparison of several outputs.
         **where : Any
-            What `violation` takes further.
+            Further arguments of `violation`.
         """
         __tracebackhide__ = True
         clauses = self._blamed(case, output, proves, control, controls)

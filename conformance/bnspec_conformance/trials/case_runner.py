@@ -23,7 +23,7 @@ class CaseRunner(Breaches):
     Attributes
     ----------
     evidence : Evidence
-        What was run and compared so far.
+        Counts of cases and comparisons so far.
     """
 
     evidence: Evidence = dataclasses.field(default_factory=Evidence)

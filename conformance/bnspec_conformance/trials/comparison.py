@@ -1,4 +1,4 @@
-"""Comparison of one array with another: within a bound, or to the bit. It knows nothing of clauses."""
+"""Comparison of one array with another: within a bound, or to the bit, without regard to clauses."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""How a check becomes a test: which clauses it proves, what Hypothesis draws for it, and the record of one attempt."""
+"""Conversion of a check to a test: the clauses that it proves, the strategy of its cases, the record of one attempt."""
 
 import functools
 import time

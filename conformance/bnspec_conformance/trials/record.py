@@ -1,4 +1,4 @@
-"""What a run writes down: one `Record` for each check on each subject."""
+"""Records of a run, one for each check on each subject."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Record:
     check : str
         ``module::function``, such as ``test_running::test_exponential``.
     clauses : tuple of str
-        What it proves.
+        The clauses that it proves.
     subject : str
     outcome : str
         One of `OUTCOMES`.
@@ -107,12 +107,12 @@ def _printable(value: Any) -> Any:
 
 
 def outcome_of(record: Record | Mapping[str, Any], clause: str) -> str:
-    """What a check says of one of its clauses."""
+    """Return the outcome of a check for one of its clauses."""
     return _told(record, clause)[0]
 
 
 def reason_of(record: Record | Mapping[str, Any], clause: str) -> str:
-    """Why, in the words that belong to this clause."""
+    """Return the reason of that outcome, in the words that belong to this clause."""
     return _told(record, clause)[1]
 
 

@@ -1,4 +1,4 @@
-"""How a check looks for a case that breaks a clause, and what came of it: the worst that was seen."""
+"""Search of a check for a case that breaks one of its clauses, and the result: the worst that was seen."""
 
 import json
 from collections.abc import Callable
@@ -40,7 +40,7 @@ _DECLINED = 10
 
 @dataclass
 class Result:
-    """What came of a case or of a whole search. Nothing that happens later takes a violation back.
+    """Result of a case or of a whole search. A violation stays in it, whatever happens later.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Result:
             raise NotSupported(self.declined[0] if self.declined else "no case could be drawn")
 
     def gives_up(self, examples: int) -> bool:
-        """Whether drawing more cases is of no use: none was taken, and nothing was found."""
+        """Return whether drawing more cases is of no use: none was taken, and nothing was found."""
         nothing = self.violation is None and not self.passed
         return nothing and (self.hopeless or len(self.declined) >= _DECLINED * examples)
 
@@ -79,8 +79,8 @@ class Result:
 def run_case(check: Callable[..., None], trial: Trial, *drawn: Any) -> Result:
     """Run a check once, on one argument where it takes one.
 
-    What the subject's results make of the check's own code is said in the check's words. Errors of bnspec's own
-    subjects in the check's code are raised: there the check is wrong.
+    An error of the check's own code on the subject's results is reported as a violation. With bnspec's own subjects it
+    is raised: there the check is wrong.
     """
     trial.found.begin()
     for value in drawn:
@@ -117,7 +117,7 @@ def search(check: Callable[..., None], trial: Trial, strategy: Any, examples: in
     spent = 0
 
     class Stop(BaseException):
-        """Ends the drawing; no Exception, which Hypothesis would take for a failure. It says nothing of the result."""
+        """End of the drawing, whatever the result; no Exception, which Hypothesis would take for a failure."""
 
     @hypothesis.seed(trial.budget.seed)
     @search_settings(examples, shrink=trial.budget.shrink)
@@ -167,7 +167,7 @@ def search(check: Callable[..., None], trial: Trial, strategy: Any, examples: in
 
 
 def search_settings(examples: int, *, shrink: bool = True, **more: Any) -> hypothesis.settings:
-    """How Hypothesis searches here: nothing kept between runs, no clock, one minimal failure."""
+    """Return the settings of Hypothesis: nothing kept between runs, no clock, one minimal failure."""
     phases = (hypothesis.Phase.generate, hypothesis.Phase.shrink)
     rest: dict[str, Any] = {"stateful_step_count": 50, **more}
     return hypothesis.settings(

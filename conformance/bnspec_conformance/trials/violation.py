@@ -1,4 +1,4 @@
-"""What a check found wrong: a violation with the clauses it breaks, and all of them that a check has seen."""
+"""Violations: an exception with the clauses that it breaks, and the collection of all that a check has seen."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,12 +24,12 @@ class Violation(AssertionError):
 
     @property
     def clauses(self) -> tuple[str, ...]:
-        """What it breaks."""
+        """The clauses that it breaks."""
         return tuple(self.details.get("clauses", ()))
 
     @property
     def problem(self) -> str:
-        """What is wrong, in one line."""
+        """The fault, in one line."""
         return str(self.details.get("problem") or self).split("\n", 1)[0]
 
 
@@ -47,7 +47,7 @@ class Found:
     by_clause : dict of str to Violation
         One of each clause: the first of the last case; of a search, the smallest case.
     here : list of Violation
-        Those of the case at hand.
+        The violations of the case at hand.
     """
 
     cited: tuple[str, ...]
@@ -67,7 +67,7 @@ class Found:
             raise violation
 
     def is_own(self, violation: Violation) -> bool:
-        """Whether it breaks a clause of the check; what breaks others ends no search."""
+        """Return whether it breaks a clause of the check; a violation of other clauses ends no search."""
         return bool(set(violation.clauses) & set(self.cited))
 
     def own(self) -> Violation | None:
@@ -117,9 +117,9 @@ def violation(subject: Subject, clauses: Sequence[str], problem: str, case: Case
     ----------
     subject : Subject
     clauses : sequence of str
-        What is broken.
+        The clauses that are broken.
     problem : str
-        What is wrong.
+        The fault.
     case : Case or None
     **where : Any
         Of a number that is off: what, rank, index, got, expected, error_ulp, bound_ulp, error and bound.

@@ -21,7 +21,7 @@ def configured(**fields: Any) -> BatchNormConfig:
 
 
 def statistics_dtype(dtype: str) -> str:
-    """What parameters and running states of an x of this dtype are kept in."""
+    """Return the dtype of parameters and running states for an x of this dtype."""
     return "float64" if dtype == "float64" else "float32"
 
 
@@ -98,7 +98,7 @@ class Draw:
         gamma, beta : sequence of float, optional
             Instead of drawn ones.
         vjp, jvp, cotangents : bool
-            What is to be derived; cotangents are those of the mean and variance.
+            The derivatives that are asked for; cotangents are those of the mean and variance.
         state : {"", "fresh", "used"} or dict
             None, that of a new layer, one after some updates, or given values over the latter's.
         mode, update

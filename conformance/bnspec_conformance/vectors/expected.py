@@ -1,4 +1,4 @@
-"""What a vector expects: the exact answer of every output and how far a result may lie from it."""
+"""Expected outputs of a vector: the exact answer of each, and how far a result may lie from it."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class Expected:
     Attributes
     ----------
     dtype : str
-        What the result is rounded to; "W" for statistics, which are of the arithmetic itself.
+        The dtype that the result is rounded to; "W" for statistics, which are of the arithmetic itself.
     values : array
         Exact, rounded once to float64; to `dtype` where the result must be right to the bit.
     bound : array
@@ -37,7 +37,7 @@ class Expected:
     bound32 : array or None
         The same for float32 arithmetic; None where that is not allowed.
     clauses : tuple of str
-        What it proves.
+        The clauses that it proves.
     """
 
     dtype: str
@@ -68,7 +68,7 @@ def expected(vector: Vector) -> list[dict[str, Expected]]:
 
 
 def flattened(rank: RankOutcome) -> dict[str, Array]:
-    """What a rank has, by name."""
+    """Return the outputs of a rank by name."""
     found = {name: getattr(rank, name) for name in _OUTPUTS if getattr(rank, name) is not None}
     return found | {f"state.{name}": values for name, values in (rank.state or {}).items()}
 

@@ -49,14 +49,14 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Results:
-    """What a port answered.
+    """Results of a port.
 
     Attributes
     ----------
     name, version : str
         Of the port.
     arithmetic : {"float64", "float32"}
-        What it computes x of 32 and 16 bits in.
+        The format in which it computes x of 32 and 16 bits.
     flushes : bool
         Whether it takes subnormal numbers for 0.
     results : dict of str to object
@@ -74,7 +74,7 @@ class Results:
 
 
 def undeclarable(given: Mapping[str, Any]) -> str | None:
-    """What is wrong with a declaration: a field, its value and what was expected; None if nothing is."""
+    """Return the fault of a declaration: a field, its value and the expected one; None if there is none."""
     for field, (allowed, default) in _DECLARED.items():
         value = given.get(field, default)
         if type(value) is not type(default) or value not in allowed:

@@ -1,7 +1,7 @@
 """Numbers and arrays as JSON: C99 hex floats, in flat lists row by row with a shape and a dtype.
 
-A hex float says exactly which number is meant; C's strtod and `float.fromhex` read it. It is written as C's ``%a``
-writes it, without the zeros at the end. What is not finite is "nan", "inf" or "-inf".
+A hex float tells exactly which number is meant; C's strtod and `float.fromhex` read it. The form is that of C's ``%a``,
+without the zeros at the end. Numbers that are not finite are "nan", "inf" or "-inf".
 """
 
 import json

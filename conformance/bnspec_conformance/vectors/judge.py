@@ -27,7 +27,7 @@ _LIKE_X = ("y", "dx", "ydot", "dgamma", "dbeta")
 
 @dataclass(frozen=True)
 class Judgement:
-    """What came of one output, one relation or one refusal.
+    """Judgement of one output, one relation or one refusal.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Judgement:
     what : str
         The output, with its rank where there are several; or the relation.
     text : str
-        What is wrong with it, or why it was not looked at.
+        The fault, or why it was not looked at.
     index : list of int or None
         Where the worst element is; with it got, expected and bound.
     error_ulp, bound_ulp : float
@@ -183,7 +183,7 @@ class Judge:
         return worst
 
     def dtype(self, want: dict[str, Any]) -> np.dtype[Any]:
-        """What an output is rounded to."""
+        """Return the dtype that an output is rounded to."""
         if want["dtype"] != "W":
             return dtype_named(want["dtype"])
         return np.dtype("float32" if self.arithmetic == "float32" and "bounds_float32" in want else "float64")
@@ -191,7 +191,7 @@ class Judge:
     def bounds(self, case: dict[str, Any], rank: int, output: str, want: dict[str, Any]) -> Floats:
         """The bounds of an output; those of float64 hold for float64 x in every arithmetic.
 
-        What is declared beyond the arithmetic widens them, except where roundoffs are counted or nothing is allowed.
+        Declarations beyond the arithmetic widen them, except where roundoffs are counted or no error is allowed.
         """
         key = "bounds_float32" if self.arithmetic == "float32" and "bounds_float32" in want else "bounds"
         strict = np.array([unhexed(v) for v in want[key]], dtype=np.float64).reshape(want["shape"])

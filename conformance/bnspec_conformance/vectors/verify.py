@@ -29,7 +29,7 @@ class ClauseVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a port's results.
+    """Verdict on a port's results.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Verdict:
         Without the numbers: who it was.
     arithmetic : {"float64", "float32"}
     bound : {"strict", "plain"}
-        What was judged by, as the results declare or as the caller said.
+        The declaration that was judged by: that of the results, or the caller's.
     index : dict
         Of the vectors.
     cases : dict of str to str
@@ -58,11 +58,11 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed and something was looked at."""
+        """True if nothing failed and something was looked at."""
         return not self.failures and "passed" in self.cases.values()
 
     def count(self, outcome: Status) -> int:
-        """How many cases had this outcome."""
+        """Return the number of cases with this outcome."""
         return sum(1 for own in self.cases.values() if own == outcome)
 
     def to_json(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def verify(
     results : Results
     arithmetic : {"float64", "float32"}, optional
     bound : {"strict", "plain"}, optional
-        What to judge by; by default what the results declare.
+        The declaration to judge by; by default that of the results.
     """
     own, limit = arithmetic or results.arithmetic, bound or results.bound
     judge = Judge(own, results.flushes, limit)

@@ -1,4 +1,4 @@
-"""What an array library's own differentiation makes of a function of bnspec: for clauses about constants and NaN."""
+"""Array libraries' own differentiation of a function of bnspec, for clauses about constants and NaN."""
 
 import contextlib
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def double_precision(t: Trial) -> contextlib.AbstractContextManager[Any]:
     Raises
     ------
     NotSupported
-        It has none.
+        If the library has none.
     """
     if t.needs_backend().name == "jax":
         import jax

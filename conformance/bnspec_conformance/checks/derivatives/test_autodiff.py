@@ -121,7 +121,7 @@ def corrections_of(case: Case) -> in_float64.Corrections:
 
 
 def derivatives(t: Trial, case: Case) -> tuple[Array, Array, Array]:
-    """What the library finds: gradient and Hessian times direction, packed; and the direction."""
+    """Return the library's gradient and its Hessian times a direction, packed, and the direction."""
     backend = t.needs_backend()
     wide: Any = contextlib.nullcontext()
     compiled: Callable[[Any], Any] = lambda loss: loss  # noqa: E731

@@ -205,7 +205,7 @@ def test_compiled(t: Trial, case: Case) -> None:
 @clauses("BN-DET-3")
 @explore()
 def test_raises_at_tracing(t: Trial) -> None:
-    """What is refused for its shape, dtype or configuration is refused while tracing, with the eager call's text."""
+    """A call refused for its shape, dtype or configuration is refused while tracing too, with the eager call's text."""
     jax = compiler(t.subject)
     put = t.needs_backend().asarray
     ghost = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=1, virtual_batch_size=3)

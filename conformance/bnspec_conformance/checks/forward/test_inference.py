@@ -124,7 +124,7 @@ def test_derivatives(t: Trial, case: Case) -> None:
 @clauses("BN-INF-3")
 @explore()
 def test_constants(t: Trial) -> None:
-    """Nothing flows into running statistics: a cotangent of them is refused."""
+    """Running statistics get no gradient: a cotangent of them is refused."""
     backend = t.needs_backend()
     case = inference_example()
     x, state, params = placed(backend, case)
@@ -180,7 +180,7 @@ def test_layer_state_stays(t: Trial) -> None:
 @clauses("BN-INF-6")
 @explore()
 def test_switches(t: Trial) -> None:
-    """Which statistics normalize, whether they update the state, and whether parameters get gradients: all of it."""
+    """Every combination of normalizing statistics, state updates and parameter gradients works."""
     backend = t.needs_backend()
     case = inference_example()
     x, state, params = placed(backend, case)

@@ -117,7 +117,7 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
             return y
 
         def feed(self, kind: str, x: Array, mode: str) -> None:
-            """What the model makes of a training step."""
+            """Apply a training step to the model."""
             wide = np.asarray(x, "float64")
             mean, var = wide.mean(axis=0), ((wide - wide.mean(axis=0)) ** 2).mean(axis=0)
             if mode == "internal":

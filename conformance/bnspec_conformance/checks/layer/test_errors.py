@@ -101,7 +101,7 @@ def test_refused_options(t: Trial) -> None:
 @clauses("BN-ERR-1", "BN-ERR-2", "BN-RUN-4", "BN-UPD-3")
 @explore()
 def test_refused_moments(t: Trial) -> None:
-    """What is refused for when it is called or for what the batch holds: one value and correction 1, no collection."""
+    """Refusals that depend on the time of the call or on the batch: one value and correction 1, no collection."""
     refuse_all(t, timing, correction=1)
 
 

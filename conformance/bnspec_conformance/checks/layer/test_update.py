@@ -216,7 +216,7 @@ def test_own_switch(t: Trial, case: Case) -> None:
          "BN-STATE-2", "BN-STATE-3", "BN-ERR-2", "BN-ERR-4")  # fmt: skip
 @explore()
 def test_any_order_of_calls(t: Trial) -> None:
-    """Whatever a layer is asked in whatever order, its variables are those of a model that keeps a list of updates."""
+    """After calls in any order, a layer's variables are those of a model that keeps a list of updates."""
     t.needs_backend()
     driven = hypothesis.seed(t.budget.seed)(machine(t))
     settings = search_settings(t.examples, shrink=t.budget.shrink, stateful_step_count=25)

@@ -1,4 +1,4 @@
-"""Checks of SPEC.md, "Synchronization": the messages. Those of its numbers are in test_sync."""
+"""Checks of SPEC.md, "Synchronization": the messages. The checks of its numbers are in test_sync."""
 
 import dataclasses
 import re
@@ -27,7 +27,7 @@ def config(**fields: Any) -> BatchNormConfig:
 
 
 class _Absent(Exception):
-    """What a rank raises that fails on purpose."""
+    """Error of a rank that fails on purpose."""
 
 
 def failing(t: Trial, what: str, *ranks: Callable[[Any], object], names: tuple[str, ...], who: set[int]) -> None:

@@ -1,4 +1,4 @@
-"""Checks of SPEC.md, "Synchronization": the numbers. Those of its communication are in test_collectives."""
+"""Checks of SPEC.md, "Synchronization": the numbers. The checks of its communication are in test_collectives."""
 
 import dataclasses
 import math

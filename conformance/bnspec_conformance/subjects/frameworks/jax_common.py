@@ -1,4 +1,4 @@
-"""What the layers of the JAX world share as subjects: ranks by `jax.vmap`, derivatives by `jax.vjp` and `jax.jvp`.
+"""Common parts of layers on JAX as subjects: ranks by `jax.vmap`, derivatives by `jax.vjp` and `jax.jvp`.
 
 A layer is one function of arrays, `Apply`; everything else about a case is done here. Cases run eagerly: a new shape
 costs a second or two, another configuration of a known shape some hundredths of one.
@@ -74,7 +74,7 @@ class JaxLayer(HasDefaults):
         return ", ".join(f"{package} {version(package)}" for package in (*self.packages, "jax"))
 
     def supports(self, case: Case) -> str | None:
-        """What the scope says, then what the layer says of itself."""
+        """Return the scope's reason, then the layer's own."""
         return self.scope.reason(case) or self.limit(case)
 
     def run(self, case: Case) -> Outcome:

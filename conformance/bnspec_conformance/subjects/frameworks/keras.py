@@ -54,7 +54,7 @@ class KerasLayer(HasDefaults):
 
     @property
     def scope(self) -> Scope:
-        """What the layer has on this backend."""
+        """Scope of the layer on this backend."""
         return Scope(
             profiles=frozenset({"core", "running", "inference", "grad", "jvp"}) | self.more,
             dtypes=self.dtypes,
@@ -75,7 +75,7 @@ class KerasLayer(HasDefaults):
         return f"keras {version('keras')}, {self.platform} {version(self.platform)}"
 
     def supports(self, case: Case) -> str | None:
-        """What the scope says."""
+        """Return the scope's reason."""
         return self.scope.reason(case)
 
     def run(self, case: Case) -> Outcome:

@@ -55,7 +55,7 @@ class OnnxOperator(HasDefaults):
 
     @property
     def scope(self) -> Scope:
-        """What the operator's text has."""
+        """Scope of the operator, as its text has it."""
         return Scope(
             profiles=frozenset({"core", "running", "inference"}),
             dtypes=self.dtypes,
@@ -75,7 +75,7 @@ class OnnxOperator(HasDefaults):
         return ", ".join(f"{package} {version(package)}" for package in self.packages)
 
     def supports(self, case: Case) -> str | None:
-        """What the scope says; besides, attributes of a float64 case that are float32 numbers."""
+        """Return the scope's reason; besides, attributes of a float64 case must be float32 numbers."""
         if case.ranks[0].x.dtype == np.float64:
             given = {"epsilon": case.config.epsilon} | (
                 {"decay": case.config.decay} if "running" in needs(case) else {}
@@ -155,7 +155,7 @@ def _errors() -> tuple[type[Exception], ...]:
 def _session(
     start: Callable[[Any], Evaluator], dtype: str, ndim: int, kept: str, epsilon: float, decay: float, training: bool
 ) -> Evaluator:
-    """What runs the model of a configuration, for x of a dtype and rank and of any extents."""
+    """Return a function that runs the model of a configuration, for x of a dtype and rank and of any extents."""
     from onnx import TensorProto, checker, helper
 
     kinds = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16, "float32": TensorProto.FLOAT}

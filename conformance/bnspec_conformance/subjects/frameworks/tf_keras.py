@@ -58,7 +58,7 @@ class TfKerasLayer(HasDefaults):
 
     @property
     def scope(self) -> Scope:
-        """What the layer has."""
+        """Scope of the layer."""
         return Scope(
             profiles=frozenset({"core", "running", "inference", "grad", "jvp"}) | self.more,
             dtypes=self.dtypes,
@@ -81,7 +81,7 @@ class TfKerasLayer(HasDefaults):
         return f"tf-keras {tf_keras.__version__}, tensorflow {tensorflow.__version__}"
 
     def supports(self, case: Case) -> str | None:
-        """What the scope says; besides, correction 1 is what the fused path has."""
+        """Return the scope's reason; besides, only the fused path has correction 1."""
         if "running" in needs(case) and case.config.correction == 1 and not _can_be_fused(case):
             return "only its fused path has correction=1"
         return self.scope.reason(case)
@@ -160,7 +160,7 @@ def _subject(name: str, *more: str, dtypes: tuple[str, ...] = TfKerasLayer.dtype
 
 
 def _can_be_fused(case: Case) -> bool:
-    """Whether the layer has a fused path for a case."""
+    """Return whether the layer has a fused path for a case."""
     config, x = case.config, case.ranks[0].x
     plain = config.renorm is None and "ghost" not in needs(case)
     return plain and x.dtype != np.float64 and x.ndim in (4, 5) and config.axis % x.ndim in (1, x.ndim - 1)

@@ -22,7 +22,7 @@ def layer(more: Collection[str], dtypes: tuple[str, ...]) -> Defaults:
     more : collection of str
         Profiles beyond those that every path has.
     dtypes : tuple of str
-        Those that the subject takes.
+        Dtypes that the subject takes.
     """
     departures = {"state, empty batch": "not finite"}  # 0/0
     if "mask" in more:

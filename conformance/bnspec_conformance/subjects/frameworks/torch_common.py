@@ -1,4 +1,4 @@
-"""What subjects that run on torch share: arrays in and out, and torch's own automatic differentiation."""
+"""Common parts of subjects on torch: arrays in and out, and torch's own automatic differentiation."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -62,7 +62,7 @@ class TorchNorm(HasDefaults):
         return f"torch {torch.__version__}"
 
     def supports(self, case: Case) -> str | None:
-        """What the scope says; besides, one counter for all channels, and more than one value per channel."""
+        """Return the scope's reason; besides, channels share one counter and need more than one value each."""
         for values in (case.gamma, case.beta, *(case.state or {}).values()):
             if (
                 values is not None

@@ -196,7 +196,7 @@ def _present(names: str, options: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _empty(shape: tuple[int, ...], names: tuple[str, ...], options: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """What a batch without elements proves."""
+    """Return the clauses that a batch without elements proves."""
     if 0 not in shape:
         return {}
     clause = "BN-SHAPE-4" if shape[options.get("axis", 1)] == 0 else "BN-MASK-5"

@@ -62,7 +62,7 @@ def _extents(draw: Draw) -> Iterator[Vector]:
 
 
 def _held(draw: Draw) -> Iterator[Vector]:
-    """What masked elements hold matters to nobody else."""
+    """Yield cases whose masked elements must not affect the others."""
     shape, mask = (5, 2, 2), np.reshape([1, 1, 0, 1, 1, 0, 0, 0, 1, 1], (5, 1, 2))
     why = "A masked batch; the next ones hold other values there."
     base = draw.vector("mask/held", why, shape, masks=(mask,), vjp=True, jvp=True, state="used")
