@@ -105,7 +105,7 @@ def budget(pytestconfig: pytest.Config) -> Budget:
 
 
 def _subjects(config: pytest.Config) -> dict[str, Subject | str]:
-    """Each subject by the name it was asked by, or why it cannot be had, which is an error if it was asked for."""
+    """Return the subjects by the names they were asked by, or why one is missing; an error if it was asked for."""
     asked = config.getoption("--subject")
     profiles, deadline = config.getoption("--bnspec-profile"), config.getoption("--bnspec-deadline")
     subjects: dict[str, Subject | str] = {}

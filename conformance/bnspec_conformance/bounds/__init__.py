@@ -123,7 +123,7 @@ def hard_bound(reference: Floats, gamma: Array | None, axis: int = -1, *, flush:
 
 
 def ulps(error: npt.ArrayLike, reference: npt.ArrayLike, dtype: npt.DTypeLike) -> Floats:
-    """An error in units of the last place that a dtype has at the reference."""
+    """Return an error in units of the last place that a dtype has at the reference."""
     digits, low, high = limits(dtype)
     _, exponent = np.frexp(np.abs(np.asarray(reference, dtype=np.float64)))
     binade = np.where(np.asarray(reference) == 0, low, np.clip(exponent - 1, low, high))

@@ -28,7 +28,7 @@ class FedGroup:
 
 
 def state_approx(state: dict[str, Array], one: Approx) -> ApproxState:
-    """The stored state; exact, counts included."""
+    """Return the stored state; exact, counts included."""
     return {name: one.like(as_float64(values)) for name, values in state.items()}
 
 
@@ -103,7 +103,7 @@ def _merge(groups: list[FedGroup]) -> FedGroup:
 
 
 def _collapsed(mean: Approx) -> Approx:
-    """The pair's sum as one number."""
+    """Return the pair's sum as one number."""
     return mean.off_by(mean.within.u * np.abs(mean.value))
 
 

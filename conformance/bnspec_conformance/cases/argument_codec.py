@@ -20,7 +20,7 @@ class CannotWrite(TypeError):
 
 
 def argument_to_json(value: Any) -> Any:
-    """The value as a JSON value with a ``kind``.
+    """Return the value as a JSON value with a ``kind``.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def argument_to_json(value: Any) -> Any:
 
 
 def argument_from_json(value: Any) -> Any:
-    """The value again.
+    """Return the value again.
 
     Raises
     ------

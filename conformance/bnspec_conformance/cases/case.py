@@ -196,7 +196,7 @@ class Outcome:
 
 
 def as_float64(array: Array) -> npt.NDArray[np.float64]:
-    """The same values in float64; exact for every dtype bnspec takes."""
+    """Return the same values in float64; exact for every dtype bnspec takes."""
     return np.asarray(array).astype(np.float64)
 
 

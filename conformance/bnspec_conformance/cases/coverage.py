@@ -76,7 +76,7 @@ KINDS: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
 
 
 def covered(case: Case) -> list[str]:
-    """The features that a case has."""
+    """Return the features that a case has."""
     with np.errstate(all="ignore"):
         return [name for name, (_, has) in KINDS.items() if has(case)]
 

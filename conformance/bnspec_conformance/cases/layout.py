@@ -46,7 +46,7 @@ class GroupLayout:
         return blocks.reshape(self.groups, channels, per_group * size)
 
     def unfold(self, array: Array) -> Array:
-        """The inverse of `fold`."""
+        """Undo `fold`."""
         samples, channels, *rest = self._moved
         per_group = samples // max(self.groups, 1)
         size = int(np.prod(rest, dtype=np.int64))
@@ -54,12 +54,12 @@ class GroupLayout:
         return np.moveaxis(np.ascontiguousarray(blocks).reshape(self._moved), 1, self.axis)
 
     def optional(self, array: Array | None) -> Floats:
-        """The folded float64 values, zeros where there is no array."""
+        """Return the folded float64 values, zeros where there is no array."""
         return self.fold(as_float64(np.zeros(self.shape) if array is None else array))
 
 
 def layouts(case: Case) -> Sequence[GroupLayout]:
-    """One layout per rank; refuses what no subject may accept either."""
+    """Return one layout per rank, or refuse a case that no subject may accept either."""
     result = []
     for rank in case.ranks:
         shape = tuple(int(s) for s in rank.x.shape)

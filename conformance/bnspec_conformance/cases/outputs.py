@@ -90,7 +90,7 @@ SPEAKS: Mapping[str, str] = {
 
 
 def proving(outputs: str, *clauses: str) -> dict[str, tuple[str, ...]]:
-    """The same clauses for each of the outputs, words in one text."""
+    """Return the same clauses for each of the outputs, words in one text."""
     return dict.fromkeys(outputs.split(), clauses)
 
 
@@ -157,7 +157,7 @@ _BESIDE: _Table = {
 def clauses_of(
     case: Case, output: str, given: Mapping[str, tuple[str, ...]], mode: Literal["batch", "inference"]
 ) -> tuple[str, ...]:
-    """The clauses that an output proves: those given, else those of its formula and of what the case combines."""
+    """Return the clauses that an output proves: the given, else those of its formula and of the case's features."""
     name = output.split(".")[0]
     if name in given:
         return given[name]
@@ -179,7 +179,7 @@ def clauses_of(
 
 
 def formulas(case: Case, output: str) -> tuple[str, ...]:
-    """The clauses that define the value of an output in a plain batch or in inference, the first one before all."""
+    """Return the clauses that define an output's value in a plain batch or in inference, the main one first."""
     name = output.split(".")[0]
     if case.mode == "inference":
         return _INFERENCE.get(name, ("BN-INF-4",))
@@ -205,7 +205,7 @@ def speaks(clause: str, case: Case | None, output: str) -> bool:
 
 
 def output_named(what: str) -> str:
-    """The output that a text begins with, such as "state.mean" in "state.mean with decay 0"; else an empty text."""
+    """Return the output that a text begins with, as "state.mean" in "state.mean with decay 0", or an empty text."""
     word = what.replace(",", " ").split()[0] if what.split() else ""
     if word == "the" and what.split()[1:2] == ["state"]:
         word = "state"

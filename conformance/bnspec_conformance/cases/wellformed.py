@@ -35,7 +35,7 @@ class Complaint:
 
 
 def complaints(outcome: Any, case: Case, scope: Scope, given: Sequence[Array]) -> list[Complaint]:
-    """All that is wrong with the form of an outcome.
+    """Return all that is wrong with the form of an outcome.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ def example(
     *,
     seed: int = 0,
 ) -> Case:
-    """A case that must always occur: float32 ranks of these shapes, and everything there is to be derived."""
+    """Return a case that must always occur: float32 ranks of these shapes, and everything there is to be derived."""
     rng = np.random.default_rng(seed)
     channels, dtype = shapes[0][config.axis], np.dtype("float32")
     groups = 1 if config.virtual_batch_size is None else shapes[0][0] // config.virtual_batch_size

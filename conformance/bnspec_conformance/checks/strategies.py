@@ -152,7 +152,7 @@ def configs(
 
 
 def states(config: BatchNormConfig, channels: int, dtype: Any, seed: int, *, fresh: bool = False) -> dict[str, Array]:
-    """A running state the configuration can have: fresh, or after some updates."""
+    """Return a running state the configuration can have: fresh, or after some updates."""
     rng = np.random.default_rng([seed, 7])
     kept = np.dtype("float64" if dtype == np.float64 else "float32")
 

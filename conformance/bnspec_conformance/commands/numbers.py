@@ -10,7 +10,7 @@ _MOST = 2**31 - 1
 
 
 def seconds(text: str) -> float:
-    """A time for ``--deadline``."""
+    """Return a time for ``--deadline``."""
     try:
         found = float(text)
     except ValueError:
@@ -21,7 +21,7 @@ def seconds(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A number of cases."""
+    """Return a number of cases."""
     try:
         found = int(text)
     except ValueError:

@@ -101,7 +101,7 @@ def _plain_checks(checks: Sequence[str], seeds: Sequence[int]) -> list[_Attempt]
 
 
 def _shrunk_checks(checks: Sequence[str], seeds: Sequence[int]) -> list[_Attempt]:
-    """The core where it declines cases; with one seed, since nothing is found that could be made smaller."""
+    """Return the core where it declines cases; with one seed, since nothing is found that could be made smaller."""
     from bnspec_conformance.mutants.declining import DECLINERS
 
     return [(check, seed, True, what) for check in checks for seed in seeds[:1] for what in DECLINERS]
@@ -110,7 +110,7 @@ def _shrunk_checks(checks: Sequence[str], seeds: Sequence[int]) -> list[_Attempt
 def _run(
     pool: Executor, mutants: Sequence[_Attempt], checks: Sequence[_Attempt]
 ) -> "tuple[list[Killing], list[Record]]":
-    """All attempts in their order. The core comes last, in processes that held mutants."""
+    """Return all attempts in their order. The core comes last, in processes that held mutants."""
     with _progress(len(mutants) + len(checks), sys.stdout) as advance:
 
         def note(future: "Future[Any]") -> None:
@@ -126,7 +126,7 @@ def _run(
 
 
 def _kill(name: str, seed: int, shrink: bool, declines: str) -> "Killing":
-    """One attempt at one mutant, in a process of the pool."""
+    """Return one attempt at one mutant, in a process of the pool."""
     from bnspec_conformance.mutants import catalogue
     from bnspec_conformance.mutants.killing import kill
 
@@ -134,7 +134,7 @@ def _kill(name: str, seed: int, shrink: bool, declines: str) -> "Killing":
 
 
 def _clean(check: str, seed: int, shrink: bool, declines: str) -> "Record":
-    """One check of the core itself, in a process of the pool."""
+    """Return one check of the core itself, in a process of the pool."""
     from bnspec_conformance.mutants.killing import clean
 
     return clean(check, seed, shrink=shrink, declines=declines)

@@ -24,7 +24,7 @@ _KNOWN = Path(__file__).parent / "known"
 
 
 def known_failures(subject: str) -> Path | None:
-    """The file of waivers that ships for a subject: that of "keras" also serves "keras-masked"."""
+    """Return the file of waivers that ships for a subject: that of "keras" also serves "keras-masked"."""
     files = {path.stem: path for path in _KNOWN.glob("*.toml")}
     return next((path for name, path in sorted(files.items()) if f"{subject}-".startswith(f"{name}-")), None)
 

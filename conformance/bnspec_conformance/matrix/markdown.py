@@ -16,7 +16,7 @@ declares, never a pass · ? untested: something else failed first, or nothing th
 
 
 def page(rows: Sequence[MatrixRow], report: Mapping[str, Any], command: str) -> str:
-    """The page.
+    """Return the page.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def _header(rows: Sequence[MatrixRow], report: Mapping[str, Any]) -> str:
 
 
 def _conventions(rows: Sequence[MatrixRow]) -> str:
-    """One line for each value of each convention, with the subjects that have it."""
+    """Return one line for each value of each convention, with the subjects that have it."""
     found: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         for finding in row.findings:

@@ -11,7 +11,7 @@ __all__ = ["merged"]
 
 
 def merged(rows: Sequence[MatrixRow], command: str, seconds: float) -> dict[str, Any]:
-    """One report of all subjects that ran, in the form of ``schemas/report.schema.json``."""
+    """Return one report of all subjects that ran, in the form of ``schemas/report.schema.json``."""
     reports = [row.report for row in rows if row.report is not None]
     if not reports:
         raise ValueError("no subject ran")

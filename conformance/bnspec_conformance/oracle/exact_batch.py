@@ -108,7 +108,7 @@ def parameter(array: Array | None, present: bool, absent: float, channels: int) 
 
 
 def channel_state(state: dict[str, Array], c: int) -> Channel:
-    """The running state of one channel in exact numbers."""
+    """Return the running state of one channel in exact numbers."""
     return {
         name: Fraction(int(values[c])) if name == "count" else number(float(values[c]))
         for name, values in state.items()
@@ -116,7 +116,7 @@ def channel_state(state: dict[str, Array], c: int) -> Channel:
 
 
 def pack_state(state: dict[str, Array], channels: list[Channel]) -> dict[str, Array]:
-    """The running state of all channels, float64, the count in its own dtype."""
+    """Return the running state of all channels, float64, the count in its own dtype."""
     return {
         name: np.array([int(channel[name] or 0) for channel in channels], dtype=values.dtype)
         if name == "count"

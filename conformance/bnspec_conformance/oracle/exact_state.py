@@ -27,7 +27,7 @@ class Stat:
 
 
 def advance(config: BatchNormConfig, old: Channel, groups: list[Stat], limit: int) -> Channel:
-    """The state after one call.
+    """Return the state after one call.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def reference(config: BatchNormConfig, state: Channel) -> tuple[Number, Number]:
 
 
 def _sources(config: BatchNormConfig, groups: list[Stat]) -> list[list[Stat]]:
-    """The updates to make, each a list of groups whose means and fed variances are averaged."""
+    """Return the updates to make, each a list of groups whose means and fed variances are averaged."""
     if config.ghost_source == "first":
         return [groups[:1]]
     filled = [stat for stat in groups if stat.n]

@@ -28,12 +28,12 @@ def power(exponent: int) -> Fraction:
 
 
 def number(value: float) -> Number:
-    """The exact value of a float; None when it is not finite."""
+    """Return the exact value of a float; None when it is not finite."""
     return Fraction(value) if math.isfinite(value) else None
 
 
 def rounded(value: Number) -> float:
-    """The nearest float64, ties to even; infinity beyond the largest; NaN for None."""
+    """Return the nearest float64, ties to even; infinity beyond the largest; NaN for None."""
     if value is None:
         return math.nan
     try:
@@ -43,7 +43,7 @@ def rounded(value: Number) -> float:
 
 
 def root(value: Fraction) -> Fraction:
-    """The square root of a rational >= 0: exact if rational, else within a relative 2**-219."""
+    """Return the square root of a rational >= 0: exact if rational, else within a relative 2**-219."""
     p, q = value.numerator, value.denominator
     rp, rq = math.isqrt(p), math.isqrt(q)
     if rp * rp == p and rq * rq == q:

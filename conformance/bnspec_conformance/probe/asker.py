@@ -103,7 +103,7 @@ class Asker:
     def row_correction(
         self, *, ndim: int | None = None, dtype: str | None = None, sync: bool = False, size: int | None = None
     ) -> Declared | None:
-        """The row's correction for this kind of x, which may depend on it; None where the row has no such x.
+        """Return the row's correction for this kind of x, which may depend on it; None where the row has no such x.
 
         Without a row it is the one that is asked for.
         """
@@ -118,7 +118,7 @@ class Asker:
         return self.by_row(lambda _: config.correction)
 
     def choices(self, name: str) -> list[tuple[str, Any, Declared | None]]:
-        """The values of an option to ask for: a convention's suffix, the value, and what is then to be measured.
+        """Return the values of an option to ask for: a convention's suffix, the value, and what is then to be measured.
 
         The row's own value comes first and without a suffix. A subject that has only another value is asked for that
         and compared with the row; one without a row is compared with what it was asked for.
@@ -146,7 +146,7 @@ class Asker:
                 raise Unobservable(f"it has no {name}={value!r}")
 
     def config(self, *, ndim: int, dtype: str, sync: bool = False, **wanted: Any) -> BatchNormConfig:
-        """The row's configuration with what is wanted, as far as the scope has it."""
+        """Return the row's configuration with what is wanted, as far as the scope has it."""
         row = self.row or dialects.bnspec
         try:
             own = row.config(
@@ -165,7 +165,7 @@ class Asker:
         mask: Sequence[Sequence[bool]] | None = None, mode: Any = "batch",
         gamma: Sequence[float] | None = None, beta: Sequence[float] | None = None, **wanted: Any,
     ) -> Case:  # fmt: skip
-        """A case whose x has the given channels, each a sequence of one number per sample.
+        """Return a case whose x has the given channels, each a sequence of one number per sample.
 
         Parameters
         ----------
@@ -250,7 +250,7 @@ class Asker:
             raise RefusedCase(f"{refusal}; and what is legal beside it as well: {other}") from other
 
     def state(self, case: Case, subject: Any = None) -> dict[str, Array]:
-        """The running state after a case, that of the first rank."""
+        """Return the running state after a case, that of the first rank."""
         kept = self.run(case, subject)[0].state
         if kept is None or not {"mean", "var"} <= kept.keys():
             raise Unobservable("it returned no running state")
@@ -269,12 +269,12 @@ def _told(error: Exception) -> str:
 
 
 def observed(state: Mapping[str, Array]) -> dict[str, Observation]:
-    """The arrays of a state for the comparison with guesses."""
+    """Return the arrays of a state for the comparison with guesses."""
     return {name: Observation(as_float64(array), roundoff(array)) for name, array in state.items()}
 
 
 def roundoff(array: Array) -> float:
-    """The unit roundoff of an array's dtype; 0 for integers, which are right or wrong."""
+    """Return the unit roundoff of an array's dtype; 0 for integers, which are right or wrong."""
     if np.issubdtype(array.dtype, np.integer):
         return 0.0
     return float(ml_dtypes.finfo(array.dtype).eps) / 2

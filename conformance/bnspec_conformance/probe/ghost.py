@@ -103,7 +103,7 @@ def _remainder(ask: Asker) -> Reading:
 
 
 def _refused_alone(ask: Asker, size: int) -> Reading:
-    """Every remainder that can be asked for is one sample; it is refused as a remainder if one sample is accepted."""
+    """Measure with a remainder of one sample; it is refused as a remainder if one sample alone is accepted."""
     try:
         ask.run(ask.case(_columns(1)))
     except (RefusedCase, Unobservable):
@@ -114,7 +114,7 @@ def _refused_alone(ask: Asker, size: int) -> Reading:
 
 
 def _largest(ask: Asker) -> int:
-    """A size with remainders of several sizes, where the subject has one; 5 is the first that tells all ways apart."""
+    """Return a size with remainders of several sizes, if there is one; 5 is the first that tells all ways apart."""
     allowed = ask.subject.scope.options.get("virtual_batch_size", (5,))
     sizes = sorted(int(size) for size in allowed if size is not None and 1 < size <= 16)
     return next((size for size in sizes if size >= 5), sizes[-1]) if sizes else _size(ask)
@@ -136,7 +136,7 @@ def _ways(samples: int, size: int) -> Mapping[str, _Groups]:
 
 
 def _even(sample: int, samples: int, number: int) -> int:
-    """The group of a sample where the first groups have one sample more than the others."""
+    """Return the group of a sample where the first groups have one sample more than the others."""
     more, each = samples % number, samples // number
     longer = more * (each + 1)
     return sample // (each + 1) if sample < longer else more + (sample - longer) // each

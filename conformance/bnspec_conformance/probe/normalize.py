@@ -48,7 +48,7 @@ def inference_guesses(
 
 
 def effective(column: Sequence[float], y: Array) -> tuple[float, float]:
-    """The mean and the standard deviation that make y of a column of two different values."""
+    """Return the mean and the standard deviation that make y of a column of two different values."""
     low, high = min(column), max(column)
     at_low, at_high = float(y[list(column).index(low)]), float(y[list(column).index(high)])
     if not (math.isfinite(at_low) and math.isfinite(at_high)) or at_low == at_high:

@@ -70,7 +70,7 @@ def _guesses(case: Case, state: bool) -> Iterator[Guess]:
 
 
 def _outputs(case: Case) -> Iterator[tuple[str, list[list[float]]]]:
-    """Every y that is known, once: without gamma and beta some are the same, and the first name stands for all."""
+    """Yield every known y once: without gamma and beta some are the same, and the first name stands for all."""
     known: list[list[list[float]]] = []
     for name, y in _named(case):
         if y not in known:

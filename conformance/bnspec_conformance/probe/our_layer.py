@@ -32,22 +32,22 @@ class OurLayer:
         return None
 
     def run(self, case: Case) -> Outcome:
-        """One call of the layer with the case's parameters and state."""
+        """Return one call of the layer with the case's parameters and state."""
         made = self._layer(case).train(case.mode == "batch")
         with np.errstate(all="ignore"):
             y = made(self._backend.asarray(case.ranks[0].x))
         return Outcome((RankOutcome(y=np.asarray(self._backend.to_numpy(y)), state=self._state(made)),))
 
     def default_layer(self) -> "OurLayer":
-        """A layer without options."""
+        """Return a layer without options."""
         return OurLayer(self._backend, **self._options)
 
     def with_momentum(self, momentum: float) -> "OurLayer":
-        """A layer with the alias momentum of tensorpack."""
+        """Return a layer with the alias momentum of tensorpack."""
         return OurLayer(self._backend, **self._options, momentum=momentum)
 
     def variable_names(self) -> dict[str, str]:
-        """The names in the state of a layer that counts, so that the counter has one too."""
+        """Return the names in the state of a layer that counts, so that the counter has one too."""
         marks = {"gamma": 2.0, "beta": 3.0, "mean": 5.0, "var": 7.0, "count": 11.0}
         asarray = self._backend.asarray
         held = {name: asarray(np.full(2, mark, "float32")) for name, mark in marks.items()}
@@ -59,7 +59,7 @@ class OurLayer:
         return names_by_value(variables, marks)
 
     def timeline(self, case: Case) -> Iterator[tuple[str, Mapping[str, Array]]]:
-        """The state after the call, the backward pass, and the run of the collected updates."""
+        """Yield the state after the call, the backward pass, and the run of the collected updates."""
         made = self._layer(case)
         x = self._backend.asarray(case.ranks[0].x)
         with bnspec.training_context() as context:

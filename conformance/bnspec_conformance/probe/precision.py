@@ -43,7 +43,7 @@ def precision(ask: Asker) -> Iterator[Finding]:
 
 
 def _centre_ought(ask: Asker, dtype: str) -> Declared:
-    """A mean kept as a pair is wider in any arithmetic; one kept in a single number is as wide as the arithmetic."""
+    """Declare the width of the mean: a pair is wider in any arithmetic, a single number as wide as the arithmetic."""
     wide = f"wider than {dtype}"
     if dtype in ("float16", "bfloat16"):
         return Declared((wide,), "BN-PREC-2")
@@ -79,7 +79,7 @@ def _centre(ask: Asker, dtype: str, mode: str = "batch") -> Reading:
 
 
 def _pair(ask: Asker, column: list[float], dtype: str, mode: str, epsilon: float) -> Case:
-    """A column and its negative; in inference by a state of the column's own mean and variance."""
+    """Return a column and its negative; in inference by a state of the column's own mean and variance."""
     part = moments(column)
     state = None
     if mode == "inference":  # a quarter of which is what "debiased" keeps of one update
@@ -110,7 +110,7 @@ def _by_moments(epsilon: float, columns: tuple[list[float], ...], about: str, na
 
 
 def _variance(ask: Asker, dtype: str) -> Reading:
-    """Two numbers K - 1 and K + 1, K a power of 2, whose squares both round to lose the variance of 1 in any order."""
+    """Return K - 1 and K + 1, K a power of 2, whose squares are rounded so that the variance of 1 is lost."""
     column = _spread(dtype)
     case = _pair(ask, column, dtype, "batch", _EPSILON)
     part = moments(column)

@@ -80,26 +80,26 @@ def merged(parts: Sequence[ExactMoments]) -> ExactMoments:
 
 
 def blend(old: Fraction, new: Fraction, weight: Fraction) -> Fraction:
-    """The old value moved towards the new one."""
+    """Return the old value moved towards the new one."""
     return old + weight * (new - old)
 
 
 def deviations(epsilon: float) -> Iterator[Callable[[ExactMoments], float]]:
-    """Every way to a standard deviation: of either variance, with epsilon in any place; the specification's first."""
+    """Yield all ways to a standard deviation: either variance, epsilon in any place; the specification's first."""
     eps = Fraction(epsilon)
     for correction, place in product((0, 1), EPSILON_PLACES.values()):
         yield lambda part, correction=correction, place=place: place(part.var(correction), eps)  # type: ignore[misc]
 
 
 def normalized(values: Sequence[float], mean: Fraction, deviation: float) -> list[float]:
-    """The numbers less the mean over the deviation; not finite where that is 0."""
+    """Return the numbers less the mean over the deviation; not finite where that is 0."""
     if deviation == 0:
         return [math.nan if Fraction(v) == mean else math.copysign(math.inf, Fraction(v) - mean) for v in values]
     return [float(Fraction(v) - mean) / deviation for v in values]
 
 
 def update_guesses(columns: Sequence[Sequence[float]], old: ProbeState, decay: float) -> Iterator[Guess]:
-    """One update by the whole batch: how the average weighs, what decay multiplies, and the correction."""
+    """Yield one update by the whole batch: how the average weighs, what decay multiplies, and the correction."""
     parts = [moments(column) for column in columns]
     n, t = parts[0].n, old.seen
     weights: list[tuple[str, str, Fraction]] = [

@@ -59,7 +59,7 @@ def _correction(ask: Asker) -> Iterator[Finding]:
 
 
 def _averaging(ask: Asker, value: str) -> Reading:
-    """The law from one update; whether inference divides by 1 - decay^t from one more call."""
+    """Return the law from one update; whether inference divides by 1 - decay^t from one more call."""
     case = ask.case(COLUMNS, state=OLD, averaging=value)
     guesses = update_guesses(COLUMNS, _old(case.config.averaging), case.config.decay)
     law = read(guesses, observed(ask.state(case)), "averaging")

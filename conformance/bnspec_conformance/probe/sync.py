@@ -57,7 +57,7 @@ def sync(ask: Asker) -> Iterator[Finding]:
 def _case(
     ask: Asker, layouts: Sequence[_Samples], *, gradients: bool = False, state: ProbeState | None = None, **wanted: Any
 ) -> tuple[_Samples, Case]:
-    """The first of the layouts that the subject takes, as a case."""
+    """Return the first of the layouts that the subject takes, as a case."""
     scope = ask.subject.scope
     if scope.world < 2 or "sync" not in scope.profiles:
         raise Unobservable("it joins no ranks")
@@ -78,7 +78,7 @@ def _case(
 
 
 def _joined(layout: _Samples, channel: int, weighting: str) -> list[ExactMoments]:
-    """The statistics that each rank normalizes a channel by."""
+    """Return the statistics that each rank normalizes a channel by."""
     parts = [moments(rank[channel]) for rank in layout.ranks]
     if weighting == _ALONE:
         return parts
@@ -175,7 +175,7 @@ def _sums(layout: _Samples, channel: int, weighting: str, epsilon: float) -> lis
 
 
 def _held(array: Array | None, layout: _Samples, case: Case, rank: int) -> Observation:
-    """The elements of one rank that count, (channels, samples)."""
+    """Return the elements of one rank that count, (channels, samples)."""
     if array is None:
         raise Unobservable("it returned no such array")
     table = np.moveaxis(as_float64(array), case.config.axis, 0).reshape(case.channels, -1)

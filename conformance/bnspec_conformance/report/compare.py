@@ -36,12 +36,12 @@ class Change:
     new: str
 
     def to_json(self) -> dict[str, Any]:
-        """The change as a JSON value."""
+        """Return the change as a JSON value."""
         return asdict(self)
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """The differences between two reports, settings and versions first.
+    """Return the differences between two reports, settings and versions first.
 
     A verdict is worse if a clause fails that did not, or if one that passed or was waived no longer does. A subject or
     a check that is gone is worse as well: what it showed is no longer shown. A larger error is worse only between runs
@@ -116,5 +116,5 @@ def _share(report: Mapping[str, Any], clause: str, name: str) -> float | None:
 
 
 def _checks(report: Mapping[str, Any], name: str) -> dict[str, str]:
-    """The outcomes of a subject's checks; entries of waivers are none."""
+    """Return the outcomes of a subject's checks; entries of waivers are none."""
     return {c["check"]: c["outcome"] for c in report["checks"] if c["subject"] == name and c["outcome"] != "stale"}

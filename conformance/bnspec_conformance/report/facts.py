@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 
 
 def machine_facts() -> dict[str, str]:
-    """The interpreter, the operating system and the processor."""
+    """Return the interpreter, the operating system and the processor."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(aliased=True, terse=True),
@@ -67,7 +67,7 @@ def machine_facts() -> dict[str, str]:
 
 
 def device() -> str:
-    """The accelerator that the loaded libraries use, by its name, or "cpu"."""
+    """Return the accelerator that the loaded libraries use, by its name, or "cpu"."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
@@ -81,7 +81,7 @@ def device() -> str:
 
 
 def device_of(subject: Any) -> str:
-    """The kind of device a subject computes on, such as "cpu" or "cuda": what it says, else its library's default."""
+    """Return the kind of device a subject computes on, as "cpu" or "cuda": its own word or its library's default."""
     said = getattr(subject, "device", None)
     if isinstance(said, str):
         return said

@@ -27,7 +27,7 @@ class Failures:
 
 
 def failure_name(subject: str, check: str) -> str:
-    """The file's name for a failure of a check on a subject."""
+    """Return the file's name for a failure of a check on a subject."""
     return f"{_word(subject)}--{_word(check.replace('::', '.'))}.json"
 
 

@@ -99,7 +99,7 @@ def _entries(content: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 
 
 def _families(content: Mapping[str, Any], render: Any) -> list[dict[str, Any]]:
-    """The clauses that were looked at, under their families, each with all that the page says of it."""
+    """Return the clauses that were looked at, under their families, each with all that the page says of it."""
     checks: dict[str, list[Mapping[str, Any]]] = {}
     for check in content["checks"]:
         for clause in check["clauses"]:
@@ -165,7 +165,7 @@ def _cell(clause: str, name: str, entry: Mapping[str, Any] | None) -> dict[str, 
 
 
 def _line(name: str, clause: str, entry: Mapping[str, Any], checks: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """A subject's line in the table of a clause; its plot is of the worst failure, else of the worst error."""
+    """Return a subject's line in the table of a clause; its plot is of the worst failure, else of the worst error."""
     violations = [v for c in checks for v in _violations(c, clause) if "error_ulp" in v]
     numbers, what = None, ""
     if violations:
@@ -194,7 +194,7 @@ def _line(name: str, clause: str, entry: Mapping[str, Any], checks: list[Mapping
 
 
 def _failure(check: Mapping[str, Any], clause: str) -> dict[str, Any]:
-    """A counterexample; in full under the first of the clauses that it breaks, and by a link under the others."""
+    """Return a counterexample, in full under the first of the clauses that it breaks, as a link under the others."""
     mine = _violations(check, clause)
     violation = mine[0] if mine else check["violation"] or {}
     problem = violation.get("problem") or check["reason"].split("\n")[0]
@@ -214,13 +214,13 @@ def _failure(check: Mapping[str, Any], clause: str) -> dict[str, Any]:
 
 
 def _violations(check: Mapping[str, Any], clause: str) -> list[Mapping[str, Any]]:
-    """The violations of a check that break a clause."""
+    """Return the violations of a check that break a clause."""
     every = [v for v in (check["violation"], *check.get("others", ())) if v]
     return [v for v in every if clause in v.get("clauses", (clause,))]
 
 
 def _seen(value: Any) -> Any:
-    """A value of the page; texts come from subjects and files, and may hold what no page should."""
+    """Return a value of the page; texts come from subjects and files, and may hold what no page should."""
     return printable(value) if type(value) is str else value
 
 

@@ -143,14 +143,14 @@ def read_json(path: str | Path, schema: str) -> dict[str, Any]:
 
 
 def record_from_json(value: Mapping[str, Any]) -> Record:
-    """A record of a report, its numbers that are not finite among them."""
+    """Return a record of a report, its numbers that are not finite among them."""
     known = {field.name for field in dataclasses.fields(Record)}
     made = {k: _numbers(v) for k, v in value.items() if k in known}
     return Record.from_json(made)
 
 
 def plain(value: Any) -> Any:
-    """The value with only what JSON has: lists, texts for numbers that are not finite."""
+    """Return the value with only what JSON has: lists, texts for numbers that are not finite."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | str):

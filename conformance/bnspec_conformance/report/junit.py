@@ -66,7 +66,7 @@ def _suite(content: Mapping[str, Any], subject: Mapping[str, Any]) -> ET.Element
 
 
 def _cut(content: Mapping[str, Any]) -> ET.Element:
-    """A suite of one error, for a run that did not come to its end."""
+    """Return a suite of one error, for a run that did not come to its end."""
     attributes = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0", "time": _seconds(0)}
     suite = ET.Element("testsuite", {"name": "bnspec-conformance", **attributes})
     case = ET.SubElement(suite, "testcase", classname="bnspec-conformance", name="the run as a whole", time=_seconds(0))
@@ -75,7 +75,7 @@ def _cut(content: Mapping[str, Any]) -> ET.Element:
 
 
 def _case(record: Mapping[str, Any], clause: str) -> ET.Element:
-    """One clause's share of a check, its time divided between the clauses so that it adds up."""
+    """Return one clause's share of a check, its time divided between the clauses so that it adds up."""
     share = record["seconds"] / len(record["clauses"])
     names = {"classname": _text(f"{record['subject']}.{clause}"), "name": _text(record["check"])}
     case = ET.Element("testcase", {**names, "time": _seconds(share)})

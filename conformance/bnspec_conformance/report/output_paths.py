@@ -9,7 +9,7 @@ __all__ = ["unusable"]
 
 
 def unusable(files: Mapping[str, str | None], folders: Mapping[str, str | None]) -> str | None:
-    """None, or why one of the outputs cannot be written, and what to do.
+    """Return None, or why one of the outputs cannot be written, and what to do.
 
     Parameters
     ----------

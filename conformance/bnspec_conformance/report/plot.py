@@ -22,14 +22,14 @@ class Scale:
 
     @staticmethod
     def of(errors: Sequence[float], bounds: Sequence[float]) -> "Scale":
-        """The decades that hold the errors, as far as they are near the bounds: far off is far off."""
+        """Return the decades that hold the errors, as far as they are near the bounds: far off is far off."""
         limits = [math.log10(v) for v in bounds if math.isfinite(v) and v > 0] or [0.0]
         found = [*limits, *(math.log10(v) for v in errors if math.isfinite(v) and v > 0)]
         low, high = max(min(found), min(limits) - _BELOW), min(max(found), max(limits) + _ABOVE)
         return Scale(math.ceil(low) - 1, math.floor(high) + 1)
 
     def place(self, value: float) -> float:
-        """The position of a value in pixels."""
+        """Return the position of a value in pixels."""
         if self.beyond(value):
             return _WIDTH - _PAD / 2
         if value <= 0:
@@ -61,7 +61,7 @@ def interval(scale: Scale, error: float, bound: float) -> str:
 
 
 def axis(scale: Scale) -> str:
-    """The labels over the plots of a table: powers of ten, in ulp."""
+    """Return the labels over the plots of a table: powers of ten, in ulp."""
     step = -(-(scale.high - scale.low) // _LABELS)
     labels = "".join(
         f'<text x="{scale.place(10.0**k):.1f}" y="12" text-anchor="middle">{_power(k)}</text>'

@@ -14,7 +14,7 @@ VERDICTS = ("failed", "waived", "passed", "untested", "not supported", "unlooked
 
 
 def verdict_of(counts: Mapping[str, int]) -> str:
-    """The verdict on a clause from the number of its checks with each outcome."""
+    """Return the verdict on a clause from the number of its checks with each outcome."""
     if counts.get("failed") or counts.get("stale"):
         return "failed"
     return next((verdict for verdict in VERDICTS if counts.get(verdict)), "unlooked")
@@ -60,7 +60,7 @@ def by_clause(
 
 
 def _entry(clause: str, records: Sequence[Record], outside: str | None) -> dict[str, Any]:
-    """One subject's line for one clause; what is outside its scope counts as one check that is not supported."""
+    """Return one subject's line for one clause; what is outside its scope counts as one check that is not supported."""
     told = [(outcome_of(r, clause), _reason(r, clause)) for r in records]
     if not records and outside:
         told = [("not supported", outside)]

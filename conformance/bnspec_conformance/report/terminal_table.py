@@ -82,7 +82,7 @@ def _one(clauses: Mapping[str, Any], name: str) -> Table:
 
 
 def _with_reason(verdict: str, why: str) -> str:
-    """A verdict and why, where the reason does not say it itself, as in "untested, because ..."."""
+    """Return a verdict and why, where the reason does not say it itself, as in "untested, because ..."."""
     return why if why.startswith(f"{verdict}, ") else f"{verdict}: {why}" if why else verdict
 
 

@@ -12,7 +12,7 @@ _LOOKED = ("passed", "failed", "waived", "stale")
 
 
 def asked_for(clauses: Iterable[str], subjects: Collection[str]) -> set[tuple[str, str]]:
-    """Every check of some clauses with every subject; all checks if no clause is named.
+    """Return every check of some clauses with every subject; all checks if no clause is named.
 
     This comes from the suite itself and not from what pytest has collected, which is what is to be looked after.
     """

@@ -36,7 +36,7 @@ class Check:
 
 @functools.cache
 def all_checks() -> dict[str, Check]:
-    """Every check by name, in the order of the files and of the functions in them."""
+    """Return every check by name, in the order of the files and of the functions in them."""
     found: dict[str, Check] = {}
     modules = pkgutil.walk_packages(bnspec_conformance.checks.__path__, "bnspec_conformance.checks.")
     names = [m.name for m in modules if m.name.rpartition(".")[2].startswith("test_")]
@@ -57,7 +57,7 @@ def checks() -> dict[str, list[str]]:
 
 
 def checks_of(clause: str) -> list[Check]:
-    """The checks that prove a clause; those of few clauses first, which look most closely."""
+    """Return the checks that prove a clause; those of few clauses first, which look most closely."""
     return sorted((c for c in all_checks().values() if clause in c.clauses), key=lambda c: len(c.clauses))
 
 

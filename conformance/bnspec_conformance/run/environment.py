@@ -61,7 +61,7 @@ def with_asserts(arguments: Sequence[str]) -> None:
 
 
 def _interpreter_options() -> list[str]:
-    """The options that this interpreter was started with, without ``-O`` and without what it was to run."""
+    """Return the options that this interpreter was started with, without ``-O`` and without what it was to run."""
     given, kept = iter(sys.orig_argv[1:]), list[str]()
     for word in given:
         if not word.startswith("-") or word.startswith("--") or word == "-":

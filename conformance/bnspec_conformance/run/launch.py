@@ -15,7 +15,7 @@ class LaunchError(Exception):
 
 
 def command(ranks: int, arguments: Sequence[str]) -> list[str]:
-    """The command line of a job of Python processes.
+    """Return the command line of a job of Python processes.
 
     The launcher is the one beside the interpreter, where a wheel puts it, else the one on the path; the environment
     variable ``BNSPEC_MPIEXEC`` overrules both.

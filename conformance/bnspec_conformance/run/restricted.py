@@ -22,7 +22,7 @@ class Restricted:
 
 
 def only_profiles(subject: Subject, profiles: Collection[str]) -> Subject:
-    """The subject with these of its profiles, and core, on which all others build.
+    """Return the subject with these of its profiles, and core, on which all others build.
 
     Raises
     ------
@@ -42,6 +42,6 @@ def only_profiles(subject: Subject, profiles: Collection[str]) -> Subject:
 
 
 def without_dtypes(subject: Subject, dtypes: Collection[str]) -> Subject | None:
-    """The subject without these dtypes of x; None where no other is left."""
+    """Return the subject without these dtypes of x; None where no other is left."""
     kept = tuple(name for name in subject.scope.dtypes if name not in dtypes)
     return cast(Subject, Restricted(subject, dataclasses.replace(subject.scope, dtypes=kept))) if kept else None

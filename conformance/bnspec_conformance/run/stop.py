@@ -66,7 +66,7 @@ class Stop:
         os.close(self._error)
 
     def status(self, otherwise: int) -> int:
-        """The exit status: 128 and the signal, as shells have it."""
+        """Return the exit status: 128 and the signal, as shells have it."""
         return otherwise if self.number is None else 128 + self.number
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

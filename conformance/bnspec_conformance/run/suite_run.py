@@ -251,7 +251,7 @@ class SuiteRun:
         return bool(found)
 
     def _unfinished(self) -> dict[str, Any]:
-        """The report so far."""
+        """Return the report so far."""
         return self._document(["not finished: the run is still going on, or its process was ended from outside"])
 
     def _document(self, notes: Collection[str] = ()) -> dict[str, Any]:
@@ -271,13 +271,13 @@ class SuiteRun:
         )
 
     def _clauses(self) -> list[str]:
-        """The clauses that `--clause` names."""
+        """Return the clauses that `--clause` names."""
         return [
             c for c in specification_clauses() if any(matches(w, c) for w in self.config.getoption("--clause") or [])
         ]
 
     def _command(self) -> str:
-        """The call that gives the same result."""
+        """Return the call that gives the same result."""
         option = self.config.getoption
         words = ["bnspec-conformance", "run", *self.present]
         for name in option("--clause") or []:
@@ -299,7 +299,7 @@ class SuiteRun:
 
 
 def _why(session: pytest.Session) -> str | None:
-    """None, or why a run comes to its end before its time."""
+    """Return None, or why a run comes to its end before its time."""
     stop = current()
     if stop is not None and stop.name is not None:
         return f"{stop.name} ended the run"
@@ -341,7 +341,7 @@ def _lacking(records: Collection[Record], subjects: dict[str, Subject]) -> dict[
 
 
 def _of(item: pytest.Item) -> tuple[str, str]:
-    """The check and the subject of a test."""
+    """Return the check and the subject of a test."""
     function, subject = getattr(item, "function", None), getattr(item, "callspec", None)
     return str(getattr(function, "check", "")), str(getattr(subject and subject.params.get("subject"), "name", ""))
 

@@ -101,7 +101,7 @@ class Waiver:
         return self.expires is not None and today > self.expires
 
     def to_json(self) -> dict[str, Any]:
-        """The waiver as a JSON value."""
+        """Return the waiver as a JSON value."""
         value = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         return value | ({} if self.expires is None else {"expires": self.expires.isoformat()})
 
@@ -165,7 +165,7 @@ class Waivers:
     def stale(
         self, records: Sequence[Record], subjects: Iterable[Facts], checks: Callable[[str], Collection[str]]
     ) -> list[Record]:
-        """One record for each entry and subject where everything that the entry covers passes.
+        """Return one record for each entry and subject where everything that the entry covers passes.
 
         Parameters
         ----------
@@ -214,7 +214,7 @@ class Waivers:
         return Changes(drop, renew, new)
 
     def _covering(self, record: Record, facts: Facts, clause: str) -> Waiver | None:
-        """The entry that covers a failure of a clause; with `update`, one that has expired does too."""
+        """Return the entry that covers a failure of a clause; with `update`, one that has expired does too."""
         for waiver in self.entries:
             if waiver.covers(record, facts, clause) and (self.update or not waiver.has_expired(self.today)):
                 return waiver
@@ -229,7 +229,7 @@ class Waivers:
         reasons: Mapping[str, str],
         open_: Collection[str],
     ) -> Record:
-        """The record of a check of which some clauses are not covered; those that are count as waived."""
+        """Return the record of a check of which some clauses are not covered; those that are count as waived."""
         record = dataclasses.replace(record, seconds=seconds)
         known = {clause: reason for clause, reason in reasons.items() if clause not in open_}
         if self.update:
@@ -255,7 +255,7 @@ class Changes:
 
 
 def generated(record: Record, today: datetime.date) -> Waiver:
-    """The waiver that `--update-waivers` writes for a failure."""
+    """Return the waiver that `--update-waivers` writes for a failure."""
     problem = str((record.violation or {}).get("problem") or record.reason).splitlines()[0]
     return Waiver(
         entry=0,
@@ -272,14 +272,14 @@ def facts_of(subject: Subject) -> Facts:
 
 
 def dtype_of(record: Record) -> str | None:
-    """The dtype of x in the case that failed; None where no case shows the failure."""
+    """Return the dtype of x in the case that failed; None where no case shows the failure."""
     case = str((record.violation or {}).get("case") or "")
     return next((name for name in _DTYPES if case.startswith(name + "(")), None)
 
 
 @functools.cache
 def parse_version(text: str) -> tuple[str | None, SpecifierSet]:
-    """A version condition: the library it names, if it does, and the versions.
+    """Return a version condition: the library it names, if it does, and the versions.
 
     Raises
     ------
@@ -304,7 +304,7 @@ def _booked(record: Record, reasons: Mapping[str, str]) -> dict[str, dict[str, s
 def _seen(
     waiver: Waiver, records: Sequence[Record], ran: Mapping[str, Record], wanted: Collection[str], facts: Facts
 ) -> set[str]:
-    """Every outcome of what a waiver covers, on the way of other checks too."""
+    """Return every outcome of what a waiver covers, on the way of other checks too."""
     if waiver.clause is None:
         return {ran[name].outcome for name in wanted}
     mine = [r for r in records if r.subject == facts.subject and waiver.clause in r.clauses]

@@ -55,7 +55,7 @@ class DefaultLayer:
         return None
 
     def run(self, case: Case) -> Outcome:
-        """One call of the layer."""
+        """Return one call of the layer."""
         y, state = self.step(case, self.arguments)
         return Outcome((RankOutcome(y=y, state=state),))
 
@@ -67,11 +67,11 @@ class HasDefaults:
     defaults: Defaults | None = None
 
     def default_layer(self) -> DefaultLayer:
-        """The layer as it comes."""
+        """Return the layer as it comes."""
         return self._made({})
 
     def with_momentum(self, momentum: float) -> DefaultLayer:
-        """The layer with the framework's own argument."""
+        """Return the layer with the framework's own argument."""
         own = self._own()
         if own.momentum is None:
             raise NotSupported("it takes no momentum")

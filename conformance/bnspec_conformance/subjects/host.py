@@ -104,7 +104,7 @@ def answer(subject: Subject, value: Any) -> dict[str, Any]:
 
 
 def _writable(case: Case) -> Case:
-    """The case in arrays that can be written to, as they are given without a pipe between."""
+    """Return the case in arrays that can be written to, as they are given without a pipe between."""
 
     def own(array: Array | None) -> Any:
         return None if array is None else np.array(array)
@@ -122,7 +122,7 @@ def _writable(case: Case) -> Case:
 
 
 def _arrays(case: Case) -> list[Array]:
-    """Every array of a case."""
+    """Return every array of a case."""
     found: list[Any] = [case.gamma, case.beta, case.gamma_dot, case.beta_dot, *(case.state or {}).values()]
     found += [*(case.dmean or ()), *(case.dvar or ())]
     found += [getattr(rank, field.name) for rank in case.ranks for field in dataclasses.fields(rank)]

@@ -63,7 +63,7 @@ class MPIRankPool:
         return [pickle.loads(each) for each in gathered[:size]]
 
     def _part(self, size: int, inside: bool) -> Any:
-        """A communicator of the first so many processes, and one of the others."""
+        """Return a communicator of the first so many processes, and one of the others."""
         return self._control.split("in" if inside else "out")
 
     def _call(self, part: Any, fn: Callable[[Any], Any]) -> Any:
@@ -83,7 +83,7 @@ class OursOnMPI(Ours):
         return Scope(dtypes=tuple(self.backend.dtypes()), world=self.pool.size)
 
     def version(self) -> str:
-        """The libraries, and the size of the job."""
+        """Return the libraries, and the size of the job."""
         number = self.pool.size
         on = f"{self.backend.name} {self.backend.version()}"
         said = f"bnspec {bnspec.__version__} on {on}, {self.library}, {number} process"

@@ -33,11 +33,11 @@ class Ours:
         return Scope(dtypes=tuple(self.backend.dtypes()))
 
     def version(self) -> str:
-        """The library and its version."""
+        """Return the library and its version."""
         return f"bnspec {bnspec.__version__} on {self.backend.name} {self.backend.version()}"
 
     def supports(self, case: Case) -> str | None:
-        """Every case of a dtype the library has."""
+        """Return the scope's reason: every case of a dtype that the library has is supported."""
         return self.scope.reason(case)
 
     def run(self, case: Case) -> Outcome:

@@ -106,7 +106,7 @@ class Process:
         return bytes(answer)
 
     def stderr(self) -> str:
-        """The last of what it wrote to its standard error."""
+        """Return the last of what it wrote to its standard error."""
         if self._finalizer.alive:
             self._listen()
         return self._said.decode("utf-8", "replace").strip()

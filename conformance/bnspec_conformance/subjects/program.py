@@ -186,7 +186,7 @@ class Program:
             raise self._wrong(str(error), what) from None
 
     def _environment(self) -> dict[str, str]:
-        """The environment that the program is started in."""
+        """Return the environment that the program is started in."""
         return dict(os.environ)
 
     def _ask(self, request: dict[str, Any], deadline: float, what: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class Program:
         return value
 
     def _wrong(self, did: str, what: str, *, hung: bool = False) -> ProgramError:
-        """The error for what it did; nothing more is asked of that process."""
+        """Return the error for what it did; nothing more is asked of that process."""
         error = ProgramError(f"the program {did}. Request: {what}.{self._quote()}", hung=hung)
         self._drop()
         return error

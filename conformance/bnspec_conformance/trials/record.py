@@ -87,18 +87,18 @@ class Record:
         self.violation, self.booked, self.others = map(_printable, (self.violation, self.booked, self.others))
 
     def to_json(self) -> dict[str, Any]:
-        """The record as a JSON value."""
+        """Return the record as a JSON value."""
         return dataclasses.asdict(self) | {"clauses": list(self.clauses), "seconds": round(self.seconds, 4)}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Record":
-        """The record again."""
+        """Return the record again."""
         worst = None if value["worst"] is None else Worst(**value["worst"])
         return Record(**(value | {"clauses": tuple(value["clauses"]), "worst": worst}))
 
 
 def _printable(value: Any) -> Any:
-    """The value with every text in it printable, but for what is code and data."""
+    """Return the value with every text in it printable, but for what is code and data."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
@@ -123,7 +123,7 @@ def _told(record: Record | Mapping[str, Any], clause: str) -> tuple[str, str]:
 
 
 def failed(record: Record, violations: "Sequence[Violation]") -> Record:
-    """The record of a check that saw violations, which are booked to the clauses that they break.
+    """Return the record of a check that saw violations, which are booked to the clauses that they break.
 
     Parameters
     ----------

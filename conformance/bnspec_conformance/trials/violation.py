@@ -71,7 +71,7 @@ class Found:
         return bool(set(violation.clauses) & set(self.cited))
 
     def own(self) -> Violation | None:
-        """The first violation of the case at hand that breaks a clause of the check."""
+        """Return the first violation of the case at hand that breaks a clause of the check."""
         return next((v for v in self.here if self.is_own(v)), None)
 
     def begin(self) -> None:
@@ -99,7 +99,7 @@ class Found:
             raise ended
 
     def __iter__(self) -> Iterator[Violation]:
-        """Each violation once, those of the check's own clauses first."""
+        """Return each violation once, those of the check's own clauses first."""
         seen: list[Violation] = []
         for clause in sorted(self.by_clause, key=lambda c: c not in self.cited):
             if self.by_clause[clause] not in seen:
@@ -111,7 +111,7 @@ class Found:
 
 
 def violation(subject: Subject, clauses: Sequence[str], problem: str, case: Case | None, **where: Any) -> Violation:
-    """A violation in words, with a script that shows it.
+    """Return a violation in words, with a script that shows it.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ _MOST_ULPS = 2.0**52
 
 
 def difference(where: dict[str, Any]) -> str:
-    """An error and its bound in words: in units of the last place, or as such where these mean nothing."""
+    """Return an error and its bound in words: in units of the last place, or as such where these mean nothing."""
     off, allowed = float(where["error_ulp"]), float(where["bound_ulp"])
     near_zero = float(where["expected"]) == 0.0 or (np.isfinite(off) and off > _MOST_ULPS)
     if near_zero and np.isfinite(off) and "error" in where:
@@ -162,7 +162,7 @@ def difference(where: dict[str, Any]) -> str:
 
 
 def in_ulps(error: float, reference: float, dtype: Any) -> float:
-    """An error in units of the last place of a dtype at the reference; of a count, the error itself."""
+    """Return an error in units of the last place of a dtype at the reference; of a count, the error itself."""
     if not np.issubdtype(dtype, np.inexact) and np.dtype(dtype).kind in "iub":  # a count: its unit is 1
         return abs(error)
     return float(ulps(error, reference, dtype)) if np.isfinite(error) and np.isfinite(reference) else float("inf")

@@ -48,7 +48,7 @@ class Expected:
 
 
 def expected(vector: Vector) -> list[dict[str, Expected]]:
-    """The outputs of every rank, by name; those of the state are "state.mean" and so on."""
+    """Return the outputs of every rank, by name; those of the state are "state.mean" and so on."""
     case = vector.case
     answer = exact(case)
     wide = bounds(case, answer, "float64")
@@ -96,7 +96,7 @@ def _one(vector: Vector, name: str, values: Array, wide: Floats | None, single: 
 
 
 def _to_the_bit(vector: Vector, name: str, dtype: str, values: Array, clauses: tuple[str, ...]) -> Expected:
-    """No error at all: the value is a number of the output's dtype; of W, even of float32 where x has no more."""
+    """Return a bound of 0: the value is a number of the output's dtype; of W, even of float32 where x has no more."""
     if values.dtype.kind in "iu":
         none = np.zeros(values.shape)
         return Expected(dtype, values, none, none, clauses)

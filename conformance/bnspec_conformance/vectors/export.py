@@ -66,7 +66,7 @@ def export(folder: Path, families: Sequence[str] = (), seed: int = 0) -> dict[st
 
 
 def vector_to_json(vector: Vector) -> dict[str, Any]:
-    """A vector with its expected outputs, as a JSON value."""
+    """Return a vector with its expected outputs, as a JSON value."""
     case = vector.case
     found: dict[str, Any] = {
         "id": vector.id,
@@ -100,7 +100,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def _config(vector: Vector) -> Any:
-    """The configuration; what JSON cannot say of a number is a text."""
+    """Return the configuration; what JSON cannot say of a number is a text."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

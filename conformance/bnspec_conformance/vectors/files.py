@@ -106,7 +106,7 @@ def read_vectors(folder: Path) -> Vectors:
 
 
 def _listed(path: Path, index: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The files that an index lists, beside it, each with its SHA-256."""
+    """Yield the files that an index lists, beside it, each with its SHA-256."""
     head = {"bnspec": str, "seed": int, "spec": dict, "cases": int, "files": list}
     for key, kind in head.items():
         if type(index.get(key)) is not kind:
@@ -215,7 +215,7 @@ def _deep(path: Path) -> BadFile:
 
 
 def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; JSON would take the last of two entries of one name."""
+    """Return an object; JSON would take the last of two entries of one name."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

@@ -21,7 +21,7 @@ _BOUND_BITS = 12
 
 
 def hexed(value: float) -> str:
-    """A number as C's ``%a`` writes it."""
+    """Return a number as C's ``%a`` writes it."""
     if not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
     mantissa, exponent = value.hex().split("p")
@@ -29,7 +29,7 @@ def hexed(value: float) -> str:
 
 
 def unhexed(text: str) -> float:
-    """The number again.
+    """Return the number again.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def unhexed(text: str) -> float:
 
 
 def rounded_up(bound: float) -> float:
-    """The bound with 12 significant bits, never smaller.
+    """Return the bound with 12 significant bits, never smaller.
 
     A little is added first: a bound that is such a number already but for the platform's last bits gives the same
     result on either side of it.
@@ -60,19 +60,19 @@ def rounded_up(bound: float) -> float:
 
 
 def numbers(array: Array) -> list[Any]:
-    """The elements, row by row: hex floats, integers or booleans."""
+    """Return the elements, row by row: hex floats, integers or booleans."""
     if array.dtype.kind in "biu":
         return [bool(v) if array.dtype.kind == "b" else int(v) for v in array.ravel()]
     return [hexed(float(v)) for v in as_float64(array).ravel()]
 
 
 def encoded(array: Array) -> dict[str, Any]:
-    """An array as dtype, shape and data."""
+    """Return an array as dtype, shape and data."""
     return {"dtype": array.dtype.name, "shape": [int(n) for n in array.shape], "data": numbers(array)}
 
 
 def array_of(value: dict[str, Any]) -> Array:
-    """The array again, of what `encoded` wrote."""
+    """Return the array again, of what `encoded` wrote."""
     dtype = dtype_named(value["dtype"])
     if dtype.kind in "biu":
         return np.array(value["data"], dtype=dtype).reshape(value["shape"])

@@ -84,7 +84,7 @@ class Judge:
     _wider: dict[str, list[dict[str, Floats]]] = dataclasses.field(default_factory=dict)
 
     def case(self, case: dict[str, Any], result: Any) -> Iterator[Judgement]:
-        """The findings of one case; `result` is None where there is none."""
+        """Yield the findings of one case; `result` is None where there is none."""
         for finding in self._case(case, result):
             if finding.outcome == "not supported":
                 self.beyond.add(finding.case)
@@ -151,7 +151,7 @@ class Judge:
         return _compared(name, clauses, what, got, values(want), bound, dtype, output not in _LIKE_X)
 
     def relation(self, case: dict[str, Any], other: dict[str, Any], relation: dict[str, Any]) -> Judgement:
-        """The finding of one relation, if both sides were read."""
+        """Return the finding of one relation, if both sides were read."""
         name, clauses = case["id"], tuple(relation["clauses"])
         what = f"{relation['kind']}, {relation['equal']}, with {relation['with']}"
         if {name, other["id"]} & self.beyond:
@@ -189,7 +189,7 @@ class Judge:
         return np.dtype("float32" if self.arithmetic == "float32" and "bounds_float32" in want else "float64")
 
     def bounds(self, case: dict[str, Any], rank: int, output: str, want: dict[str, Any]) -> Floats:
-        """The bounds of an output; those of float64 hold for float64 x in every arithmetic.
+        """Return the bounds of an output; those of float64 hold for float64 x in every arithmetic.
 
         Declarations beyond the arithmetic widen them, except where roundoffs are counted or no error is allowed.
         """
@@ -206,13 +206,13 @@ class Judge:
 
 
 def flattened(outputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The outputs of a rank by name, those of the state as "state.mean" and so on."""
+    """Return the outputs of a rank by name, those of the state as "state.mean" and so on."""
     flat = {k: v for k, v in outputs.items() if k != "state"}
     return flat | {f"state.{k}": v for k, v in outputs.get("state", {}).items()}
 
 
 def values(want: dict[str, Any]) -> Floats:
-    """The expected values."""
+    """Return the expected values."""
     data = [float(v) if isinstance(v, int) else unhexed(v) for v in want["data"]]
     return np.array(data, dtype=np.float64).reshape(want["shape"])
 

@@ -49,7 +49,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
 
 
 def case_of(value: dict[str, Any]) -> Case:
-    """The case of a vector.
+    """Return the case of a vector.
 
     Raises
     ------

@@ -57,7 +57,7 @@ def print_verdict(verdict: Verdict, vectors: Vectors, most: int = 10) -> None:
 
 
 def _lines(failure: Judgement, why: str) -> list[str]:
-    """A failure in full."""
+    """Return a failure in full."""
     clauses = " ".join(failure.clauses) or "-"
     found = [f"FAILED {failure.case}  {failure.what}  [{clauses}]", f"  {failure.text}"]
     if failure.index is not None:

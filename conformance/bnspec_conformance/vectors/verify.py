@@ -66,7 +66,7 @@ class Verdict:
         return sum(1 for own in self.cases.values() if own == outcome)
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as a JSON value; numbers of findings are hex floats."""
+        """Return the verdict as a JSON value; numbers of findings are hex floats."""
         return {
             "format": FORMAT,
             "passed": self.passed,

@@ -12,7 +12,7 @@ __all__ = ["double_precision", "library_derivatives"]
 
 
 def double_precision(t: Trial) -> contextlib.AbstractContextManager[Any]:
-    """A context in which the subject's library has float64; JAX has to be asked for it.
+    """Return a context in which the subject's library has float64; JAX has to be asked for it.
 
     Raises
     ------

@@ -23,7 +23,7 @@ _CHANNELS = 12
 
 
 def named(values: int, dtype: str, kind: str) -> Case:
-    """A case with that many values in each group and channel, in its dtype."""
+    """Return a case with that many values in each group and channel, in its dtype."""
     rng = np.random.default_rng([values, KINDS.index(kind)])
     renorm = bnspec.Renorm(form="paper", rmax=3.0, dmax=5.0) if kind == "renorm" else None
     ghost = values if kind == "ghost" else None
@@ -61,7 +61,7 @@ def names(subject: Subject) -> st.SearchStrategy[str]:
 
 
 def operation(case: Case, backend: Any) -> tuple[Callable[..., Any], list[Any]]:
-    """The forward pass as a function of x, gamma and beta that returns y, mean and var; and these three arrays."""
+    """Return the forward pass as a function of x, gamma and beta to y, mean and var, and its three arguments."""
     put, rank = backend.asarray, case.ranks[0]
     state = None if case.state is None else bnspec.RunningState(**{k: put(v) for k, v in case.state.items()})
     mask = None if rank.mask is None else put(rank.mask)
@@ -84,7 +84,7 @@ def cotangents(case: Case, backend: Any, outputs: Any) -> tuple[Any, ...]:
 
 
 def pulled_back(case: Case, backend: Any) -> list[Any]:
-    """The library's own gradients with respect to x, gamma and beta."""
+    """Return the library's own gradients with respect to x, gamma and beta."""
     forward, given = operation(case, backend)
     if backend.name == "torch":
         import torch

@@ -23,7 +23,7 @@ def drawn(s: Subject, **options: Any) -> Any:
 
 
 def inference_example(**fields: Any) -> Case:
-    """A forced inference case, derivatives included."""
+    """Return a forced inference case, derivatives included."""
     config = BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 0} | fields))
     return dataclasses.replace(example(config), mode="inference", dmean=None, dvar=None)
 

@@ -39,7 +39,7 @@ def test_absent_parameters(t: Trial, case: Case) -> None:
 
 
 def hard_case(name: str) -> Case:
-    """One hard family as a case."""
+    """Return one hard family as a case."""
     x, gamma, beta, dy, epsilon = hard_families()[name]
     config = BatchNormConfig(axis=x.ndim - 1, epsilon=epsilon, decay=0.9, correction=0)
     return Case(config=config, ranks=(RankInputs(x, dy),), gamma=gamma, beta=beta, note=f"hard family {name}")

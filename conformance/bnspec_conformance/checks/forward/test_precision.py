@@ -17,7 +17,7 @@ from bnspec_conformance.trials.trial import Trial
 
 
 def narrow(subject: Subject) -> st.SearchStrategy[Any]:
-    """The 16-bit dtypes that the subject takes."""
+    """Return the 16-bit dtypes that the subject takes."""
     names = [n for n in ("float16", "bfloat16") if n in subject.scope.dtypes]
     if not names:
         raise NotSupported(f"{subject.name} has no dtype of 16 bits")
@@ -30,7 +30,7 @@ def narrow_cases(subject: Subject, **options: Any) -> st.SearchStrategy[Case]:
 
 
 def config(**fields: Any) -> bnspec.BatchNormConfig:
-    """A plain configuration."""
+    """Return a plain configuration."""
     return bnspec.BatchNormConfig(**({"axis": 1, "epsilon": 0.25, "decay": 0.5, "correction": 0} | fields))
 
 

@@ -52,7 +52,7 @@ vectors = st.lists(st.integers(-4, 4), min_size=2, max_size=2).map(lambda v: np.
 
 
 def machine(t: Trial) -> type[RuleBasedStateMachine]:
-    """The machine for one subject."""
+    """Return the machine for one subject."""
     backend = t.needs_backend()
 
     class Layers(RuleBasedStateMachine):

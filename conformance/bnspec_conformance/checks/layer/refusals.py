@@ -49,7 +49,7 @@ class Refusal:
 
 
 def config(**fields: Any) -> bnspec.BatchNormConfig:
-    """A configuration, valid but for the given fields."""
+    """Return a configuration, valid but for the given fields."""
     made: bnspec.BatchNormConfig = _make.BatchNormConfig(
         **({"axis": 1, "epsilon": 1e-3, "decay": 0.5, "correction": 0} | fields)
     )

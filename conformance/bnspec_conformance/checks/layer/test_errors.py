@@ -25,7 +25,7 @@ Rows = Callable[[Setting], Iterator[Refusal]]
 
 
 def setting(t: Trial, kind: type[bnspec.BatchNorm] = bnspec.BatchNorm, **options: Any) -> Setting:
-    """A layer that has seen two batches, with an update pending and a backward pass due."""
+    """Return a layer that has seen two batches, with an update pending and a backward pass due."""
     put = t.needs_backend().asarray
     x, dy = (put(v.astype("float32")) for v in np.random.default_rng(8).standard_normal((2, 6, 3)))
     layer = bnspec.BatchNorm(axis=1, ema_update="collection", name="bn7", **options)

@@ -29,7 +29,7 @@ def steps(subject: Subject) -> st.SearchStrategy[Case]:
 
 
 def again(case: Case, seed: int) -> Case:
-    """The same step with another batch of the same shape, far enough from the first to tell their order."""
+    """Return the same step with another batch of the same shape, far enough from the first to tell their order."""
     rng = np.random.default_rng(seed)
     x = case.ranks[0].x
     return dataclasses.replace(case, ranks=(RankInputs((rng.standard_normal(x.shape) * 2 + 3).astype(x.dtype)),))

@@ -33,7 +33,7 @@ def drawn(s: Subject, **options: Any) -> Any:
 
 
 def world(*sizes: int, masks: tuple[Array | None, ...] = (), **fields: Any) -> Case:
-    """A forced case of ranks with these numbers of samples."""
+    """Return a forced case of ranks with these numbers of samples."""
     return example(config(**fields), [(n, 3, 2) for n in sizes], masks)
 
 
@@ -207,7 +207,7 @@ def test_loss_of_one_rank(t: Trial) -> None:
 
 
 def by_count(case: Case) -> Case:
-    """The case with every element of the same weight."""
+    """Return the case with every element of the same weight."""
     return dataclasses.replace(case, config=dataclasses.replace(case.config, sync_weighting="count"))
 
 

@@ -107,7 +107,7 @@ def _batch(
 
 
 def _layer(case: Case, x: Any, gamma: Any, beta: Any, mode: str) -> tuple[Any, Any]:
-    """A new layer with the case's parameters, and the state that Equinox makes for it."""
+    """Return a new layer with the case's parameters, and the state that Equinox makes for it."""
     import equinox as eqx
 
     config = case.config

@@ -128,7 +128,7 @@ def _leaves(layer: Any) -> Any:
 
 
 def _haiku(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, Array] | None]:
-    """The decay has no default, so a step that moves the state needs one."""
+    """Refuse: the decay has no default, so a step that moves the state needs one."""
     import haiku as hk
     import jax
 

@@ -71,7 +71,7 @@ class OnnxOperator(HasDefaults):
         )
 
     def version(self) -> str:
-        """The packages and their versions."""
+        """Return the packages and their versions."""
         return ", ".join(f"{package} {version(package)}" for package in self.packages)
 
     def supports(self, case: Case) -> str | None:

@@ -15,7 +15,7 @@ _FIELDS = {"gamma": 2.0, "beta": 3.0, "moving_mean": 5.0, "moving_variance": 7.0
 
 
 def layer(more: Collection[str], dtypes: tuple[str, ...]) -> Defaults:
-    """The layer with what a subject has of masks, virtual batches and float64.
+    """Return the layer with what a subject has of masks, virtual batches and float64.
 
     Parameters
     ----------

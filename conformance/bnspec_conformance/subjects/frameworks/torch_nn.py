@@ -155,7 +155,7 @@ def _scope(*averaging: str) -> Scope:
 
 
 def _module(case: Case) -> Prepared:
-    """The layer for the rank of x."""
+    """Return the layer for the rank of x."""
     import torch
     from torch import nn
 
@@ -195,7 +195,7 @@ def _module(case: Case) -> Prepared:
 
 
 def _function(case: Case) -> Prepared:
-    """The function, with running statistics where they are used or updated."""
+    """Return the function, with running statistics where they are used or updated."""
     from torch.nn.functional import batch_norm
 
     config, inference = case.config, case.mode == "inference"
@@ -212,12 +212,12 @@ def _function(case: Case) -> Prepared:
 
 
 def _kept(case: Case) -> str:
-    """The dtype of the layer's parameters."""
+    """Return the dtype of the layer's parameters."""
     return "float64" if case.ranks[0].x.dtype == np.float64 else "float32"
 
 
 def _parameter(case: Case, values: Array | None, default: float) -> Any:
-    """A parameter of the layer's own dtype, filled with the case's values."""
+    """Return a parameter of the layer's own dtype, filled with the case's values."""
     return to_torch((np.full(case.channels, default) if values is None else values).astype(_kept(case)))
 
 

@@ -18,7 +18,7 @@ _EXACT = ("y", "mean", "var")
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The edges of the family "core"."""
+    """Yield the edges of the family "core"."""
     yield from _sizes(draw)
     yield from _constants(draw)
     yield from _magnitudes(draw)

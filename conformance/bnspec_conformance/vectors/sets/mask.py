@@ -16,7 +16,7 @@ __all__ = ["vectors"]
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "mask"."""
+    """Yield the family "mask"."""
     yield from _extents(draw)
     yield from _held(draw)
     yield from _dropped(draw)

@@ -19,7 +19,7 @@ _NARROW = ("float16", "bfloat16")
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "precision"."""
+    """Yield the family "precision"."""
     for dtype in _NARROW:
         yield from _narrow(draw, dtype)
         yield from _long(draw, dtype)
@@ -91,7 +91,7 @@ def _narrow(draw: Draw, dtype: str) -> Iterator[Vector]:
 
 
 def _wide_dy(draw: Draw, dtype: str) -> Vector:
-    """A float32 dy for an x of 16 bits."""
+    """Return a float32 dy for an x of 16 bits."""
     base = draw.vector(
         f"precision/{dtype}-wide-dy",
         f"{dtype} x with a dy of float32, whose last digits {dtype} does not hold: a port that rounds dy first.",

@@ -17,7 +17,7 @@ _NAN, _INF = float("nan"), float("inf")
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "refused"."""
+    """Yield the family "refused"."""
     base = draw.case("refused/base", (4, 3))
     yield from _options(base)
     yield from _arrays(draw, base)

@@ -18,7 +18,7 @@ _FORMS: tuple[Any, ...] = ("tensorpack", "paper")
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "renorm"."""
+    """Yield the family "renorm"."""
     for form in _FORMS:
         yield from _limits(draw, form)
         yield from _closed(draw, form)
@@ -27,7 +27,7 @@ def vectors(draw: Draw) -> Iterator[Vector]:
 
 
 def _reference(form: str, mean: Any, deviation: Any) -> dict[str, Any]:
-    """The state whose reference is this."""
+    """Return the state whose reference is this."""
     names = ("renorm_mean", "renorm_stddev") if form == "tensorpack" else ("mean", "stddev")
     return dict(zip(names, (mean, deviation)))
 
