@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.run.suite_run import SuiteRun, matches
+from bnspec_conformance.run.items import matches
+from bnspec_conformance.run.suite_run import SuiteRun
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects
 from bnspec_conformance.subjects.time_limit import PATIENCE
 from bnspec_conformance.trials.budget import Budget

@@ -13,7 +13,7 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, as_float64
 from bnspec_conformance.cases.layout import layouts
-from bnspec_conformance.oracle import exact_batch, in_float64
+from bnspec_conformance.oracle import exact_batch, exact_inference, in_float64
 
 __all__ = ["Direction", "central_difference", "direction", "exact", "float64"]
 
@@ -55,7 +55,7 @@ def exact(case: Case) -> Outcome:
     FloatingPointError
         For a batch statistic that is not finite under ``nonfinite="raise"`` [BN-RUN-10].
     """
-    return exact_batch.inference(case) if case.mode == "inference" else exact_batch.batch(case)
+    return exact_inference.inference(case) if case.mode == "inference" else exact_batch.batch(case)
 
 
 def float64(case: Case) -> Outcome:

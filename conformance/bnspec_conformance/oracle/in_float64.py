@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64
 from bnspec_conformance.cases.layout import GroupLayout, layouts
-from bnspec_conformance.oracle.exact_batch import channel_state, pack_state
-from bnspec_conformance.oracle.exact_state import Stat, advance, reference, used
+from bnspec_conformance.oracle.exact_state import Stat, advance, channel_state, pack_state, reference, used
 from bnspec_conformance.oracle.rational import number, rounded
 
 __all__ = ["Corrections", "Floats", "batch", "inference", "moments"]

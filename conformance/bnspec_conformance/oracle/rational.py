@@ -14,7 +14,9 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Number", "dot", "integers", "linear", "number", "power", "root", "rounded"]
+from bnspec_conformance.cases.case import Array, as_float64
+
+__all__ = ["Number", "dot", "integers", "linear", "number", "parameter", "power", "root", "rounded"]
 
 #: A rational, or None for what is not a number (any dependence on a NaN or an infinity).
 Number = Fraction | None
@@ -30,6 +32,13 @@ def power(exponent: int) -> Fraction:
 def number(value: float) -> Number:
     """Return the exact value of a float; None when it is not finite."""
     return Fraction(value) if math.isfinite(value) else None
+
+
+def parameter(array: Array | None, present: bool, absent: float, channels: int) -> list[Number]:
+    """Exact values of a parameter, `absent` where it does not exist."""
+    if array is None or not present:
+        return [Fraction(absent)] * channels
+    return [number(v) for v in as_float64(array).tolist()]
 
 
 def rounded(value: Number) -> float:

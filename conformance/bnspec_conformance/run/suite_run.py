@@ -1,8 +1,6 @@
 """One run under pytest: the checks on every subject, waivers, the records, and what is written at the end."""
 
 import contextlib
-import dataclasses
-import shlex
 import sys
 import time
 from collections.abc import Collection, Generator
@@ -13,24 +11,21 @@ import pytest
 
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance import report
-from bnspec_conformance.cases.coverage import uncovered
 from bnspec_conformance.report.json_document import plain, record_from_json
-from bnspec_conformance.run.completeness import asked_for, problems
+from bnspec_conformance.run.completeness import asked_for, lacking, never_met, problems
 from bnspec_conformance.run.engine import all_checks, attempt, checks_of
+from bnspec_conformance.run.items import check_and_subject, clauses_of, matches, record_of
 from bnspec_conformance.run.report_files import ReportFiles
+from bnspec_conformance.run.reproduce import command_line
 from bnspec_conformance.run.restricted import without_dtypes
 from bnspec_conformance.run.stop import current
-from bnspec_conformance.run.waivers import Facts, Waivers, facts_of
+from bnspec_conformance.run.waiver import Facts, facts_of
+from bnspec_conformance.run.waivers import Waivers
 from bnspec_conformance.subjects import Subject, version_of
 from bnspec_conformance.trials.listeners import listening
 from bnspec_conformance.trials.record import Record
 
-__all__ = ["SuiteRun", "matches"]
-
-
-def matches(wanted: str, clause: str) -> bool:
-    """Return whether a clause id, or the family it begins with, was meant."""
-    return clause == wanted or clause.startswith(wanted.rstrip("-") + "-")
+__all__ = ["SuiteRun"]
 
 
 class SuiteRun:
@@ -76,13 +71,13 @@ class SuiteRun:
         wanted = config.getoption("--clause")
         if not wanted:
             return
-        chosen = [i for i in items if any(matches(w, c) for w in wanted for c in _clauses_of(i))]
+        chosen = [i for i in items if any(matches(w, c) for w in wanted for c in clauses_of(i))]
         config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
         items[:] = chosen
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Start the progress bar, whose length is known now."""
-        self.chosen = {_of(item) for item in session.items if _clauses_of(item)}
+        self.chosen = {check_and_subject(item) for item in session.items if clauses_of(item)}
         if self.config.getoption("--bnspec-table"):
             self.progress = report.Progress(len(session.items), sys.stdout)
         option = self.config.getoption
@@ -96,10 +91,10 @@ class SuiteRun:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Note what is running, and stop after it if a signal came that the subject kept to itself."""
-        if self.written is None or not _clauses_of(item):
+        if self.written is None or not clauses_of(item):
             return (yield)
-        check, subject = _of(item)
-        self.written.live.begin(check, _clauses_of(item), subject)
+        check, subject = check_and_subject(item)
+        self.written.live.begin(check, clauses_of(item), subject)
         stop = current()
         with listening(self.written.live), contextlib.nullcontext() if stop is None else listening(stop):
             result = yield
@@ -113,10 +108,10 @@ class SuiteRun:
         """Keep what a check found, and let a waiver turn its failure into an expected one."""
         result: Any = yield
         result.user_properties = [p for p in result.user_properties if p[0] != "bnspec"]
-        ids = _clauses_of(item)
+        ids = clauses_of(item)
         if not ids or call.when == "teardown" or (call.when != "call" and result.outcome == "passed"):
             return result
-        record = _record(item, call, result)
+        record = record_of(item, call, result)
         if record.outcome == "failed" and self.waivers is not None:
             record = self._settle(item, record, self.waivers)
         if record.outcome == "waived":
@@ -220,35 +215,27 @@ class SuiteRun:
     def _vacuous(self) -> bool:
         """Say what a run of the whole suite never met although it is in a subject's scope; whether there is any."""
         option = self.config.getoption
-        if not option("--bnspec-table"):  # pytest may have been given some of the files only
+        partial = option("--clause") or option("keyword") or option("--bnspec-profile")
+        if not self._is_whole() or partial or option("--max-examples") is not None:
             return False
-        if (
-            option("--clause")
-            or option("keyword")
-            or option("--bnspec-profile")
-            or option("--max-examples") is not None
-        ):
-            return False
-        vacuous = False
-        for subject in self.present.values():
-            missed = uncovered((r.reached for r in self.records if r.subject == subject.name), subject.scope)
-            if missed and subject.scope.declared:
-                self.notes.append(f"vacuous: no case that {subject.name} ran had: {', '.join(missed)}")
-                vacuous = True
-        return vacuous
+        found = never_met(self.records, self.present.values())
+        self.notes += found
+        return bool(found)
 
     def _partial(self) -> bool:
         """Say what was asked and not looked at; whether there is any."""
-        option = self.config.getoption
-        if not option("--bnspec-table"):  # pytest may have been given some of the files only
+        if not self._is_whole():
             return False
         names = [s.name for s in self.present.values()]
-        clauses = self._clauses()
-        asked = self.chosen if option("keyword") else asked_for(clauses, names)
+        asked = self.chosen if self.config.getoption("keyword") else asked_for(self._clauses(), names)
         found = problems(asked, self.records)
         self.notes += found
         self.cut = next((note for note in found if note.startswith("not finished")), None)
         return bool(found)
+
+    def _is_whole(self) -> bool:
+        """Return whether the command runs the suite; pytest itself may have been given some of the files only."""
+        return bool(self.config.getoption("--bnspec-table"))
 
     def _unfinished(self) -> dict[str, Any]:
         """Return the report so far."""
@@ -262,8 +249,8 @@ class SuiteRun:
             seed=int(option("--bnspec-seed") or 0),
             max_examples=option("--max-examples"),
             seconds=time.perf_counter() - self.started,
-            command=self._command(),
-            lacking=_lacking(self.records, {s.name: s for s in self.present.values()}),
+            command=command_line(option, self.present),
+            lacking=lacking(self.records, {s.name: s for s in self.present.values()}),
             notes=[*self.notes, *notes],
             interrupted=bool(notes) or self.cut is not None,
             running=self.written.live.running if self.written is not None and self.cut is not None else None,
@@ -276,27 +263,6 @@ class SuiteRun:
             c for c in specification_clauses() if any(matches(w, c) for w in self.config.getoption("--clause") or [])
         ]
 
-    def _command(self) -> str:
-        """Return the call that gives the same result."""
-        option = self.config.getoption
-        words = ["bnspec-conformance", "run", *self.present]
-        for name in option("--clause") or []:
-            words += ["--clause", name]
-        if option("keyword"):
-            words += ["-k", option("keyword")]
-        for name in option("--bnspec-profile") or []:
-            words += ["--profile", name]
-        if option("--max-examples") is not None:
-            words += ["--max-examples", str(option("--max-examples"))]
-        if option("--bnspec-deadline") is not None:
-            words += ["--deadline", f"{option('--bnspec-deadline'):g}"]
-        words += ["--isolate"] if option("--bnspec-isolate") else []
-        words += ["--no-shrink"] if option("--bnspec-no-shrink") else []
-        words += ["--seed", str(option("--bnspec-seed") or 0)]
-        if option("--bnspec-waivers") is not None:
-            words += ["--waivers", option("--bnspec-waivers")]
-        return shlex.join(words)
-
 
 def _why(session: pytest.Session) -> str | None:
     """Return None, or why a run comes to its end before its time."""
@@ -306,45 +272,3 @@ def _why(session: pytest.Session) -> str | None:
     if session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR):
         return "the run was interrupted"
     return None
-
-
-def _record(item: pytest.Item, call: pytest.CallInfo[None], result: Any) -> Record:
-    """Return the record of a check; where it or its setup broke, a record of all that pytest knows."""
-    found: list[Any] = [value for key, value in item.user_properties if key == "bnspec"]
-    if found and call.when == "call":
-        return Record.from_json(found[-1])
-    function: Any = getattr(item, "function", None)
-    subject = str(getattr(getattr(item, "funcargs", {}).get("subject"), "name", "") or item.name)
-    ids = _clauses_of(item)
-    record = Record(function.check, ids, subject, "failed", call.duration)
-    if result.outcome == "skipped":
-        return dataclasses.replace(record, outcome="not supported", reason=str(result.longrepr[2]))
-    error = None if call.excinfo is None else call.excinfo.value
-    problem = f"the check broke: {type(error).__name__}: {error}"
-    violation = {"clauses": list(ids), "subject": subject, "problem": problem, "case": None}
-    booked = {clause: {"outcome": "failed", "reason": problem} for clause in ids}
-    return dataclasses.replace(record, reason=str(result.longrepr), violation=violation, booked=booked)
-
-
-def _lacking(records: Collection[Record], subjects: dict[str, Subject]) -> dict[str, dict[str, str]]:
-    """Return why clauses that a check was selected for lie outside a subject's scope."""
-    found: dict[str, dict[str, str]] = {name: {} for name in subjects}
-    for record in records:
-        check, subject = all_checks().get(record.check), subjects.get(record.subject)
-        if check is None or subject is None:
-            continue
-        for clause in check.clauses:
-            reason = subject.scope.lacks(clause)
-            if clause not in record.clauses and reason is not None:
-                found[record.subject][clause] = reason
-    return found
-
-
-def _of(item: pytest.Item) -> tuple[str, str]:
-    """Return the check and the subject of a test."""
-    function, subject = getattr(item, "function", None), getattr(item, "callspec", None)
-    return str(getattr(function, "check", "")), str(getattr(subject and subject.params.get("subject"), "name", ""))
-
-
-def _clauses_of(item: pytest.Item) -> tuple[str, ...]:
-    return tuple(getattr(getattr(item, "function", None), "clauses", ()))
