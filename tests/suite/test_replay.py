@@ -10,13 +10,13 @@ import pytest
 
 import bnspec
 from bnspec_conformance import find_subject
-from bnspec_conformance.cases.drawn import drawn_from_json
+from bnspec_conformance.cases.argument_codec import argument_from_json
 from bnspec_conformance.cli import main
 from bnspec_conformance.report import document, read_failures, write_failures, write_json
-from bnspec_conformance.report._document import plain
+from bnspec_conformance.report.json_document import plain
 from bnspec_conformance.run.engine import all_checks, attempt
+from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record
-from bnspec_conformance.trials.trial import Budget
 
 EXPONENTIAL = "test_running::test_exponential"
 FORGETFUL = ("--subject", "broken:forgetful")
@@ -97,7 +97,7 @@ def test_what_a_subject_does_not_support_is_said(report: Path, capsys: pytest.Ca
 def test_the_argument_comes_back_as_it_was(records: list[Record]) -> None:
     check = all_checks()[EXPONENTIAL]
     again = attempt(
-        check, find_subject("broken:forgetful"), Budget(), drawn=drawn_from_json(records[0].violation["drawn"])
+        check, find_subject("broken:forgetful"), Budget(), drawn=argument_from_json(records[0].violation["drawn"])
     )  # type: ignore[index]
     assert again.violation is not None
     assert records[0].violation is not None

@@ -31,12 +31,12 @@ from bnspec_conformance.report import (
     write_json,
     write_junit,
 )
-from bnspec_conformance.report._document import record_from_json
-from bnspec_conformance.report._facts import device_of, libraries
-from bnspec_conformance.report._failures import failure_name, write_failures
-from bnspec_conformance.report._outputs import unusable
-from bnspec_conformance.report._plot import Scale, axis, interval
-from bnspec_conformance.run.narrow import only_profiles, without_dtypes
+from bnspec_conformance.report.facts import device_of, libraries
+from bnspec_conformance.report.failures import failure_name, write_failures
+from bnspec_conformance.report.json_document import record_from_json
+from bnspec_conformance.report.output_paths import unusable
+from bnspec_conformance.report.plot import Scale, axis, interval
+from bnspec_conformance.run.restricted import only_profiles, without_dtypes
 from bnspec_conformance.subjects import complete
 from bnspec_conformance.trials.record import Record, Worst
 

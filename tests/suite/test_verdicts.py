@@ -14,13 +14,15 @@ from hypothesis.errors import HypothesisException
 
 from bnspec._clauses import clauses as specification
 from bnspec_conformance import Case, Outcome, RankOutcome, find_subject
+from bnspec_conformance.cases.outputs import OUTPUTS, SPEAKS, clauses_of, formulas
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.report import by_clause, document, write_junit
 from bnspec_conformance.run.engine import all_checks, attempt
+from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.outputs import OUTPUTS, SPEAKS, clauses_of, formulas
 from bnspec_conformance.trials.record import Record, outcome_of, reason_of
-from bnspec_conformance.trials.trial import Budget, NeverSupported, NotSupported, Trial
+from bnspec_conformance.trials.trial import NeverSupported, Trial
 from bnspec_conformance.trials.violation import Violation
 
 PROFILES = frozenset({"core", "statistics", "running", "inference", "grad", "jvp", "cotangents"})
@@ -224,7 +226,7 @@ def test_a_number_that_is_off_in_16_bits_is_no_dtype_that_is_not_taken() -> None
 
 
 def test_a_formula_that_the_control_does_not_show_is_asked_in_an_easy_case() -> None:
-    from bnspec_conformance.cases.examples import example
+    from bnspec_conformance.checks.examples import example
     from bnspec_conformance.checks.state.test_renorm import config
 
     port = Port(off("dgamma"))
@@ -308,8 +310,8 @@ def _smaller_declined(t: Trial, number: int) -> None:
 
 
 def _not_every_time(t: Trial, number: int) -> None:
-    if number >= 5 and t.cases == 0:
-        t.cases = 1
+    if number >= 5 and t.evidence.cases == 0:
+        t.evidence.cases = 1
         _break(t, number)
 
 

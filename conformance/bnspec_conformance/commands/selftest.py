@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from bnspec_conformance.commands._numbers import seconds
+from bnspec_conformance.commands.numbers import seconds
 
 if TYPE_CHECKING:
     from bnspec_conformance.mutants import Mutant
@@ -45,7 +45,7 @@ def call(options: argparse.Namespace) -> int:
     from bnspec_conformance.mutants.declining import SHRUNK
     from bnspec_conformance.mutants.killing import checks_for
     from bnspec_conformance.mutants.summary import markdown, show, to_json
-    from bnspec_conformance.report._write import write_text
+    from bnspec_conformance.report.atomic_write import write_text
 
     if options.table:
         sys.stdout.write(markdown())
@@ -104,7 +104,7 @@ def _plain_checks(checks: Sequence[str], seeds: Sequence[int]) -> list[_Attempt]
 
 
 def _shrunk_checks(checks: Sequence[str], seeds: Sequence[int]) -> list[_Attempt]:
-    """The core where it declines cases; with one seed, since nothing is found that could be made smaller."""
+    """Return the core where it declines cases; with one seed, since nothing is found that could be made smaller."""
     from bnspec_conformance.mutants.declining import DECLINERS
 
     return [(check, seed, True, what) for check in checks for seed in seeds[:1] for what in DECLINERS]
@@ -113,7 +113,7 @@ def _shrunk_checks(checks: Sequence[str], seeds: Sequence[int]) -> list[_Attempt
 def _run(
     pool: Executor, mutants: Sequence[_Attempt], checks: Sequence[_Attempt], deadline: float | None
 ) -> "tuple[list[Killing], list[Record]]":
-    """All attempts in their order. The core comes last, in processes that held mutants."""
+    """Return all attempts in their order. The core comes last, in processes that held mutants."""
     with _progress(len(mutants) + len(checks), sys.stdout) as advance:
 
         def note(future: "Future[Any]") -> None:
@@ -129,7 +129,7 @@ def _run(
 
 
 def _kill(name: str, seed: int, shrink: bool, declines: str, deadline: float | None) -> "Killing":
-    """One attempt at one mutant, in a process of the pool."""
+    """Return one attempt at one mutant, in a process of the pool."""
     from bnspec_conformance.mutants import catalogue
     from bnspec_conformance.mutants.killing import kill
 
@@ -137,7 +137,7 @@ def _kill(name: str, seed: int, shrink: bool, declines: str, deadline: float | N
 
 
 def _clean(check: str, seed: int, shrink: bool, declines: str, deadline: float | None) -> "Record":
-    """One check of the core itself, in a process of the pool."""
+    """Return one check of the core itself, in a process of the pool."""
     from bnspec_conformance.mutants.killing import clean
 
     return clean(check, seed, shrink=shrink, declines=declines, deadline=deadline)

@@ -12,9 +12,9 @@ from bnspec_conformance.mutants.declining import FEW, declining
 from bnspec_conformance.mutants.mutant import CannotApply, Mutant
 from bnspec_conformance.run.engine import Check, all_checks, attempt, checks_of
 from bnspec_conformance.subjects import Subject, find_subject
+from bnspec_conformance.subjects.time_limit import PATIENCE
+from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record, outcome_of
-from bnspec_conformance.trials.time_limit import PATIENCE
-from bnspec_conformance.trials.trial import Budget
 
 __all__ = ["Killing", "checks_for", "clean", "kill"]
 

@@ -10,21 +10,19 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bnspec_conformance.bounds import violations
 from bnspec_conformance.cases.case import Case, Outcome, RankOutcome, as_float64
 from bnspec_conformance.cases.features import FEATURES, Feature, easy, feature_of, stripped
+from bnspec_conformance.cases.outputs import formulas, speaks
 from bnspec_conformance.cases.wellformed import complaints
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import NotSupported
-from bnspec_conformance.trials.outputs import formulas, speaks
-from bnspec_conformance.trials.time_limit import TooLong, deadline
-
-if TYPE_CHECKING:
-    from bnspec_conformance.trials.trial import Trial
+from bnspec_conformance.subjects.time_limit import TooLong, deadline
+from bnspec_conformance.trials.under_test import UnderTest
 
 __all__ = ["Control", "Controls", "Size", "array_of"]
 
@@ -82,14 +80,14 @@ class Controls:
 
     Attributes
     ----------
-    trial : Trial
+    trial : UnderTest
     case : Case
         In which an output is wrong.
     given : Case, callable or None
         The check's own control.
     """
 
-    trial: "Trial"
+    trial: UnderTest
     case: Case
     given: Control | None = None
     _ran: dict[str, tuple[Case, Outcome | None] | None] = field(default_factory=dict)
@@ -215,7 +213,7 @@ def _quietly(run: Callable[[], Any], seconds: float) -> Outcome | None:
     return found if isinstance(found, Outcome) else None
 
 
-def _size(trial: "Trial", case: Case, outcome: Outcome, output: str, rounding: float) -> Size | None:
+def _size(trial: UnderTest, case: Case, outcome: Outcome, output: str, rounding: float) -> Size | None:
     """Return how far an output is off, a relative rounding aside; None if nothing shows it."""
     formless = {each.output for each in complaints(outcome, case, trial.subject.scope, ()) if not each.clause}
     if formless & {"", output}:

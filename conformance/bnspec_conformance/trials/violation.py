@@ -1,4 +1,4 @@
-"""What a check found wrong: a violation with the clauses it breaks, and all of them that a check has seen."""
+"""Violations: an exception with the clauses that it breaks, and the collection of all that a check has seen."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,12 +24,12 @@ class Violation(AssertionError):
 
     @property
     def clauses(self) -> tuple[str, ...]:
-        """What it breaks."""
+        """The clauses that it breaks."""
         return tuple(self.details.get("clauses", ()))
 
     @property
     def problem(self) -> str:
-        """What is wrong, in one line."""
+        """The fault, in one line."""
         return str(self.details.get("problem") or self).split("\n", 1)[0]
 
 
@@ -47,7 +47,7 @@ class Found:
     by_clause : dict of str to Violation
         One of each clause: the first of the last case; of a search, the smallest case.
     here : list of Violation
-        Those of the case at hand.
+        The violations of the case at hand.
     """
 
     cited: tuple[str, ...]
@@ -67,11 +67,11 @@ class Found:
             raise violation
 
     def is_own(self, violation: Violation) -> bool:
-        """Whether it breaks a clause of the check; what breaks others ends no search."""
+        """Return whether it breaks a clause of the check; a violation of other clauses ends no search."""
         return bool(set(violation.clauses) & set(self.cited))
 
     def own(self) -> Violation | None:
-        """The first violation of the case at hand that breaks a clause of the check."""
+        """Return the first violation of the case at hand that breaks a clause of the check."""
         return next((v for v in self.here if self.is_own(v)), None)
 
     def begin(self) -> None:
@@ -99,7 +99,7 @@ class Found:
             raise ended
 
     def __iter__(self) -> Iterator[Violation]:
-        """Each violation once, those of the check's own clauses first."""
+        """Return each violation once, those of the check's own clauses first."""
         seen: list[Violation] = []
         for clause in sorted(self.by_clause, key=lambda c: c not in self.cited):
             if self.by_clause[clause] not in seen:
@@ -111,15 +111,15 @@ class Found:
 
 
 def violation(subject: Subject, clauses: Sequence[str], problem: str, case: Case | None, **where: Any) -> Violation:
-    """A violation in words, with a script that shows it.
+    """Return a violation in words, with a script that shows it.
 
     Parameters
     ----------
     subject : Subject
     clauses : sequence of str
-        What is broken.
+        The clauses that are broken.
     problem : str
-        What is wrong.
+        The fault.
     case : Case or None
     **where : Any
         Of a number that is off: what, rank, index, got, expected, error_ulp, bound_ulp, error and bound.
@@ -180,7 +180,7 @@ def told_by_ulps(where: Mapping[str, Any]) -> bool:
 
 
 def in_ulps(error: float, reference: float, dtype: Any) -> float:
-    """An error in units of the last place of a dtype at the reference; of a count, the error itself."""
+    """Return an error in units of the last place of a dtype at the reference; of a count, the error itself."""
     if not np.issubdtype(dtype, np.inexact) and np.dtype(dtype).kind in "iub":  # a count: its unit is 1
         return abs(error)
     return float(ulps(error, reference, dtype)) if np.isfinite(error) and np.isfinite(reference) else float("inf")

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from bnspec import BatchNormConfig
-from bnspec_conformance.cases import strategies
-from bnspec_conformance.cases.case import Case, RankInputs
+from bnspec_conformance.cases.case import Case, RankInputs, dtype_named
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
@@ -137,7 +137,7 @@ def test_dtypes(t: Trial) -> None:
     config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
     rng = np.random.default_rng(0)
     for name in t.subject.scope.dtypes:
-        x = rng.standard_normal((4, 3)).astype(strategies.dtype_of(name))
+        x = rng.standard_normal((4, 3)).astype(dtype_named(name))
         case = t.subject.scope.arrange(
             Case(config=config, ranks=(RankInputs(x, dy=x),), gamma=np.ones(3, "float32"), beta=np.zeros(3, "float32"))
         )
