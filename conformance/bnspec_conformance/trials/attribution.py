@@ -36,7 +36,7 @@ _OWN, _EASY = "the check's own control", "an easy case"
 _PRECISION, _CUT = "BN-PREC-", 2.0**-7
 
 #: What an element must exceed its bound by to tell an error: next to 0 everything is right.
-_TELLS = 2.0**8
+_TELLS = 2.0**5
 
 #: The factor that two errors of one fault may lie apart. A rounding that is just inside its bound in the control and
 #: just outside it in the case has nothing to do with what the case has besides.
