@@ -1,7 +1,7 @@
 """The pytest plugin: its options, and the subjects that each check runs on.
 
 A plugin rather than a conftest, so that ``pytest --pyargs bnspec_conformance`` and the console script have
-the same options. `bnspec_conformance.run.session` gathers the results; `bnspec_conformance.report` writes them.
+the same options. `bnspec_conformance.run.suite_run` gathers the results; `bnspec_conformance.report` writes them.
 """
 
 import datetime
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.run.session import Session, matches
+from bnspec_conformance.run.items import matches
+from bnspec_conformance.run.suite_run import SuiteRun
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects
-from bnspec_conformance.trials.time_limit import PATIENCE
-from bnspec_conformance.trials.trial import Budget
+from bnspec_conformance.subjects.time_limit import PATIENCE
+from bnspec_conformance.trials.budget import Budget
 
 if TYPE_CHECKING:
     from bnspec_conformance.run.waivers import Waivers
@@ -83,7 +84,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if not any(matches(wanted, known) for known in specification_clauses()):
             raise pytest.UsageError(f"no clause {wanted!r}; `bnspec-conformance list` shows them.")
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers write nothing
-        from bnspec_conformance.report._outputs import unusable
+        from bnspec_conformance.report.output_paths import unusable
 
         files = {f"--{kind}": config.getoption(f"--bnspec-{kind}") for kind in ("json", "junit", "html")}
         if config.getoption("--bnspec-update-waivers"):
@@ -91,12 +92,12 @@ def pytest_configure(config: pytest.Config) -> None:
         problem = unusable(files, {"--failures": config.getoption("--bnspec-failures")})
         if problem is not None:
             raise pytest.UsageError(problem)
-    config.pluginmanager.register(Session(config, _subjects(config), _waivers(config)), "bnspec-session")
+    config.pluginmanager.register(SuiteRun(config, _subjects(config), _waivers(config)), "bnspec-session")
 
 
 @pytest.fixture(scope="session")
 def budget(pytestconfig: pytest.Config) -> Budget:
-    """How long to look."""
+    """Return the budget of each check, as the command line sets it."""
     option = pytestconfig.getoption
     shrink = not option("--bnspec-no-shrink")
     deadline = option("--bnspec-deadline")
@@ -105,7 +106,7 @@ def budget(pytestconfig: pytest.Config) -> Budget:
 
 
 def _subjects(config: pytest.Config) -> dict[str, Subject | str]:
-    """Each subject by the name it was asked by, or why it cannot be had, which is an error if it was asked for."""
+    """Return the subjects by the names they were asked by, or why one is missing; an error if it was asked for."""
     asked = config.getoption("--subject")
     profiles, deadline = config.getoption("--bnspec-profile"), config.getoption("--bnspec-deadline")
     subjects: dict[str, Subject | str] = {}
@@ -120,7 +121,7 @@ def _subjects(config: pytest.Config) -> dict[str, Subject | str]:
                     f"{other} and {name} both call themselves {subject.name!r}; test one at a time."
                 )
             if profiles:
-                from bnspec_conformance.run.narrow import only_profiles
+                from bnspec_conformance.run.restricted import only_profiles
 
                 subject = only_profiles(subject, profiles)
             subjects[name] = subject

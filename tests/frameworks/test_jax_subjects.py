@@ -12,9 +12,9 @@ from helpers import compare
 
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Case
-from bnspec_conformance.cases.examples import example
+from bnspec_conformance.checks.examples import example
 from bnspec_conformance.subjects import Subject, complete
-from bnspec_conformance.trials.trial import Violation
+from bnspec_conformance.trials.violation import Violation
 
 pytest.importorskip("jax", reason="jax is not installed")
 

@@ -13,9 +13,9 @@ from helpers import compare
 
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Case, RankInputs
-from bnspec_conformance.cases.examples import example
-from bnspec_conformance.subjects import Refused, complete
-from bnspec_conformance.trials.trial import NotSupported, Violation
+from bnspec_conformance.checks.examples import example
+from bnspec_conformance.subjects import NotSupported, Refused, complete
+from bnspec_conformance.trials.violation import Violation
 
 RESULTS = ("y", "state", "dx", "dgamma", "dbeta", "ydot")
 SUBJECTS = {

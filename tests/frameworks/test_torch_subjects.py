@@ -10,9 +10,9 @@ from helpers import compare
 
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs
-from bnspec_conformance.cases.examples import example
+from bnspec_conformance.checks.examples import example
 from bnspec_conformance.subjects import Refused, complete
-from bnspec_conformance.trials.trial import Violation
+from bnspec_conformance.trials.violation import Violation
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

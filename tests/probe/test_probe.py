@@ -14,13 +14,13 @@ import bnspec
 from bnspec_conformance.cases.case import Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.commands import probe as command
-from bnspec_conformance.probe import GROUPS, names_by_value, probe
-from bnspec_conformance.probe._ask import Asker, RefusedCase, Unobservable
-from bnspec_conformance.probe._findings import Declared, Guess, Observed, Reading, compare, read
-from bnspec_conformance.probe._normalize import inference_guesses, scaled
-from bnspec_conformance.probe._predict import State, moments, update_guesses
-from bnspec_conformance.probe._running import COLUMNS, OLD
-from bnspec_conformance.subjects import NotSupported, SubjectError, complete
+from bnspec_conformance.probe import GROUPS, probe
+from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable
+from bnspec_conformance.probe.findings import Declared, Guess, Observation, Reading, compare, read
+from bnspec_conformance.probe.normalize import inference_guesses, scaled
+from bnspec_conformance.probe.predict import ProbeState, moments, update_guesses
+from bnspec_conformance.probe.running import COLUMNS, OLD
+from bnspec_conformance.subjects import NotSupported, SubjectError, complete, names_by_value
 
 # --- right ------------------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ def test_what_cannot_be_run_is_never_a_pass():
 
 def test_no_two_hypotheses_predict_the_same():
     columns = scaled(0.25)
-    states = [State(p.mean / 4, p.var() / 4, 1) for p in map(moments, columns)]
+    states = [ProbeState(p.mean / 4, p.var() / 4, 1) for p in map(moments, columns)]
     for guesses in (
         list(update_guesses(COLUMNS, OLD, 0.75)),
         list(update_guesses(COLUMNS, OLD._replace(seen=None), 0.75)),
@@ -250,17 +250,17 @@ def test_no_two_hypotheses_predict_the_same():
 
 def test_guesses_are_compared_within_roundoff_and_not_beyond():
     guesses = [Guess({"c": "one"}, {"v": [1.0, 2.0]}), Guess({"c": "two"}, {"v": [1.0, 2.5]})]
-    seen = {"v": Observed([1.0, 2.0 + 2.0**-20], 2.0**-24)}
+    seen = {"v": Observation([1.0, 2.0 + 2.0**-20], 2.0**-24)}
     assert read(guesses, seen, "c") == Reading(("one",))
-    assert read(guesses, {"v": Observed([1.0, 2.1], 2.0**-24)}, "c") == Reading((), "saw v [1, 2.1]")
-    assert read(guesses, {"v": Observed([1.0, math.nan], 2.0**-24)}, "c").fits == ()
-    in_float32 = {"v": Observed([1.0, 2.0 + 2.0**-24], 2.0**-53)}
+    assert read(guesses, {"v": Observation([1.0, 2.1], 2.0**-24)}, "c") == Reading((), "saw v [1, 2.1]")
+    assert read(guesses, {"v": Observation([1.0, math.nan], 2.0**-24)}, "c").fits == ()
+    in_float32 = {"v": Observation([1.0, 2.0 + 2.0**-24], 2.0**-53)}
     assert read(guesses, in_float32, "c") == Reading(("one",))
     assert read(guesses, in_float32, "c", coarse=False).fits == ()
-    assert read(guesses, {"v": Observed([1, 3], 0.0)}, "c").fits == ()  # integers are right or wrong
+    assert read(guesses, {"v": Observation([1, 3], 0.0)}, "c").fits == ()  # integers are right or wrong
     infinite = [Guess({"c": "three"}, {"v": [math.inf, math.nan]})]
-    assert read(infinite, {"v": Observed([math.inf, math.nan], 0.0)}, "c").fits == ("three",)
-    assert read(infinite, {"v": Observed([-math.inf, math.nan], 0.0)}, "c").fits == ()
+    assert read(infinite, {"v": Observation([math.inf, math.nan], 0.0)}, "c").fits == ("three",)
+    assert read(infinite, {"v": Observation([-math.inf, math.nan], 0.0)}, "c").fits == ()
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_a_subject_that_refuses_everything_refuses_nothing_in_particular():
 
 @pytest.mark.parametrize("error", [NotImplementedError("some day"), None])
 def test_what_breaks_does_not_refuse(error):
-    from bnspec_conformance.subjects.process import ProgramError
+    from bnspec_conformance.subjects import ProgramError
 
     class Breaking(Refusing):
         pass

@@ -9,7 +9,7 @@ from probed import OURS, Wrong, by_place, configured, differing, each, measured,
 
 from bnspec_conformance.cases.case import Outcome, RankInputs, RankOutcome
 from bnspec_conformance.cases.scope import PROFILES, Scope
-from bnspec_conformance.probe._predict import EPSILON_PLACES
+from bnspec_conformance.probe.predict import EPSILON_PLACES
 
 # --- the running state ------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from bnspec._clauses import clauses, specification
 from bnspec._cli import main
 from bnspec._printable import printable
 from bnspec_conformance.cli import main as conformance
-from bnspec_conformance.matrix import Row
-from bnspec_conformance.matrix._page import page
+from bnspec_conformance.matrix.markdown import page
+from bnspec_conformance.matrix.row import MatrixRow
 from bnspec_conformance.mutants.summary import markdown
 from bnspec_conformance.report import write_html
 from bnspec_conformance.report.markdown import code, escaped, plain, rendered
@@ -121,14 +121,14 @@ def test_generated_pages_show_what_they_are_given() -> None:
         assert "".join(printable(hostile).split()) in shown(text, "js-default")
 
 
-def _rows() -> list[Row]:
+def _rows() -> list[MatrixRow]:
     findings = [
         {"group": "g", "convention": text, "measured": text, "declared": text, "verdict": "differs", "note": ""}
         for text in HOSTILE
     ]
     return [
-        Row("hostile", report=_report(), findings=findings),
-        *(Row("absent", report=None, findings=[], reason=text) for text in HOSTILE),
+        MatrixRow("hostile", report=_report(), findings=findings),
+        *(MatrixRow("absent", report=None, findings=[], reason=text) for text in HOSTILE),
     ]
 
 

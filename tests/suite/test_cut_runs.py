@@ -15,11 +15,11 @@ import pytest
 from bnspec_conformance import Case, find_subject
 from bnspec_conformance.cli import main
 from bnspec_conformance.report import Live, document, read_failures, read_report, write_json
-from bnspec_conformance.report._write import write_bytes, write_text
-from bnspec_conformance.run import underway
+from bnspec_conformance.report.atomic_write import write_bytes, write_text
 from bnspec_conformance.run.engine import all_checks, attempt
+from bnspec_conformance.trials.budget import Budget
+from bnspec_conformance.trials.listeners import listening, notify_argument, notify_case
 from bnspec_conformance.trials.record import Record
-from bnspec_conformance.trials.trial import Budget
 
 HERE = Path(__file__).parents[1] / "support"
 
@@ -222,9 +222,9 @@ def test_what_is_running_is_at_the_end_of_the_report(tmp_path: Path) -> None:
     assert read_report(tmp_path / "r.json")["running"] is None
     live.begin("test_normalize::test_formula", ("BN-NORM-1",), "numpy")
     assert read_report(tmp_path / "r.json")["running"]["violation"]["case"] is None
-    with underway.told(live):
-        underway.argument(case)
-        underway.case(case)
+    with listening(live):
+        notify_argument(case)
+        notify_case(case)
     found = read_report(tmp_path / "r.json")
     assert (found["running"]["violation"]["case"], found["running"]["violation"]["drawn"]["kind"]) == (
         case.describe(),

@@ -11,7 +11,7 @@ import pytest
 from bnspec_conformance import find_subject
 from bnspec_conformance.cli import main
 from bnspec_conformance.report import document, write_json
-from bnspec_conformance.report._compare import Change, compare
+from bnspec_conformance.report.compare import Change, compare
 from bnspec_conformance.trials.record import Record, Worst
 
 Report = dict[str, Any]

@@ -11,7 +11,7 @@ from bnspec_conformance.cases.scope import PROFILES, Scope
 from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.subjects import SubjectError, complete
 from bnspec_conformance.trials import trial
-from bnspec_conformance.trials.trial import Budget
+from bnspec_conformance.trials.budget import Budget
 
 FORMULA = "test_normalize::test_formula"
 VJP = "test_gradients::test_vjp"

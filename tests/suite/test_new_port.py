@@ -14,10 +14,10 @@ import pytest
 from bnspec_conformance import cli, find_subject
 from bnspec_conformance.commands import new_port
 from bnspec_conformance.run.engine import all_checks, attempt
-from bnspec_conformance.run.narrow import only_profiles
+from bnspec_conformance.run.restricted import only_profiles
 from bnspec_conformance.run.waiver_file import load_waivers
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.trials.trial import Budget
+from bnspec_conformance.trials.budget import Budget
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "porting.md").read_text()

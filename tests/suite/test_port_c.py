@@ -19,7 +19,7 @@ from bnspec_conformance.cases.codec import case_from_json, case_to_json, outcome
 from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.subjects import NotSupported, Refused, Subject
 from bnspec_conformance.subjects.conversation import cases, main
-from bnspec_conformance.trials.trial import Budget
+from bnspec_conformance.trials.budget import Budget
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "examples" / "port-c" / "port.c"

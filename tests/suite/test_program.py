@@ -15,10 +15,11 @@ from bnspec import BatchNormConfig
 from bnspec_conformance import Case, RankInputs, find_subject
 from bnspec_conformance.cases.codec import case_from_json, case_to_json
 from bnspec_conformance.run.engine import all_checks, attempt
-from bnspec_conformance.subjects import NotSupported, Refused, SubjectError
+from bnspec_conformance.subjects import NotSupported, ProgramError, Refused, SubjectError
 from bnspec_conformance.subjects import program as module
-from bnspec_conformance.subjects.program import Program, ProgramError
-from bnspec_conformance.trials.trial import Budget, Trial
+from bnspec_conformance.subjects.program import Program
+from bnspec_conformance.trials.budget import Budget
+from bnspec_conformance.trials.trial import Trial
 
 # A program that does what a case's note tells it to. y is x; nothing is computed here.
 SCRIPT = r"""

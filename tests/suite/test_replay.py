@@ -10,13 +10,13 @@ import pytest
 
 import bnspec
 from bnspec_conformance import find_subject
-from bnspec_conformance.cases.drawn import drawn_from_json
+from bnspec_conformance.cases.argument_codec import argument_from_json
 from bnspec_conformance.cli import main
 from bnspec_conformance.report import document, read_failures, write_failures, write_json
-from bnspec_conformance.report._document import plain
+from bnspec_conformance.report.json_document import plain
 from bnspec_conformance.run.engine import all_checks, attempt
+from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record
-from bnspec_conformance.trials.trial import Budget
 
 EXPONENTIAL = "test_running::test_exponential"
 FORGETFUL = ("--subject", "broken:forgetful")
@@ -97,11 +97,19 @@ def test_what_a_subject_does_not_support_is_said(report: Path, capsys: pytest.Ca
 def test_the_argument_comes_back_as_it_was(records: list[Record]) -> None:
     check = all_checks()[EXPONENTIAL]
     again = attempt(
-        check, find_subject("broken:forgetful"), Budget(), drawn=drawn_from_json(records[0].violation["drawn"])
+        check, find_subject("broken:forgetful"), Budget(), drawn=argument_from_json(records[0].violation["drawn"])
     )  # type: ignore[index]
     assert again.violation is not None
     assert records[0].violation is not None
     assert plain(again.violation) == plain(records[0].violation)
+
+
+def test_an_error_next_to_zero_is_told_as_it_is(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads(report.read_text())
+    content["checks"][0]["violation"] |= {"expected": 0.0, "error": 0.25, "bound": 0.125, "error_ulp": 1e44}
+    report.write_text(json.dumps(content))
+    assert main(["replay", str(report), "--subject", "numpy", "--index", "0"]) == 0
+    assert "error     0.25, bound 0.125 (absolute: expected is next to 0)\n" in capsys.readouterr().out
 
 
 def test_a_check_whose_argument_was_not_written_runs_whole_with_its_seed(

@@ -19,7 +19,8 @@ from bnspec_conformance import Case, Outcome, RankInputs, RankOutcome, exact, fi
 from bnspec_conformance.run.engine import checks
 from bnspec_conformance.subjects import SubjectError
 from bnspec_conformance.trials.script import script
-from bnspec_conformance.trials.trial import Trial, Violation
+from bnspec_conformance.trials.trial import Trial
+from bnspec_conformance.trials.violation import Violation
 
 SUITE = Path(bnspec_conformance.__file__).parent
 HERE = Path(__file__).parents[1] / "support"

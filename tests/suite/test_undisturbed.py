@@ -10,8 +10,8 @@ import pytest
 
 from bnspec_conformance import Case, find_subject
 from bnspec_conformance.run import environment
+from bnspec_conformance.run.completeness import asked_for, problems
 from bnspec_conformance.run.engine import all_checks
-from bnspec_conformance.run.whole import asked_for, problems
 from bnspec_conformance.subjects import SubjectError, asked_as, complete, version_of
 from bnspec_conformance.trials.record import Record
 

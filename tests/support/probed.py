@@ -8,7 +8,7 @@ import bnspec
 from bnspec_conformance.cases.case import Outcome
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.probe import probe
-from bnspec_conformance.probe._predict import EPSILON_PLACES
+from bnspec_conformance.probe.predict import EPSILON_PLACES
 from bnspec_conformance.subjects import complete, ours
 
 __all__ = ["OURS", "Wrong", "by_place", "configured", "differing", "each", "measured", "put"]

@@ -21,10 +21,11 @@ import bnspec_conformance
 from bnspec._clauses import clauses as specification
 from bnspec_conformance import find_subject
 from bnspec_conformance.bounds import violations
+from bnspec_conformance.cases.case import dtype_named
 from bnspec_conformance.commands import vectors as command
 from bnspec_conformance.vectors.catalogue import FAMILIES
 from bnspec_conformance.vectors.files import BadFile, Results, Vectors, read_results, read_vectors
-from bnspec_conformance.vectors.hex import dtype_named, hexed, rounded_up, unhexed
+from bnspec_conformance.vectors.hex import hexed, rounded_up, unhexed
 from bnspec_conformance.vectors.judge import flattened, values
 from bnspec_conformance.vectors.run import run_vectors
 from bnspec_conformance.vectors.stream import Stream

@@ -1,4 +1,4 @@
-"""How far a right answer may lie from the exact one: bounds computed from the case, never chosen.
+"""Bounds of the error of a right answer: computed from the case, never chosen.
 
 `bounds` is the analysis of an algorithm that this project takes as the measure (`bounds.analysis` derives it):
 moments kept as a pair, all arithmetic in one format W, one cast per result. For float32 x and float64 W everything
@@ -38,7 +38,7 @@ def bounds(
     reference : Outcome
         The exact answer, of `oracle.exact` (or `oracle.float64` where float64's error does not matter).
     arithmetic : {"float64", "float32"}
-        What W is; for float64 x it is float64 in any case [BN-PREC-1].
+        The format W; for float64 x it is float64 in any case [BN-PREC-1].
     flush : bool
         Whether the subject takes and makes subnormal numbers as 0.
     plain : bool
@@ -63,7 +63,7 @@ def bounds(
 def violations(
     got: Array, reference: Floats, bound: Floats, dtype: npt.DTypeLike, *, any_nonfinite: bool = False
 ) -> npt.NDArray[np.bool_]:
-    """Where a result is outside its bound.
+    """Return the elements in which a result is outside its bound.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def hard_bound(reference: Floats, gamma: Array | None, axis: int = -1, *, flush:
 
 
 def ulps(error: npt.ArrayLike, reference: npt.ArrayLike, dtype: npt.DTypeLike) -> Floats:
-    """An error in units of the last place that a dtype has at the reference."""
+    """Return an error in units of the last place that a dtype has at the reference."""
     digits, low, high = limits(dtype)
     _, exponent = np.frexp(np.abs(np.asarray(reference, dtype=np.float64)))
     binade = np.where(np.asarray(reference) == 0, low, np.clip(exponent - 1, low, high))

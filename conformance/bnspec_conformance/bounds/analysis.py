@@ -1,4 +1,4 @@
-"""The error analysis behind `tolerances.bounds`.
+"""Error analysis behind `bounds`.
 
 Model. All arithmetic of a call is done in one format W of roundoff u (float64, or float32 where a device has
 no float64), and each result is cast once to its own dtype. The moments follow the pair algorithm, whose
@@ -19,8 +19,8 @@ istd, renorm's corrections, y, the two gradient sums, dx, the tangents, and the 
 
 The plain bound is that of a subject that keeps the mean in one number of W, so that it errs by E = g_{n+3} mean|x| +
 2u|mu|, in x - mean and in everything that follows, and that may evaluate x*scale - mean*scale, which adds
-2u(|x| + |mu|) to each x - mean. It grows with |mean|/std, as such an implementation's error does; that of the one-pass
-variance grows with its square and is still outside.
+2u(|x| + |mu|) to each x - mean. This bound grows with |mean|/std, as such an implementation's error does; the error of
+the one-pass variance grows with its square and is still outside.
 
 A subject that flushes subnormal numbers may also take an input for 0 that is smaller than the smallest
 normal number of x's dtype; that much is added to x, dy and the tangent.
@@ -34,7 +34,7 @@ import numpy.typing as npt
 from bnspec_conformance.bounds.rounding import Approx, Arithmetic, arithmetic, growth, limits
 from bnspec_conformance.bounds.state import FedGroup, advance_bounds, running_approx, state_approx
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64
-from bnspec_conformance.cases.layout import Layout, layouts
+from bnspec_conformance.cases.layout import GroupLayout, layouts
 
 __all__ = ["batch_bounds", "inference_bounds"]
 
@@ -45,7 +45,7 @@ Floats = npt.NDArray[np.float64]
 class _Part:
     """One rank, folded to (G, C, L)."""
 
-    layout: Layout
+    layout: GroupLayout
     live: npt.NDArray[np.bool_]
     solid: npt.NDArray[np.bool_]  # finite, or unmasked
     c: Approx  # x - mean as it is computed

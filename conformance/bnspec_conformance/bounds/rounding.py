@@ -54,7 +54,7 @@ def limits(dtype: npt.DTypeLike) -> tuple[int, int, int]:
 
 
 def arithmetic(dtype: npt.DTypeLike, flush: bool = False) -> Arithmetic:
-    """The arithmetic of a dtype, with or without subnormal numbers."""
+    """Return the arithmetic of a dtype, with or without subnormal numbers."""
     digits, low, high = limits(dtype)
     largest = (2.0 - 2.0**-digits) * 2.0**high
     return Arithmetic(2.0 ** -(digits + 1), 2.0**low if flush else max(2.0 ** (low - digits - 1), 5e-324), largest)
@@ -110,7 +110,7 @@ class Approx:
         return self._rounded(value, inherited, self.within.eta)
 
     def root(self) -> "Approx":
-        """The square root of a number >= 0."""
+        """Return the square root of a number >= 0."""
         value = np.sqrt(self.value)
         low = np.sqrt(np.maximum(self.value - self.error, 0.0))
         return self._rounded(value, self.error / np.maximum(value + low, 5e-324) * (self.error > 0))
@@ -123,20 +123,20 @@ class Approx:
         return Approx(value, np.where(size > self.within.largest, np.inf, error), self.within)
 
     def at_most(self, error: npt.ArrayLike) -> "Approx":
-        """The same number where the error is known to be no larger than `error`."""
+        """Return the same number where the error is known to be no larger than `error`."""
         return Approx(self.value, np.minimum(self.error, error), self.within)
 
     def off_by(self, error: float | Floats) -> "Approx":
-        """The same number with a further error."""
+        """Return the same number with a further error."""
         return Approx(self.value, self.error + error, self.within)
 
     def where(self, condition: npt.NDArray[np.bool_], other: "Approx") -> "Approx":
-        """These numbers where the condition holds, else the others."""
+        """Return these numbers where the condition holds, else the others."""
         value = np.where(condition, self.value, other.value)
         return Approx(value, np.where(condition, self.error, other.error), self.within)
 
     def lifted(self) -> "Approx":
-        """The same numbers with one more axis at the end."""
+        """Return the same numbers with one more axis at the end."""
         return Approx(self.value[..., None], self.error[..., None], self.within)
 
     def cast(self, dtype: npt.DTypeLike, flush: bool) -> "Approx":

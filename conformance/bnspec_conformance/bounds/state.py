@@ -15,7 +15,7 @@ from bnspec_conformance.cases.case import Array, as_float64
 __all__ = ["FedGroup", "advance_bounds", "running_approx", "state_approx"]
 
 Floats = npt.NDArray[np.float64]
-State = dict[str, Approx]
+ApproxState = dict[str, Approx]
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class FedGroup:
     var: Approx
 
 
-def state_approx(state: dict[str, Array], one: Approx) -> State:
-    """The stored state; exact, counts included."""
+def state_approx(state: dict[str, Array], one: Approx) -> ApproxState:
+    """Return the stored state; exact, counts included."""
     return {name: one.like(as_float64(values)) for name, values in state.items()}
 
 
-def running_approx(config: BatchNormConfig, state: State, dtype: npt.DTypeLike) -> tuple[Approx, Approx]:
+def running_approx(config: BatchNormConfig, state: ApproxState, dtype: npt.DTypeLike) -> tuple[Approx, Approx]:
     """Mean and variance that inference uses; debiasing divides by 1 - decay**t.
 
     The power of a decay that was rounded once errs by t*u*decay**t, the difference from 1 adds u. The
@@ -103,7 +103,7 @@ def _merge(groups: list[FedGroup]) -> FedGroup:
 
 
 def _collapsed(mean: Approx) -> Approx:
-    """The pair's sum as one number."""
+    """Return the pair's sum as one number."""
     return mean.off_by(mean.within.u * np.abs(mean.value))
 
 
@@ -132,7 +132,9 @@ def _average(values: list[Approx]) -> Approx:
     return total / total.like(float(len(values)))
 
 
-def _step(config: BatchNormConfig, old: State, stats: list[FedGroup], dtypes: dict[str, Array], flush: bool) -> State:
+def _step(
+    config: BatchNormConfig, old: ApproxState, stats: list[FedGroup], dtypes: dict[str, Array], flush: bool
+) -> ApproxState:
     new, one = dict(old), old["mean"]
     u = one.within.u
     fraction = 1 - config.decay
@@ -171,7 +173,7 @@ def _step(config: BatchNormConfig, old: State, stats: list[FedGroup], dtypes: di
     return new
 
 
-def _pool(config: BatchNormConfig, old: State, stat: FedGroup) -> State:
+def _pool(config: BatchNormConfig, old: ApproxState, stat: FedGroup) -> ApproxState:
     seen, one = old["count"].value, old["mean"]
     n = seen + stat.n
     m2 = old["var"] * one.like(np.maximum(seen - config.correction, 0))

@@ -1,4 +1,4 @@
-"""What is put to a subject and what it gives back: `Case` and `Outcome`, in plain NumPy arrays.
+"""Questions to a subject and its answers: `Case` and `Outcome`, in plain NumPy arrays.
 
 A case is complete: one configuration, the arrays of every rank, and what is to be derived. Arrays have
 the dtype a subject receives them in (bfloat16 as ``ml_dtypes.bfloat16``); those of an outcome of the
@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +22,7 @@ __all__ = [
     "RankInputs",
     "RankOutcome",
     "as_float64",
+    "dtype_named",
 ]
 
 Array = npt.NDArray[Any]
@@ -55,7 +57,7 @@ class Case:
     Attributes
     ----------
     config : BatchNormConfig
-        What is computed.
+        The computation that is asked for.
     ranks : tuple of RankInputs
         One entry is a single process; several share their statistics.
     gamma, beta : array or None
@@ -71,7 +73,7 @@ class Case:
     update : bool
         Whether the running state advances afterwards (batch mode with a state only).
     note : str
-        What the case is, for the reader of a report, where its numbers alone do not say.
+        A name of the case, for the reader of a report whom its numbers alone do not tell.
     """
 
     config: BatchNormConfig
@@ -106,12 +108,12 @@ class Case:
 
     @property
     def has_vjp(self) -> bool:
-        """Whether gradients are asked for."""
+        """True if gradients are asked for."""
         return any(r.dy is not None for r in self.ranks) or self.dmean is not None or self.dvar is not None
 
     @property
     def has_jvp(self) -> bool:
-        """Whether tangents are asked for."""
+        """True if tangents are asked for."""
         return any(r.xdot is not None for r in self.ranks) or self.gamma_dot is not None or self.beta_dot is not None
 
     def describe(self) -> str:
@@ -145,7 +147,7 @@ class Case:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RankOutcome:
-    """What one rank holds after a case; None for what was not asked for.
+    """Results of one rank after a case; None where nothing was asked for.
 
     Attributes
     ----------
@@ -194,5 +196,10 @@ class Outcome:
 
 
 def as_float64(array: Array) -> npt.NDArray[np.float64]:
-    """The same values in float64; exact for every dtype bnspec takes."""
+    """Return the same values in float64; exact for every dtype bnspec takes."""
     return np.asarray(array).astype(np.float64)
+
+
+def dtype_named(name: str) -> np.dtype[Any]:
+    """Return NumPy's dtype of that name, that of ml_dtypes for bfloat16."""
+    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)

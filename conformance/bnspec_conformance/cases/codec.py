@@ -33,7 +33,7 @@ class BadData(ValueError):
 
 
 def array_to_json(array: Array | None) -> dict[str, Any] | None:
-    """An array as dtype, shape and base64 of its little-endian bytes."""
+    """Return an array as dtype, shape and base64 of its little-endian bytes."""
     if array is None:
         return None
     data = np.ascontiguousarray(array)
@@ -43,7 +43,7 @@ def array_to_json(array: Array | None) -> dict[str, Any] | None:
 
 
 def array_from_json(value: Any, what: str = "an array") -> Array | None:
-    """The array again; read-only.
+    """Return the array again; read-only.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def array_from_json(value: Any, what: str = "an array") -> Array | None:
 
 
 def case_to_json(case: Case) -> dict[str, Any]:
-    """A case as a JSON value."""
+    """Return a case as a JSON value."""
     return {
         "config": json.loads(case.config.to_json()),
         "mode": case.mode,
@@ -88,7 +88,7 @@ def case_to_json(case: Case) -> dict[str, Any]:
 
 
 def case_from_json(value: Any) -> Case:
-    """The case again.
+    """Return the case again.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def case_from_json(value: Any) -> Case:
 
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as a JSON value."""
+    """Return an outcome as a JSON value."""
 
     def one(rank: RankOutcome) -> dict[str, Any]:
         fields = {f.name: getattr(rank, f.name) for f in dataclasses.fields(rank)}
@@ -127,7 +127,7 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_from_json(value: Any) -> Outcome:
-    """The outcome again; fields that are left out count as null.
+    """Return the outcome again; fields that are left out count as null.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def _each(arrays: tuple[Array, ...] | None) -> list[Any] | None:
 
 
 def _state_from_json(value: dict[str, Any]) -> dict[str, Array]:
-    """The fields of a running state that are there; null is one that is not."""
+    """Return the fields of a running state that are there; null is one that is not."""
     found = {name: array_from_json(v, f"state.{name}") for name, v in value.items()}
     return {name: array for name, array in found.items() if array is not None}
 

@@ -20,7 +20,7 @@ EPSILON = 1e-5
 
 
 def hard_families() -> dict[str, Family]:
-    """Every hard family: name to (x, gamma, beta, dy, epsilon).
+    """Return every hard family: name to (x, gamma, beta, dy, epsilon).
 
     Returns
     -------

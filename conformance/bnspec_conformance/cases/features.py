@@ -1,4 +1,4 @@
-"""What a case may have beyond a plain batch, and the same case without it.
+"""Features that a case may have beyond a plain batch, and the same case without them.
 
 Where an output is wrong, the case without a mask, say, tells whether the mask is to blame: the controls of
 `bnspec_conformance.trials.attribution`.
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, RankInputs
-from bnspec_conformance.cases.ranks import concatenated
-from bnspec_conformance.trials.outputs import EVERY, GHOST, GRADIENTS, MASK, SYNC, proving
+from bnspec_conformance.cases.concatenate import concatenated
+from bnspec_conformance.cases.outputs import EVERY, GHOST, GRADIENTS, MASK, SYNC, proving
 
 __all__ = ["FEATURES", "Feature", "easy", "feature_of", "stripped"]
 
@@ -68,7 +68,7 @@ def _uneven(case: Case) -> bool:
 
 
 def _even(case: Case) -> Case:
-    """Every rank with the samples of the largest, moved so that ranks can be told apart, and no mask."""
+    """Return every rank with the samples of the largest, moved so that ranks can be told apart, and no mask."""
     largest = max(case.ranks, key=lambda r: r.x.size)
     if not largest.x.size:
         largest = easy(dataclasses.replace(case, ranks=(largest,))).ranks[0]
@@ -100,7 +100,7 @@ def _has_axis(case: Case) -> bool:
 
 
 def _other_axes(case: Case) -> tuple[Case, ...]:
-    """The same numbers with the channels last in two dimensions, or on another axis."""
+    """Return the same numbers with the channels last in two dimensions, or on another axis."""
     rank, axis = case.ranks[0], case.config.axis % case.ranks[0].x.ndim
     ndim = rank.x.ndim
 
@@ -171,18 +171,18 @@ FEATURES: tuple[Feature, ...] = (
 _FEATURE_OF = {
     "BN-MASK": "mask", "BN-SYNC": "ranks", "BN-SYNC-3": "uneven", "BN-RENORM": "renorm", "BN-GRP-2": "ghost",
     "BN-RUN-8": "ghost", "BN-SHAPE-2": "axis", "BN-GRAD-6": "cotangents", "BN-RUN-7": "debiased",
-    "BN-NORM-2": "parameters", "BN-PREC-2": "dtype", "BN-PREC-3": "dtype", "BN-SHAPE-5": "dtype", "BN-INF-2": "ghost",
+    "BN-NORM-2": "parameters", "BN-PREC-2": "dtype", "BN-PREC-3": "dtype", "BN-INF-2": "ghost",
 }  # fmt: skip
 
 
 def feature_of(clause: str, case: Case) -> Feature | None:
-    """The feature of a case that a clause is about, or None."""
+    """Return the feature of a case that a clause is about, or None."""
     name = _FEATURE_OF.get(clause, _FEATURE_OF.get(clause.rsplit("-", 1)[0]))
     return next((f for f in FEATURES if f.name == name and f.has(case)), None)
 
 
 def stripped(case: Case) -> Case:
-    """The case without any of the features, but for where its channels are."""
+    """Return the case without any of the features, but for where its channels are."""
     for feature in FEATURES[:-1]:
         if feature.has(case):
             simpler = feature.without(case)
@@ -192,7 +192,7 @@ def stripped(case: Case) -> Case:
 
 
 def easy(case: Case) -> Case:
-    """A plain case of the same configuration whose outputs are far from 0 and finite, so that an error of any shows."""
+    """Return a plain case of the same configuration with finite outputs far from 0, so that every error shows."""
     case, rng = stripped(case), np.random.default_rng(7)
     rank, channels = case.ranks[0], max(1, case.channels)
     axis = case.config.axis % rank.x.ndim

@@ -8,14 +8,14 @@ import numpy.typing as npt
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
 
-__all__ = ["Layout", "layouts"]
+__all__ = ["GroupLayout", "layouts"]
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How one rank's x folds into (G, C, L) and back.
+class GroupLayout:
+    """Folding of one rank's x into (G, C, L) and back.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Layout:
         return blocks.reshape(self.groups, channels, per_group * size)
 
     def unfold(self, array: Array) -> Array:
-        """The inverse of `fold`."""
+        """Undo `fold`."""
         samples, channels, *rest = self._moved
         per_group = samples // max(self.groups, 1)
         size = int(np.prod(rest, dtype=np.int64))
@@ -54,12 +54,12 @@ class Layout:
         return np.moveaxis(np.ascontiguousarray(blocks).reshape(self._moved), 1, self.axis)
 
     def optional(self, array: Array | None) -> Floats:
-        """The folded float64 values, zeros where there is no array."""
+        """Return the folded float64 values, zeros where there is no array."""
         return self.fold(as_float64(np.zeros(self.shape) if array is None else array))
 
 
-def layouts(case: Case) -> Sequence[Layout]:
-    """One layout per rank; refuses what no subject may accept either."""
+def layouts(case: Case) -> Sequence[GroupLayout]:
+    """Return one layout per rank, or refuse a case that no subject may accept either."""
     result = []
     for rank in case.ranks:
         shape = tuple(int(s) for s in rank.x.shape)
@@ -70,7 +70,7 @@ def layouts(case: Case) -> Sequence[Layout]:
             if axis == 0 or shape[0] % size:
                 raise ValueError(f"{size} samples per group do not divide shape {shape} along axis 0 [BN-GRP-3]")
             groups = shape[0] // size
-        result.append(Layout(shape, axis, groups))
+        result.append(GroupLayout(shape, axis, groups))
     if len({layout.groups for layout in result}) > 1:
         raise ValueError("the ranks have different numbers of groups [BN-SYNC-9]")
     return result

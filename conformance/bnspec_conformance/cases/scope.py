@@ -1,4 +1,4 @@
-"""What a subject can be asked: the profiles, dtypes, ranks, axes and options that it declares.
+"""Scope of a subject: the profiles, dtypes, ranks, axes and options that it declares.
 
 A scope is a promise. Cases are drawn inside it, so that none is wasted; what lies outside is "not supported",
 never a pass; and a result that a declared profile owes and that does not come back is a failure.
@@ -62,12 +62,12 @@ _ABOUT: Mapping[str, tuple[str, ...]] = {
 
 
 def about(clause: str) -> tuple[str, ...]:
-    """The profiles without which a subject cannot be asked about a clause."""
+    """Return the profiles without which a subject cannot be asked about a clause."""
     return _ABOUT.get(clause, _ABOUT.get(clause.rsplit("-", 1)[0], ()))
 
 
 def needs(case: Case) -> frozenset[str]:
-    """The profiles a case calls for."""
+    """Return the profiles a case calls for."""
     config = case.config
     inference = case.mode == "inference"
     wanted = {
@@ -130,12 +130,12 @@ class Scope:
         return profile in self.profiles
 
     def lacks(self, clause: str) -> str | None:
-        """None, or why the subject cannot be asked about a clause."""
+        """Return None, or why the subject cannot be asked about a clause."""
         missing = [name for name in about(clause) if name not in self.profiles]
         return f"it has no {missing[0]} ({PROFILES[missing[0]]})" if missing else None
 
     def fit(self, case: Case) -> Case:
-        """The case without the derivatives and the state that the subject does not deal in."""
+        """Return the case without the derivatives and the state that the subject does not deal in."""
         lacks = set(PROFILES) - self.profiles
         change: dict[str, Any] = {}
         if lacks & {"grad", "jvp"}:
@@ -152,7 +152,7 @@ class Scope:
         return dataclasses.replace(case, **change) if change else case
 
     def reason(self, case: Case) -> str | None:
-        """None, or why the case lies outside."""
+        """Return None, or why the case lies outside."""
         missing = [name for name in PROFILES if name in needs(case) - self.profiles]
         if missing:
             return f"it has no {missing[0]} ({PROFILES[missing[0]]})"
@@ -171,7 +171,7 @@ class Scope:
         return self.without_option(case)
 
     def without_option(self, case: Case) -> str | None:
-        """None, or which option of a case the subject does not have; also for a case that is to be refused."""
+        """Return None, or which option of a case the subject does not have; also for a case that is to be refused."""
         for name, allowed in self.options.items():
             value = _option(case, name)
             if value is not None and value not in allowed:
@@ -179,7 +179,7 @@ class Scope:
         return None
 
     def arrange(self, case: Case) -> Case:
-        """The case with its channels on an axis that the subject takes: the same numbers in another order."""
+        """Return the case with its channels on an axis that the subject takes: the same numbers in another order."""
         ndim = case.ranks[0].x.ndim
         if self.takes_axis(case.config.axis, ndim):
             return case
@@ -192,11 +192,11 @@ class Scope:
         return dataclasses.replace(case, ranks=ranks, config=dataclasses.replace(case.config, axis=to))
 
     def takes_axis(self, axis: int, ndim: int) -> bool:
-        """Whether channels may be on this axis."""
+        """Return whether channels may be on this axis."""
         return self.axes == "any" or axis % ndim == (1 if self.axes == "first" else ndim - 1)
 
     def owes(self, case: Case, rank: RankInputs) -> tuple[str, ...]:
-        """The fields of a rank's outcome that a declared subject must return for a case."""
+        """Return the fields of a rank's outcome that a declared subject must return for a case."""
         due = {"core": True, "statistics": case.mode == "batch", "running": "running" in needs(case)}
         due |= {"grad": rank.dy is not None, "jvp": rank.xdot is not None}
         present = {"dgamma": case.config.scale, "dbeta": case.config.center, "count": "statistics" in self.profiles}
@@ -211,7 +211,7 @@ class Scope:
 
 
 def _option(case: Case, name: str) -> Any:
-    """The value of an option in a case, or None where it has no influence on the result."""
+    """Return the value of an option in a case, or None where it has no influence on the result."""
     config, asked, inference = case.config, needs(case), case.mode == "inference"
     if name == "renorm.form":
         return None if config.renorm is None else config.renorm.form

@@ -1,4 +1,4 @@
-"""Whether what a subject gave back is an outcome at all: types, shapes, and what its scope promised."""
+"""Form of an outcome: its types, its shapes, and the results that the subject's scope promised."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _LIKE_X = ("y", "dx", "ydot")
 
 @dataclasses.dataclass(frozen=True)
 class Complaint:
-    """What is wrong with the form of an outcome.
+    """Fault in the form of an outcome.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Complaint:
         Which output it is about, with its rank; empty for the outcome as a whole.
     rank : int
     clause : str
-        What it breaks, where that is not the output's own.
+        The clause that it breaks, where that is not the output's own.
     """
 
     problem: str
@@ -35,15 +35,15 @@ class Complaint:
 
 
 def complaints(outcome: Any, case: Case, scope: Scope, given: Sequence[Array]) -> list[Complaint]:
-    """All that is wrong with the form of an outcome.
+    """Return all that is wrong with the form of an outcome.
 
     Parameters
     ----------
     outcome : Any
-        What ``run`` returned.
+        The result of ``run``.
     case : Case
     scope : Scope
-        What it owes, if it is declared.
+        Promises the outputs that must be there, if it is declared.
     given : sequence of array
         The case's arrays, with which no result may share its memory.
     """

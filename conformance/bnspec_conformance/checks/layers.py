@@ -1,4 +1,4 @@
-"""What the checks of bnspec's layers share: a layer made from a case, and everything about it that can change."""
+"""Helpers of the checks of bnspec's layers: a layer made from a case, and everything about it that can change."""
 
 import dataclasses
 from pathlib import Path
@@ -8,13 +8,14 @@ import numpy as np
 
 import bnspec
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.trials.trial import Trial
 
 __all__ = ["arrays_of", "awkward", "host", "layer_of", "names_of", "outcome_of", "snapshot", "state_of"]
 
 
 def names_of(config: bnspec.BatchNormConfig) -> dict[str, str]:
-    """The names that BN-STATE-1 gives to the variables that the configuration has."""
+    """Return the names that BN-STATE-1 gives to the variables that the configuration has."""
     renorm = config.renorm
     names = {"beta": "beta", "gamma": "gamma", "mean": "mean/EMA", "var": "variance/EMA", "count": "count"}
     if renorm is not None:
@@ -26,7 +27,7 @@ def names_of(config: bnspec.BatchNormConfig) -> dict[str, str]:
 
 
 def arrays_of(case: Case) -> dict[str, Array]:
-    """The case's parameters and state under the names of the layer's variables."""
+    """Return the case's parameters and state under the names of the layer's variables."""
     kept = "float64" if case.ranks[0].x.dtype == np.float64 else "float32"
     given = {"gamma": case.gamma, "beta": case.beta, **(case.state or {})}
     defaults = {"gamma": 1, "beta": 0, "mean": 0, "var": case.config.averaging != "debiased", "count": 0}
@@ -53,7 +54,7 @@ def awkward(case: Case) -> dict[str, Array]:
 
 
 def layer_of(t: Trial, case: Case, **options: Any) -> bnspec.BatchNorm:
-    """A layer with the case's configuration, parameters and state, on the arrays of the subject's library."""
+    """Return a layer with the case's configuration, parameters and state, on the arrays of the subject's library."""
     backend = t.needs_backend()
     if not t.takes(case):
         raise NotSupported(str(t.subject.supports(case) or "such a layer is not in its scope"))
@@ -64,17 +65,17 @@ def layer_of(t: Trial, case: Case, **options: Any) -> bnspec.BatchNorm:
 
 
 def state_of(t: Trial, layer: bnspec.BatchNorm) -> dict[str, Array]:
-    """The layer's variables as NumPy arrays of their own."""
+    """Return the layer's variables as NumPy arrays of their own."""
     return {name: host(t, value) for name, value in layer.state_dict().items()}
 
 
 def host(t: Trial, array: Any) -> Array:
-    """A copy as NumPy's; before the first call a layer may hold NumPy's arrays itself, read from a file."""
+    """Return a copy as NumPy's; before the first call a layer may hold NumPy's arrays itself, read from a file."""
     return np.array(array if isinstance(array, np.ndarray) else t.needs_backend().to_numpy(array))
 
 
 def outcome_of(t: Trial, layer: bnspec.BatchNorm, case: Case, **fields: Any) -> Outcome:
-    """The layer's running state, and arrays of the library under the names of `RankOutcome`, as an outcome."""
+    """Return the layer's running state, and arrays of the library under the names of `RankOutcome`, as an outcome."""
     held = state_of(t, layer)
     fields_of_state = {
         field: held[name] for field, name in names_of(case.config).items() if field not in ("beta", "gamma")
@@ -84,7 +85,7 @@ def outcome_of(t: Trial, layer: bnspec.BatchNorm, case: Case, **fields: Any) -> 
 
 
 def snapshot(t: Trial, *watched: Any) -> list[Any]:
-    """What a refusal must leave as it was: variables and gradients, pending updates, arrays, folders of files."""
+    """Return all that a refusal must not change: variables, gradients, pending updates, arrays, folders of files."""
     found: list[Any] = []
     for thing in watched:
         if isinstance(thing, bnspec.BatchNorm):

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bnspec_conformance.report._compare import Change
+    from bnspec_conformance.report.compare import Change
 
 __all__ = ["call", "register"]
 
@@ -36,8 +36,8 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def call(options: argparse.Namespace) -> int:
     """Compare and print."""
     from bnspec_conformance.report import BadReport, read_report, write_json
-    from bnspec_conformance.report._compare import compare
-    from bnspec_conformance.report._outputs import unusable
+    from bnspec_conformance.report.compare import compare
+    from bnspec_conformance.report.output_paths import unusable
 
     try:
         problem = None if options.json == "-" else unusable({"--json": options.json}, {})

@@ -5,10 +5,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from bnspec_conformance.commands._numbers import count, seconds
+from bnspec_conformance.commands.numbers import count, seconds
 
 if TYPE_CHECKING:
-    from bnspec_conformance.matrix import Row
+    from bnspec_conformance.matrix.row import MatrixRow
 
 __all__ = ["call", "register"]
 
@@ -51,10 +51,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def call(options: argparse.Namespace) -> int:
     """Run, merge and write; 0 only if every subject that ran had no failure that is not known."""
-    from bnspec_conformance.matrix import collect, known_failures, merged, page
+    from bnspec_conformance.matrix.collect import collect, known_failures
+    from bnspec_conformance.matrix.markdown import page
+    from bnspec_conformance.matrix.merge import merged
     from bnspec_conformance.report import write_html, write_json
-    from bnspec_conformance.report._outputs import unusable
-    from bnspec_conformance.report._write import write_text
+    from bnspec_conformance.report.atomic_write import write_text
+    from bnspec_conformance.report.output_paths import unusable
     from bnspec_conformance.subjects import known_subjects
 
     outputs = {"--output": options.output, "--json": options.json, "--html": options.html}
@@ -73,7 +75,7 @@ def call(options: argparse.Namespace) -> int:
     arguments += [word for clause in options.clause for word in ("--clause", clause)]
 
     def asked_of(name: str) -> list[str]:
-        """What one subject is run with; few cases do not show every known failure, and would make its waiver stale."""
+        """Return the arguments for one subject; few cases miss known failures, which makes waivers stale."""
         waivers = options.waivers or known_failures(name)
         mine = arguments
         if options.max_examples is None and name in _FEWER:
@@ -104,7 +106,7 @@ def call(options: argparse.Namespace) -> int:
     return int(asked_for or any(row.failed for row in rows))
 
 
-def _tell(row: "Row") -> None:
+def _tell(row: "MatrixRow") -> None:
     """A line for each subject as it is finished."""
     if row.report is None:
         said = f"not run: {row.reason}"

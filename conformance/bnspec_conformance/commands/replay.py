@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnspec_conformance.commands._numbers import seconds
+from bnspec_conformance.commands.numbers import seconds
 
 if TYPE_CHECKING:
-    from bnspec_conformance.report._failures import Failures
+    from bnspec_conformance.report.failures import Failures
     from bnspec_conformance.subjects import Subject
     from bnspec_conformance.trials.record import Record
 
@@ -114,18 +114,18 @@ def _subjects(records: "list[Record]", options: argparse.Namespace, asked: Mappi
 
 
 def _again(record: "Record", subject: "Subject", given: "Failures", deadline: float | None) -> "Record | None":
-    """One attempt on the argument that failed, or on the check's own draws; None if the argument is unreadable."""
+    """Return an attempt on the argument that failed, or on the check's own draws; None if it is unreadable."""
+    from bnspec_conformance.cases.argument_codec import argument_from_json
     from bnspec_conformance.cases.codec import BadData
-    from bnspec_conformance.cases.drawn import drawn_from_json
     from bnspec_conformance.run.engine import all_checks, attempt
-    from bnspec_conformance.trials.time_limit import PATIENCE
-    from bnspec_conformance.trials.trial import Budget
+    from bnspec_conformance.subjects.time_limit import PATIENCE
+    from bnspec_conformance.trials.budget import Budget
 
     value = (record.violation or {}).get("drawn")
     argument: dict[str, Any] = {}
     if value is not None:
         try:
-            argument["drawn"] = drawn_from_json(value)
+            argument["drawn"] = argument_from_json(value)
         except BadData as error:
             print(error, file=sys.stderr)
             return None
@@ -134,6 +134,8 @@ def _again(record: "Record", subject: "Subject", given: "Failures", deadline: fl
 
 
 def _say(number: int, record: "Record", found: "Record") -> None:
+    from bnspec_conformance.trials.violation import told_by_ulps
+
     violation = record.violation or {}
     how = "its counterexample" if violation.get("drawn") is not None else "the whole check, with the recorded seed"
     print(f"\n[{number}] {record.check} ({', '.join(record.clauses)}), {how}")
@@ -150,15 +152,18 @@ def _say(number: int, record: "Record", found: "Record") -> None:
             print("    " + line)
     elif found.outcome == "passed" and found.worst is not None:
         worst = found.worst
-        print(f"; the worst is {worst.what}, {worst.error_ulp:.4g} ulp off, bound {worst.bound_ulp:.4g} ulp")
+        off = f"{worst.error_ulp:.4g} ulp off, bound {worst.bound_ulp:.4g} ulp"
+        print(f"; the worst is {worst.what}, {off if told_by_ulps(vars(worst)) else f'{worst.share:.3g} of its bound'}")
     else:
         print(f": {found.reason}" if found.reason else "")
 
 
 def _numbers(violation: dict[str, Any]) -> None:
+    from bnspec_conformance.trials.violation import difference
+
     if "got" in violation:
         got, expected = float(violation["got"]), float(violation["expected"])
         print(f"  worst at  {list(violation['index'])} of {violation['what']}")
         print(f"  got       {got!r} ({got.hex()})")
         print(f"  expected  {expected!r} ({expected.hex()})")
-        print(f"  error     {violation['error_ulp']:.4g} ulp, bound {violation['bound_ulp']:.4g} ulp")
+        print(f"  error     {difference(violation)}")

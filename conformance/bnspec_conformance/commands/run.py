@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from bnspec_conformance.commands._numbers import count, seconds
+from bnspec_conformance.commands.numbers import count, seconds
 
 __all__ = ["call", "register"]
 
@@ -80,7 +80,7 @@ def call(options: argparse.Namespace) -> int:
 
     # Nothing of the user's folder may change the run, and the run leaves nothing there; `undisturbed` sees to the rest.
     given = ["-c", str(_SUITE / "pytest.ini"), "--rootdir", str(_SUITE), "--import-mode=importlib", "--noconftest"]
-    given += ["-p", "bnspec_conformance.plugin", "-p", "bnspec_conformance.run.quiet", "-p", "no:cacheprovider"]
+    given += ["-p", "bnspec_conformance.plugin", "-p", "bnspec_conformance.run.pytest_output", "-p", "no:cacheprovider"]
     given += ["--pyargs", "bnspec_conformance", "-q", "--no-header", "--no-summary", "--show-capture=no"]
     given += ["--bnspec-table", *_asked(options)]
     if _JOBS & {*options.subjects}:  # every process of the job runs all of it, and the first reports
@@ -98,7 +98,7 @@ def call(options: argparse.Namespace) -> int:
 
 
 def _asked(options: argparse.Namespace) -> list[str]:
-    """What the command line asks, as options of the plugin: one word each, so that no value is taken for an option."""
+    """Return the command line as options of the plugin, one word each, so that no value is taken for an option."""
     words = [f"--bnspec-seed={options.seed}"]
     words += [f"--subject={name}" for name in options.subjects]
     words += [f"--clause={name}" for name in options.clause]

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bnspec_conformance.commands._numbers import seconds
+from bnspec_conformance.commands.numbers import seconds
 
 __all__ = ["call", "register"]
 
@@ -88,7 +88,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from bnspec_conformance.subjects import find_subject
-    from bnspec_conformance.trials.time_limit import PATIENCE
+    from bnspec_conformance.subjects.time_limit import PATIENCE
     from bnspec_conformance.vectors.files import read_vectors
     from bnspec_conformance.vectors.run import run_vectors, write_results
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, as_float64
 from bnspec_conformance.cases.layout import layouts
-from bnspec_conformance.oracle import exact_batch, in_float64
+from bnspec_conformance.oracle import exact_batch, exact_inference, in_float64
 
 __all__ = ["Direction", "central_difference", "direction", "exact", "float64"]
 
@@ -36,7 +36,7 @@ class Direction:
 
 
 def exact(case: Case) -> Outcome:
-    """The answer, each number correctly rounded to float64.
+    """Return the answer, each number correctly rounded to float64.
 
     Parameters
     ----------
@@ -55,16 +55,16 @@ def exact(case: Case) -> Outcome:
     FloatingPointError
         For a batch statistic that is not finite under ``nonfinite="raise"`` [BN-RUN-10].
     """
-    return exact_batch.inference(case) if case.mode == "inference" else exact_batch.batch(case)
+    return exact_inference.inference(case) if case.mode == "inference" else exact_batch.batch(case)
 
 
 def float64(case: Case) -> Outcome:
-    """The answer in plain float64 NumPy, for arrays too large for `exact`."""
+    """Return the answer in plain float64 NumPy, for arrays too large for `exact`."""
     return in_float64.inference(case) if case.mode == "inference" else in_float64.batch(case)
 
 
 def direction(case: Case, seed: int) -> Direction:
-    """A random direction, scaled so that a step of 1 moves each channel by about its standard deviation.
+    """Return a random direction, scaled so that a step of 1 moves each channel by about its standard deviation.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def _moved(case: Case, along: Direction, step: float) -> Case:
 
 
 def _loss(case: Case, corrections: in_float64.Corrections | None) -> tuple[float, float]:
-    """The loss, and the sum of the magnitudes of its terms."""
+    """Return the loss, and the sum of the magnitudes of its terms."""
     plain = dataclasses.replace(case, update=False)
     if case.mode == "inference":
         outcome = in_float64.inference(plain)

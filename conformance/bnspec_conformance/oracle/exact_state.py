@@ -8,10 +8,13 @@ then the weight.
 from dataclasses import dataclass
 from fractions import Fraction
 
-from bnspec._config import BatchNormConfig
-from bnspec_conformance.oracle.rational import Number, root
+import numpy as np
 
-__all__ = ["Channel", "Stat", "advance", "reference", "used"]
+from bnspec._config import BatchNormConfig
+from bnspec_conformance.cases.case import Array
+from bnspec_conformance.oracle.rational import Number, number, root, rounded
+
+__all__ = ["Channel", "Stat", "advance", "channel_state", "pack_state", "reference", "used"]
 
 #: The running state of one channel: rationals by field name, the count as an int.
 Channel = dict[str, Number]
@@ -26,8 +29,26 @@ class Stat:
     m2: Number
 
 
+def channel_state(state: dict[str, Array], c: int) -> Channel:
+    """Return the running state of one channel in exact numbers."""
+    return {
+        name: Fraction(int(values[c])) if name == "count" else number(float(values[c]))
+        for name, values in state.items()
+    }
+
+
+def pack_state(state: dict[str, Array], channels: list[Channel]) -> dict[str, Array]:
+    """Return the running state of all channels, float64, the count in its own dtype."""
+    return {
+        name: np.array([int(channel[name] or 0) for channel in channels], dtype=values.dtype)
+        if name == "count"
+        else np.array([rounded(channel[name]) for channel in channels], dtype=np.float64)
+        for name, values in state.items()
+    }
+
+
 def advance(config: BatchNormConfig, old: Channel, groups: list[Stat], limit: int) -> Channel:
-    """The state after one call.
+    """Return the state after one call.
 
     Parameters
     ----------
@@ -73,7 +94,7 @@ def reference(config: BatchNormConfig, state: Channel) -> tuple[Number, Number]:
 
 
 def _sources(config: BatchNormConfig, groups: list[Stat]) -> list[list[Stat]]:
-    """The updates to make, each a list of groups whose means and fed variances are averaged."""
+    """Return the updates to make, each a list of groups whose means and fed variances are averaged."""
     if config.ghost_source == "first":
         return [groups[:1]]
     filled = [stat for stat in groups if stat.n]

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64
-from bnspec_conformance.cases.layout import Layout, layouts
-from bnspec_conformance.oracle.exact_batch import channel_state, pack_state
-from bnspec_conformance.oracle.exact_state import Stat, advance, reference, used
+from bnspec_conformance.cases.layout import GroupLayout, layouts
+from bnspec_conformance.oracle.exact_state import Stat, advance, channel_state, pack_state, reference, used
 from bnspec_conformance.oracle.rational import number, rounded
 
 __all__ = ["Corrections", "Floats", "batch", "inference", "moments"]
@@ -55,7 +54,7 @@ class Joined:
     var: Floats
 
 
-def moments(case: Case, plan: list[Layout]) -> Joined:
+def moments(case: Case, plan: list[GroupLayout]) -> Joined:
     """Two-pass moments; NaN for a group with an unmasked value that is not finite."""
     channels = case.channels
     groups = plan[0].groups
@@ -63,7 +62,9 @@ def moments(case: Case, plan: list[Layout]) -> Joined:
     poison = np.zeros((groups, channels), bool)
     for rank, layout in zip(case.ranks, plan, strict=True):
         x = layout.fold(as_float64(rank.x))
-        single = Layout(tuple(1 if i == layout.axis else s for i, s in enumerate(layout.shape)), layout.axis, groups)
+        single = GroupLayout(
+            tuple(1 if i == layout.axis else s for i, s in enumerate(layout.shape)), layout.axis, groups
+        )
         mask = single.fold(np.ones(single.shape, bool) if rank.mask is None else np.asarray(rank.mask, bool))
         counts.append(mask.sum(axis=(1, 2)))
         live.append(np.broadcast_to(mask, x.shape))

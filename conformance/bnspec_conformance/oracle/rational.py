@@ -14,7 +14,9 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Number", "dot", "integers", "linear", "number", "power", "root", "rounded"]
+from bnspec_conformance.cases.case import Array, as_float64
+
+__all__ = ["Number", "dot", "integers", "linear", "number", "parameter", "power", "root", "rounded"]
 
 #: A rational, or None for what is not a number (any dependence on a NaN or an infinity).
 Number = Fraction | None
@@ -28,12 +30,19 @@ def power(exponent: int) -> Fraction:
 
 
 def number(value: float) -> Number:
-    """The exact value of a float; None when it is not finite."""
+    """Return the exact value of a float; None when it is not finite."""
     return Fraction(value) if math.isfinite(value) else None
 
 
+def parameter(array: Array | None, present: bool, absent: float, channels: int) -> list[Number]:
+    """Exact values of a parameter, `absent` where it does not exist."""
+    if array is None or not present:
+        return [Fraction(absent)] * channels
+    return [number(v) for v in as_float64(array).tolist()]
+
+
 def rounded(value: Number) -> float:
-    """The nearest float64, ties to even; infinity beyond the largest; NaN for None."""
+    """Return the nearest float64, ties to even; infinity beyond the largest; NaN for None."""
     if value is None:
         return math.nan
     try:
@@ -43,7 +52,7 @@ def rounded(value: Number) -> float:
 
 
 def root(value: Fraction) -> Fraction:
-    """The square root of a rational >= 0: exact if rational, else within a relative 2**-219."""
+    """Return the square root of a rational >= 0: exact if rational, else within a relative 2**-219."""
     p, q = value.numerator, value.denominator
     rp, rq = math.isqrt(p), math.isqrt(q)
     if rp * rp == p and rq * rq == q:

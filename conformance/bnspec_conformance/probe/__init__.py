@@ -1,71 +1,12 @@
-"""Infer a subject's conventions from the outside, and compare them with what it declares.
+"""Probe: infer a subject's conventions from the outside, and compare them with the declared ones.
 
-A subject is given inputs on which the known conventions give different numbers, and what comes out is matched with the
+A subject is given inputs on which the known conventions give different numbers, and its results are matched with the
 exact prediction of each. Neither its configuration nor its name is read to conclude anything. docs/probe.md says what
 is measured, how, and what else a layer can offer: `default_layer`, `with_momentum`, `variable_names`, `timeline` and
 `departures`.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from bnspec_conformance.probe.findings import Finding
+from bnspec_conformance.probe.run import GROUPS, probe
 
-from bnspec import dialects
-from bnspec_conformance.probe._ask import Asker
-from bnspec_conformance.probe._edges import edges
-from bnspec_conformance.probe._findings import Finding
-from bnspec_conformance.probe._ghost import ghost
-from bnspec_conformance.probe._layer import layer
-from bnspec_conformance.probe._names import names_by_value
-from bnspec_conformance.probe._normalize import normalization
-from bnspec_conformance.probe._precision import precision
-from bnspec_conformance.probe._running import running
-from bnspec_conformance.probe._sync import sync
-from bnspec_conformance.subjects import Subject, SubjectError
-
-__all__ = ["GROUPS", "Finding", "names_by_value", "probe"]
-
-#: Groups of conventions, in the order of a table.
-GROUPS: Mapping[str, Callable[[Asker], Iterator[Finding]]] = {
-    "running": running,
-    "normalization": normalization,
-    "ghost": ghost,
-    "sync": sync,
-    "precision": precision,
-    "edges": edges,
-    "layer": layer,
-}
-
-
-def probe(subject: Subject, groups: Collection[str] | None = None) -> list[Finding]:
-    """Measure the conventions of a subject.
-
-    Parameters
-    ----------
-    subject : Subject
-        As `find_subject` returns it.
-    groups : collection of str, optional
-        Some of `GROUPS`; by default all.
-
-    Returns
-    -------
-    list of Finding
-        One per convention, in the order of docs/probe.md; those whose verdict is "differs" are failures.
-
-    Raises
-    ------
-    SubjectError
-        For a dialect that does not exist, and departures from conventions that do not.
-    """
-    row = None
-    if subject.dialect is not None:
-        if subject.dialect not in dialects.names():
-            known = ", ".join(dialects.names())
-            raise SubjectError(f"{subject.name} declares the dialect {subject.dialect!r}; expected None or {known}.")
-        row = dialects[subject.dialect]
-    departures: Mapping[str, str] = getattr(subject, "departures", dict)()
-    ask = Asker(subject, row, departures)
-    findings = [f for name, group in GROUPS.items() if groups is None or name in groups for f in group(ask)]
-    unknown = sorted(set(departures) - {f.convention for f in findings})
-    if unknown and groups is None:
-        known = "; ".join(f.convention for f in findings)
-        raise SubjectError(f"{subject.name} departs from the conventions {unknown}, which are none; expected: {known}.")
-    return findings
+__all__ = ["GROUPS", "Finding", "probe"]

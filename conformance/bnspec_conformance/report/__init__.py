@@ -1,13 +1,13 @@
 """A run's result by clause: a table, JSON, JUnit's XML and one HTML file, all made from the same document."""
 
-from bnspec_conformance.report._document import BadReport, document, read_report, write_json
-from bnspec_conformance.report._failures import failure_head, read_failures, write_failures
-from bnspec_conformance.report._html import write_html
-from bnspec_conformance.report._junit import write_junit
-from bnspec_conformance.report._live import RUNNING, Live, Output, Write
-from bnspec_conformance.report._progress import Progress
-from bnspec_conformance.report._summary import VERDICTS, by_clause
-from bnspec_conformance.report._table import table
+from bnspec_conformance.report.failures import failure_head, read_failures, write_failures
+from bnspec_conformance.report.html_page import write_html
+from bnspec_conformance.report.json_document import BadReport, document, read_report, write_json
+from bnspec_conformance.report.junit import write_junit
+from bnspec_conformance.report.live import RUNNING, Live, Output, Write
+from bnspec_conformance.report.progress import Progress
+from bnspec_conformance.report.summary import VERDICTS, by_clause
+from bnspec_conformance.report.terminal_table import table
 
 __all__ = [
     "RUNNING",

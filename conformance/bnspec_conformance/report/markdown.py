@@ -23,7 +23,7 @@ _MARKS = re.compile(
 
 
 def code(text: str) -> str:
-    r"""The text as a code span for a line or a table's cell.
+    r"""Return the text as a code span for a line or a table's cell.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def code(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""The text for a line or a table's cell of a page, as it will be read.
+    r"""Return the text for a line or a table's cell of a page, as it will be read.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def escaped(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    r"""What a reader sees of a piece of Markdown, on one line.
+    r"""Return a piece of Markdown as a reader sees it, on one line.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def plain(text: str) -> str:
 
 
 def rendered(text: str) -> str:
-    """A piece of Markdown as HTML; HTML in it is text."""
+    """Return a piece of Markdown as HTML; HTML in it is text."""
     return str(_renderer().render(text))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import bnspec_conformance.checks
 from bnspec_conformance.subjects import Subject
+from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record
-from bnspec_conformance.trials.trial import Budget
 
 __all__ = ["Check", "all_checks", "attempt", "checks", "checks_of"]
 
@@ -24,7 +24,7 @@ class Check:
     name : str
         ``module::function``.
     clauses : tuple of str
-        What it proves.
+        The clauses that it proves.
     attempt : callable
         ``attempt(subject, budget, drawn=...) -> Record``.
     """
@@ -36,7 +36,7 @@ class Check:
 
 @functools.cache
 def all_checks() -> dict[str, Check]:
-    """Every check by name, in the order of the files and of the functions in them."""
+    """Return every check by name, in the order of the files and of the functions in them."""
     found: dict[str, Check] = {}
     modules = pkgutil.walk_packages(bnspec_conformance.checks.__path__, "bnspec_conformance.checks.")
     names = [m.name for m in modules if m.name.rpartition(".")[2].startswith("test_")]
@@ -57,7 +57,7 @@ def checks() -> dict[str, list[str]]:
 
 
 def checks_of(clause: str) -> list[Check]:
-    """The checks that prove a clause; those of few clauses first, which look most closely."""
+    """Return the checks that prove a clause; those of few clauses first, which look most closely."""
     return sorted((c for c in all_checks().values() if clause in c.clauses), key=lambda c: len(c.clauses))
 
 

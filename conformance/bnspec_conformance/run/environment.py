@@ -1,4 +1,4 @@
-"""What surrounds a command does not steer it: variables of the tools below are not read, and asserts are there.
+"""Environment of a command: variables that steer the tools below are put aside, and asserts are switched on.
 
 pytest, Hypothesis and the interpreter take options from environment variables. A run asks what its command line says,
 no more and no less, so these are put aside while a command runs.
@@ -61,7 +61,7 @@ def with_asserts(arguments: Sequence[str]) -> None:
 
 
 def _interpreter_options() -> list[str]:
-    """The options that this interpreter was started with, without ``-O`` and without what it was to run."""
+    """Return the options that this interpreter was started with, without ``-O`` and without what it was to run."""
     given, kept = iter(sys.orig_argv[1:]), list[str]()
     for word in given:
         if not word.startswith("-") or word.startswith("--") or word == "-":

@@ -15,7 +15,7 @@ class LaunchError(Exception):
 
 
 def command(ranks: int, arguments: Sequence[str]) -> list[str]:
-    """The command line of a job of Python processes.
+    """Return the command line of a job of Python processes.
 
     The launcher is the one beside the interpreter, where a wheel puts it, else the one on the path; the environment
     variable ``BNSPEC_MPIEXEC`` overrules both.
@@ -51,14 +51,14 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
 
 
 def ranks_here() -> int:
-    """How many processes the job of this one has, as its MPI library sees it."""
+    """Return the number of processes in the job of this one, as its MPI library sees it."""
     from mpi4py import MPI
 
     return int(MPI.COMM_WORLD.Get_size())
 
 
 def quiet_process() -> bool:
-    """Whether this is a process of an MPI job other than the first; then nothing that it prints is seen."""
+    """Silence every process of an MPI job but the first; return whether this process was silenced."""
     try:
         from mpi4py import MPI
     except ImportError:

@@ -24,7 +24,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Stop:
-    """What ended the run, and who has to be told.
+    """Signal that ended the run, and the listeners that have to be told.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Stop:
         os.close(self._error)
 
     def status(self, otherwise: int) -> int:
-        """The exit status: 128 and the signal, as shells have it."""
+        """Return the exit status: 128 and the signal, as shells have it."""
         return otherwise if self.number is None else 128 + self.number
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -127,7 +127,7 @@ def stoppable() -> Iterator[Stop]:
 
 
 def current() -> Stop | None:
-    """What the body of `stoppable` that is being run ends by; None outside of one."""
+    """Return the `Stop` of the `stoppable` body that is running; None outside of one."""
     return _current
 
 

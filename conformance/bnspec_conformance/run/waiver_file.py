@@ -11,9 +11,10 @@ import tomlkit.exceptions
 from tomlkit.items import AoT
 
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.report._write import write_text
+from bnspec_conformance.report.atomic_write import write_text
 from bnspec_conformance.run.engine import all_checks
-from bnspec_conformance.run.waivers import GENERATED_DAYS, Changes, Waiver, parse_version
+from bnspec_conformance.run.waiver import GENERATED_DAYS, Waiver, parse_version
+from bnspec_conformance.run.waivers import Changes
 
 __all__ = ["WaiverError", "load_waivers", "write_changes"]
 
@@ -63,7 +64,7 @@ def write_changes(path: Path, changes: Changes, today: datetime.date) -> str:
     path : Path
     changes : Changes
     today : date
-        What is renewed lasts `GENERATED_DAYS` from here.
+        A renewed waiver lasts `GENERATED_DAYS` from here.
     """
     if not (changes.drop or changes.renew or changes.new):
         return f"{path} fits: nothing to add, renew or remove"

@@ -1,4 +1,4 @@
-"""Known failures: a file that says which, why, and until when; and what it makes of a run's records.
+"""Waivers of a run: known failures from a file, applied to the records of the checks.
 
 A waiver is strict. A failure that it covers is "waived"; a clause that it covers and that passes is "stale", a failure
 like any other, and so is one that has expired. docs/reports.md describes the file.
@@ -6,109 +6,14 @@ like any other, and so is one that has expired. docs/reports.md describes the fi
 
 import dataclasses
 import datetime
-import fnmatch
-import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-
-from bnspec_conformance.report._facts import device_of, libraries
-from bnspec_conformance.subjects import Subject, version_of
+from bnspec_conformance.run.waiver import Facts, Waiver, generated
 from bnspec_conformance.trials.record import Record, outcome_of, reason_of
 
-__all__ = [
-    "GENERATED_DAYS",
-    "Changes",
-    "Facts",
-    "Waiver",
-    "Waivers",
-    "dtype_of",
-    "facts_of",
-    "generated",
-    "parse_version",
-]
-
-#: How long a generated waiver lasts.
-GENERATED_DAYS = 90
-
-_DTYPES = ("float16", "bfloat16", "float32", "float64")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What conditions ask about a subject."""
-
-    subject: str
-    device: str
-    libraries: tuple[tuple[str, str], ...]  # the one under test first
-
-
-@dataclass(frozen=True)
-class Waiver:
-    """One entry of the file.
-
-    Attributes
-    ----------
-    entry : int
-        Its number in the file, from 1; 0 for one that is not in it yet.
-    line : int or None
-        Where it begins, where that can be told.
-    clause, check : str or None
-        What may fail: every check of a clause, or one check; one of the two is given.
-    subject, dtype, device, version : str or None
-        Where: the subject's name or a pattern such as "flax-*", the dtype of x in the failing case, "cpu" or "cuda",
-        the library's version as ">=2.13,<2.14" or "jax >=0.10".
-    reason : str
-        Why.
-    link : str or None
-        Where it is followed up.
-    expires : date or None
-        The last day on which it counts.
-    """
-
-    entry: int
-    reason: str
-    clause: str | None = None
-    check: str | None = None
-    subject: str | None = None
-    dtype: str | None = None
-    device: str | None = None
-    version: str | None = None
-    link: str | None = None
-    expires: datetime.date | None = None
-    line: int | None = None
-
-    def is_about(self, facts: Facts) -> bool:
-        """Whether the subject, on this device and in this version, is meant."""
-        if self.subject is not None and not (
-            facts.subject == self.subject or fnmatch.fnmatchcase(facts.subject, self.subject)
-        ):
-            return False
-        if self.device is not None and facts.device != self.device:
-            return False
-        return self.version is None or _version_fits(self.version, facts.libraries)
-
-    def covers(self, record: Record, facts: Facts, clause: str) -> bool:
-        """Whether this is the failure of a clause that was meant."""
-        named = record.check == self.check if self.check is not None else self.clause == clause
-        return named and self.is_about(facts) and (self.dtype is None or self.dtype == dtype_of(record))
-
-    def has_expired(self, today: datetime.date) -> bool:
-        """Whether its last day is over."""
-        return self.expires is not None and today > self.expires
-
-    def to_json(self) -> dict[str, Any]:
-        """The waiver as a JSON value."""
-        value = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
-        return value | ({} if self.expires is None else {"expires": self.expires.isoformat()})
-
-    @property
-    def where(self) -> str:
-        """Entry and line, for messages."""
-        return f"entry {self.entry}" + (f" (line {self.line})" if self.line is not None else "")
+__all__ = ["Changes", "Waivers"]
 
 
 @dataclass
@@ -130,7 +35,7 @@ class Waivers:
     update: bool = False
 
     def settle(self, record: Record, facts: Facts, again: Callable[[Collection[str]], Record | None]) -> Record:
-        """What becomes of a failure.
+        """Return the record of a failure with the waivers that cover it.
 
         Parameters
         ----------
@@ -165,7 +70,7 @@ class Waivers:
     def stale(
         self, records: Sequence[Record], subjects: Iterable[Facts], checks: Callable[[str], Collection[str]]
     ) -> list[Record]:
-        """One record for each entry and subject where everything that the entry covers passes.
+        """Return one record for each entry and subject where everything that the entry covers passes.
 
         Parameters
         ----------
@@ -192,7 +97,7 @@ class Waivers:
         return found
 
     def changes(self, records: Sequence[Record], stale: Sequence[Record]) -> "Changes":
-        """What an update of the file does, after a run with `update`.
+        """Return the changes that an update makes to the file, after a run with `update`.
 
         An entry that is stale for one of the subjects that it means, and needed for another, is replaced by one entry
         for each subject that needs it.
@@ -214,7 +119,7 @@ class Waivers:
         return Changes(drop, renew, new)
 
     def _covering(self, record: Record, facts: Facts, clause: str) -> Waiver | None:
-        """The entry that covers a failure of a clause; with `update`, one that has expired does too."""
+        """Return the entry that covers a failure of a clause; with `update`, one that has expired does too."""
         for waiver in self.entries:
             if waiver.covers(record, facts, clause) and (self.update or not waiver.has_expired(self.today)):
                 return waiver
@@ -229,7 +134,7 @@ class Waivers:
         reasons: Mapping[str, str],
         open_: Collection[str],
     ) -> Record:
-        """The record of a check of which some clauses are not covered; those that are count as waived."""
+        """Return the record of a check of which some clauses are not covered; those that are count as waived."""
         record = dataclasses.replace(record, seconds=seconds)
         known = {clause: reason for clause, reason in reasons.items() if clause not in open_}
         if self.update:
@@ -247,55 +152,15 @@ class Waivers:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to be done to a file of waivers."""
+    """Changes to a file of waivers."""
 
     drop: list[Waiver]
     renew: list[Waiver]
     new: list[Waiver]
 
 
-def generated(record: Record, today: datetime.date) -> Waiver:
-    """The waiver that `--update-waivers` writes for a failure."""
-    problem = str((record.violation or {}).get("problem") or record.reason).splitlines()[0]
-    return Waiver(
-        entry=0,
-        reason=f"not looked into yet: {problem}",
-        check=record.check,
-        subject=record.subject,
-        expires=today + datetime.timedelta(days=GENERATED_DAYS),
-    )
-
-
-def facts_of(subject: Subject) -> Facts:
-    """What conditions ask about a subject."""
-    return Facts(subject.name, device_of(subject), tuple(libraries(version_of(subject))))
-
-
-def dtype_of(record: Record) -> str | None:
-    """The dtype of x in the case that failed; None where no case shows the failure."""
-    case = str((record.violation or {}).get("case") or "")
-    return next((name for name in _DTYPES if case.startswith(name + "(")), None)
-
-
-@functools.cache
-def parse_version(text: str) -> tuple[str | None, SpecifierSet]:
-    """A version condition: the library it names, if it does, and the versions.
-
-    Raises
-    ------
-    ValueError
-        For anything else than specifiers, with or without a library's name before them.
-    """
-    if not text.strip()[:1].isalpha():
-        return None, SpecifierSet(text)
-    wanted = Requirement(text)
-    if not wanted.specifier or wanted.url or wanted.extras or wanted.marker:
-        raise ValueError(f"{text} names no versions alone")
-    return wanted.name, wanted.specifier
-
-
 def _booked(record: Record, reasons: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """What is said of each clause where some are waived, with the reason of the waiver."""
+    """Return the outcome and reason of each clause where some are waived."""
     waived = {c: {"outcome": "waived", "reason": r} for c, r in reasons.items() if c in record.clauses}
     rest = {c: {"outcome": outcome_of(record, c), "reason": reason_of(record, c)} for c in record.clauses}
     return rest | waived
@@ -304,7 +169,7 @@ def _booked(record: Record, reasons: Mapping[str, str]) -> dict[str, dict[str, s
 def _seen(
     waiver: Waiver, records: Sequence[Record], ran: Mapping[str, Record], wanted: Collection[str], facts: Facts
 ) -> set[str]:
-    """Every outcome of what a waiver covers, on the way of other checks too."""
+    """Return every outcome of what a waiver covers, on the way of other checks too."""
     if waiver.clause is None:
         return {ran[name].outcome for name in wanted}
     mine = [r for r in records if r.subject == facts.subject and waiver.clause in r.clauses]
@@ -312,12 +177,5 @@ def _seen(
 
 
 def _applied(used: Sequence[Waiver]) -> dict[str, Any]:
-    """What a record says of its waivers: the first in full, and all of them."""
+    """Return the entry of a record for its waivers: the first in full, and all of them."""
     return used[0].to_json() | {"applied": [w.to_json() for w in used]}
-
-
-def _version_fits(condition: str, found: Sequence[tuple[str, str]]) -> bool:
-    wanted, allowed = parse_version(condition)
-    meant = [v for name, v in found if wanted is None or name.lower() == wanted.lower()]
-    # A build's local part, as in 2.13.0+cpu, is no reason to be outside; nor is being a pre-release.
-    return bool(meant) and allowed.contains(meant[0].split("+")[0], prereleases=True)

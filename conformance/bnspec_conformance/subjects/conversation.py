@@ -11,14 +11,14 @@ import numpy as np
 
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Array, Case, RankInputs
-from bnspec_conformance.subjects import NotSupported, Refused, SubjectError
+from bnspec_conformance.subjects.contract import NotSupported, Refused, SubjectError
 from bnspec_conformance.subjects.program import Program, ProgramError
 
 __all__ = ["cases", "main"]
 
 
 def cases() -> dict[str, Case]:
-    """What is asked, by what it shows: a training call, one that must be refused, and inference."""
+    """Return the cases by name: a training call, one that must be refused, and inference."""
 
     def column(*values: float) -> Array:
         return np.asarray([[v] for v in values], "float32")

@@ -1,4 +1,4 @@
-"""What a framework's layer tells `bnspec_conformance.probe` besides its cases: its defaults, its words, its departures.
+"""Defaults, names and departures of a framework's layer, which `bnspec_conformance.probe` asks for besides its cases.
 
 An adapter's class takes `HasDefaults` as a base and is made with ``defaults=Defaults(...)``; the methods below are then
 those that docs/probe.md describes.
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
-from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.subjects.contract import NotSupported
 
 __all__ = ["DefaultLayer", "Defaults", "HasDefaults", "Step"]
 
@@ -51,11 +51,11 @@ class DefaultLayer:
     arguments: Mapping[str, Any]
 
     def supports(self, case: Case) -> str | None:
-        """Whatever the adapter itself supports."""
+        """Return None: the adapter itself decides."""
         return None
 
     def run(self, case: Case) -> Outcome:
-        """One call of the layer."""
+        """Return one call of the layer."""
         y, state = self.step(case, self.arguments)
         return Outcome((RankOutcome(y=y, state=state),))
 
@@ -67,11 +67,11 @@ class HasDefaults:
     defaults: Defaults | None = None
 
     def default_layer(self) -> DefaultLayer:
-        """The layer as it comes."""
+        """Return the layer as it comes."""
         return self._made({})
 
     def with_momentum(self, momentum: float) -> DefaultLayer:
-        """The layer with the framework's own argument."""
+        """Return the layer with the framework's own argument."""
         own = self._own()
         if own.momentum is None:
             raise NotSupported("it takes no momentum")
@@ -85,7 +85,7 @@ class HasDefaults:
         return own.names()
 
     def departures(self) -> Mapping[str, str]:
-        """Where it is known to differ."""
+        """Return the conventions in which it is known to differ."""
         return {} if self.defaults is None else self.defaults.departures
 
     def _own(self) -> Defaults:

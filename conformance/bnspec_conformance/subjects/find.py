@@ -1,4 +1,4 @@
-"""Finding a subject by its name, and making it whole, whatever its module does on import."""
+"""Search for a subject by its name, and completion with defaults, whatever its module does on import."""
 
 import contextlib
 import importlib
@@ -11,16 +11,17 @@ from typing import Any
 
 from bnspec._printable import printable
 from bnspec_conformance.cases.scope import Scope
-from bnspec_conformance.trials.time_limit import PATIENCE
+from bnspec_conformance.subjects.contract import Subject, SubjectError
+from bnspec_conformance.subjects.time_limit import PATIENCE
 
-__all__ = ["SubjectError", "complete", "find", "is_ours", "known_subjects", "quietly", "version_of"]
+__all__ = ["complete", "find_subject", "is_ours", "known_subjects", "quietly", "version_of"]
 
 _GROUP = "bnspec.subjects"
 
 #: Where the modules of bnspec's own subjects are.
 _OURS = "bnspec_conformance.subjects."
 
-#: What a subject need not say.
+#: Defaults of the attributes that a subject may leave out.
 _DEFAULTS: dict[str, Any] = {
     "arithmetic": "float64",
     "bound": "strict",
@@ -31,15 +32,8 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-class SubjectError(Exception):
-    """A subject that was asked for cannot be had; the text says why and what to install."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(printable(text))
-
-
 class Completed:
-    """A subject that takes no attributes, with what it does not say beside it."""
+    """Subject that takes no attributes, with the defaults beside it."""
 
     def __init__(self, subject: Any, said: dict[str, Any]) -> None:
         self._subject = subject
@@ -55,21 +49,38 @@ def known_subjects() -> list[str]:
 
 
 def is_ours(name: str) -> bool:
-    """Whether this is one of bnspec's own subjects, which may run although only a file names it."""
+    """Return whether this is one of bnspec's own subjects, which may run although only a file names it."""
     point = _entry_point(name)
     return point is not None and _is_ours(point)
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """What others' code does beside its work: it may warn, and what it prints does not get among the results."""
+    """Ignore warnings in the body, and send its prints to standard error, away from the results."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr or sys.stdout):
         warnings.simplefilter("ignore")
         yield
 
 
-def find(name: str, deadline: float | None, isolate: bool) -> Any:
-    """The subject of a name; see `bnspec_conformance.subjects.find_subject`."""
+def find_subject(name: str, *, deadline: float | None = None, isolate: bool = False) -> Subject:
+    """Return a subject by its entry-point name, as ``module:attribute`` or as ``exec:PROGRAM``.
+
+    This imports the module or starts the program, so ask `is_ours` first about a name that was read from a file.
+
+    Parameters
+    ----------
+    name : str
+    deadline : float, optional
+        Seconds that a program, or a process of its own, may take for a case; in this process `Budget` limits it.
+    isolate : bool
+        Whether to run a Python subject in a process of its own.
+
+    Raises
+    ------
+    SubjectError
+        For an unknown name, listing the known ones, for a subject whose library is missing, and for one whose module
+        does not import.
+    """
     point = _entry_point(name)
     with _telling(name), quietly():
         if name.startswith("exec:"):
@@ -95,13 +106,13 @@ def find(name: str, deadline: float | None, isolate: bool) -> Any:
         return complete(made() if callable(made) else made, name)
 
 
-def complete(subject: Any, name: str) -> Any:
-    """Give a subject the defaults of what it does not say, and the name that finds it again as `asked`.
+def complete(subject: Any, name: str) -> Subject:
+    """Add the defaults to a subject, and as `asked` the name that finds it again.
 
     Raises
     ------
     SubjectError
-        For what is no subject.
+        For an object that is no subject.
     """
     with _telling(name), quietly():
         missing = [m for m in ("supports", "run") if not callable(getattr(subject, m, None))]
@@ -129,11 +140,12 @@ def complete(subject: Any, name: str) -> Any:
                 setattr(subject, field, value)
         except (AttributeError, TypeError):  # slots, a frozen dataclass, a property, a compiled type
             subject = Completed(subject, said)
-    return subject
+    completed: Subject = subject
+    return completed
 
 
 def version_of(subject: Any) -> str:
-    """What a subject says of its version; it may warn, and an error is no reason to stop."""
+    """Return the version that a subject declares; it may warn, and an error is no reason to stop."""
     try:
         with quietly():
             return printable(str(subject.version()), lines=False)
@@ -154,7 +166,7 @@ def _telling(name: str) -> Iterator[None]:
 
 
 def _entry_point(name: str) -> EntryPoint | None:
-    """What packages declare under a name; bnspec's own comes first."""
+    """Return the entry point that packages declare under a name; bnspec's own comes first."""
     found = [point for point in entry_points(group=_GROUP) if point.name == name]
     return next((point for point in found if _is_ours(point)), next(iter(found), None))
 

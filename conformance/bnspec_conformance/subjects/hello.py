@@ -1,4 +1,4 @@
-"""What a program says of itself in its answer to ``hello``, read strictly: a misspelt key must not widen a promise."""
+"""Declaration of a program in its answer to ``hello``, read strictly: a misspelt key must not widen a promise."""
 
 import dataclasses
 import typing
@@ -16,7 +16,7 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:
-    """The values of a type of few values; none for numbers."""
+    """Return the values of a type of few values; none for numbers."""
     return (True, False) if kind is bool else typing.get_args(kind)
 
 

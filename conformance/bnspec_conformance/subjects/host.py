@@ -1,8 +1,8 @@
 """The child's side of ``--isolate``: a Python subject behind the line protocol of docs/protocol.md.
 
 ``python -m bnspec_conformance.subjects.host NAME`` answers on what was its standard output; whatever the subject prints
-goes to standard error instead. What it raises is told apart: where a refusal is due an exception is one, and a crash is
-not.
+goes to standard error instead. Its exceptions are told apart: where a refusal is due, an exception is one, and a crash
+is not.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ import numpy as np
 from bnspec_conformance.cases.case import Array, Case, Outcome
 from bnspec_conformance.cases.codec import DTYPES, BadData, case_from_json, outcome_to_json
 from bnspec_conformance.cases.wellformed import complaints
-from bnspec_conformance.subjects import NotSupported, Refused, Subject, SubjectError, find_subject, quietly, version_of
+from bnspec_conformance.subjects.contract import NotSupported, ProgramError, Refused, Subject, SubjectError
+from bnspec_conformance.subjects.find import find_subject, quietly, version_of
 from bnspec_conformance.subjects.hello import OPTIONS
-from bnspec_conformance.subjects.process import ProgramError
 
 __all__ = ["answer", "hello", "main"]
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def hello(subject: Subject) -> dict[str, Any]:
-    """What a subject says of itself, as the answer to ``hello``."""
+    """Return the declaration of a subject, as the answer to ``hello``."""
     scope = subject.scope
     several = "sync" in scope and scope.world > 1
     options = {name: list(values) for name, values in scope.options.items() if name in OPTIONS}
@@ -104,7 +104,7 @@ def answer(subject: Subject, value: Any) -> dict[str, Any]:
 
 
 def _writable(case: Case) -> Case:
-    """The case in arrays that can be written to, as they are given without a pipe between."""
+    """Return the case in arrays that can be written to, as they are given without a pipe between."""
 
     def own(array: Array | None) -> Any:
         return None if array is None else np.array(array)
@@ -122,7 +122,7 @@ def _writable(case: Case) -> Case:
 
 
 def _arrays(case: Case) -> list[Array]:
-    """Every array of a case."""
+    """Return every array of a case."""
     found: list[Any] = [case.gamma, case.beta, case.gamma_dot, case.beta_dot, *(case.state or {}).values()]
     found += [*(case.dmean or ()), *(case.dvar or ())]
     found += [getattr(rank, field.name) for rank in case.ranks for field in dataclasses.fields(rank)]
@@ -130,7 +130,7 @@ def _arrays(case: Case) -> list[Array]:
 
 
 def _can_travel(outcome: Outcome, rank: int, field: str) -> bool:
-    """Whether what a rank holds is an array, or arrays, of a dtype that the protocol has."""
+    """Return whether a rank's result is an array, or arrays, of a dtype that the protocol has."""
     value = getattr(outcome.ranks[rank], field)
     held = value.values() if isinstance(value, dict) else [] if value is None else [value]
     return all(isinstance(v, np.ndarray) and v.dtype.name in DTYPES for v in held)

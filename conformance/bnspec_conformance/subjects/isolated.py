@@ -5,13 +5,13 @@ import sys
 from collections.abc import Callable
 
 from bnspec_conformance.subjects.program import Program
-from bnspec_conformance.trials.time_limit import PATIENCE
+from bnspec_conformance.subjects.time_limit import PATIENCE
 
 __all__ = ["Isolated"]
 
 
 class Isolated(Program):
-    """What ``--isolate`` makes of a subject.
+    """Subject that ``--isolate`` puts into a process of its own.
 
     bnspec's own layers stay in the other process, so that clauses about them are not supported.
 
@@ -32,7 +32,7 @@ class Isolated(Program):
         self.name = self._declared.name
 
     def version(self) -> str:
-        """What the subject says of its version."""
+        """Return the version that the subject declares."""
         return self._declared.version
 
     @property

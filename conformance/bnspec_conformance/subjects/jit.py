@@ -58,11 +58,11 @@ class Compiled:
     backend: None = None
 
     def version(self) -> str:
-        """The versions of bnspec and JAX."""
+        """Return the versions of bnspec and JAX."""
         return f"bnspec {bnspec.__version__} compiled by JAX {self.library}"
 
     def supports(self, case: Case) -> str | None:
-        """All but ranks of several shapes, and updates that are refused for a value: a trace knows none."""
+        """Return a reason for ranks of several shapes and for refusals by value, which a trace does not know."""
         return self.scope.reason(case) or _refused_for_a_value(case)
 
     def run(self, case: Case) -> Outcome:
@@ -82,7 +82,7 @@ class Compiled:
 
 @functools.cache
 def _program() -> Any:
-    """The function that compiles; made once, for it owns what was compiled."""
+    """Return the function that compiles; made once, for it owns what was compiled."""
     import jax
 
     return jax.jit(_compute, static_argnums=(0, 1, 2, 3))
@@ -111,7 +111,7 @@ def _compute(
 
 
 def _stacked(arrays: list[Array | None]) -> Any:
-    """The arrays of all ranks, absent only where all are."""
+    """Return the arrays of all ranks, absent only where all are."""
     there = [a for a in arrays if a is not None]
     return stack(there) if len(there) == len(arrays) else None
 

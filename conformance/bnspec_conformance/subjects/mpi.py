@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import bnspec
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects.ours import Ours
-from bnspec_conformance.trials.time_limit import TooLong
-from bnspec_conformance.trials.worlds import first_error
+from bnspec_conformance.subjects.rank_pool import first_error
+from bnspec_conformance.subjects.time_limit import TooLong
 
-__all__ = ["APART", "MPIWorld", "OursOnMPI", "mpi", "mpi_version"]
+__all__ = ["APART", "MPIRankPool", "OursOnMPI", "mpi", "mpi_version"]
 
 T = TypeVar("T")
 
@@ -24,8 +24,8 @@ T = TypeVar("T")
 APART = 300.0
 
 
-class MPIWorld:
-    """The processes of the job as a `worlds.World`.
+class MPIRankPool:
+    """Processes of the job as a `RankPool`.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class MPIWorld:
         self._control = control
 
     def run(self, size: int, fn: Callable[[Any], T], *, deadline: float) -> list[T]:
-        """See `World`."""
+        """Call a function on the first processes of the job (`RankPool.run`)."""
         found = self.outcomes(size, fn, deadline=deadline)
         error = first_error(found)
         if error is not None:
@@ -46,7 +46,7 @@ class MPIWorld:
         return found
 
     def outcomes(self, size: int, fn: Callable[[Any], Any], *, deadline: float) -> list[Any]:
-        """See `World`."""
+        """Call a function and keep every exception (`RankPool.outcomes`); all processes of the job take part."""
         control = self._control
         what = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', '')}({size})"
         part = self._part(size, control.rank < size)
@@ -63,7 +63,7 @@ class MPIWorld:
         return [pickle.loads(each) for each in gathered[:size]]
 
     def _part(self, size: int, inside: bool) -> Any:
-        """A communicator of the first so many processes, and one of the others."""
+        """Return a communicator of the first so many processes, and one of the others."""
         return self._control.split("in" if inside else "out")
 
     def _call(self, part: Any, fn: Callable[[Any], Any]) -> Any:
@@ -80,11 +80,11 @@ class OursOnMPI(Ours):
     @property
     def scope(self) -> Scope:
         """Everything; as many ranks as the job has processes."""
-        return Scope(dtypes=tuple(self.backend.dtypes()), world=self.world.size)
+        return Scope(dtypes=tuple(self.backend.dtypes()), world=self.pool.size)
 
     def version(self) -> str:
-        """The libraries, and the size of the job."""
-        number = self.world.size
+        """Return the libraries, and the size of the job."""
+        number = self.pool.size
         on = f"{self.backend.name} {self.backend.version()}"
         said = f"bnspec {bnspec.__version__} on {on}, {self.library}, {number} process"
         return said + ("es" if number > 1 else ": nothing that needs several ranks can be shown")
@@ -94,8 +94,8 @@ def mpi() -> OursOnMPI:
     """bnspec on NumPy and the processes of this MPI job."""
     from bnspec_backends.ranks.mpi.communicator import MPICommunicator
 
-    world = MPIWorld(MPICommunicator(deadline=APART))
-    return OursOnMPI("mpi", bnspec.get_backend("numpy"), examples=20, world=world, library=mpi_version())
+    pool = MPIRankPool(MPICommunicator(deadline=APART))
+    return OursOnMPI("mpi", bnspec.get_backend("numpy"), examples=20, pool=pool, library=mpi_version())
 
 
 def mpi_version() -> str:

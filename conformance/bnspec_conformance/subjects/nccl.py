@@ -10,15 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import bnspec
-from bnspec_conformance.subjects.mpi import APART, MPIWorld, OursOnMPI, mpi_version
+from bnspec_conformance.subjects.mpi import APART, MPIRankPool, OursOnMPI, mpi_version
 
-__all__ = ["SHARE", "NCCLWorld", "nccl"]
+__all__ = ["SHARE", "NCCLRankPool", "nccl"]
 
 #: The environment variable by which ``run nccl --share-device`` lets ranks share one.
 SHARE = "BNSPEC_NCCL_SHARE_DEVICE"
 
 
-class NCCLWorld(MPIWorld):
+class NCCLRankPool(MPIRankPool):
     """The processes of the job, with their devices."""
 
     def __init__(self, control: Any, whole: Any) -> None:
@@ -27,7 +27,7 @@ class NCCLWorld(MPIWorld):
         self._parts: dict[int, Any] = {}
 
     def outcomes(self, size: int, fn: Callable[[Any], Any], *, deadline: float) -> list[Any]:
-        """See `World`."""
+        """Call a function and keep every exception (`RankPool.outcomes`); close a communicator whose ranks differ."""
         found = super().outcomes(size, fn, deadline=deadline)
         part = self._parts[size]
         state = f"{part.well} {part.sequence}" if self._control.rank < size else "outside"
@@ -63,6 +63,6 @@ def nccl() -> OursOnMPI:
 
     cupy.cuda.Device(local.rank % devices).use()  # a launcher may have shown each process another one already
     whole = NCCLCommunicator(deadline=APART, blocking=True, share_device=share)
-    world = NCCLWorld(MPICommunicator(deadline=APART), whole)
+    pool = NCCLRankPool(MPICommunicator(deadline=APART), whole)
     library = f"NCCL {version_text()}, {mpi_version()}"
-    return OursOnMPI("nccl", backend, examples=6, world=world, library=library)
+    return OursOnMPI("nccl", backend, examples=6, pool=pool, library=library)

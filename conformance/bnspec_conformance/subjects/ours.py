@@ -8,14 +8,14 @@ import numpy as np
 import bnspec
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, RankOutcome
 from bnspec_conformance.cases.scope import Scope
-from bnspec_conformance.trials.worlds import ThreadWorld, World
+from bnspec_conformance.subjects.rank_pool import RankPool, ThreadRankPool
 
 __all__ = ["Ours", "cupy", "jax", "numpy", "strict", "torch"]
 
 
 @dataclasses.dataclass
 class Ours:
-    """One backend; where a case has several ranks, its `world` runs them."""
+    """One backend; where a case has several ranks, its `pool` runs them."""
 
     name: str
     backend: Any
@@ -24,7 +24,7 @@ class Ours:
     examples: int = 40
     bound: Literal["strict", "plain"] = "strict"
     dialect: str | None = "bnspec"
-    world: World = dataclasses.field(default_factory=ThreadWorld)
+    pool: RankPool = dataclasses.field(default_factory=ThreadRankPool)
     kernels: Any = None  # that serve NumPy arrays, in place of those in use
 
     @property
@@ -33,11 +33,11 @@ class Ours:
         return Scope(dtypes=tuple(self.backend.dtypes()))
 
     def version(self) -> str:
-        """The library and its version."""
+        """Return the library and its version."""
         return f"bnspec {bnspec.__version__} on {self.backend.name} {self.backend.version()}"
 
     def supports(self, case: Case) -> str | None:
-        """Every case of a dtype the library has."""
+        """Return the scope's reason: every case of a dtype that the library has is supported."""
         return self.scope.reason(case)
 
     def run(self, case: Case) -> Outcome:
@@ -54,7 +54,7 @@ class Ours:
         def one(comm: bnspec.Communicator) -> RankOutcome:
             return self._rank(case, case.ranks[comm.rank], comm.rank, comm)
 
-        return Outcome(tuple(self.world.run(len(case.ranks), one, deadline=60.0)))
+        return Outcome(tuple(self.pool.run(len(case.ranks), one, deadline=60.0)))
 
     def _rank(self, case: Case, rank: RankInputs, number: int, comm: Any) -> RankOutcome:
         put = self._put

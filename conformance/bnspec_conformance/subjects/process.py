@@ -2,7 +2,8 @@
 
 Everything is read and written without blocking, under one deadline; what the process wrote to its standard error is
 kept, so that whoever reports a fault can quote it. A process is started in a session of its own and ended with
-everything it started there. What went into yet another session is found, on Linux, by a variable of its environment.
+everything it started there. A process that moved to yet another session is found, on Linux, by a variable of its
+environment.
 """
 
 import contextlib
@@ -17,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-__all__ = ["Process", "ProgramError"]
+from bnspec_conformance.subjects.contract import ProgramError
+
+__all__ = ["Process"]
 
 #: Longest answer, in bytes. The suite's largest case has fewer than 2**17 numbers for each of a dozen results.
 _LONGEST = 64 * 2**20
@@ -28,20 +31,6 @@ _MARK = "BNSPEC_PROGRAM"
 _ROUNDS = 10
 #: Seconds a process gets to leave by itself when its input ends.
 _GRACE = 0.5
-
-
-class ProgramError(Exception):
-    """A program under test did not keep to the protocol; the text says how, at which request, and what was expected.
-
-    Attributes
-    ----------
-    hung : bool
-        Whether what it did was to give no answer in time.
-    """
-
-    def __init__(self, text: str, *, hung: bool = False) -> None:
-        super().__init__(text)
-        self.hung = hung
 
 
 class Process:
@@ -117,7 +106,7 @@ class Process:
         return bytes(answer)
 
     def stderr(self) -> str:
-        """The last of what it wrote to its standard error."""
+        """Return the last of what it wrote to its standard error."""
         if self._finalizer.alive:
             self._listen()
         return self._said.decode("utf-8", "replace").strip()
@@ -165,7 +154,7 @@ class Process:
             del self._said[:-_QUOTED]
 
     def _ended(self) -> ProgramError:
-        """Why there is no answer when the output has ended or the process is gone."""
+        """Return the error for an output that has ended or a process that is gone."""
         try:
             status: int | None = self._child.wait(_GRACE)
         except subprocess.TimeoutExpired:

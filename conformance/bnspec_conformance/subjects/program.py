@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from bnspec_conformance.cases.case import Case, Outcome
 from bnspec_conformance.cases.codec import BadData, case_to_json, outcome_from_json
-from bnspec_conformance.subjects import NotSupported, Refused, SubjectError
+from bnspec_conformance.subjects.contract import NotSupported, ProgramError, Refused, SubjectError
 from bnspec_conformance.subjects.hello import Declaration, declaration
-from bnspec_conformance.subjects.process import Process, ProgramError
+from bnspec_conformance.subjects.process import Process
 
 __all__ = ["PROTOCOL", "Program", "ProgramError"]
 
@@ -102,11 +102,11 @@ class Program:
         return 3 * self.deadline
 
     def version(self) -> str:
-        """The name and version it gives itself."""
+        """Return the name and version that the program declared."""
         return f"{self._declared.name} {self._declared.version}".strip()
 
     def supports(self, case: Case) -> str | None:
-        """What it declared."""
+        """Return the reason of the declared scope."""
         return self.scope.reason(case)
 
     def run(self, case: Case) -> Outcome:
@@ -186,7 +186,7 @@ class Program:
             raise self._wrong(str(error), what) from None
 
     def _environment(self) -> dict[str, str]:
-        """The environment that the program is started in."""
+        """Return the environment that the program is started in."""
         return dict(os.environ)
 
     def _ask(self, request: dict[str, Any], deadline: float, what: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class Program:
         return value
 
     def _wrong(self, did: str, what: str, *, hung: bool = False) -> ProgramError:
-        """The error for what it did; nothing more is asked of that process."""
+        """Return the error for what it did; nothing more is asked of that process."""
         error = ProgramError(f"the program {did}. Request: {what}.{self._quote()}", hung=hung)
         self._drop()
         return error

@@ -1,4 +1,4 @@
-"""How a check becomes a test: which clauses it proves, what Hypothesis draws for it, and the record of one attempt."""
+"""Conversion of a check to a test: the clauses that it proves, the strategy of its cases, the record of one attempt."""
 
 import functools
 import time
@@ -9,9 +9,10 @@ import pytest
 from hypothesis.strategies import SearchStrategy
 
 from bnspec_conformance.subjects import NotSupported, Subject
+from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record, failed
 from bnspec_conformance.trials.search import SLOW_OR_LARGE, run_case, search, search_settings
-from bnspec_conformance.trials.trial import Budget, Trial
+from bnspec_conformance.trials.trial import Trial
 from bnspec_conformance.trials.violation import Violation
 
 __all__ = ["SLOW_OR_LARGE", "clauses", "explore", "search_settings"]
@@ -65,11 +66,12 @@ def explore(
             except Exception:
                 if not trial.found:  # else what was found counts, whatever broke afterwards
                     raise
-            if outcome == "passed" and trial.compared and not trial.informative:
+            if outcome == "passed" and trial.evidence.compared and not trial.evidence.informative:
                 outcome, reason = "untested", "everything that was compared held one and the same value"
+            evidence, seconds = trial.evidence, time.perf_counter() - started
             record = Record(
-                name, trial.clauses, subject.name, outcome, time.perf_counter() - started, trial.cases, trial.worst,
-                reason, dict(trial.reached),
+                name, trial.clauses, subject.name, outcome, seconds, evidence.cases, evidence.worst, reason,
+                dict(evidence.reached),
             )  # fmt: skip
             return failed(record, list(trial.found)) if trial.found else record
 

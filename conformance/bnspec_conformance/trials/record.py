@@ -1,4 +1,4 @@
-"""What a run writes down: one `Record` for each check on each subject."""
+"""Records of a run, one for each check on each subject."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Record:
     check : str
         ``module::function``, such as ``test_running::test_exponential``.
     clauses : tuple of str
-        What it proves.
+        The clauses that it proves.
     subject : str
     outcome : str
         One of `OUTCOMES`.
@@ -48,7 +48,7 @@ class Record:
     reason : str
         Why it is not supported, untested, waived or stale; or the failure's text.
     reached : dict of str to int
-        How many cases had each of the features that a search must meet (`bnspec_conformance.cases.reach.FEATURES`).
+        How many cases had each of the features that a search must meet (`bnspec_conformance.cases.coverage.KINDS`).
     violation : dict or None
         Of a failure: clauses, subject, problem, case (described), script, what, rank, index, got, expected, error_ulp,
         bound_ulp; `drawn`, the check's argument as `codec` writes it, for replay.
@@ -87,18 +87,18 @@ class Record:
         self.violation, self.booked, self.others = map(_printable, (self.violation, self.booked, self.others))
 
     def to_json(self) -> dict[str, Any]:
-        """The record as a JSON value."""
+        """Return the record as a JSON value."""
         return dataclasses.asdict(self) | {"clauses": list(self.clauses), "seconds": round(self.seconds, 4)}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Record":
-        """The record again."""
+        """Return the record again."""
         worst = None if value["worst"] is None else Worst(**value["worst"])
         return Record(**(value | {"clauses": tuple(value["clauses"]), "worst": worst}))
 
 
 def _printable(value: Any) -> Any:
-    """The value with every text in it printable, but for what is code and data."""
+    """Return the value with every text in it printable, but for what is code and data."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
@@ -107,12 +107,12 @@ def _printable(value: Any) -> Any:
 
 
 def outcome_of(record: Record | Mapping[str, Any], clause: str) -> str:
-    """What a check says of one of its clauses."""
+    """Return the outcome of a check for one of its clauses."""
     return _told(record, clause)[0]
 
 
 def reason_of(record: Record | Mapping[str, Any], clause: str) -> str:
-    """Why, in the words that belong to this clause."""
+    """Return the reason of that outcome, in the words that belong to this clause."""
     return _told(record, clause)[1]
 
 
@@ -123,7 +123,7 @@ def _told(record: Record | Mapping[str, Any], clause: str) -> tuple[str, str]:
 
 
 def failed(record: Record, violations: "Sequence[Violation]") -> Record:
-    """The record of a check that saw violations, which are booked to the clauses that they break.
+    """Return the record of a check that saw violations, which are booked to the clauses that they break.
 
     Parameters
     ----------

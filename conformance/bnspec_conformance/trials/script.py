@@ -19,7 +19,7 @@ def script(subject: str, case: Case, what: str, rank: int) -> str:
     Parameters
     ----------
     subject : str
-        What it was asked for by, as `find_subject` takes it; not what it calls itself.
+        The name that `find_subject` takes; not `Subject.name`.
     case : Case
         Every array of it is written out, so the script needs nothing but the installed suite.
     what : str

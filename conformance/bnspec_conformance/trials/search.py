@@ -1,4 +1,4 @@
-"""How a check looks for a case that breaks a clause, and what came of it: the worst that was seen."""
+"""Search of a check for a case that breaks one of its clauses, and the result: the worst that was seen."""
 
 import json
 from collections.abc import Callable
@@ -9,9 +9,9 @@ import hypothesis
 from hypothesis.errors import Flaky, StopTest, Unsatisfiable, UnsatisfiedAssumption
 from hypothesis.internal.conjecture import providers
 
-from bnspec_conformance.cases.drawn import CannotWrite, drawn_to_json
-from bnspec_conformance.run import underway
+from bnspec_conformance.cases.argument_codec import CannotWrite, argument_to_json
 from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.trials.listeners import notify_argument
 from bnspec_conformance.trials.trial import NeverSupported, Trial
 from bnspec_conformance.trials.violation import Violation
 
@@ -40,7 +40,7 @@ _DECLINED = 10
 
 @dataclass
 class Result:
-    """What came of a case or of a whole search. Nothing that happens later takes a violation back.
+    """Result of a case or of a whole search. A violation stays in it, whatever happens later.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Result:
             raise NotSupported(self.declined[0] if self.declined else "no case could be drawn")
 
     def gives_up(self, examples: int) -> bool:
-        """Whether drawing more cases is of no use: none was taken, and nothing was found."""
+        """Return whether drawing more cases is of no use: none was taken, and nothing was found."""
         nothing = self.violation is None and not self.passed
         return nothing and (self.hopeless or len(self.declined) >= _DECLINED * examples)
 
@@ -79,12 +79,12 @@ class Result:
 def run_case(check: Callable[..., None], trial: Trial, *drawn: Any) -> Result:
     """Run a check once, on one argument where it takes one.
 
-    What the subject's results make of the check's own code is said in the check's words. Errors of bnspec's own
-    subjects in the check's code are raised: there the check is wrong.
+    An error of the check's own code on the subject's results is reported as a violation. With bnspec's own subjects it
+    is raised: there the check is wrong.
     """
     trial.found.begin()
     for value in drawn:
-        underway.argument(value)
+        notify_argument(value)
     result = Result()
     try:
         check(trial, *drawn)
@@ -117,7 +117,7 @@ def search(check: Callable[..., None], trial: Trial, strategy: Any, examples: in
     spent = 0
 
     class Stop(BaseException):
-        """Ends the drawing; no Exception, which Hypothesis would take for a failure. It says nothing of the result."""
+        """End of the drawing, whatever the result; no Exception, which Hypothesis would take for a failure."""
 
     @hypothesis.seed(trial.budget.seed)
     @search_settings(examples, shrink=trial.budget.shrink)
@@ -167,7 +167,7 @@ def search(check: Callable[..., None], trial: Trial, strategy: Any, examples: in
 
 
 def search_settings(examples: int, *, shrink: bool = True, **more: Any) -> hypothesis.settings:
-    """How Hypothesis searches here: nothing kept between runs, no clock, one minimal failure."""
+    """Return the settings of Hypothesis: nothing kept between runs, no clock, one minimal failure."""
     phases = (hypothesis.Phase.generate, hypothesis.Phase.shrink)
     rest: dict[str, Any] = {"stateful_step_count": 50, **more}
     return hypothesis.settings(
@@ -191,7 +191,7 @@ def _remember(violation: Violation, *drawn: Any) -> None:
     if not drawn or "drawn" in violation.details:
         return
     try:
-        violation.details["drawn"] = drawn_to_json(drawn[0])
+        violation.details["drawn"] = argument_to_json(drawn[0])
     except CannotWrite:
         violation.details["drawn"] = None
 
@@ -204,6 +204,6 @@ def _unsteady(violation: Violation, cause: Exception) -> Violation:
 
 def _key(drawn: Any) -> str:
     try:
-        return json.dumps(drawn_to_json(drawn))
+        return json.dumps(argument_to_json(drawn))
     except CannotWrite:
         return repr(drawn)

@@ -1,6 +1,6 @@
-"""What a check found wrong: a violation with the clauses it breaks, and all of them that a check has seen."""
+"""Violations: an exception with the clauses that it breaks, and the collection of all that a check has seen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from bnspec_conformance.cases.case import Case
 from bnspec_conformance.subjects import Subject, asked_as
 from bnspec_conformance.trials.script import script
 
-__all__ = ["Found", "Violation", "difference", "in_ulps", "violation"]
+__all__ = ["Found", "Violation", "difference", "in_ulps", "told_by_ulps", "violation"]
 
 
 class Violation(AssertionError):
@@ -24,12 +24,12 @@ class Violation(AssertionError):
 
     @property
     def clauses(self) -> tuple[str, ...]:
-        """What it breaks."""
+        """The clauses that it breaks."""
         return tuple(self.details.get("clauses", ()))
 
     @property
     def problem(self) -> str:
-        """What is wrong, in one line."""
+        """The fault, in one line."""
         return str(self.details.get("problem") or self).split("\n", 1)[0]
 
 
@@ -47,7 +47,7 @@ class Found:
     by_clause : dict of str to Violation
         One of each clause: the first of the last case; of a search, the smallest case.
     here : list of Violation
-        Those of the case at hand.
+        The violations of the case at hand.
     """
 
     cited: tuple[str, ...]
@@ -67,11 +67,11 @@ class Found:
             raise violation
 
     def is_own(self, violation: Violation) -> bool:
-        """Whether it breaks a clause of the check; what breaks others ends no search."""
+        """Return whether it breaks a clause of the check; a violation of other clauses ends no search."""
         return bool(set(violation.clauses) & set(self.cited))
 
     def own(self) -> Violation | None:
-        """The first violation of the case at hand that breaks a clause of the check."""
+        """Return the first violation of the case at hand that breaks a clause of the check."""
         return next((v for v in self.here if self.is_own(v)), None)
 
     def begin(self) -> None:
@@ -99,7 +99,7 @@ class Found:
             raise ended
 
     def __iter__(self) -> Iterator[Violation]:
-        """Each violation once, those of the check's own clauses first."""
+        """Return each violation once, those of the check's own clauses first."""
         seen: list[Violation] = []
         for clause in sorted(self.by_clause, key=lambda c: c not in self.cited):
             if self.by_clause[clause] not in seen:
@@ -111,15 +111,15 @@ class Found:
 
 
 def violation(subject: Subject, clauses: Sequence[str], problem: str, case: Case | None, **where: Any) -> Violation:
-    """A violation in words, with a script that shows it.
+    """Return a violation in words, with a script that shows it.
 
     Parameters
     ----------
     subject : Subject
     clauses : sequence of str
-        What is broken.
+        The clauses that are broken.
     problem : str
-        What is wrong.
+        The fault.
     case : Case or None
     **where : Any
         Of a number that is off: what, rank, index, got, expected, error_ulp, bound_ulp, error and bound.
@@ -152,17 +152,35 @@ def violation(subject: Subject, clauses: Sequence[str], problem: str, case: Case
 _MOST_ULPS = 2.0**52
 
 
-def difference(where: dict[str, Any]) -> str:
-    """An error and its bound in words: in units of the last place, or as such where these mean nothing."""
-    off, allowed = float(where["error_ulp"]), float(where["bound_ulp"])
-    near_zero = float(where["expected"]) == 0.0 or (np.isfinite(off) and off > _MOST_ULPS)
-    if near_zero and np.isfinite(off) and "error" in where:
-        return f"{float(where['error']):.4g}, bound {float(where['bound']):.4g} (absolute: expected is next to 0)"
-    return f"{off:.4g} ulp, bound {allowed:.4g} ulp"
+def difference(where: Mapping[str, Any]) -> str:
+    """Say an error and its bound in units of the last place, or as such where these mean nothing.
+
+    Parameters
+    ----------
+    where : mapping
+        The details of a violation.
+    """
+    if not told_by_ulps(where) and "error" in where:
+        error, bound = float(where["error"]), float(where["bound"])
+        return f"{error:.4g}, bound {bound:.4g} (absolute: expected is next to 0)"
+    return f"{float(where['error_ulp']):.4g} ulp, bound {float(where['bound_ulp']):.4g} ulp"
+
+
+def told_by_ulps(where: Mapping[str, Any]) -> bool:
+    """Return whether units of the last place mean something: not next to 0, where they are too small for that.
+
+    Parameters
+    ----------
+    where : mapping
+        The details of a violation, or the worst error of a record as a mapping, which has no ``expected``.
+    """
+    off = float(where["error_ulp"])
+    near_zero = float(where.get("expected", 1.0)) == 0.0 or off > _MOST_ULPS
+    return not (near_zero and np.isfinite(off))
 
 
 def in_ulps(error: float, reference: float, dtype: Any) -> float:
-    """An error in units of the last place of a dtype at the reference; of a count, the error itself."""
+    """Return an error in units of the last place of a dtype at the reference; of a count, the error itself."""
     if not np.issubdtype(dtype, np.inexact) and np.dtype(dtype).kind in "iub":  # a count: its unit is 1
         return abs(error)
     return float(ulps(error, reference, dtype)) if np.isfinite(error) and np.isfinite(reference) else float("inf")

@@ -43,7 +43,7 @@ FAMILIES: Mapping[str, tuple[str, _Makers]] = {
 
 
 def catalogue(family: str, seed: int = 0) -> list[Vector]:
-    """The vectors of a family, in order; drawn values come from the seed."""
+    """Return the vectors of a family, in order; drawn values come from the seed."""
     draw = Draw(seed)
     made = [vector for maker in FAMILIES[family][1] for vector in maker(draw)]
     names = [vector.id for vector in made]

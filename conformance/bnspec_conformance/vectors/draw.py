@@ -16,12 +16,12 @@ _DEFAULTS: dict[str, Any] = {"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correct
 
 
 def configured(**fields: Any) -> BatchNormConfig:
-    """A configuration, axis 1 unless told otherwise."""
+    """Return a configuration, axis 1 unless told otherwise."""
     return BatchNormConfig(**(_DEFAULTS | fields))
 
 
 def statistics_dtype(dtype: str) -> str:
-    """What parameters and running states of an x of this dtype are kept in."""
+    """Return the dtype of parameters and running states for an x of this dtype."""
     return "float64" if dtype == "float64" else "float32"
 
 
@@ -38,7 +38,7 @@ class Draw:
         self.seed = seed
 
     def stream(self, name: str) -> Stream:
-        """The stream of a vector."""
+        """Return the stream of a vector."""
         return Stream(self.seed, name)
 
     def vector(
@@ -52,7 +52,7 @@ class Draw:
         notes: str = "",
         **options: Any,
     ) -> Vector:
-        """A vector around the case of these shapes, one for each rank; the options are those of `case`."""
+        """Return a vector around the case of these shapes, one for each rank; the options are those of `case`."""
         return Vector(
             id=name,
             why=why,
@@ -81,7 +81,7 @@ class Draw:
         update: bool = True,
         **fields: Any,
     ) -> Case:
-        """A case.
+        """Return a case.
 
         Parameters
         ----------
@@ -98,7 +98,7 @@ class Draw:
         gamma, beta : sequence of float, optional
             Instead of drawn ones.
         vjp, jvp, cotangents : bool
-            What is to be derived; cotangents are those of the mean and variance.
+            The derivatives that are asked for; cotangents are those of the mean and variance.
         state : {"", "fresh", "used"} or dict
             None, that of a new layer, one after some updates, or given values over the latter's.
         mode, update
@@ -163,7 +163,7 @@ def _placed(values: Any, shape: tuple[int, ...], dtype: str) -> Array:
 
 
 def _mask(values: Any, shape: tuple[int, ...], axis: int) -> Array:
-    """A mask of x's rank; a flat one is of the samples."""
+    """Return a mask of x's rank; a flat one is of the samples."""
     mask = np.asarray(values, dtype=bool)
     if mask.ndim == 1:
         mask = mask.reshape(-1, *[1] * (len(shape) - 1))

@@ -1,4 +1,4 @@
-"""What a vector expects: the exact answer of every output and how far a result may lie from it."""
+"""Expected outputs of a vector: the exact answer of each, and how far a result may lie from it."""
 
 from dataclasses import dataclass
 
@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.bounds import bounds, hard_bound
-from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64
+from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64, dtype_named
+from bnspec_conformance.cases.outputs import clauses_of
 from bnspec_conformance.oracle import exact
-from bnspec_conformance.trials.outputs import clauses_of
 from bnspec_conformance.vectors.draw import statistics_dtype
-from bnspec_conformance.vectors.hex import dtype_named, rounded_up
+from bnspec_conformance.vectors.hex import rounded_up
 from bnspec_conformance.vectors.vector import Vector
 
 __all__ = ["Expected", "expected", "flattened"]
@@ -29,7 +29,7 @@ class Expected:
     Attributes
     ----------
     dtype : str
-        What the result is rounded to; "W" for statistics, which are of the arithmetic itself.
+        The dtype that the result is rounded to; "W" for statistics, which are of the arithmetic itself.
     values : array
         Exact, rounded once to float64; to `dtype` where the result must be right to the bit.
     bound : array
@@ -37,7 +37,7 @@ class Expected:
     bound32 : array or None
         The same for float32 arithmetic; None where that is not allowed.
     clauses : tuple of str
-        What it proves.
+        The clauses that it proves.
     """
 
     dtype: str
@@ -48,7 +48,7 @@ class Expected:
 
 
 def expected(vector: Vector) -> list[dict[str, Expected]]:
-    """The outputs of every rank, by name; those of the state are "state.mean" and so on."""
+    """Return the outputs of every rank, by name; those of the state are "state.mean" and so on."""
     case = vector.case
     answer = exact(case)
     wide = bounds(case, answer, "float64")
@@ -68,7 +68,7 @@ def expected(vector: Vector) -> list[dict[str, Expected]]:
 
 
 def flattened(rank: RankOutcome) -> dict[str, Array]:
-    """What a rank has, by name."""
+    """Return the outputs of a rank by name."""
     found = {name: getattr(rank, name) for name in _OUTPUTS if getattr(rank, name) is not None}
     return found | {f"state.{name}": values for name, values in (rank.state or {}).items()}
 
@@ -96,7 +96,7 @@ def _one(vector: Vector, name: str, values: Array, wide: Floats | None, single: 
 
 
 def _to_the_bit(vector: Vector, name: str, dtype: str, values: Array, clauses: tuple[str, ...]) -> Expected:
-    """No error at all: the value is a number of the output's dtype; of W, even of float32 where x has no more."""
+    """Return a bound of 0: the value is a number of the output's dtype; of W, even of float32 where x has no more."""
     if values.dtype.kind in "iu":
         none = np.zeros(values.shape)
         return Expected(dtype, values, none, none, clauses)

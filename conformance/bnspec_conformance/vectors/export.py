@@ -66,7 +66,7 @@ def export(folder: Path, families: Sequence[str] = (), seed: int = 0) -> dict[st
 
 
 def vector_to_json(vector: Vector) -> dict[str, Any]:
-    """A vector with its expected outputs, as a JSON value."""
+    """Return a vector with its expected outputs, as a JSON value."""
     case = vector.case
     found: dict[str, Any] = {
         "id": vector.id,
@@ -100,7 +100,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def _config(vector: Vector) -> Any:
-    """The configuration; what JSON cannot say of a number is a text."""
+    """Return the configuration; what JSON cannot say of a number is a text."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -111,7 +111,7 @@ def _config(vector: Vector) -> Any:
 
 
 def _inputs(case: Case) -> dict[str, Any]:
-    """What is there; nothing stands for what is not."""
+    """Return only the keys that are present; absent values are left out, not written as null."""
     ranks = [
         {name: encoded(array) for name in ("x", "dy", "mask", "xdot") if (array := getattr(rank, name)) is not None}
         for rank in case.ranks
@@ -159,7 +159,7 @@ def _relation(relation: Relation) -> dict[str, Any]:
 
 
 def _flags(case: Case, outputs: list[dict[str, Expected]]) -> Iterator[str]:
-    """What a port may have to know before it runs the case."""
+    """Return the requirements of a case that a port has to know before it runs the case."""
     given = [array for rank in case.ranks for array in (rank.x, rank.dy, rank.xdot) if array is not None]
     if not all(np.isfinite(as_float64(array)).all() for array in given):
         yield "not finite"
@@ -176,6 +176,6 @@ def _flags(case: Case, outputs: list[dict[str, Expected]]) -> Iterator[str]:
 
 
 def _subnormal(values: Array, dtype: str) -> bool:
-    """Whether a value is below the normal numbers; statistics below those of float32."""
+    """Return whether a value is below the normal numbers; statistics below those of float32."""
     smallest = _NORMAL.get(dtype, 2.0**-126)
     return bool(np.any((np.abs(values) > 0) & (np.abs(values) < smallest)))

@@ -49,14 +49,14 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Results:
-    """What a port answered.
+    """Results of a port.
 
     Attributes
     ----------
     name, version : str
         Of the port.
     arithmetic : {"float64", "float32"}
-        What it computes x of 32 and 16 bits in.
+        The format in which it computes x of 32 and 16 bits.
     flushes : bool
         Whether it takes subnormal numbers for 0.
     results : dict of str to object
@@ -74,7 +74,7 @@ class Results:
 
 
 def undeclarable(given: Mapping[str, Any]) -> str | None:
-    """What is wrong with a declaration: a field, its value and what was expected; None if nothing is."""
+    """Return the fault of a declaration: a field, its value and the expected one; None if there is none."""
     for field, (allowed, default) in _DECLARED.items():
         value = given.get(field, default)
         if type(value) is not type(default) or value not in allowed:
@@ -106,7 +106,7 @@ def read_vectors(folder: Path) -> Vectors:
 
 
 def _listed(path: Path, index: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The files that an index lists, beside it, each with its SHA-256."""
+    """Yield the files that an index lists, beside it, each with its SHA-256."""
     head = {"bnspec": str, "seed": int, "spec": dict, "cases": int, "files": list}
     for key, kind in head.items():
         if type(index.get(key)) is not kind:
@@ -215,7 +215,7 @@ def _deep(path: Path) -> BadFile:
 
 
 def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; JSON would take the last of two entries of one name."""
+    """Return an object; JSON would take the last of two entries of one name."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def given_values(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], what: str, *, loose: bool = False) -> Floats:
-    """The values of an output, as float64.
+    """Return the values of an output, as float64.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def _shape(value: Any, what: str) -> tuple[int, ...] | None:
 
 
 def _nesting(value: Any, what: str) -> tuple[int, ...]:
-    """The shape of nested lists."""
+    """Return the shape of nested lists."""
     if not isinstance(value, list):
         return ()
     inner = {_nesting(v, what) for v in value}

@@ -1,7 +1,7 @@
 """Numbers and arrays as JSON: C99 hex floats, in flat lists row by row with a shape and a dtype.
 
-A hex float says exactly which number is meant; C's strtod and `float.fromhex` read it. It is written as C's ``%a``
-writes it, without the zeros at the end. What is not finite is "nan", "inf" or "-inf".
+A hex float tells exactly which number is meant; C's strtod and `float.fromhex` read it. The form is that of C's ``%a``,
+without the zeros at the end. Numbers that are not finite are "nan", "inf" or "-inf".
 """
 
 import json
@@ -10,19 +10,18 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from bnspec_conformance.cases.case import Array, as_float64
+from bnspec_conformance.cases.case import Array, as_float64, dtype_named
 
-__all__ = ["array_of", "dtype_named", "encoded", "hexed", "lines", "numbers", "rounded_up", "unhexed"]
+__all__ = ["array_of", "encoded", "hexed", "lines", "numbers", "rounded_up", "unhexed"]
 
 #: Significant bits of a bound. Bounds are float64 arithmetic, whose last bits may differ from platform to platform.
 _BOUND_BITS = 12
 
 
 def hexed(value: float) -> str:
-    """A number as C's ``%a`` writes it."""
+    """Return a number as C's ``%a`` writes it."""
     if not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
     mantissa, exponent = value.hex().split("p")
@@ -30,7 +29,7 @@ def hexed(value: float) -> str:
 
 
 def unhexed(text: str) -> float:
-    """The number again.
+    """Return the number again.
 
     Raises
     ------
@@ -49,7 +48,7 @@ def unhexed(text: str) -> float:
 
 
 def rounded_up(bound: float) -> float:
-    """The bound with 12 significant bits, never smaller.
+    """Return the bound with 12 significant bits, never smaller.
 
     A little is added first: a bound that is such a number already but for the platform's last bits gives the same
     result on either side of it.
@@ -60,25 +59,20 @@ def rounded_up(bound: float) -> float:
     return math.ldexp(math.ceil(math.ldexp(mantissa, _BOUND_BITS)), exponent - _BOUND_BITS)
 
 
-def dtype_named(name: str) -> np.dtype[Any]:
-    """NumPy's dtype of that name, ml_dtypes' for bfloat16."""
-    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
-
-
 def numbers(array: Array) -> list[Any]:
-    """The elements, row by row: hex floats, integers or booleans."""
+    """Return the elements, row by row: hex floats, integers or booleans."""
     if array.dtype.kind in "biu":
         return [bool(v) if array.dtype.kind == "b" else int(v) for v in array.ravel()]
     return [hexed(float(v)) for v in as_float64(array).ravel()]
 
 
 def encoded(array: Array) -> dict[str, Any]:
-    """An array as dtype, shape and data."""
+    """Return an array as dtype, shape and data."""
     return {"dtype": array.dtype.name, "shape": [int(n) for n in array.shape], "data": numbers(array)}
 
 
 def array_of(value: dict[str, Any]) -> Array:
-    """The array again, of what `encoded` wrote."""
+    """Return the array again, of what `encoded` wrote."""
     dtype = dtype_named(value["dtype"])
     if dtype.kind in "biu":
         return np.array(value["data"], dtype=dtype).reshape(value["shape"])

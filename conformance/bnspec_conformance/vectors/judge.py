@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.bounds import ulps, violations
-from bnspec_conformance.cases.case import RankOutcome
+from bnspec_conformance.cases.case import RankOutcome, dtype_named
 from bnspec_conformance.cases.codec import BadData
 from bnspec_conformance.vectors.given import given_values
-from bnspec_conformance.vectors.hex import dtype_named, unhexed
+from bnspec_conformance.vectors.hex import unhexed
 from bnspec_conformance.vectors.sets.wider import STRICT, wider_bounds
 
-__all__ = ["Finding", "Judge", "Outcome", "flattened", "values"]
+__all__ = ["Judgement", "Judge", "Status", "flattened", "values"]
 
 Floats = npt.NDArray[np.float64]
-Outcome = Literal["passed", "failed", "untested", "not supported"]
+Status = Literal["passed", "failed", "untested", "not supported"]
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(RankOutcome))
 _STATE = ("mean", "var", "count", "stddev", "renorm_mean", "renorm_stddev")
@@ -26,8 +26,8 @@ _LIKE_X = ("y", "dx", "ydot", "dgamma", "dbeta")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What came of one output, one relation or one refusal.
+class Judgement:
+    """Judgement of one output, one relation or one refusal.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Finding:
     what : str
         The output, with its rank where there are several; or the relation.
     text : str
-        What is wrong with it, or why it was not looked at.
+        The fault, or why it was not looked at.
     index : list of int or None
         Where the worst element is; with it got, expected and bound.
     error_ulp, bound_ulp : float
@@ -48,7 +48,7 @@ class Finding:
 
     case: str
     clauses: tuple[str, ...]
-    outcome: Outcome
+    outcome: Status
     what: str
     text: str = ""
     index: list[int] | None = None
@@ -83,53 +83,53 @@ class Judge:
     beyond: set[str] = dataclasses.field(default_factory=set)
     _wider: dict[str, list[dict[str, Floats]]] = dataclasses.field(default_factory=dict)
 
-    def case(self, case: dict[str, Any], result: Any) -> Iterator[Finding]:
-        """The findings of one case; `result` is None where there is none."""
+    def case(self, case: dict[str, Any], result: Any) -> Iterator[Judgement]:
+        """Yield the findings of one case; `result` is None where there is none."""
         for finding in self._case(case, result):
             if finding.outcome == "not supported":
                 self.beyond.add(finding.case)
             yield finding
 
-    def _case(self, case: dict[str, Any], result: Any) -> Iterator[Finding]:
+    def _case(self, case: dict[str, Any], result: Any) -> Iterator[Judgement]:
         name, clauses, what = case["id"], tuple(case["clauses"]), "the case"
         if result is None:
-            yield Finding(name, clauses, "untested", what, "it has no result")
+            yield Judgement(name, clauses, "untested", what, "it has no result")
         elif not isinstance(result, dict) or len(result.keys() & {"ranks", "refused", "unsupported"}) != 1:
             text = f"it is {_short(result)}; expected an object with one of ranks, refused and unsupported"
-            yield Finding(name, clauses, "failed", what, text)
+            yield Judgement(name, clauses, "failed", what, text)
         elif "unsupported" in result:
-            yield Finding(name, clauses, "not supported", what, _short(result["unsupported"]))
+            yield Judgement(name, clauses, "not supported", what, _short(result["unsupported"]))
         elif self.flushes and "subnormal" in case["flags"]:
-            yield Finding(name, clauses, "not supported", what, "it flushes subnormal numbers, as declared")
+            yield Judgement(name, clauses, "not supported", what, "it flushes subnormal numbers, as declared")
         elif case["expect"] == "refused":
             if "refused" in result:
-                yield Finding(name, clauses, "passed", "the refusal")
+                yield Judgement(name, clauses, "passed", "the refusal")
             else:
-                yield Finding(name, clauses, "failed", "the refusal", "it was not refused: there are results")
+                yield Judgement(name, clauses, "failed", "the refusal", "it was not refused: there are results")
         elif "refused" in result:
-            yield Finding(name, clauses, "failed", what, f"it was refused: {_short(result['refused'])}")
+            yield Judgement(name, clauses, "failed", what, f"it was refused: {_short(result['refused'])}")
         else:
             yield from self._outputs(case, result["ranks"])
 
-    def _outputs(self, case: dict[str, Any], ranks: Any) -> Iterator[Finding]:
+    def _outputs(self, case: dict[str, Any], ranks: Any) -> Iterator[Judgement]:
         name, want = case["id"], case["outputs"]
         if not isinstance(ranks, list) or len(ranks) != len(want) or not all(isinstance(r, dict) for r in ranks):
             count = len(ranks) if isinstance(ranks, list) else _short(ranks)
             text = f"ranks is {count}; expected a list of {len(want)} objects"
-            yield Finding(name, tuple(case["clauses"]), "failed", "the case", text)
+            yield Judgement(name, tuple(case["clauses"]), "failed", "the case", text)
             return
         for number, (given, outputs) in enumerate(zip(ranks, want)):
             on = f" on rank {number}" if len(want) > 1 else ""
             state = given.get("state")
             if state is not None and not isinstance(state, dict):
                 text = f"it is {_short(state)}; expected an object of arrays"
-                yield Finding(name, tuple(case["clauses"]), "failed", f"state{on}", text)
+                yield Judgement(name, tuple(case["clauses"]), "failed", f"state{on}", text)
                 state = None
             for odd, known, before in ((given, _FIELDS, ""), (state or {}, _STATE, "state.")):
                 unknown = sorted(set(odd) - set(known))
                 if unknown:
                     text = f"there is no such output; expected some of {', '.join(known)}"
-                    yield Finding(name, tuple(case["clauses"]), "failed", f"{before}{_short(unknown[0])}{on}", text)
+                    yield Judgement(name, tuple(case["clauses"]), "failed", f"{before}{_short(unknown[0])}{on}", text)
             flat = {k: v for k, v in given.items() if k != "state"}
             flat |= {f"state.{k}": v for k, v in (state or {}).items()}
             for output, expected in flattened(outputs).items():
@@ -137,26 +137,26 @@ class Judge:
 
     def _output(
         self, case: dict[str, Any], rank: int, output: str, want: dict[str, Any], given: Any, what: str
-    ) -> Finding:
+    ) -> Judgement:
         name, clauses = case["id"], tuple(want["clauses"])
         if given is None:
-            return Finding(name, clauses, "untested", what, "it was not returned")
+            return Judgement(name, clauses, "untested", what, "it was not returned")
         dtype = self.dtype(want)
         try:
             got = given_values(given, dtype, tuple(want["shape"]), what, loose=want["dtype"] == "W")
         except BadData as error:
-            return Finding(name, clauses, "failed", what, str(error))
+            return Judgement(name, clauses, "failed", what, str(error))
         self.known[name, rank, output] = got
         bound = self.bounds(case, rank, output, want)
         return _compared(name, clauses, what, got, values(want), bound, dtype, output not in _LIKE_X)
 
-    def relation(self, case: dict[str, Any], other: dict[str, Any], relation: dict[str, Any]) -> Finding:
-        """The finding of one relation, if both sides were read."""
+    def relation(self, case: dict[str, Any], other: dict[str, Any], relation: dict[str, Any]) -> Judgement:
+        """Return the finding of one relation, if both sides were read."""
         name, clauses = case["id"], tuple(relation["clauses"])
         what = f"{relation['kind']}, {relation['equal']}, with {relation['with']}"
         if {name, other["id"]} & self.beyond:
-            return Finding(name, clauses, "not supported", what, "a case of it is not supported")
-        worst = Finding(name, clauses, "untested", what, "a result of it is missing")
+            return Judgement(name, clauses, "not supported", what, "a case of it is not supported")
+        worst = Judgement(name, clauses, "untested", what, "a result of it is missing")
         for pair in relation["pairs"]:
             sides: list[tuple[Floats, Floats, dict[str, Any]] | None] = []
             for holder, prefix in ((case, ""), (other, "with_")):
@@ -183,15 +183,15 @@ class Judge:
         return worst
 
     def dtype(self, want: dict[str, Any]) -> np.dtype[Any]:
-        """What an output is rounded to."""
+        """Return the dtype that an output is rounded to."""
         if want["dtype"] != "W":
             return dtype_named(want["dtype"])
         return np.dtype("float32" if self.arithmetic == "float32" and "bounds_float32" in want else "float64")
 
     def bounds(self, case: dict[str, Any], rank: int, output: str, want: dict[str, Any]) -> Floats:
-        """The bounds of an output; those of float64 hold for float64 x in every arithmetic.
+        """Return the bounds of an output; those of float64 hold for float64 x in every arithmetic.
 
-        What is declared beyond the arithmetic widens them, except where roundoffs are counted or nothing is allowed.
+        Declarations beyond the arithmetic widen them, except where roundoffs are counted or no error is allowed.
         """
         key = "bounds_float32" if self.arithmetic == "float32" and "bounds_float32" in want else "bounds"
         strict = np.array([unhexed(v) for v in want[key]], dtype=np.float64).reshape(want["shape"])
@@ -206,13 +206,13 @@ class Judge:
 
 
 def flattened(outputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The outputs of a rank by name, those of the state as "state.mean" and so on."""
+    """Return the outputs of a rank by name, those of the state as "state.mean" and so on."""
     flat = {k: v for k, v in outputs.items() if k != "state"}
     return flat | {f"state.{k}": v for k, v in outputs.get("state", {}).items()}
 
 
 def values(want: dict[str, Any]) -> Floats:
-    """The expected values."""
+    """Return the expected values."""
     data = [float(v) if isinstance(v, int) else unhexed(v) for v in want["data"]]
     return np.array(data, dtype=np.float64).reshape(want["shape"])
 
@@ -226,7 +226,7 @@ def _compared(
     bound: Floats,
     dtype: np.dtype[Any],
     statistic: bool,
-) -> Finding:
+) -> Judgement:
     """Compare elementwise; the worst element is told of either way."""
     whole = dtype.kind in "iu"
     exact = bool(np.all(bound == 0))
@@ -238,13 +238,13 @@ def _compared(
         error = np.abs(got - want)
         share = np.where(np.isfinite(error) & (bound > 0), error / np.where(bound > 0, bound, 1), 0.0)
     if not got.size:
-        return Finding(case, clauses, "passed", what)
+        return Judgement(case, clauses, "passed", what)
     if np.any(wrong):
         score = np.where(wrong, np.where(np.isfinite(error), share, np.inf), -1.0)
     else:  # nothing is measured where the answer is not finite
         score = np.where(np.isfinite(error) & np.isfinite(bound), share, -1.0)
         if np.all(score < 0):
-            return Finding(case, clauses, "passed", what)
+            return Judgement(case, clauses, "passed", what)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(score)), got.shape))
     here, there, room = float(got[index]), float(want[index]), float(bound[index])
 
@@ -252,7 +252,7 @@ def _compared(
         known = np.isfinite(size) and np.isfinite(there) and not whole
         return float(ulps(size, there, dtype)) if known else float("inf") if not np.isfinite(size) else size
 
-    return Finding(
+    return Judgement(
         case,
         clauses,
         "failed" if np.any(wrong) else "passed",

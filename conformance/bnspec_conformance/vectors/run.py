@@ -9,10 +9,9 @@ import numpy as np
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, as_float64
 from bnspec_conformance.cases.scope import PROFILES, needs
-from bnspec_conformance.report._write import write_text
-from bnspec_conformance.subjects import NotSupported, Subject, SubjectError, quietly, version_of
-from bnspec_conformance.subjects.process import ProgramError
-from bnspec_conformance.trials.time_limit import PATIENCE, TooLong, deadline
+from bnspec_conformance.report.atomic_write import write_text
+from bnspec_conformance.subjects import NotSupported, ProgramError, Subject, SubjectError, quietly, version_of
+from bnspec_conformance.subjects.time_limit import PATIENCE, TooLong, deadline
 from bnspec_conformance.vectors.files import RESULTS, Vectors, undeclarable
 from bnspec_conformance.vectors.hex import array_of, encoded, lines, unhexed
 
@@ -22,7 +21,7 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def run_vectors(subject: Subject, vectors: Vectors, limit: float = PATIENCE) -> dict[str, Any]:
-    """What a results file of the subject holds; a crash, or a case that takes longer, is no refusal.
+    """Run the vectors and return the content of a results file; a crash, or a case that takes longer, is no refusal.
 
     Raises
     ------
@@ -50,7 +49,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
 
 
 def case_of(value: dict[str, Any]) -> Case:
-    """The case of a vector.
+    """Return the case of a vector.
 
     Raises
     ------
@@ -104,7 +103,7 @@ def _answer(subject: Subject, value: dict[str, Any], limit: float) -> dict[str, 
 
 
 def _unsupported(subject: Subject, case: Case) -> str | None:
-    """Why a case is not run: what the subject says, or a parameter of a dtype that it does not have."""
+    """Return why a case is not run: the subject's reason, or a parameter of a dtype that it does not have."""
     for name in ("gamma", "beta"):
         array: Array | None = getattr(case, name)
         if array is not None and array.dtype.name not in (*subject.scope.dtypes, case.ranks[0].x.dtype.name, "float32"):
@@ -113,7 +112,7 @@ def _unsupported(subject: Subject, case: Case) -> str | None:
 
 
 def _out_of_reach(subject: Subject, case: Case) -> str | None:
-    """Why a case that has to be refused cannot even be asked for."""
+    """Return why a case that has to be refused cannot even be asked for."""
     missing = [name for name in PROFILES if name in needs(case) - subject.scope.profiles]
     if missing:
         return f"it has no {missing[0]} ({PROFILES[missing[0]]})"

@@ -20,7 +20,7 @@ _MASK = (1 << 64) - 1
 
 
 def as_dtype(values: npt.ArrayLike, dtype: str) -> Array:
-    """The values rounded to a dtype; to 16 bits by way of float32, the one way that every library agrees on."""
+    """Return the values rounded to a dtype; to 16 bits by way of float32, the one way that every library agrees on."""
     wide = np.asarray(values, dtype=np.float64)
     with np.errstate(over="ignore"):
         if dtype == "float64":
@@ -43,7 +43,7 @@ class Stream:
         self._state = int.from_bytes(digest[:8], "little")
 
     def bits(self, count: int) -> int:
-        """The upper `count` bits of the next number, at most 64."""
+        """Return the upper `count` bits of the next number, at most 64."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         z = self._state
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -57,7 +57,7 @@ class Stream:
         return np.array([low + self.bits(48) % (high - low) for _ in range(size)], dtype=np.int64)
 
     def permutation(self, values: npt.ArrayLike) -> Array:
-        """The values in another order (Fisher and Yates)."""
+        """Return the values in another order (Fisher and Yates)."""
         shuffled = np.array(values)
         for last in range(len(shuffled) - 1, 0, -1):
             other = self.integers(0, last + 1)
@@ -65,7 +65,7 @@ class Stream:
         return shuffled
 
     def choice(self, values: Sequence[int]) -> int:
-        """One of the values."""
+        """Return one of the values."""
         return values[int(self.integers(0, len(values)))]
 
     def normals(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
@@ -82,5 +82,5 @@ class Stream:
         return (low + scaled).reshape(shape)
 
     def generator(self) -> np.random.Generator:
-        """The stream for `families.exact_inputs`, which asks for integers, permutations and choices only."""
+        """Return the stream for `families.exact_inputs`, which asks for integers, permutations and choices only."""
         return cast(np.random.Generator, self)

@@ -6,7 +6,7 @@ from typing import Any
 from bnspec._printable import printable
 from bnspec_conformance.vectors.files import Vectors
 from bnspec_conformance.vectors.hex import hexed
-from bnspec_conformance.vectors.judge import Finding
+from bnspec_conformance.vectors.judge import Judgement
 from bnspec_conformance.vectors.verify import ORDER, Verdict
 
 __all__ = ["print_verdict"]
@@ -56,8 +56,8 @@ def print_verdict(verdict: Verdict, vectors: Vectors, most: int = 10) -> None:
         console.print("Nothing was looked at, so nothing has passed.", markup=False)
 
 
-def _lines(failure: Finding, why: str) -> list[str]:
-    """A failure in full."""
+def _lines(failure: Judgement, why: str) -> list[str]:
+    """Return a failure in full."""
     clauses = " ".join(failure.clauses) or "-"
     found = [f"FAILED {failure.case}  {failure.what}  [{clauses}]", f"  {failure.text}"]
     if failure.index is not None:

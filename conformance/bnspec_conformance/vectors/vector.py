@@ -1,4 +1,4 @@
-"""What a vector is: a case, why it is there, which clauses its outputs prove, and what it has to do with others."""
+"""Vector: a case with its purpose, the clauses that its outputs prove, and its relations to other vectors."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -38,11 +38,11 @@ class Relation:
     Attributes
     ----------
     kind : str
-        What the law is, in a word.
+        The law in a word.
     other : str
         Id of the other vector, of the same file; it may be the vector's own.
     clauses : tuple of str
-        What a breach breaks.
+        The clauses that a breach breaks.
     to_the_bit : bool
         Equal to the bit; otherwise within the sum of the two bounds.
     pairs : tuple of Pair
@@ -82,7 +82,7 @@ class Vector:
     spoil : mapping
         Of a refused case: fields of the configuration that no `BatchNormConfig` can have.
     notes : str
-        What else its reader should know.
+        Further remarks for its reader.
     """
 
     id: str

@@ -8,28 +8,28 @@ from typing import Any, Literal
 from bnspec._clauses import clauses as specification
 from bnspec_conformance.vectors.files import Results, Vectors
 from bnspec_conformance.vectors.hex import hexed
-from bnspec_conformance.vectors.judge import Finding, Judge, Outcome
+from bnspec_conformance.vectors.judge import Judge, Judgement, Status
 
 __all__ = ["FORMAT", "ORDER", "ClauseVerdict", "Verdict", "verify"]
 
 FORMAT = "bnspec-vectors-verdict/1"
 
 #: What counts for a case, or a clause, that has several findings: the first of these that one of them has.
-ORDER: tuple[Outcome, ...] = ("failed", "passed", "untested", "not supported")
+ORDER: tuple[Status, ...] = ("failed", "passed", "untested", "not supported")
 
 
 @dataclass(frozen=True)
 class ClauseVerdict:
     """One clause: how many cases had which outcome, and the finding nearest to its bound, or furthest beyond it."""
 
-    outcome: Outcome
-    cases: dict[Outcome, int]
-    worst: Finding | None
+    outcome: Status
+    cases: dict[Status, int]
+    worst: Judgement | None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a port's results.
+    """Verdict on a port's results.
 
     Attributes
     ----------
@@ -37,14 +37,14 @@ class Verdict:
         Without the numbers: who it was.
     arithmetic : {"float64", "float32"}
     bound : {"strict", "plain"}
-        What was judged by, as the results declare or as the caller said.
+        The declaration that was judged by: that of the results, or the caller's.
     index : dict
         Of the vectors.
     cases : dict of str to str
-        Outcome of every case of the vectors.
+        Status of every case of the vectors.
     clauses : dict of str to ClauseVerdict
         In the order of SPEC.md.
-    failures : list of Finding
+    failures : list of Judgement
         In the order of the vectors, then results of cases that do not exist.
     """
 
@@ -52,21 +52,21 @@ class Verdict:
     arithmetic: Literal["float64", "float32"]
     bound: Literal["strict", "plain"]
     index: dict[str, Any]
-    cases: dict[str, Outcome]
+    cases: dict[str, Status]
     clauses: dict[str, ClauseVerdict]
-    failures: list[Finding]
+    failures: list[Judgement]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed and something was looked at."""
+        """True if nothing failed and something was looked at."""
         return not self.failures and "passed" in self.cases.values()
 
-    def count(self, outcome: Outcome) -> int:
-        """How many cases had this outcome."""
+    def count(self, outcome: Status) -> int:
+        """Return the number of cases with this outcome."""
         return sum(1 for own in self.cases.values() if own == outcome)
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as a JSON value; numbers of findings are hex floats."""
+        """Return the verdict as a JSON value; numbers of findings are hex floats."""
         return {
             "format": FORMAT,
             "passed": self.passed,
@@ -105,7 +105,7 @@ def verify(
     results : Results
     arithmetic : {"float64", "float32"}, optional
     bound : {"strict", "plain"}, optional
-        What to judge by; by default what the results declare.
+        The declaration to judge by; by default that of the results.
     """
     own, limit = arithmetic or results.arithmetic, bound or results.bound
     judge = Judge(own, results.flushes, limit)
@@ -116,12 +116,12 @@ def verify(
         for relation in case.get("relations", [])
     ]
     strangers = [
-        Finding(name, (), "failed", "the case", "there is no such case in these vectors")
+        Judgement(name, (), "failed", "the case", "there is no such case in these vectors")
         for name in results.results
         if name not in vectors.cases
     ]
-    by_case: dict[str, list[Finding]] = {}
-    by_clause: dict[str, dict[str, list[Finding]]] = {}
+    by_case: dict[str, list[Judgement]] = {}
+    by_clause: dict[str, dict[str, list[Judgement]]] = {}
     for finding in findings:
         by_case.setdefault(finding.case, []).append(finding)
         for clause in finding.clauses:
@@ -140,12 +140,12 @@ def verify(
     )
 
 
-def _joint(findings: list[Finding]) -> Outcome:
+def _joint(findings: list[Judgement]) -> Status:
     there = {finding.outcome for finding in findings}
     return next(outcome for outcome in ORDER if outcome in there)
 
 
-def _clause(cases: dict[str, list[Finding]]) -> ClauseVerdict:
+def _clause(cases: dict[str, list[Judgement]]) -> ClauseVerdict:
     outcomes = {name: _joint(findings) for name, findings in cases.items()}
     everything = [finding for findings in cases.values() for finding in findings]
     measured = [f for f in everything if f.index is not None and f.outcome in ("passed", "failed")]
@@ -156,7 +156,7 @@ def _clause(cases: dict[str, list[Finding]]) -> ClauseVerdict:
     )
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(finding: Judgement) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         return hexed(value) if isinstance(value, float) and not math.isfinite(value) else value
 

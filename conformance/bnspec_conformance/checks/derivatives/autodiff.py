@@ -1,22 +1,23 @@
-"""What an array library's own differentiation makes of a function of bnspec: for clauses about constants and NaN."""
+"""Array libraries' own differentiation of a function of bnspec, for clauses about constants and NaN."""
 
 import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from bnspec_conformance.cases.case import Array
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.trials.trial import Trial
 
 __all__ = ["double_precision", "library_derivatives"]
 
 
 def double_precision(t: Trial) -> contextlib.AbstractContextManager[Any]:
-    """A context in which the subject's library has float64; JAX has to be asked for it.
+    """Return a context in which the subject's library has float64; JAX has to be asked for it.
 
     Raises
     ------
     NotSupported
-        It has none.
+        If the library has none.
     """
     if t.needs_backend().name == "jax":
         import jax

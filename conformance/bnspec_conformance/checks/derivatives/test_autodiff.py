@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 import bnspec
 from bnspec_conformance.bounds import bounds
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64
 from bnspec_conformance.cases.layout import layouts
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.derivatives.autodiff import library_derivatives
 from bnspec_conformance.oracle import Direction, central_difference, direction, exact, in_float64
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.trials.trial import Trial
 
 _SEED = 11
 
@@ -68,14 +68,14 @@ def loss_of(case: Case, backend: Any) -> Callable[[Any], Any]:
 
 
 def unpacked(case: Case, z: Array) -> Outcome:
-    """The packed gradient as an outcome."""
+    """Return the packed gradient as an outcome."""
     size, c = case.ranks[0].x.size, case.channels
     found = RankOutcome(dx=z[:size].reshape(case.ranks[0].x.shape), dgamma=z[size : size + c], dbeta=z[size + c :])
     return Outcome((found,))
 
 
 def vjp(case: Case, z: Array, corrections: in_float64.Corrections) -> Array:
-    """The oracle's gradient at the packed vector, renorm's corrections held at their values."""
+    """Return the oracle's gradient at the packed vector, renorm's corrections held at their values."""
     size, c = case.ranks[0].x.size, case.channels
     rank = dataclasses.replace(case.ranks[0], x=z[:size].reshape(case.ranks[0].x.shape), xdot=None)
     moved = dataclasses.replace(
@@ -85,7 +85,7 @@ def vjp(case: Case, z: Array, corrections: in_float64.Corrections) -> Array:
 
 
 def flat(outcome: Outcome) -> Array:
-    """The gradients of an outcome, packed."""
+    """Return the gradients of an outcome, packed."""
     rank = outcome.ranks[0]
     assert rank.dx is not None and rank.dgamma is not None and rank.dbeta is not None
     return np.concatenate([as_float64(rank.dx).ravel(), as_float64(rank.dgamma), as_float64(rank.dbeta)])
@@ -121,7 +121,7 @@ def corrections_of(case: Case) -> in_float64.Corrections:
 
 
 def derivatives(t: Trial, case: Case) -> tuple[Array, Array, Array]:
-    """What the library finds: gradient and Hessian times direction, packed; and the direction."""
+    """Return the library's gradient and its Hessian times a direction, packed, and the direction."""
     backend = t.needs_backend()
     wide: Any = contextlib.nullcontext()
     compiled: Callable[[Any], Any] = lambda loss: loss  # noqa: E731

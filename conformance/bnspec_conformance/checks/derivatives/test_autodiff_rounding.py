@@ -12,11 +12,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 import bnspec
-from bnspec_conformance.cases.case import Case, Outcome, RankInputs, RankOutcome
-from bnspec_conformance.cases.strategies import dtype_of
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.cases.case import Case, Outcome, RankInputs, RankOutcome, dtype_named
+from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.trials.trial import Trial
 
 KINDS = ("plain", "masked", "ghost", "renorm", "statistics")
 DTYPES = ("float16", "bfloat16", "float32")
@@ -24,7 +23,7 @@ _CHANNELS = 12
 
 
 def named(values: int, dtype: str, kind: str) -> Case:
-    """A case with that many values in each group and channel, in its dtype."""
+    """Return a case with that many values in each group and channel, in its dtype."""
     rng = np.random.default_rng([values, KINDS.index(kind)])
     renorm = bnspec.Renorm(form="paper", rmax=3.0, dmax=5.0) if kind == "renorm" else None
     ghost = values if kind == "ghost" else None
@@ -32,7 +31,7 @@ def named(values: int, dtype: str, kind: str) -> Case:
         axis=1, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=ghost, renorm=renorm
     )
     samples = values * (3 if ghost else 1) + (kind == "masked")
-    x, dy, xdot = rng.standard_normal((3, samples, _CHANNELS)).astype(dtype_of(dtype))
+    x, dy, xdot = rng.standard_normal((3, samples, _CHANNELS)).astype(dtype_named(dtype))
     mask = (np.arange(samples) != 1)[:, None] if kind == "masked" else None
     gamma, beta, gamma_dot, beta_dot, mean, other = rng.standard_normal((6, _CHANNELS)).astype("float32")
     state = {"mean": mean, "var": 1 + other**2, "stddev": 1 + other**2} if renorm else None
@@ -57,12 +56,15 @@ def names(subject: Subject) -> st.SearchStrategy[str]:
     """Names of cases such as "2 values, float16, masked"; fewest values first, in which the parts cancel most."""
     if subject.backend is not None and subject.backend.name not in ("torch", "jax"):
         raise NotSupported(f"{subject.name} does not differentiate")
-    kinds = itertools.product((2, 3, 1), (d for d in DTYPES if d in subject.scope.dtypes), KINDS)
+    dtypes = [dtype for dtype in DTYPES if dtype in subject.scope.dtypes]
+    if not dtypes:
+        raise NotSupported(f"{subject.name} has no dtype of {', '.join(DTYPES)}")
+    kinds = itertools.product((2, 3, 1), dtypes, KINDS)
     return st.sampled_from([f"{values} values, {dtype}, {kind}" for values, dtype, kind in kinds])
 
 
 def operation(case: Case, backend: Any) -> tuple[Callable[..., Any], list[Any]]:
-    """The forward pass as a function of x, gamma and beta that returns y, mean and var; and these three arrays."""
+    """Return the forward pass as a function of x, gamma and beta to y, mean and var, and its three arguments."""
     put, rank = backend.asarray, case.ranks[0]
     state = None if case.state is None else bnspec.RunningState(**{k: put(v) for k, v in case.state.items()})
     mask = None if rank.mask is None else put(rank.mask)
@@ -79,13 +81,13 @@ def cotangents(case: Case, backend: Any, outputs: Any) -> tuple[Any, ...]:
     given = (case.ranks[0].dy, *(0.0 if v is None else v[0] for v in (case.dmean, case.dvar)))
     made = []
     for value, output in zip(given, outputs, strict=True):
-        dtype = dtype_of(str(output.dtype).rsplit(".", 1)[-1])
+        dtype = dtype_named(str(output.dtype).rsplit(".", 1)[-1])
         made.append(backend.asarray(np.broadcast_to(np.asarray(value), tuple(output.shape)).astype(dtype)))
     return tuple(made)
 
 
 def pulled_back(case: Case, backend: Any) -> list[Any]:
-    """The library's own gradients with respect to x, gamma and beta."""
+    """Return the library's own gradients with respect to x, gamma and beta."""
     forward, given = operation(case, backend)
     if backend.name == "torch":
         import torch

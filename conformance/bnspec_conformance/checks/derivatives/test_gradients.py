@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.bounds import hard_bound
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Case, Outcome, as_float64
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.forward.test_normalize import hard, hard_case
 from bnspec_conformance.oracle import central_difference, direction, exact
 from bnspec_conformance.trials.explore import clauses, explore

@@ -9,12 +9,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 import bnspec
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, RankOutcome
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.oracle import exact
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.trials.trial import Trial
 
 _EVERYTHING = ("y", "mean", "var", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")
 
@@ -32,7 +32,7 @@ def whole(subject: Subject) -> st.SearchStrategy[Case]:
 
 
 def values_of(outcome: RankOutcome) -> dict[str, Any]:
-    """The fields that are there."""
+    """Return the fields that are there."""
     return {
         f.name: getattr(outcome, f.name) for f in dataclasses.fields(outcome) if getattr(outcome, f.name) is not None
     }
@@ -83,7 +83,7 @@ class _Views:
 
 
 def transposed(put: Callable[[Array], Any], values: Array) -> Any:
-    """The axes in the opposite order in memory."""
+    """Return the axes in the opposite order in memory."""
     backwards = tuple(range(values.ndim))[::-1]
     made = put(np.ascontiguousarray(values.transpose(backwards)))
     return made.permute(backwards) if hasattr(made, "permute") else _transpose(made, backwards)
@@ -96,7 +96,7 @@ def _transpose(made: Any, order: tuple[int, ...]) -> Any:
 
 
 def strided(put: Callable[[Array], Any], values: Array) -> Any:
-    """Every second element of every axis, from an offset."""
+    """Return every second element of every axis, from an offset."""
     room = np.full([2 * n + 3 for n in values.shape], 7, values.dtype)
     places = tuple(slice(1, 2 * n + 1, 2) for n in values.shape)
     room[places] = values
@@ -110,7 +110,7 @@ def reversed_axes(put: Callable[[Array], Any], values: Array) -> Any:
 
 
 def broadcast(put: Callable[[Array], Any], values: Array) -> Any:
-    """A view through an axis that memory does not have; the values are those of the first sample."""
+    """Return a view through an axis that memory does not have; the values are those of the first sample."""
     from array_api_compat import array_namespace
 
     row = put(np.ascontiguousarray(values[:1]))
@@ -165,7 +165,7 @@ def compilable(subject: Subject) -> st.SearchStrategy[Case]:
 
 
 def compiled(t: Trial, jax: Any, case: Case) -> Outcome:
-    """The case inside one jitted function."""
+    """Return the case inside one jitted function."""
     backend, rank, held = t.needs_backend(), case.ranks[0], case.state
     assert held is not None
     put = {
@@ -205,7 +205,7 @@ def test_compiled(t: Trial, case: Case) -> None:
 @clauses("BN-DET-3")
 @explore()
 def test_raises_at_tracing(t: Trial) -> None:
-    """What is refused for its shape, dtype or configuration is refused while tracing, with the eager call's text."""
+    """A call refused for its shape, dtype or configuration is refused while tracing too, with the eager call's text."""
     jax = compiler(t.subject)
     put = t.needs_backend().asarray
     ghost = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=1, virtual_batch_size=3)

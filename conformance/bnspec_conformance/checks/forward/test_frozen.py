@@ -7,8 +7,8 @@ from typing import Any
 
 import bnspec
 from bnspec._context import forget_frozen_warning
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Case
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.layers import layer_of, outcome_of, state_of
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.trials.explore import clauses, explore
@@ -51,7 +51,7 @@ def test_frozen_warning(t: Trial, case: Case) -> None:
 @clauses("BN-INF-6", "BN-UPD-1", "BN-UPD-3")
 @explore(lambda s: strategies.cases(s, running=True, derivatives=True, center=True, scale=True), share=0.1)
 def test_independent_switches(t: Trial, case: Case) -> None:
-    """Which statistics normalize, who updates and what gets gradients are three choices; all combinations work."""
+    """Normalizing statistics, updates and gradients are chosen independently; all combinations work."""
     put = t.needs_backend().asarray
     rank = dataclasses.replace(case.ranks[0], xdot=None)
     batch = dataclasses.replace(case, ranks=(rank,), gamma_dot=None, beta_dot=None)

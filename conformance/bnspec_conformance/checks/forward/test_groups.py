@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from bnspec import BatchNormConfig
-from bnspec_conformance.cases import strategies
-from bnspec_conformance.cases.case import Case, RankInputs
+from bnspec_conformance.cases.case import Case, RankInputs, dtype_named
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
-from bnspec_conformance.vectors.hex import dtype_named
 
 
 @clauses("BN-GRP-1")
@@ -93,7 +92,7 @@ def test_refused_remainders(t: Trial) -> None:
 
 
 def _of_groups(t: Trial, size: int, samples: int) -> Case:
-    """A batch in groups of some size, with channels where the subject has them."""
+    """Return a batch in groups of some size, with channels where the subject has them."""
     scope = t.subject.scope
     config = BatchNormConfig(axis=1, epsilon=0.25, decay=0.75, correction=0, virtual_batch_size=size)
     shape = (samples, 2, *[1] * (min(scope.ndims) - 2))

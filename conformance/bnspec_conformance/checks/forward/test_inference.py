@@ -9,9 +9,9 @@ import numpy as np
 
 import bnspec
 from bnspec import BatchNormConfig, Renorm
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Case, RankInputs
-from bnspec_conformance.cases.examples import example
+from bnspec_conformance.checks import strategies
+from bnspec_conformance.checks.examples import example
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
@@ -23,7 +23,7 @@ def drawn(s: Subject, **options: Any) -> Any:
 
 
 def inference_example(**fields: Any) -> Case:
-    """A forced inference case, derivatives included."""
+    """Return a forced inference case, derivatives included."""
     config = BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 0} | fields))
     return dataclasses.replace(example(config), mode="inference", dmean=None, dvar=None)
 
@@ -124,7 +124,7 @@ def test_derivatives(t: Trial, case: Case) -> None:
 @clauses("BN-INF-3")
 @explore()
 def test_constants(t: Trial) -> None:
-    """Nothing flows into running statistics: a cotangent of them is refused."""
+    """Running statistics get no gradient: a cotangent of them is refused."""
     backend = t.needs_backend()
     case = inference_example()
     x, state, params = placed(backend, case)
@@ -180,7 +180,7 @@ def test_layer_state_stays(t: Trial) -> None:
 @clauses("BN-INF-6")
 @explore()
 def test_switches(t: Trial) -> None:
-    """Which statistics normalize, whether they update the state, and whether parameters get gradients: all of it."""
+    """Every combination of normalizing statistics, state updates and parameter gradients works."""
     backend = t.needs_backend()
     case = inference_example()
     x, state, params = placed(backend, case)

@@ -9,9 +9,9 @@ import numpy as np
 
 import bnspec
 from bnspec import BatchNormConfig, Renorm
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Array, Case, RankInputs, RankOutcome
-from bnspec_conformance.cases.examples import example
+from bnspec_conformance.checks import strategies
+from bnspec_conformance.checks.examples import example
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.explore import clauses, explore
@@ -33,13 +33,13 @@ def drawn(s: Subject, **options: Any) -> Any:
 
 
 def live(rank: RankInputs) -> Array:
-    """The mask in x's shape."""
+    """Return the mask in x's shape."""
     assert rank.mask is not None
     return np.broadcast_to(rank.mask, rank.x.shape)
 
 
 def holding(case: Case, values: Sequence[float]) -> Case:
-    """The case with these values, in turn, at the masked positions."""
+    """Return the case with these values, in turn, at the masked positions."""
     ranks = []
     for rank in case.ranks:
         x, out = rank.x.copy(), ~live(rank)
@@ -49,7 +49,7 @@ def holding(case: Case, values: Sequence[float]) -> Case:
 
 
 def masked_example(mask: Any, **fields: Any) -> Case:
-    """A forced case of shape (4, 3, 2) with this mask."""
+    """Return a forced case of shape (4, 3, 2) with this mask."""
     mask = np.asarray(mask)
     return example(config(**fields), [(4, 3, 2)], [mask.reshape(-1, 1, mask.size // len(mask))])
 
@@ -59,7 +59,7 @@ _PARTS = ([1, 1, 1, 0, 0, 1, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0, 0, 1, 0, 0], [1, 
 
 
 def forced(**fields: Any) -> list[Case]:
-    """Each of the masks that must always occur."""
+    """Return each of the masks that must always occur."""
     return [masked_example(np.reshape(np.asarray(p, bool), (4, -1)), **fields) for p in _PARTS]
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from bnspec import BatchNormConfig
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Case, RankInputs
 from bnspec_conformance.cases.families import exact_inputs
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from bnspec import BatchNormConfig
 from bnspec_conformance.bounds import hard_bound
-from bnspec_conformance.cases import strategies
-from bnspec_conformance.cases.case import Array, Case, RankInputs, as_float64
+from bnspec_conformance.cases.case import Array, Case, RankInputs, as_float64, dtype_named
 from bnspec_conformance.cases.families import hard_families
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
@@ -39,7 +39,7 @@ def test_absent_parameters(t: Trial, case: Case) -> None:
 
 
 def hard_case(name: str) -> Case:
-    """One hard family as a case."""
+    """Return one hard family as a case."""
     x, gamma, beta, dy, epsilon = hard_families()[name]
     config = BatchNormConfig(axis=x.ndim - 1, epsilon=epsilon, decay=0.9, correction=0)
     return Case(config=config, ranks=(RankInputs(x, dy),), gamma=gamma, beta=beta, note=f"hard family {name}")
@@ -137,7 +137,7 @@ def test_constant_of_many(t: Trial) -> None:
     config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
     gamma, beta = np.ones(4, "float32"), np.asarray([0.0, 0.1, -2.5, 1 / 3], "float32")
     for name in t.subject.scope.dtypes:
-        values = np.asarray([0.1, -1 / 3, 1 / 11, 1e-3]).astype(strategies.dtype_of(name))
+        values = np.asarray([0.1, -1 / 3, 1 / 11, 1e-3]).astype(dtype_named(name))
         x = np.broadcast_to(values, (49, 4)).copy()
         _is_constant(t, Case(config=config, ranks=(RankInputs(x),), gamma=gamma, beta=beta), values)
 

@@ -8,20 +8,20 @@ import numpy as np
 from hypothesis import strategies as st
 
 import bnspec
-from bnspec_conformance.cases import strategies
-from bnspec_conformance.cases.case import Array, Case, RankInputs, as_float64
+from bnspec_conformance.cases.case import Array, Case, RankInputs, as_float64, dtype_named
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.oracle import exact
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.trials.trial import Trial
 
 
 def narrow(subject: Subject) -> st.SearchStrategy[Any]:
-    """The 16-bit dtypes that the subject takes."""
+    """Return the 16-bit dtypes that the subject takes."""
     names = [n for n in ("float16", "bfloat16") if n in subject.scope.dtypes]
     if not names:
         raise NotSupported(f"{subject.name} has no dtype of 16 bits")
-    return st.sampled_from(names).map(strategies.dtype_of)
+    return st.sampled_from(names).map(dtype_named)
 
 
 def narrow_cases(subject: Subject, **options: Any) -> st.SearchStrategy[Case]:
@@ -30,7 +30,7 @@ def narrow_cases(subject: Subject, **options: Any) -> st.SearchStrategy[Case]:
 
 
 def config(**fields: Any) -> bnspec.BatchNormConfig:
-    """A plain configuration."""
+    """Return a plain configuration."""
     return bnspec.BatchNormConfig(**({"axis": 1, "epsilon": 0.25, "decay": 0.5, "correction": 0} | fields))
 
 

@@ -52,7 +52,7 @@ vectors = st.lists(st.integers(-4, 4), min_size=2, max_size=2).map(lambda v: np.
 
 
 def machine(t: Trial) -> type[RuleBasedStateMachine]:
-    """The machine for one subject."""
+    """Return the machine for one subject."""
     backend = t.needs_backend()
 
     class Layers(RuleBasedStateMachine):
@@ -117,7 +117,7 @@ def machine(t: Trial) -> type[RuleBasedStateMachine]:
             return y
 
         def feed(self, kind: str, x: Array, mode: str) -> None:
-            """What the model makes of a training step."""
+            """Apply a training step to the model."""
             wide = np.asarray(x, "float64")
             mean, var = wide.mean(axis=0), ((wide - wide.mean(axis=0)) ** 2).mean(axis=0)
             if mode == "internal":

@@ -14,7 +14,7 @@ NAMES = ("beta", "gamma", "mean/EMA", "variance/EMA")
 
 @dataclass
 class Model:
-    """What a layer has to be: its parameters, the state it began with, and the batches fed to it since."""
+    """Model of a layer: its parameters, the state it began with, and the batches fed to it since."""
 
     start: dict[str, Array] | None = None  # None before the first call
     updates: list[tuple[Array, Array]] = field(default_factory=list)

@@ -10,7 +10,7 @@ import numpy as np
 import bnspec
 from bnspec_conformance.cases.case import Array
 
-__all__ = ["Row", "Setting", "arrays", "masks", "options", "timing"]
+__all__ = ["Refusal", "Setting", "arrays", "masks", "options", "timing"]
 
 #: The package without its types: most arguments below are wrong on purpose.
 _make: Any = bnspec
@@ -36,7 +36,7 @@ class Setting:
 
 
 @dataclass
-class Row:
+class Refusal:
     """One refusal."""
 
     what: str
@@ -49,14 +49,14 @@ class Row:
 
 
 def config(**fields: Any) -> bnspec.BatchNormConfig:
-    """A configuration, valid but for the given fields."""
+    """Return a configuration, valid but for the given fields."""
     made: bnspec.BatchNormConfig = _make.BatchNormConfig(
         **({"axis": 1, "epsilon": 1e-3, "decay": 0.5, "correction": 0} | fields)
     )
     return made
 
 
-def arrays(s: Setting) -> Iterator[Row]:
+def arrays(s: Setting) -> Iterator[Refusal]:
     """Arrays and axes that no function takes."""
 
     def full(*shape: int, dtype: str = "float32") -> Any:
@@ -66,13 +66,13 @@ def arrays(s: Setting) -> Iterator[Row]:
     params, state = bnspec.init(plain, channels=3, like=s.x)
     _, stats, saved = bnspec.batch_norm(s.x, params, plain)
 
-    def three(what: str, x: Any, kind: type[Exception], clause: str, *words: str) -> Iterator[Row]:
+    def three(what: str, x: Any, kind: type[Exception], clause: str, *words: str) -> Iterator[Refusal]:
         for how, call in (
             ("layer", lambda: s.train(x)),
             ("function", lambda: bnspec.batch_norm(x, params, plain)),
             ("inference", lambda: bnspec.batch_norm_inference(x, params, state, plain)),
         ):
-            yield Row(f"{what} ({how})", call, kind, clause, words, (x,))
+            yield Refusal(f"{what} ({how})", call, kind, clause, words, (x,))
 
     yield from three("rank 1", full(3), ValueError, "BN-SHAPE-1", "(3,)")
     yield from three("rank 0", full(), ValueError, "BN-SHAPE-1", "()")
@@ -83,16 +83,18 @@ def arrays(s: Setting) -> Iterator[Row]:
     yield from three("another number of channels", full(6, 4), ValueError, "BN-SHAPE-6", "gamma", "(3,)", "(4,)")
     for axis in (2, -3, 5):
         bad = config(axis=axis)
-        yield Row(
+        yield Refusal(
             f"axis {axis}", partial(bnspec.batch_norm, s.x, params, bad), ValueError, "BN-SHAPE-2", (f"axis={axis}",)
         )
         layer = bnspec.BatchNorm(axis=axis)
-        yield Row(f"axis {axis} of a layer", partial(layer, s.x), ValueError, "BN-SHAPE-2", (f"axis={axis}",), (layer,))
+        yield Refusal(
+            f"axis {axis} of a layer", partial(layer, s.x), ValueError, "BN-SHAPE-2", (f"axis={axis}",), (layer,)
+        )
     for shape in ((1,), (4,), (3, 1), (1, 3), ()):
         vector = full(*shape)
         for field in ("gamma", "beta"):
             wrong = params._replace(**{field: vector})
-            yield Row(
+            yield Refusal(
                 f"{field} {shape}",
                 partial(bnspec.batch_norm, s.x, wrong, plain),
                 ValueError,
@@ -103,7 +105,7 @@ def arrays(s: Setting) -> Iterator[Row]:
         for field in ("mean", "var"):
             held = state._replace(**{field: vector})
             words = (f"state.{field}", str(shape))
-            yield Row(
+            yield Refusal(
                 f"{field} {shape}",
                 partial(bnspec.update_running, held, stats, plain),
                 ValueError,
@@ -111,47 +113,47 @@ def arrays(s: Setting) -> Iterator[Row]:
                 words,
                 (vector,),
             )
-            yield Row(f"{field} {shape}, inference", partial(bnspec.batch_norm_inference, s.x, params, held, plain),
+            yield Refusal(f"{field} {shape}, inference", partial(bnspec.batch_norm_inference, s.x, params, held, plain),
                       ValueError, "BN-SHAPE-6", words, (vector,))  # fmt: skip
     for virtual in (4, 5, 7):
         bad = config(virtual_batch_size=virtual)
         words = (f"virtual_batch_size={virtual}", "6")
-        yield Row(f"V={virtual}", partial(bnspec.batch_norm, s.x, params, bad), ValueError, "BN-GRP-3", words)
+        yield Refusal(f"V={virtual}", partial(bnspec.batch_norm, s.x, params, bad), ValueError, "BN-GRP-3", words)
         layer = bnspec.BatchNorm(virtual_batch_size=virtual)
-        yield Row(f"V={virtual} of a layer", partial(layer, s.x), ValueError, "BN-GRP-3", words, (layer,))
+        yield Refusal(f"V={virtual} of a layer", partial(layer, s.x), ValueError, "BN-GRP-3", words, (layer,))
     zero = config(virtual_batch_size=2, axis=0)
     six = bnspec.init(zero, channels=6, like=s.x)[0]
-    yield Row(
+    yield Refusal(
         "V with channels on axis 0", lambda: bnspec.batch_norm(s.x, six, zero), ValueError, "BN-GRP-3", ("axis 0",)
     )
     for what, dy in (("rank", full(3)), ("shape", full(6, 4)), ("batch", full(5, 3))):
-        yield Row(
+        yield Refusal(
             f"dy of another {what}", partial(bnspec.batch_norm_vjp, dy, saved), ValueError, "BN-GRAD-1", ("dy",), (dy,)
         )
-        yield Row(
+        yield Refusal(
             f"dy of another {what}, layer", partial(s.layer.backward, dy), ValueError, "BN-GRAD-1", ("dy",), (dy,)
         )
-    yield Row(
+    yield Refusal(
         "integer dy", lambda: s.layer.backward(full(6, 3, dtype="int32")), TypeError, "BN-SHAPE-5", ("dy", "int32")
     )
 
 
-def masks(s: Setting) -> Iterator[Row]:
+def masks(s: Setting) -> Iterator[Refusal]:
     """Masks that do not fit x."""
     for shape in ((6,), (6, 3), (1, 3), (5, 1), (6, 1, 1), (2, 1), ()):
         mask = s.put(np.ones(shape, bool))
-        yield Row(
+        yield Refusal(
             f"mask {shape}", partial(s.train, s.x, mask=mask), ValueError, "BN-MASK-7", ("mask", str(shape)), (mask,)
         )
     for dtype in ("float32", "int32"):
         mask = s.put(np.ones((6, 1), dtype))
-        yield Row(
+        yield Refusal(
             f"mask of {dtype}", partial(s.train, s.x, mask=mask), TypeError, "BN-MASK-7", ("mask", dtype), (mask,)
         )
-    yield Row("a list", lambda: s.train(s.x, mask=[[True]] * 6), TypeError, "BN-MASK-7", ("mask", "list"))
+    yield Refusal("a list", lambda: s.train(s.x, mask=[[True]] * 6), TypeError, "BN-MASK-7", ("mask", "list"))
 
 
-def options(s: Setting) -> Iterator[Row]:
+def options(s: Setting) -> Iterator[Refusal]:
     """Options outside their range; in configurations, in layers, and set on a layer."""
     nan, inf = float("nan"), float("inf")
     numbers: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
@@ -169,19 +171,21 @@ def options(s: Setting) -> Iterator[Row]:
     for field, clause, values in numbers:
         for value in values:
             words = (field, repr(value))
-            yield Row(f"{field}={value!r}", partial(config, **{field: value}), both, clause, words)
-            yield Row(f"{field}={value!r}, layer", partial(_make.BatchNorm, **{field: value}), both, clause, words)
+            yield Refusal(f"{field}={value!r}", partial(config, **{field: value}), both, clause, words)
+            yield Refusal(f"{field}={value!r}, layer", partial(_make.BatchNorm, **{field: value}), both, clause, words)
     for axis in (1.0, True, "1"):
-        yield Row(f"axis={axis!r}", partial(config, axis=axis), both, "BN-SHAPE-2", ("axis", repr(axis)))
+        yield Refusal(f"axis={axis!r}", partial(config, axis=axis), both, "BN-SHAPE-2", ("axis", repr(axis)))
     renorm = bnspec.BatchRenorm(2.0, 1.0)
     renorm(s.x)
     for field, values in (("rmax", (0.5, 0.0, -2.0, nan, inf)), ("dmax", (-1.0, nan, inf))):
         for value in values:
             words = (field, repr(value))
             one = {"rmax": 2.0, "dmax": 1.0, field: value}
-            yield Row(f"{field}={value}", partial(_make.Renorm, **one), ValueError, "BN-RENORM-9", words)
-            yield Row(f"{field}={value}, layer", partial(_make.BatchRenorm, **one), ValueError, "BN-RENORM-9", words)
-            yield Row(
+            yield Refusal(f"{field}={value}", partial(_make.Renorm, **one), ValueError, "BN-RENORM-9", words)
+            yield Refusal(
+                f"{field}={value}, layer", partial(_make.BatchRenorm, **one), ValueError, "BN-RENORM-9", words
+            )
+            yield Refusal(
                 f"{field}={value}, set",
                 partial(setattr, renorm, field, value),
                 ValueError,
@@ -190,16 +194,18 @@ def options(s: Setting) -> Iterator[Row]:
                 (renorm,),
             )
     bare = config(renorm=renorm.renorm)
-    yield Row("no state", lambda: bnspec.batch_norm(s.x, _params(s), bare), TypeError, "BN-RENORM-4", ("renorm",))
+    yield Refusal("no state", lambda: bnspec.batch_norm(s.x, _params(s), bare), TypeError, "BN-RENORM-4", ("renorm",))
     seed: dict[str, Any] = {"dialect": "tensorpack"}
     both_ways = {"virtual_batch_size": 2, "sync_statistics": "nccl"} | seed
-    yield Row(
+    yield Refusal(
         "ghost and sync", lambda: _make.BatchNorm(**both_ways), ValueError, "BN-SYNC-5", (*both_ways, "tensorpack")[:2]
     )
     three = s.put(np.full((2, 3, 4), _SECRET, "float32"))
-    yield Row("rank 3", lambda: bnspec.BatchNorm(**seed)(three), ValueError, "BN-SHAPE-1", ("tensorpack",), (three,))
-    yield Row("an unknown argument", lambda: bnspec.BatchNorm(momentun=0.9), TypeError, "BN-ERR-1", ("momentun",))
-    yield Row(
+    yield Refusal(
+        "rank 3", lambda: bnspec.BatchNorm(**seed)(three), ValueError, "BN-SHAPE-1", ("tensorpack",), (three,)
+    )
+    yield Refusal("an unknown argument", lambda: bnspec.BatchNorm(momentun=0.9), TypeError, "BN-ERR-1", ("momentun",))
+    yield Refusal(
         "an argument twice",
         lambda: bnspec.BatchNorm(decay=0.9, momentum=0.9),
         TypeError,
@@ -208,7 +214,7 @@ def options(s: Setting) -> Iterator[Row]:
     )
     for switch in ("center", "scale"):
         off = config(**{switch: False})
-        yield Row(
+        yield Refusal(
             f"{switch} off and given",
             partial(bnspec.batch_norm, s.x, _params(s), off),
             ValueError,
@@ -221,14 +227,14 @@ def _params(s: Setting) -> bnspec.Params:
     return bnspec.init(config(), channels=3, like=s.x)[0]
 
 
-def timing(s: Setting) -> Iterator[Row]:
+def timing(s: Setting) -> Iterator[Refusal]:
     """Calls of a layer with correction=1 that come at the wrong time, or with one value per channel."""
     layer = bnspec.BatchNorm(correction=1, name="alone")
     layer(s.x)
     one = s.put(np.full((1, 3), _SECRET, "float32"))
-    yield Row("one value", lambda: layer(one), ValueError, "BN-RUN-4", ("alone", "1 value"), (layer, one))
-    yield Row("no collection", lambda: s.layer(s.x), RuntimeError, "BN-UPD-3", ("bn7", "collection"))
+    yield Refusal("one value", lambda: layer(one), ValueError, "BN-RUN-4", ("alone", "1 value"), (layer, one))
+    yield Refusal("no collection", lambda: s.layer(s.x), RuntimeError, "BN-UPD-3", ("bn7", "collection"))
     for tower in (-1, 1.0, True):
-        yield Row(
+        yield Refusal(
             f"tower {tower!r}", _make.training_context(tower=tower).__enter__, (ValueError, TypeError), "BN-UPD-6"
         )

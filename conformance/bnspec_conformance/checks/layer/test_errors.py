@@ -9,10 +9,11 @@ import numpy as np
 
 import bnspec
 from bnspec._clauses import clauses as known_clauses
-from bnspec_conformance.checks.layer.refusals import Row, Setting, arrays, masks, options, timing
+from bnspec_conformance.checks.layer.refusals import Refusal, Setting, arrays, masks, options, timing
 from bnspec_conformance.checks.layers import host, snapshot, state_of
+from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.trials.trial import Trial
 
 #: what came; expected what was expected [clause]. What to do.
 _FORM = re.compile(r"\S.*; expected \S.* \[(BN-[A-Z]+-[1-9][0-9]*)\]\. \S.*[.]", re.DOTALL)
@@ -20,11 +21,11 @@ _FORM = re.compile(r"\S.*; expected \S.* \[(BN-[A-Z]+-[1-9][0-9]*)\]\. \S.*[.]",
 #: What breaks where a refusal has an effect.
 _CHANGED = ("BN-ERR-2",)
 
-Rows = Callable[[Setting], Iterator[Row]]
+Rows = Callable[[Setting], Iterator[Refusal]]
 
 
 def setting(t: Trial, kind: type[bnspec.BatchNorm] = bnspec.BatchNorm, **options: Any) -> Setting:
-    """A layer that has seen two batches, with an update pending and a backward pass due."""
+    """Return a layer that has seen two batches, with an update pending and a backward pass due."""
     put = t.needs_backend().asarray
     x, dy = (put(v.astype("float32")) for v in np.random.default_rng(8).standard_normal((2, 6, 3)))
     layer = bnspec.BatchNorm(axis=1, ema_update="collection", name="bn7", **options)
@@ -100,7 +101,7 @@ def test_refused_options(t: Trial) -> None:
 @clauses("BN-ERR-1", "BN-ERR-2", "BN-RUN-4", "BN-UPD-3")
 @explore()
 def test_refused_moments(t: Trial) -> None:
-    """What is refused for when it is called or for what the batch holds: one value and correction 1, no collection."""
+    """Refusals that depend on the time of the call or on the batch: one value and correction 1, no collection."""
     refuse_all(t, timing, correction=1)
 
 
@@ -173,7 +174,7 @@ def elsewhere(t: Trial, other: Callable[[Any], Any], kind: type[Exception]) -> N
     """Refuse the foreign array in every place of every function and of the layer."""
     ones, config = np.ones(3, "float32"), bnspec.BatchNormConfig(axis=1, epsilon=1e-3, decay=0.5, correction=0)
 
-    def rows(s: Setting) -> Iterator[Row]:
+    def rows(s: Setting) -> Iterator[Refusal]:
         x = host(t, s.x)
         mine, _ = bnspec.init(config, channels=3, like=s.x)
         good = bnspec.RunningState(s.put(ones), s.put(ones))
@@ -199,7 +200,7 @@ def elsewhere(t: Trial, other: Callable[[Any], Any], kind: type[Exception]) -> N
             "dy of a layer": lambda: s.layer.backward(alien),
         }
         for what, call in calls.items():
-            yield Row(what, call, kind, "BN-ERR-3")
+            yield Refusal(what, call, kind, "BN-ERR-3")
 
     refuse_all(t, rows)
 

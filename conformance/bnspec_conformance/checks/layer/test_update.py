@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
 import bnspec
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Case, RankInputs
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.layer.machine import machine
 from bnspec_conformance.checks.layers import host, layer_of, outcome_of, state_of
 from bnspec_conformance.subjects import Subject
@@ -29,7 +29,7 @@ def steps(subject: Subject) -> st.SearchStrategy[Case]:
 
 
 def again(case: Case, seed: int) -> Case:
-    """The same step with another batch of the same shape, far enough from the first to tell their order."""
+    """Return the same step with another batch of the same shape, far enough from the first to tell their order."""
     rng = np.random.default_rng(seed)
     x = case.ranks[0].x
     return dataclasses.replace(case, ranks=(RankInputs((rng.standard_normal(x.shape) * 2 + 3).astype(x.dtype)),))
@@ -216,7 +216,7 @@ def test_own_switch(t: Trial, case: Case) -> None:
          "BN-STATE-2", "BN-STATE-3", "BN-ERR-2", "BN-ERR-4")  # fmt: skip
 @explore()
 def test_any_order_of_calls(t: Trial) -> None:
-    """Whatever a layer is asked in whatever order, its variables are those of a model that keeps a list of updates."""
+    """After calls in any order, a layer's variables are those of a model that keeps a list of updates."""
     t.needs_backend()
     driven = hypothesis.seed(t.budget.seed)(machine(t))
     settings = search_settings(t.examples, shrink=t.budget.shrink, stateful_step_count=25)

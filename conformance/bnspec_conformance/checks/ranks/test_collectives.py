@@ -1,4 +1,4 @@
-"""Checks of SPEC.md, "Synchronization": the messages. Those of its numbers are in test_sync."""
+"""Checks of SPEC.md, "Synchronization": the messages. The checks of its numbers are in test_sync."""
 
 import dataclasses
 import re
@@ -11,8 +11,8 @@ import numpy as np
 import bnspec
 from bnspec import BatchNormConfig, CommunicatorError, Renorm
 from bnspec_conformance.cases.case import Case
-from bnspec_conformance.cases.examples import example
-from bnspec_conformance.cases.ranks import Observed, steps
+from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.ranks.recording import RecordingCommunicator, steps
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
@@ -27,7 +27,7 @@ def config(**fields: Any) -> BatchNormConfig:
 
 
 class _Absent(Exception):
-    """What a rank raises that fails on purpose."""
+    """Error of a rank that fails on purpose."""
 
 
 def failing(t: Trial, what: str, *ranks: Callable[[Any], object], names: tuple[str, ...], who: set[int]) -> None:
@@ -35,7 +35,7 @@ def failing(t: Trial, what: str, *ranks: Callable[[Any], object], names: tuple[s
     __tracebackhide__ = True
 
     def one(comm: Any) -> tuple[str, float] | None:
-        timed = Observed(comm)
+        timed = RecordingCommunicator(comm)
         try:
             ranks[comm.rank](timed)
         except CommunicatorError as error:
@@ -160,7 +160,7 @@ def test_silence(t: Trial) -> None:
     x = backend.asarray(case.ranks[0].x)
 
     def one(comm: Any) -> tuple[int, ...]:
-        seen = Observed(comm)
+        seen = RecordingCommunicator(comm)
         layer = bnspec.BatchNorm(axis=1, comm=seen, correction=0, ema_update="internal", name="bn")
         sent = []
         for training in (True, False):
@@ -226,7 +226,7 @@ def test_one_message(t: Trial) -> None:
     for what, case in kinds().items():
 
         def one(comm: Any, case: Case = case) -> list[tuple[str, str]]:
-            seen = Observed(comm)
+            seen = RecordingCommunicator(comm)
             for name in ("first", "second"):
                 steps(backend, case, seen, name)
             return seen.messages

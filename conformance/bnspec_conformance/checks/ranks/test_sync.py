@@ -1,4 +1,4 @@
-"""Checks of SPEC.md, "Synchronization": the numbers. Those of its communication are in test_collectives."""
+"""Checks of SPEC.md, "Synchronization": the numbers. The checks of its communication are in test_collectives."""
 
 import dataclasses
 import math
@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from bnspec import BatchNormConfig, Renorm
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Array, Case, as_float64
-from bnspec_conformance.cases.examples import example
-from bnspec_conformance.cases.ranks import Observed, concatenated, shared, steps
-from bnspec_conformance.cases.reach import counts_of
+from bnspec_conformance.cases.concatenate import concatenated, shared
+from bnspec_conformance.cases.coverage import counts_of
+from bnspec_conformance.checks import strategies
+from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.ranks.recording import RecordingCommunicator, steps
 from bnspec_conformance.oracle import central_difference, direction, exact
 from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.explore import clauses, explore
@@ -32,7 +33,7 @@ def drawn(s: Subject, **options: Any) -> Any:
 
 
 def world(*sizes: int, masks: tuple[Array | None, ...] = (), **fields: Any) -> Case:
-    """A forced case of ranks with these numbers of samples."""
+    """Return a forced case of ranks with these numbers of samples."""
     return example(config(**fields), [(n, 3, 2) for n in sizes], masks)
 
 
@@ -108,7 +109,7 @@ def test_order_of_arrival(t: Trial) -> None:
         for delays in ((0.0, 0.02, 0.04, 0.06), (0.06, 0.04, 0.02, 0.0), (0.04, 0.0, 0.06, 0.02)):
 
             def one(comm: Any, delays: Any = delays, case: Case = case) -> dict[str, Array]:
-                return steps(backend, case, Observed(comm, delays[comm.rank]))
+                return steps(backend, case, RecordingCommunicator(comm, delays[comm.rank]))
 
             found.append(ranks.run(4, one, deadline=60.0))
         for other in found[1:]:
@@ -206,7 +207,7 @@ def test_loss_of_one_rank(t: Trial) -> None:
 
 
 def by_count(case: Case) -> Case:
-    """The case with every element of the same weight."""
+    """Return the case with every element of the same weight."""
     return dataclasses.replace(case, config=dataclasses.replace(case.config, sync_weighting="count"))
 
 

@@ -20,7 +20,7 @@ from bnspec_conformance.trials.trial import Trial
 
 
 def bad_dicts(t: Trial, case: Case, layer: Any) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
-    """What is wrong, the dictionary, and the names the refusal has to mention."""
+    """List bad dictionaries, each with its fault and the names that the refusal has to mention."""
     put, held, plain = t.needs_backend().asarray, layer.state_dict(), state_of(t, layer)
     some = sorted(held)[case.ranks[0].x.size % len(held)]
     yield "a name is missing", {n: v for n, v in held.items() if n != some}, [some]
@@ -77,7 +77,7 @@ class _Trap:
 
 
 def bad_files(good: bytes, suffix: str) -> Iterator[tuple[str, bytes]]:
-    """What is wrong with a file, and its bytes."""
+    """List bad files, each with its fault and its bytes."""
     for share in (0.0, 0.1, 0.5, 0.9):
         yield f"the first {share:.0%} of a file", good[: int(share * len(good))]
     yield "a file without its last byte", good[:-1]

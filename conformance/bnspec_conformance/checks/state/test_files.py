@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Case
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.layers import awkward, layer_of, names_of, snapshot, state_of
 from bnspec_conformance.checks.state.test_names import layers
+from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.trials.trial import Trial
 
 SUFFIXES = (".npz", ".safetensors")
 

@@ -9,12 +9,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 import bnspec
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Case
+from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.layers import arrays_of, awkward, host, layer_of, names_of, state_of
-from bnspec_conformance.subjects import Subject
+from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import NotSupported, Trial
+from bnspec_conformance.trials.trial import Trial
 
 
 def layers(subject: Subject) -> st.SearchStrategy[Case]:

@@ -8,9 +8,9 @@ import numpy as np
 
 import bnspec
 from bnspec import BatchNormConfig, Renorm
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Array, Case, RankInputs
-from bnspec_conformance.cases.examples import example
+from bnspec_conformance.checks import strategies
+from bnspec_conformance.checks.examples import example
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
@@ -29,7 +29,7 @@ def config(form: Any, **fields: Any) -> BatchNormConfig:
 
 
 def limited(case: Case, rmax: float, dmax: float) -> Case:
-    """The same case with other limits."""
+    """Return the same case with other limits."""
     assert case.config.renorm is not None
     renorm = dataclasses.replace(case.config.renorm, rmax=rmax, dmax=dmax)
     return dataclasses.replace(case, config=dataclasses.replace(case.config, renorm=renorm))
@@ -90,7 +90,7 @@ def neutral(form: Any) -> Case:
 
 
 def without(case: Case) -> Case:
-    """The case without renorm and its variables."""
+    """Return the case without renorm and its variables."""
     state = {k: v for k, v in (case.state or {}).items() if k in ("mean", "var")}
     return dataclasses.replace(case, config=dataclasses.replace(case.config, renorm=None), state=state)
 
@@ -106,7 +106,7 @@ def test_closed_limits(t: Trial, case: Case) -> None:
 
 
 def widened(case: Case) -> Case:
-    """The same values in float64, where no cast hides a bit."""
+    """Return the same values in float64, where no cast hides a bit."""
     double = [
         RankInputs(r.x.astype("f8"), r.dy.astype("f8"), r.mask, r.xdot.astype("f8"))
         for r in case.ranks

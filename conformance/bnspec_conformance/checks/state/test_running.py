@@ -10,9 +10,9 @@ import numpy as np
 from bnspec import BatchNormConfig, Renorm
 from bnspec._config import Averaging, SingleValue
 from bnspec._values import is_readable
-from bnspec_conformance.cases import strategies
 from bnspec_conformance.cases.case import Case, RankInputs
-from bnspec_conformance.cases.examples import example
+from bnspec_conformance.checks import strategies
+from bnspec_conformance.checks.examples import example
 from bnspec_conformance.checks.layers import snapshot
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.trials.explore import clauses, explore

@@ -1,7 +1,7 @@
 """``equinox.nn.BatchNorm`` as a subject, in both of its modes.
 
-It takes one sample, channels first, inside a `jax.vmap` over the batch. ``channelwise_affine`` makes weight and bias
-together or neither. Parameters and running statistics have the dtype of x, as its argument ``dtype`` sets it: with
+The layer takes one sample, channels first, inside a `jax.vmap` over the batch. ``channelwise_affine`` makes weight and
+bias together or neither. Parameters and running statistics have the dtype of x, as its argument ``dtype`` sets it: with
 another dtype than x's, mode "ema" raises.
 
 Mode "ema" (`ema`) is by its own documentation no batch normalization once it has a running state: in training it
@@ -107,7 +107,7 @@ def _batch(
 
 
 def _layer(case: Case, x: Any, gamma: Any, beta: Any, mode: str) -> tuple[Any, Any]:
-    """A new layer with the case's parameters, and the state that Equinox makes for it."""
+    """Return a new layer with the case's parameters, and the state that Equinox makes for it."""
     import equinox as eqx
 
     config = case.config

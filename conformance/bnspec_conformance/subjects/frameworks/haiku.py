@@ -2,7 +2,7 @@
 
 Haiku creates parameters and running averages in the dtype of x and computes in it, so that is the dtype they are given
 here. Its running state is an accumulator and a counter for mean and for variance, besides the debiased average that
-inference reads; a state of no updates is the one that Haiku makes. What inference reads before the first update is the
+inference reads; a state of no updates is the one that Haiku makes. Before the first update inference reads the
 average of the batch that ``init`` was given; here that is zeros, as in most programs.
 """
 
@@ -72,7 +72,7 @@ def _apply(
 
 
 def _averages(case: Case) -> dict[str, dict[str, Array]]:
-    """What Haiku keeps of a running state; nothing for one without updates, which Haiku makes itself."""
+    """Return a running state as Haiku keeps it; empty for one without updates, which Haiku makes itself."""
     count = None if case.state is None else case.state.get("count")
     if case.state is None or count is None or not count.any():
         return {}

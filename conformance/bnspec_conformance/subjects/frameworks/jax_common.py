@@ -1,4 +1,4 @@
-"""What the layers of the JAX world share as subjects: ranks by `jax.vmap`, derivatives by `jax.vjp` and `jax.jvp`.
+"""Common parts of layers on JAX as subjects: ranks by `jax.vmap`, derivatives by `jax.vjp` and `jax.jvp`.
 
 A layer is one function of arrays, `Apply`; everything else about a case is done here. Cases run eagerly: a new shape
 costs a second or two, another configuration of a known shape some hundredths of one.
@@ -36,7 +36,7 @@ class LayerScope(Scope):
     ragged: bool = False
 
     def reason(self, case: Case) -> str | None:
-        """None, or why the case lies outside."""
+        """Return None, or why the case lies outside."""
         options = dict(self.options)
         if len({_count(rank, case.config.axis) for rank in case.ranks}) == 1:
             options.pop("sync_weighting", None)
@@ -70,11 +70,11 @@ class JaxLayer(HasDefaults):
     backend: None = None
 
     def version(self) -> str:
-        """The framework and JAX, with their versions."""
+        """Return the framework and JAX, with their versions."""
         return ", ".join(f"{package} {version(package)}" for package in (*self.packages, "jax"))
 
     def supports(self, case: Case) -> str | None:
-        """What the scope says, then what the layer says of itself."""
+        """Return the scope's reason, then the layer's own."""
         return self.scope.reason(case) or self.limit(case)
 
     def run(self, case: Case) -> Outcome:
@@ -116,14 +116,14 @@ class JaxLayer(HasDefaults):
 
 
 def dtypes() -> tuple[str, ...]:
-    """The dtypes that JAX has now; float64 only where ``jax_enable_x64`` is on."""
+    """Return the dtypes that JAX has now; float64 only where ``jax_enable_x64`` is on."""
     import jax
 
     return ("float32", "float16", "bfloat16") + (("float64",) if jax.config.read("jax_enable_x64") else ())
 
 
 def full_mask(rank: RankInputs, axis: int, world: int) -> Array:
-    """The mask as it was given, and in full where ranks that may mask in different ways are stacked."""
+    """Return the mask as it was given, and in full where ranks that may mask in different ways are stacked."""
     if world == 1 and rank.mask is not None:
         return rank.mask
     shape = [1 if a == axis % rank.x.ndim else n for a, n in enumerate(rank.x.shape)]
@@ -143,14 +143,14 @@ def parameters(case: Case) -> tuple[dict[str, Array], dict[str, Array]]:
 
 
 def put(values: Array) -> Any:
-    """The values as a new JAX array."""
+    """Return the values as a new JAX array."""
     import jax.numpy as jnp
 
     return jnp.array(values)  # a copy: on the CPU JAX would otherwise share NumPy's memory
 
 
 def stack(arrays: list[Array]) -> Any:
-    """One array for one rank, and one with the ranks in front for several."""
+    """Return one array for one rank, and one with the ranks in front for several."""
     return put(arrays[0] if len(arrays) == 1 else np.stack(arrays))
 
 

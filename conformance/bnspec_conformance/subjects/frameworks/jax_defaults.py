@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
-from bnspec_conformance.probe import names_by_value
-from bnspec_conformance.subjects import NotSupported
+from bnspec_conformance.subjects.contract import NotSupported
 from bnspec_conformance.subjects.defaults import Defaults
+from bnspec_conformance.subjects.variable_names import names_by_value
 
 __all__ = ["equinox", "haiku", "linen", "nnx"]
 
@@ -128,7 +128,7 @@ def _leaves(layer: Any) -> Any:
 
 
 def _haiku(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, Array] | None]:
-    """The decay has no default, so a step that moves the state needs one."""
+    """Refuse: the decay has no default, so a step that moves the state needs one."""
     import haiku as hk
     import jax
 

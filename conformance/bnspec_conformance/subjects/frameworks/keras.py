@@ -54,7 +54,7 @@ class KerasLayer(HasDefaults):
 
     @property
     def scope(self) -> Scope:
-        """What the layer has on this backend."""
+        """Scope of the layer on this backend."""
         return Scope(
             profiles=frozenset({"core", "running", "inference", "grad", "jvp"}) | self.more,
             dtypes=self.dtypes,
@@ -75,7 +75,7 @@ class KerasLayer(HasDefaults):
         return f"keras {version('keras')}, {self.platform} {version(self.platform)}"
 
     def supports(self, case: Case) -> str | None:
-        """What the scope says."""
+        """Return the scope's reason."""
         return self.scope.reason(case)
 
     def run(self, case: Case) -> Outcome:
@@ -84,17 +84,17 @@ class KerasLayer(HasDefaults):
 
 
 def keras() -> KerasLayer:
-    """The layer in every format but float64, without a mask."""
+    """Return the layer in every format but float64, without a mask."""
     return _subject("keras", "renorm", dtypes=("float32", "float16", "bfloat16"))
 
 
 def keras_masked() -> KerasLayer:
-    """The layer called with a mask."""
+    """Return the layer called with a mask."""
     return _subject("keras-masked", "renorm", "mask", dtypes=("float32", "float16", "bfloat16"))
 
 
 def keras_float64() -> KerasLayer:
-    """The layer with ``dtype="float64"``."""
+    """Return the layer with ``dtype="float64"``."""
     return _subject("keras-float64", "renorm", dtypes=("float64",))
 
 
@@ -118,7 +118,7 @@ def _subject(name: str, *more: str, dtypes: tuple[str, ...]) -> KerasLayer:
 
 
 def _build(case: Case) -> tuple[Any, dict[str, Array]]:
-    """The layer, built for the case's x, and the values of its variables by the layer's names."""
+    """Return the layer, built for the case's x, and the values of its variables by the layer's names."""
     from keras.layers import BatchNormalization
 
     config, x = case.config, case.ranks[0].x
@@ -159,7 +159,7 @@ def _call(case: Case, layer: Any, values: Mapping[str, Any], x: Any, mask: Any) 
 
 
 def _mask(case: Case) -> Array | None:
-    """The mask without the channel axis, which is the last."""
+    """Return the mask without the channel axis, which is the last."""
     mask = case.ranks[0].mask
     return None if mask is None else mask[..., 0]
 

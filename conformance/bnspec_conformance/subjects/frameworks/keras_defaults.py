@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
-from bnspec_conformance.probe import names_by_value
 from bnspec_conformance.subjects.defaults import Defaults
+from bnspec_conformance.subjects.variable_names import names_by_value
 
 __all__ = ["layer"]
 
@@ -15,7 +15,7 @@ _FIELDS = {"gamma": 2.0, "beta": 3.0, "moving_mean": 5.0, "moving_variance": 7.0
 
 
 def layer(platform: str, dtypes: tuple[str, ...], *, masked: bool) -> Defaults:
-    """The layer on one of Keras's backends; each computes moments in its own way."""
+    """Return the layer on one of Keras's backends; each computes moments in its own way."""
     departures = {"state, empty batch": "not finite"}
     if platform == "torch" and "float32" in dtypes:
         departures["variance (float32 x)"] = "E[x^2] - E[x]^2 in float32"

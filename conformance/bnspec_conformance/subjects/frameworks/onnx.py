@@ -15,7 +15,7 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope, needs
-from bnspec_conformance.subjects import Refused
+from bnspec_conformance.subjects.contract import Refused
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks import onnx_defaults as own
 
@@ -26,7 +26,7 @@ _INPUTS = ("x", "scale", "B", "input_mean", "input_var")
 _OUTPUTS = ("y", "running_mean", "running_var")
 
 #: Runs a model on named arrays and returns its outputs.
-Session = Callable[[dict[str, Array]], list[Any]]
+Evaluator = Callable[[dict[str, Array]], list[Any]]
 
 
 @dataclasses.dataclass
@@ -42,7 +42,7 @@ class OnnxOperator(HasDefaults):
     """
 
     name: str
-    start: Callable[[Any], Session]
+    start: Callable[[Any], Evaluator]
     packages: tuple[str, ...]
     dtypes: tuple[str, ...]
     refusals: Callable[[], tuple[type[Exception], ...]] = lambda: (TypeError, ValueError, RuntimeError)
@@ -55,7 +55,7 @@ class OnnxOperator(HasDefaults):
 
     @property
     def scope(self) -> Scope:
-        """What the operator's text has."""
+        """Scope of the operator, as its text has it."""
         return Scope(
             profiles=frozenset({"core", "running", "inference"}),
             dtypes=self.dtypes,
@@ -71,11 +71,11 @@ class OnnxOperator(HasDefaults):
         )
 
     def version(self) -> str:
-        """The packages and their versions."""
+        """Return the packages and their versions."""
         return ", ".join(f"{package} {version(package)}" for package in self.packages)
 
     def supports(self, case: Case) -> str | None:
-        """What the scope says; besides, attributes of a float64 case that are float32 numbers."""
+        """Return the scope's reason; besides, attributes of a float64 case must be float32 numbers."""
         if case.ranks[0].x.dtype == np.float64:
             given = {"epsilon": case.config.epsilon} | (
                 {"decay": case.config.decay} if "running" in needs(case) else {}
@@ -131,14 +131,14 @@ def runtime() -> OnnxOperator:
     )
 
 
-def _evaluator(model: Any) -> Session:
+def _evaluator(model: Any) -> Evaluator:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(model)
     return lambda feeds: list(evaluator.run(None, feeds))
 
 
-def _inference_session(model: Any) -> Session:
+def _inference_session(model: Any) -> Evaluator:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -153,9 +153,9 @@ def _errors() -> tuple[type[Exception], ...]:
 
 @functools.lru_cache(maxsize=256)
 def _session(
-    start: Callable[[Any], Session], dtype: str, ndim: int, kept: str, epsilon: float, decay: float, training: bool
-) -> Session:
-    """What runs the model of a configuration, for x of a dtype and rank and of any extents."""
+    start: Callable[[Any], Evaluator], dtype: str, ndim: int, kept: str, epsilon: float, decay: float, training: bool
+) -> Evaluator:
+    """Return a function that runs the model of a configuration, for x of a dtype and rank and of any extents."""
     from onnx import TensorProto, checker, helper
 
     kinds = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16, "float32": TensorProto.FLOAT}

@@ -23,7 +23,7 @@ REFERENCE = RUNTIME | {
 def operator(
     start: Callable[[Any], Callable[[dict[str, Array]], list[Any]]], departures: Mapping[str, str]
 ) -> Defaults:
-    """The operator in an implementation.
+    """Return the operator in an implementation.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope, needs
-from bnspec_conformance.subjects import Refused
+from bnspec_conformance.subjects.contract import Refused
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks import tf_keras_defaults
 
@@ -58,7 +58,7 @@ class TfKerasLayer(HasDefaults):
 
     @property
     def scope(self) -> Scope:
-        """What the layer has."""
+        """Scope of the layer."""
         return Scope(
             profiles=frozenset({"core", "running", "inference", "grad", "jvp"}) | self.more,
             dtypes=self.dtypes,
@@ -81,7 +81,7 @@ class TfKerasLayer(HasDefaults):
         return f"tf-keras {tf_keras.__version__}, tensorflow {tensorflow.__version__}"
 
     def supports(self, case: Case) -> str | None:
-        """What the scope says; besides, correction 1 is what the fused path has."""
+        """Return the scope's reason; besides, only the fused path has correction 1."""
         if "running" in needs(case) and case.config.correction == 1 and not _can_be_fused(case):
             return "only its fused path has correction=1"
         return self.scope.reason(case)
@@ -133,22 +133,22 @@ class TfKerasLayer(HasDefaults):
 
 
 def tf_keras() -> TfKerasLayer:
-    """The layer in every format but float64, without virtual batches and masks."""
+    """Return the layer in every format but float64, without virtual batches and masks."""
     return _subject("tf-keras", "renorm")
 
 
 def tf_keras_float64() -> TfKerasLayer:
-    """The layer with ``dtype="float64"``."""
+    """Return the layer with ``dtype="float64"``."""
     return _subject("tf-keras-float64", "renorm", dtypes=("float64",))
 
 
 def tf_keras_ghost() -> TfKerasLayer:
-    """The layer with ``virtual_batch_size``."""
+    """Return the layer with ``virtual_batch_size``."""
     return _subject("tf-keras-ghost", "renorm", "ghost")
 
 
 def tf_keras_masked() -> TfKerasLayer:
-    """The layer called with a mask, which the fused path ignores, with a warning."""
+    """Return the layer called with a mask, which the fused path ignores, with a warning."""
     return _subject("tf-keras-masked", "renorm", "mask")
 
 
@@ -160,14 +160,14 @@ def _subject(name: str, *more: str, dtypes: tuple[str, ...] = TfKerasLayer.dtype
 
 
 def _can_be_fused(case: Case) -> bool:
-    """Whether the layer has a fused path for a case."""
+    """Return whether the layer has a fused path for a case."""
     config, x = case.config, case.ranks[0].x
     plain = config.renorm is None and "ghost" not in needs(case)
     return plain and x.dtype != np.float64 and x.ndim in (4, 5) and config.axis % x.ndim in (1, x.ndim - 1)
 
 
 def _build(case: Case) -> Any:
-    """The layer for the case, with its variables set."""
+    """Return the layer for the case, with its variables set."""
     from tf_keras.layers import BatchNormalization
 
     config, x = case.config, case.ranks[0].x
@@ -198,11 +198,11 @@ def _build(case: Case) -> Any:
 
 
 def _state(case: Case, layer: Any) -> dict[str, Array]:
-    """The moving statistics by our names; with virtual batches their shape has more extents of 1."""
+    """Return the moving statistics by our names; with virtual batches their shape has more extents of 1."""
     found = {ours: getattr(layer, name, None) for ours, name in _VARIABLES.items() if ours not in ("gamma", "beta")}
     return {ours: np.array(v.numpy()).reshape(case.channels) for ours, v in found.items() if v is not None}
 
 
 def _numpy(values: Any, like: Any) -> Array:
-    """A gradient or tangent as an array; None, for what nothing depends on, is 0."""
+    """Return a gradient or tangent as an array; None, for what nothing depends on, is 0."""
     return np.zeros(like.shape, like.dtype.as_numpy_dtype) if values is None else np.array(values.numpy())

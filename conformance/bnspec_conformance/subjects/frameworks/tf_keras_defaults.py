@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
-from bnspec_conformance.probe import names_by_value
 from bnspec_conformance.subjects.defaults import Defaults
+from bnspec_conformance.subjects.variable_names import names_by_value
 
 __all__ = ["layer"]
 
@@ -15,14 +15,14 @@ _FIELDS = {"gamma": 2.0, "beta": 3.0, "moving_mean": 5.0, "moving_variance": 7.0
 
 
 def layer(more: Collection[str], dtypes: tuple[str, ...]) -> Defaults:
-    """The layer with what a subject has of masks, virtual batches and float64.
+    """Return the layer with what a subject has of masks, virtual batches and float64.
 
     Parameters
     ----------
     more : collection of str
         Profiles beyond those that every path has.
     dtypes : tuple of str
-        Those that the subject takes.
+        Dtypes that the subject takes.
     """
     departures = {"state, empty batch": "not finite"}  # 0/0
     if "mask" in more:

@@ -1,4 +1,4 @@
-"""What subjects that run on torch share: arrays in and out, and torch's own automatic differentiation."""
+"""Common parts of subjects on torch: arrays in and out, and torch's own automatic differentiation."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ Forward = Callable[[Mapping[str, Any]], Any]
 
 
 def to_torch(values: Array) -> Any:
-    """A new contiguous tensor with the array's values and dtype."""
+    """Return a new contiguous tensor with the array's values and dtype."""
     import torch
 
     values = np.array(values, order="C")
@@ -24,7 +24,7 @@ def to_torch(values: Array) -> Any:
 
 
 def from_torch(tensor: Any) -> Array:
-    """A new array with the tensor's values and dtype."""
+    """Return a new array with the tensor's values and dtype."""
     import torch
 
     tensor = tensor.detach().clone()
@@ -47,7 +47,7 @@ def gradients(forward: Forward, given: Mapping[str, Any], dy: Any) -> tuple[Any,
 
 
 def tangent(forward: Forward, given: Mapping[str, Any], dots: Mapping[str, Any]) -> Any:
-    """The tangent of y by forward mode; a tensor without a tangent of its own has 0."""
+    """Return the tangent of y by forward mode; a tensor without a tangent of its own has 0."""
     import torch
     from torch.autograd import forward_ad
 

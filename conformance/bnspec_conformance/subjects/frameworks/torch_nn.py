@@ -18,7 +18,7 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope, needs
-from bnspec_conformance.subjects import Refused
+from bnspec_conformance.subjects.contract import Refused
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks import torch_nn_defaults as own
 from bnspec_conformance.subjects.frameworks.torch_common import Forward, from_torch, gradients, tangent, to_torch
@@ -62,7 +62,7 @@ class TorchNorm(HasDefaults):
         return f"torch {torch.__version__}"
 
     def supports(self, case: Case) -> str | None:
-        """What the scope says; besides, one counter for all channels, and more than one value per channel."""
+        """Return the scope's reason; besides, channels share one counter and need more than one value each."""
         for values in (case.gamma, case.beta, *(case.state or {}).values()):
             if (
                 values is not None
@@ -155,7 +155,7 @@ def _scope(*averaging: str) -> Scope:
 
 
 def _module(case: Case) -> Prepared:
-    """The layer for the rank of x."""
+    """Return the layer for the rank of x."""
     import torch
     from torch import nn
 
@@ -195,7 +195,7 @@ def _module(case: Case) -> Prepared:
 
 
 def _function(case: Case) -> Prepared:
-    """The function, with running statistics where they are used or updated."""
+    """Return the function, with running statistics where they are used or updated."""
     from torch.nn.functional import batch_norm
 
     config, inference = case.config, case.mode == "inference"
@@ -212,12 +212,12 @@ def _function(case: Case) -> Prepared:
 
 
 def _kept(case: Case) -> str:
-    """The dtype of the layer's parameters."""
+    """Return the dtype of the layer's parameters."""
     return "float64" if case.ranks[0].x.dtype == np.float64 else "float32"
 
 
 def _parameter(case: Case, values: Array | None, default: float) -> Any:
-    """A parameter of the layer's own dtype, filled with the case's values."""
+    """Return a parameter of the layer's own dtype, filled with the case's values."""
     return to_torch((np.full(case.channels, default) if values is None else values).astype(_kept(case)))
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
-from bnspec_conformance.probe import names_by_value
 from bnspec_conformance.subjects.defaults import Defaults
+from bnspec_conformance.subjects.variable_names import names_by_value
 
 __all__ = ["FUNCTION", "LAYER"]
 

@@ -17,7 +17,7 @@ __all__ = ["vectors"]
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "core", but for its edges."""
+    """Yield the family "core", but for its edges."""
     yield draw.vector(
         "core/spec-example",
         "The example of SPEC.md, by hand: mean 0.5, variance 0.75, deviation 1.",

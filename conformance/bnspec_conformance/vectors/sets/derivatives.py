@@ -40,7 +40,7 @@ _FORMS: tuple[tuple[str, tuple[int, ...], dict[str, Any], str], ...] = (
 
 
 def grad(draw: Draw) -> Iterator[Vector]:
-    """The family "grad"."""
+    """Yield the family "grad"."""
     for name, shape, options, what in _FORMS:
         yield draw.vector(
             f"grad/{name}",
@@ -107,7 +107,7 @@ def grad(draw: Draw) -> Iterator[Vector]:
 
 
 def jvp(draw: Draw) -> Iterator[Vector]:
-    """The family "jvp"."""
+    """Yield the family "jvp"."""
     for name, shape, options, what in _FORMS:
         if name in ("rank-5-axis-0", "two-samples", "small-epsilon"):
             continue
@@ -141,7 +141,7 @@ def jvp(draw: Draw) -> Iterator[Vector]:
 
 
 def cotangents(draw: Draw) -> Iterator[Vector]:
-    """The family "cotangents": gradients of what is made of the returned mean and variance."""
+    """Yield the family "cotangents": gradients of what is made of the returned mean and variance."""
     for name, shape, options, what in _FORMS:
         if name in ("rank-4-last", "rank-5-axis-0", "no-beta", "neither", "gamma-zero", "large-epsilon"):
             continue
@@ -196,7 +196,7 @@ def _present(names: str, options: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _empty(shape: tuple[int, ...], names: tuple[str, ...], options: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """What a batch without elements proves."""
+    """Return the clauses that a batch without elements proves."""
     if 0 not in shape:
         return {}
     clause = "BN-SHAPE-4" if shape[options.get("axis", 1)] == 0 else "BN-MASK-5"

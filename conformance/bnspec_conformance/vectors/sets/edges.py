@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bnspec_conformance.cases.case import RankInputs
-from bnspec_conformance.trials.outputs import proving
+from bnspec_conformance.cases.outputs import proving
 from bnspec_conformance.vectors.draw import Draw
 from bnspec_conformance.vectors.sets.laws import moved, parts
 from bnspec_conformance.vectors.vector import Pair, Vector
@@ -18,7 +18,7 @@ _EXACT = ("y", "mean", "var")
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The edges of the family "core"."""
+    """Yield the edges of the family "core"."""
     yield from _sizes(draw)
     yield from _constants(draw)
     yield from _magnitudes(draw)

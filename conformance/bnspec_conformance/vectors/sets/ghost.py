@@ -16,7 +16,7 @@ __all__ = ["vectors"]
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "ghost"."""
+    """Yield the family "ghost"."""
     rows: tuple[tuple[str, tuple[int, ...], int, dict[str, Any], str], ...] = (
         ("matrix", (6, 3), 2, {}, "Groups are runs of samples: a port that takes every third sample instead."),
         ("three-in-a-group", (6, 2), 3, {}, "Groups of three: a port that takes V for the number of groups."),
@@ -95,7 +95,7 @@ def vectors(draw: Draw) -> Iterator[Vector]:
 def _with_parts(
     draw: Draw, name: str, shape: tuple[int, ...], size: int, options: dict[str, Any], why: str
 ) -> Iterator[Vector]:
-    """A batch in groups, then each group by itself."""
+    """Yield a batch in groups, then each group by itself."""
     whole = draw.vector(name, why, shape, virtual_batch_size=size, vjp=True, jvp=True, **options)
     yield whole
     rank, plain = whole.case.ranks[0], dataclasses.replace(whole.case.config, virtual_batch_size=None)

@@ -23,7 +23,7 @@ _CANCELS = "dx is what remains of terms 1e7 times as large"
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "hard"."""
+    """Yield the family "hard"."""
     for name, (build, epsilon, why, beyond) in _table().items():
         key = f"hard/{name}"
         with np.errstate(over="ignore"):

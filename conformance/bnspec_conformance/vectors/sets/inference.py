@@ -16,7 +16,7 @@ __all__ = ["vectors"]
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "inference"."""
+    """Yield the family "inference"."""
     yield from _kinds(draw)
     yield from _values(draw)
     yield from _alone(draw)

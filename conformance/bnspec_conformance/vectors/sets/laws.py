@@ -16,13 +16,13 @@ def positions(shape: Sequence[int], axis: int, indices: Iterable[int]) -> tuple[
 
 
 def equal(kind: str, other: str, outputs: str, clauses: str, *, to_the_bit: bool = False) -> Relation:
-    """The named outputs (words in one text) of rank 0 are equal as a whole; clauses likewise."""
+    """Return the law that the named outputs (words in one text) of rank 0 are equal as a whole; clauses likewise."""
     pairs = tuple(Pair(name, name) for name in outputs.split())
     return Relation(kind=kind, other=other, clauses=tuple(clauses.split()), to_the_bit=to_the_bit, pairs=pairs)
 
 
 def parts(kind: str, other: str, pairs: Iterable[Pair], clauses: str, *, to_the_bit: bool = False) -> Relation:
-    """The given elements are equal."""
+    """Return the law that the given elements are equal."""
     return Relation(kind=kind, other=other, clauses=tuple(clauses.split()), to_the_bit=to_the_bit, pairs=tuple(pairs))
 
 
@@ -36,6 +36,6 @@ def moved(
 
 
 def between_ranks(own: str, ranks: int, outputs: str, clauses: str) -> Relation:
-    """All ranks of one result agree with rank 0, to the bit."""
+    """Return the laws that all ranks of one result agree with rank 0, to the bit."""
     pairs = [Pair(name, name, rank=r, with_rank=0) for r in range(1, ranks) for name in outputs.split()]
     return parts("ranks agree", own, pairs, clauses, to_the_bit=True)

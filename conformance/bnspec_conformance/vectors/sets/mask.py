@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, RankInputs
-from bnspec_conformance.trials.outputs import proving
+from bnspec_conformance.cases.outputs import proving
 from bnspec_conformance.vectors.draw import Draw
 from bnspec_conformance.vectors.sets.laws import equal, parts, positions
 from bnspec_conformance.vectors.vector import Pair, Vector
@@ -16,7 +16,7 @@ __all__ = ["vectors"]
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "mask"."""
+    """Yield the family "mask"."""
     yield from _extents(draw)
     yield from _held(draw)
     yield from _dropped(draw)
@@ -62,7 +62,7 @@ def _extents(draw: Draw) -> Iterator[Vector]:
 
 
 def _held(draw: Draw) -> Iterator[Vector]:
-    """What masked elements hold matters to nobody else."""
+    """Yield cases whose masked elements must not affect the others."""
     shape, mask = (5, 2, 2), np.reshape([1, 1, 0, 1, 1, 0, 0, 0, 1, 1], (5, 1, 2))
     why = "A masked batch; the next ones hold other values there."
     base = draw.vector("mask/held", why, shape, masks=(mask,), vjp=True, jvp=True, state="used")

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bnspec_conformance.cases.case import Case, RankInputs
+from bnspec_conformance.cases.case import Case, RankInputs, dtype_named
 from bnspec_conformance.cases.families import exact_inputs
-from bnspec_conformance.trials.outputs import proving
+from bnspec_conformance.cases.outputs import proving
 from bnspec_conformance.vectors.draw import Draw
-from bnspec_conformance.vectors.hex import dtype_named
 from bnspec_conformance.vectors.stream import as_dtype
 from bnspec_conformance.vectors.vector import Vector
 
@@ -20,7 +19,7 @@ _NARROW = ("float16", "bfloat16")
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "precision"."""
+    """Yield the family "precision"."""
     for dtype in _NARROW:
         yield from _narrow(draw, dtype)
         yield from _long(draw, dtype)
@@ -92,7 +91,7 @@ def _narrow(draw: Draw, dtype: str) -> Iterator[Vector]:
 
 
 def _wide_dy(draw: Draw, dtype: str) -> Vector:
-    """A float32 dy for an x of 16 bits."""
+    """Return a float32 dy for an x of 16 bits."""
     base = draw.vector(
         f"precision/{dtype}-wide-dy",
         f"{dtype} x with a dy of float32, whose last digits {dtype} does not hold: a port that rounds dy first.",

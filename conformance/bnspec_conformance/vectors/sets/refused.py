@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from bnspec import Renorm
-from bnspec_conformance.cases.case import Case, RankInputs
+from bnspec_conformance.cases.case import Case, RankInputs, dtype_named
 from bnspec_conformance.vectors.draw import Draw
-from bnspec_conformance.vectors.hex import dtype_named
 from bnspec_conformance.vectors.vector import Vector
 
 __all__ = ["vectors"]
@@ -18,7 +17,7 @@ _NAN, _INF = float("nan"), float("inf")
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "refused"."""
+    """Yield the family "refused"."""
     base = draw.case("refused/base", (4, 3))
     yield from _options(base)
     yield from _arrays(draw, base)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnspec import Renorm
-from bnspec_conformance.trials.outputs import proving
+from bnspec_conformance.cases.outputs import proving
 from bnspec_conformance.vectors.draw import Draw
 from bnspec_conformance.vectors.sets.laws import equal
 from bnspec_conformance.vectors.vector import Vector
@@ -18,7 +18,7 @@ _FORMS: tuple[Any, ...] = ("tensorpack", "paper")
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "renorm"."""
+    """Yield the family "renorm"."""
     for form in _FORMS:
         yield from _limits(draw, form)
         yield from _closed(draw, form)
@@ -27,7 +27,7 @@ def vectors(draw: Draw) -> Iterator[Vector]:
 
 
 def _reference(form: str, mean: Any, deviation: Any) -> dict[str, Any]:
-    """The state whose reference is this."""
+    """Return the state whose reference is this."""
     names = ("renorm_mean", "renorm_stddev") if form == "tensorpack" else ("mean", "stddev")
     return dict(zip(names, (mean, deviation)))
 

@@ -28,7 +28,7 @@ _WHAT = {
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "running", but for its edges."""
+    """Yield the family "running", but for its edges."""
     yield from _grid(draw)
     yield from _plain(draw)
     yield from _weights(draw)

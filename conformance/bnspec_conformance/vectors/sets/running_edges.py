@@ -18,7 +18,7 @@ _SOURCES: tuple[Any, ...] = ("first", "mean", "merged", "sequential")
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The edges of the family "running"."""
+    """Yield the edges of the family "running"."""
     yield from _single_value(draw)
     yield from _nothing(draw)
     yield from _not_finite(draw)

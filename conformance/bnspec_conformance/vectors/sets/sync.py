@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from bnspec import Renorm
+from bnspec_conformance.cases.concatenate import concatenated
 from bnspec_conformance.cases.families import exact_inputs
-from bnspec_conformance.cases.ranks import concatenated
-from bnspec_conformance.trials.outputs import proving
+from bnspec_conformance.cases.outputs import proving
 from bnspec_conformance.vectors.draw import Draw
 from bnspec_conformance.vectors.sets.laws import between_ranks, parts, positions
 from bnspec_conformance.vectors.vector import Pair, Vector
@@ -21,7 +21,7 @@ _OFF = [False] * 4
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
-    """The family "sync"."""
+    """Yield the family "sync"."""
     yield from _whole(draw)
     yield from _worlds(draw)
     yield from _by_rank(draw)
@@ -30,7 +30,7 @@ def vectors(draw: Draw) -> Iterator[Vector]:
 
 
 def _agreeing(vector: Vector, *more: Any) -> Vector:
-    """The vector with what all of its ranks hold alike."""
+    """Return the vector with what all of its ranks hold alike."""
     state = " ".join(f"state.{name}" for name in vector.case.state or ()) if vector.case.update else ""
     dots = "mean_dot var_dot" if vector.case.has_jvp else ""
     ranks = between_ranks(vector.id, len(vector.case.ranks), f"count mean var {state} {dots}", "BN-SYNC-2")

@@ -26,7 +26,7 @@ STRICT = frozenset({"BN-MOM-8", "BN-NORM-3", "BN-GRAD-8"})
 def wider_bounds(
     value: dict[str, Any], arithmetic: Literal["float64", "float32"], *, plain: bool, flushes: bool
 ) -> list[dict[str, Floats]]:
-    """The bounds of every output of every rank, by name as `flattened` has them.
+    """Return the bounds of every output of every rank, by name as `flattened` has them.
 
     Parameters
     ----------

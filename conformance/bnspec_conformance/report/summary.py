@@ -1,0 +1,88 @@
+"""From records to verdicts: what a run says about each clause and each subject."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bnspec._clauses import clauses as specification_clauses
+from bnspec_conformance.trials.record import OUTCOMES, Record, outcome_of, reason_of
+
+__all__ = ["VERDICTS", "by_clause", "verdict_of"]
+
+#: From the one that matters most to the one that matters least.
+VERDICTS = ("failed", "waived", "passed", "untested", "not supported", "unlooked")
+
+
+def verdict_of(counts: Mapping[str, int]) -> str:
+    """Return the verdict on a clause from the number of its checks with each outcome."""
+    if counts.get("failed") or counts.get("stale"):
+        return "failed"
+    return next((verdict for verdict in VERDICTS if counts.get(verdict)), "unlooked")
+
+
+def by_clause(
+    records: Sequence[Record], lacking: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Sum up a run by clause and subject.
+
+    Parameters
+    ----------
+    records : sequence of Record
+    lacking : mapping of str to mapping of str to str, optional
+        By subject and clause, why a clause is outside the subject's scope although one of its checks was selected.
+
+    Returns
+    -------
+    dict
+        For every clause of SPEC.md, in its order: ``verdict``, ``worst`` and ``subjects``; by the name of each subject
+        that was asked about it, ``verdict``, the number of checks with each of `OUTCOMES`, ``reasons``, ``worst`` and
+        ``seconds``. The first of the reasons is the one of the verdict.
+    """
+    outside = {} if lacking is None else lacking
+    names: list[str] = list(dict.fromkeys([*(r.subject for r in records), *outside]))
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        for clause in record.clauses:
+            found.setdefault((clause, record.subject), []).append(record)
+    rows: dict[str, dict[str, Any]] = {}
+    for clause in specification_clauses():
+        subjects = {}
+        for name in names:
+            mine, reason = found.get((clause, name), []), outside.get(name, {}).get(clause)
+            if mine or reason is not None:
+                subjects[name] = _entry(clause, mine, reason)
+        rows[clause] = {
+            "verdict": verdict_of({entry["verdict"]: 1 for entry in subjects.values()}),
+            "worst": _largest(entry["worst"] for entry in subjects.values()),
+            "subjects": subjects,
+        }
+    return rows
+
+
+def _entry(clause: str, records: Sequence[Record], outside: str | None) -> dict[str, Any]:
+    """Return one subject's line for one clause; what is outside its scope counts as one check that is not supported."""
+    told = [(outcome_of(r, clause), _reason(r, clause)) for r in records]
+    if not records and outside:
+        told = [("not supported", outside)]
+    counts = {outcome: sum(own == outcome for own, _ in told) for outcome in OUTCOMES}
+    verdict = verdict_of(counts)
+    decisive = ("failed", "stale") if verdict == "failed" else (verdict,)
+    first = [reason for own, reason in told if own in decisive and own != "passed"]
+    others = sorted(reason for own, reason in told if own not in (*decisive, "passed"))
+    return {
+        "verdict": verdict,
+        **counts,
+        "reasons": list(dict.fromkeys([*(first if verdict == "failed" else sorted(first)), *others])),
+        "worst": _largest(dataclasses.asdict(r.worst) for r in records if r.worst is not None),
+        "seconds": round(sum(r.seconds for r in records), 4),
+    }
+
+
+def _reason(record: Record, clause: str) -> str:
+    if outcome_of(record, clause) == "waived" and not record.booked:
+        return str((record.waiver or {}).get("reason", ""))
+    return reason_of(record, clause)
+
+
+def _largest(found: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
+    return max((w for w in found if w is not None), key=lambda w: float(w["share"]), default=None)

@@ -1,0 +1,134 @@
+"""The report as a table on the terminal: by clause for one subject, clauses against subjects for several."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bnspec._clauses import clauses as specification_clauses
+from bnspec_conformance.report.summary import VERDICTS
+
+__all__ = ["table"]
+
+_STYLES = {
+    "passed": "green",
+    "failed": "bold red",
+    "waived": "magenta",
+    "not supported": "yellow",
+    "untested": "bold yellow",
+    "unlooked": "dim",
+}
+_SHORT = {"passed": "ok", "failed": "FAILED", "not supported": "-", "untested": "untested", "unlooked": ""}
+_OUTCOMES = ("passed", "failed", "stale", "waived", "untested", "not supported")
+_WIDTH = 120
+
+
+def table(content: Mapping[str, Any], out: TextIO) -> None:
+    """Print a report: one line per clause that was looked at, and the sum for each subject.
+
+    Parameters
+    ----------
+    content : mapping
+        The report, as `document` makes it.
+    out : text stream
+        Where lines may be as wide as the terminal; 120 columns in a pipe.
+    """
+    console = Console(file=out, width=None if out.isatty() else _WIDTH, highlight=False)
+    names = [s["name"] for s in content["subjects"]]
+    if len(names) == 1:
+        console.print()
+        console.print(_one(content["clauses"], names[0]))
+    else:
+        for part in _parts(names, console.width):
+            console.print()
+            console.print(_several(content["clauses"], part))
+        for name in names:
+            _reasons(console, content["clauses"], name)
+    console.print()
+    total = len(specification_clauses())
+    for name in names:
+        found = [row["subjects"][name]["verdict"] for row in content["clauses"].values() if name in row["subjects"]]
+        parts = ", ".join(f"{found.count(v)} {v}" for v in VERDICTS if v in found) or "none"
+        head = f"{name}: " if len(names) > 1 else ""
+        end = f", in {content['seconds']:.0f} s" if len(names) == 1 else ""
+        console.print(f"{head}{len(found)} of {total} clauses looked at: {parts}{end}", soft_wrap=True)
+    if len(names) > 1:
+        console.print(f"in {content['seconds']:.0f} s")
+
+
+def _one(clauses: Mapping[str, Any], name: str) -> Table:
+    """Everything about one subject."""
+    rows = {clause: row["subjects"][name] for clause, row in clauses.items() if name in row["subjects"]}
+    always = ("passed", "failed", "not supported")
+    shown_outcomes = [o for o in _OUTCOMES if o in always or any(entry[o] for entry in rows.values())]
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("clause")
+    for heading in (*shown_outcomes, "worst error/bound", "seconds"):
+        shown.add_column(heading, justify="right")
+    shown.add_column("")
+    for clause, entry in rows.items():
+        why = _decisive(entry)
+        share = float(entry["worst"]["share"]) if entry["worst"] else 0.0
+        shown.add_row(
+            clause,
+            *(str(entry[o] or "") for o in shown_outcomes),
+            f"{share:.2f}" if share else "",
+            f"{entry['seconds']:.1f}",
+            Text(_with_reason(entry["verdict"], "; ".join(why)), style=_STYLES[entry["verdict"]]),
+        )
+    return shown
+
+
+def _with_reason(verdict: str, why: str) -> str:
+    """Return a verdict and why, where the reason does not say it itself, as in "untested, because ..."."""
+    return why if why.startswith(f"{verdict}, ") else f"{verdict}: {why}" if why else verdict
+
+
+def _decisive(entry: Mapping[str, Any]) -> list[str]:
+    """Return the reason of a verdict: of a failure the words of the first, and none for a clause that was left out."""
+    if entry["verdict"] == "passed":
+        return []
+    return list(entry["reasons"][:1] if entry["verdict"] == "failed" else entry["reasons"])
+
+
+def _several(clauses: Mapping[str, Any], names: list[str]) -> Table:
+    """Verdicts only, a column for each subject."""
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("clause", no_wrap=True)
+    for name in names:
+        shown.add_column(name, justify="center", overflow="fold")
+    for clause, row in clauses.items():
+        found = (row["subjects"].get(name) for name in names)
+        verdicts = ["unlooked" if entry is None else str(entry["verdict"]) for entry in found]
+        shown.add_row(clause, *(Text(_SHORT.get(v, v), style=_STYLES[v]) for v in verdicts))
+    return shown
+
+
+def _parts(names: list[str], width: int) -> Iterator[list[str]]:
+    """As many subjects at a time as find room beside each other."""
+    part, used = list[str](), 16
+    for name in names:
+        needed = max(len(name), 8) + 2
+        if part and used + needed > width:
+            yield part
+            part, used = [], 16
+        part.append(name)
+        used += needed
+    yield part
+
+
+def _reasons(console: Console, clauses: Mapping[str, Any], name: str) -> None:
+    """Return the reasons of waived and unsupported clauses, each once with its clauses."""
+    for verdict in ("failed", "waived", "untested", "not supported"):
+        by_reason: dict[str, list[str]] = {}
+        for clause, row in clauses.items():
+            entry = row["subjects"].get(name)
+            if entry is not None and entry["verdict"] == verdict:
+                key = "; ".join(_decisive(entry))
+                by_reason.setdefault(key, []).append(clause)
+        for reason, ids in by_reason.items():
+            text = Text(f"\n{name}: {_with_reason(verdict, reason)}", style=_STYLES[verdict])
+            console.print(text, soft_wrap=False)
+            console.print("  " + ", ".join(ids))

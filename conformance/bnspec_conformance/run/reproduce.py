@@ -1,0 +1,36 @@
+"""Command line that repeats a run."""
+
+import shlex
+from collections.abc import Callable, Iterable
+from typing import Any
+
+__all__ = ["command_line"]
+
+
+def command_line(option: Callable[[str], Any], subjects: Iterable[str]) -> str:
+    """Return the call of ``bnspec-conformance run`` that gives the same result.
+
+    Parameters
+    ----------
+    option : callable
+        pytest's options by name.
+    subjects : iterable of str
+        The names that the subjects were asked by.
+    """
+    words = ["bnspec-conformance", "run", *subjects]
+    for name in option("--clause") or []:
+        words += ["--clause", name]
+    if option("keyword"):
+        words += ["-k", option("keyword")]
+    for name in option("--bnspec-profile") or []:
+        words += ["--profile", name]
+    if option("--max-examples") is not None:
+        words += ["--max-examples", str(option("--max-examples"))]
+    if option("--bnspec-deadline") is not None:
+        words += ["--deadline", f"{option('--bnspec-deadline'):g}"]
+    words += ["--isolate"] if option("--bnspec-isolate") else []
+    words += ["--no-shrink"] if option("--bnspec-no-shrink") else []
+    words += ["--seed", str(option("--bnspec-seed") or 0)]
+    if option("--bnspec-waivers") is not None:
+        words += ["--waivers", option("--bnspec-waivers")]
+    return shlex.join(words)

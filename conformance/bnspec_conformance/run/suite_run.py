@@ -1,0 +1,274 @@
+"""One run under pytest: the checks on every subject, waivers, the records, and what is written at the end."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Collection, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnspec._clauses import clauses as specification_clauses
+from bnspec_conformance import report
+from bnspec_conformance.report.json_document import plain, record_from_json
+from bnspec_conformance.run.completeness import asked_for, lacking, never_met, problems
+from bnspec_conformance.run.engine import all_checks, attempt, checks_of
+from bnspec_conformance.run.items import check_and_subject, clauses_of, matches, record_of
+from bnspec_conformance.run.report_files import ReportFiles
+from bnspec_conformance.run.reproduce import command_line
+from bnspec_conformance.run.restricted import without_dtypes
+from bnspec_conformance.run.stop import current
+from bnspec_conformance.run.waiver import Facts, facts_of
+from bnspec_conformance.run.waivers import Waivers
+from bnspec_conformance.subjects import Subject, version_of
+from bnspec_conformance.trials.listeners import listening
+from bnspec_conformance.trials.record import Record
+
+__all__ = ["SuiteRun"]
+
+
+class SuiteRun:
+    """The state of one run; its ``pytest_`` methods are pytest's hooks."""
+
+    def __init__(self, config: pytest.Config, subjects: dict[str, Subject | str], waivers: Waivers | None) -> None:
+        self.config = config
+        self.subjects = subjects
+        self.waivers = waivers
+        self.records: list[Record] = []
+        self.content: dict[str, Any] | None = None
+        self.notes: list[str] = []  # what is wrong with the run as a whole
+        self.said: list[str] = []
+        self.progress: report.Progress | None = None
+        self.started = time.perf_counter()
+        self.chosen: set[tuple[str, str]] = set()  # check and subject, of what pytest has collected
+        self._facts: dict[str, Facts] = {}
+        self.written: ReportFiles | None = None
+        self.cut: str | None = None  # what ended the run before its time
+
+    @property
+    def present(self) -> dict[str, Subject]:
+        """The subjects that can be had, by the names they were asked by."""
+        return {name: s for name, s in self.subjects.items() if not isinstance(s, str)}
+
+    def pytest_report_header(self) -> list[str]:
+        """Say what is tested, from where."""
+        import bnspec
+
+        have = [version_of(s) if not isinstance(s, str) else f"skipped: {s}" for s in self.subjects.values()]
+        return [f"bnspec: {bnspec.__file__}", *(f"subject: {line}" for line in have)]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run every check on every subject."""
+        if not getattr(metafunc.function, "clauses", ()):
+            return
+        if not self.present:
+            raise pytest.UsageError("no subject is installed: run `pip install -e .` first")
+        metafunc.parametrize("subject", list(self.present.values()), ids=list(self.present), scope="session")
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out the checks of other clauses."""
+        wanted = config.getoption("--clause")
+        if not wanted:
+            return
+        chosen = [i for i in items if any(matches(w, c) for w in wanted for c in clauses_of(i))]
+        config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
+        items[:] = chosen
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Start the progress bar, whose length is known now."""
+        self.chosen = {check_and_subject(item) for item in session.items if clauses_of(item)}
+        if self.config.getoption("--bnspec-table"):
+            self.progress = report.Progress(len(session.items), sys.stdout)
+        option = self.config.getoption
+        if self.chosen and not (option("--bnspec-silent") or hasattr(self.config, "workerinput")):
+            self.written = ReportFiles(self.config.getoption, self._unfinished)
+            self.written.update()
+            stop = current()
+            if stop is not None:
+                stop.last = self._stuck
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Note what is running, and stop after it if a signal came that the subject kept to itself."""
+        if self.written is None or not clauses_of(item):
+            return (yield)
+        check, subject = check_and_subject(item)
+        self.written.live.begin(check, clauses_of(item), subject)
+        stop = current()
+        with listening(self.written.live), contextlib.nullcontext() if stop is None else listening(stop):
+            result = yield
+        self.written.live.done()
+        if stop is not None and stop.name is not None:
+            item.session.shouldstop = stop.name
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+        """Keep what a check found, and let a waiver turn its failure into an expected one."""
+        result: Any = yield
+        result.user_properties = [p for p in result.user_properties if p[0] != "bnspec"]
+        ids = clauses_of(item)
+        if not ids or call.when == "teardown" or (call.when != "call" and result.outcome == "passed"):
+            return result
+        record = record_of(item, call, result)
+        if record.outcome == "failed" and self.waivers is not None:
+            record = self._settle(item, record, self.waivers)
+        if record.outcome == "waived":
+            result.outcome, result.wasxfail = "skipped", f"waived: {(record.waiver or {})['reason']}"
+        # user_properties travel from pytest-xdist's workers to the process that reports.
+        result.user_properties.append(("bnspec", plain(record.to_json())))
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect, here or in the process that gathers the workers' reports."""
+        found: list[Any] = [value for key, value in report.user_properties if key == "bnspec"]
+        for value in found:
+            record = record_from_json(value)
+            self.records.append(record)
+            if self.progress is not None:
+                self.progress.advance(record)
+            if self.written is not None:
+                self.written.update(record)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Judge the waivers and write the files; a stale waiver fails the run."""
+        if hasattr(self.config, "workerinput"):
+            return
+        if self.progress is not None:
+            self.progress.close()
+        self.cut = _why(session)
+        failed = self._judge()
+        self.content = self._document()
+        try:
+            self.said += [] if self.written is None else self.written.finish(self.content, self.records)
+        except OSError as error:
+            self.said.append(f"cannot write {error.filename}: {error.strerror}")
+            failed = True
+        # Where nothing was left to run, the command says so itself.
+        nothing = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+        if failed and (session.exitstatus == pytest.ExitCode.OK or (nothing and self.records)):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Print the table, below the failures."""
+        if self.content is not None and self.config.getoption("--bnspec-table"):
+            report.table(self.content, sys.stdout)
+        for line in [*self.notes, *self.said]:
+            terminalreporter.write_line(line)
+
+    def _judge(self) -> bool:
+        """Add to the notes what is wrong with the run as a whole; whether anything is."""
+        if self.cut is None:
+            return self._judge_waivers() | self._vacuous() | self._partial()
+        running = None if self.written is None else self.written.live.running
+        where = "" if running is None else f", in {running.check} on {running.subject}"
+        case = None if running is None else (running.violation or {}).get("case")
+        self.notes.append(f"not finished: {self.cut}{where}" + (f", at the case {case}" if case else ""))
+        return True
+
+    def _stuck(self, signal: str) -> None:
+        """Write what there is, where compiled code does not let the main thread do so."""
+        self.cut = f"{signal} came, and the case that is running did not let go"
+        self._judge()
+        if self.written is not None:
+            self.written.finish(self._document(), self.records)
+        stop = current()
+        if stop is not None:
+            stop.tell("\n".join(["", *self.notes]))
+
+    def _settle(self, item: pytest.Item, record: Record, waivers: Waivers) -> Record:
+        arguments: dict[str, Any] = getattr(item, "funcargs", {})
+        subject: Subject = arguments["subject"]
+
+        def again(dtypes: Collection[str]) -> Record | None:
+            rest = without_dtypes(subject, dtypes)
+            return None if rest is None else attempt(all_checks()[record.check], rest, arguments["budget"])
+
+        return waivers.settle(record, self._about(subject), again)
+
+    def _about(self, subject: Subject) -> Facts:
+        if subject.name not in self._facts:
+            self._facts[subject.name] = facts_of(subject)
+        return self._facts[subject.name]
+
+    def _judge_waivers(self) -> bool:
+        """Add a record for what is stale, or rewrite the file; whether anything is stale."""
+        waivers = self.waivers
+        if waivers is None or self.config.getoption("--bnspec-profile"):  # a part of a scope says nothing of the rest
+            return False
+        facts = [self._about(s) for s in self.present.values()]
+        stale = waivers.stale(self.records, facts, lambda clause: [c.name for c in checks_of(clause)])
+        if waivers.update:
+            from bnspec_conformance.run.waiver_file import write_changes
+
+            if self.config.getoption("--bnspec-silent"):
+                return False
+            self.said.append(write_changes(Path(waivers.path), waivers.changes(self.records, stale), waivers.today))
+            return False
+        self.records += stale
+        self.notes += [f"stale: {r.subject}: {r.reason}" for r in stale]
+        return bool(stale)
+
+    def _vacuous(self) -> bool:
+        """Say what a run of the whole suite never met although it is in a subject's scope; whether there is any."""
+        option = self.config.getoption
+        partial = option("--clause") or option("keyword") or option("--bnspec-profile")
+        if not self._is_whole() or partial or option("--max-examples") is not None:
+            return False
+        found = never_met(self.records, self.present.values())
+        self.notes += found
+        return bool(found)
+
+    def _partial(self) -> bool:
+        """Say what was asked and not looked at; whether there is any."""
+        if not self._is_whole():
+            return False
+        names = [s.name for s in self.present.values()]
+        asked = self.chosen if self.config.getoption("keyword") else asked_for(self._clauses(), names)
+        found = problems(asked, self.records)
+        self.notes += found
+        self.cut = next((note for note in found if note.startswith("not finished")), None)
+        return bool(found)
+
+    def _is_whole(self) -> bool:
+        """Return whether the command runs the suite; pytest itself may have been given some of the files only."""
+        return bool(self.config.getoption("--bnspec-table"))
+
+    def _unfinished(self) -> dict[str, Any]:
+        """Return the report so far."""
+        return self._document(["not finished: the run is still going on, or its process was ended from outside"])
+
+    def _document(self, notes: Collection[str] = ()) -> dict[str, Any]:
+        option = self.config.getoption
+        return report.document(
+            self.records,
+            self.present,
+            seed=int(option("--bnspec-seed") or 0),
+            max_examples=option("--max-examples"),
+            seconds=time.perf_counter() - self.started,
+            command=command_line(option, self.present),
+            lacking=lacking(self.records, {s.name: s for s in self.present.values()}),
+            notes=[*self.notes, *notes],
+            interrupted=bool(notes) or self.cut is not None,
+            running=self.written.live.running if self.written is not None and self.cut is not None else None,
+            asked=self._clauses() if option("--clause") else None,
+        )
+
+    def _clauses(self) -> list[str]:
+        """Return the clauses that `--clause` names."""
+        return [
+            c for c in specification_clauses() if any(matches(w, c) for w in self.config.getoption("--clause") or [])
+        ]
+
+
+def _why(session: pytest.Session) -> str | None:
+    """Return None, or why a run comes to its end before its time."""
+    stop = current()
+    if stop is not None and stop.name is not None:
+        return f"{stop.name} ended the run"
+    if session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR):
+        return "the run was interrupted"
+    return None

@@ -1,0 +1,67 @@
+"""Evidence that a check gathers: how much it compared, which kinds of cases it met, and the largest error."""
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from bnspec_conformance.cases.case import Array, Case, as_float64
+from bnspec_conformance.cases.coverage import covered
+from bnspec_conformance.trials.listeners import notify_case
+from bnspec_conformance.trials.record import Worst
+
+__all__ = ["Evidence"]
+
+
+@dataclasses.dataclass
+class Evidence:
+    """Counts of one trial.
+
+    Attributes
+    ----------
+    worst : Worst or None
+        The largest error as a share of its bound.
+    cases : int
+        Cases that were run.
+    compared : int
+        Arrays with elements that were compared.
+    informative : bool
+        Whether the expected values in them were more than one value.
+    reached : Counter
+        How many cases had each of `coverage.KINDS`.
+    """
+
+    worst: Worst | None = None
+    cases: int = 0
+    compared: int = 0
+    informative: bool = False
+    reached: "collections.Counter[str]" = dataclasses.field(default_factory=collections.Counter)
+    _value: float | None = None
+
+    def count_case(self, case: Case) -> None:
+        """Count a case that the subject is about to be given, and tell the listeners."""
+        self.cases += 1
+        self.reached.update(covered(case))
+        notify_case(case)
+
+    def count_comparison(self, expected: Array) -> None:
+        """Count a comparison, and note whether all of them together could have shown anything."""
+        values = as_float64(expected).ravel()
+        self.compared += bool(values.size)
+        if values.size and not self.informative:
+            self._value = float(values[0]) if self._value is None else self._value
+            self.informative = bool(np.any(values != self._value))
+
+    def keep_worst(self, worst: Worst) -> None:
+        """Keep an error if it is the largest so far."""
+        if self.worst is None or worst.share > self.worst.share:
+            self.worst = worst
+
+    def absorb(self, other: "Evidence") -> None:
+        """Add the evidence of another trial of the same check."""
+        self.cases += other.cases
+        self.compared += other.compared
+        self.informative |= other.informative
+        self.reached.update(other.reached)
+        if other.worst is not None:
+            self.keep_worst(other.worst)
