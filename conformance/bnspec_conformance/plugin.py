@@ -20,7 +20,7 @@ from bnspec_conformance.subjects.time_limit import PATIENCE
 from bnspec_conformance.trials.budget import Budget
 
 if TYPE_CHECKING:
-    from bnspec_conformance.run.waivers import Waivers
+    from bnspec_conformance.run.waivers.settlement import Waivers
 
 __all__: list[str] = []
 
@@ -140,8 +140,8 @@ def _waivers(config: pytest.Config) -> "Waivers | None":
         if update:
             raise pytest.UsageError("--update-waivers has no file to write; name it with --waivers FILE.")
         return None
-    from bnspec_conformance.run.waiver_file import WaiverError, load_waivers
-    from bnspec_conformance.run.waivers import Waivers
+    from bnspec_conformance.run.waivers.file import WaiverError, load_waivers
+    from bnspec_conformance.run.waivers.settlement import Waivers
 
     try:
         entries = () if update and not Path(path).exists() else load_waivers(Path(path))

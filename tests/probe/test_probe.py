@@ -15,11 +15,12 @@ from bnspec_conformance.cases.case import Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.commands import probe as command
 from bnspec_conformance.probe import GROUPS, probe
-from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable
+from bnspec_conformance.probe.answers import RefusedCase, Unobservable
+from bnspec_conformance.probe.asker import Asker
 from bnspec_conformance.probe.findings import Declared, Guess, Observation, Reading, compare, read
-from bnspec_conformance.probe.normalize import inference_guesses, scaled
+from bnspec_conformance.probe.groups.normalize import inference_guesses, scaled
+from bnspec_conformance.probe.groups.running import COLUMNS, OLD
 from bnspec_conformance.probe.predict import ProbeState, moments, update_guesses
-from bnspec_conformance.probe.running import COLUMNS, OLD
 from bnspec_conformance.subjects import NotSupported, SubjectError, complete, names_by_value
 
 # --- right ------------------------------------------------------------------------------------------------------------

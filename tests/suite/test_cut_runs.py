@@ -236,6 +236,6 @@ def test_what_is_running_is_at_the_end_of_the_report(tmp_path: Path) -> None:
 
 
 def read_case() -> list[Case]:
-    from bnspec_conformance.subjects.conversation import cases
+    from bnspec_conformance.subjects.pipe.conversation import cases
 
     return list(cases().values())

@@ -18,7 +18,7 @@ from bnspec_conformance import Case, RankInputs, find_subject
 from bnspec_conformance.cases.codec import case_from_json, case_to_json, outcome_from_json, outcome_to_json
 from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.subjects import NotSupported, Refused, Subject
-from bnspec_conformance.subjects.conversation import cases, main
+from bnspec_conformance.subjects.pipe.conversation import cases, main
 from bnspec_conformance.trials.budget import Budget
 
 ROOT = Path(__file__).parents[2]

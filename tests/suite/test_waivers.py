@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bnspec_conformance.run.waiver import Facts, Waiver, dtype_of, facts_of
-from bnspec_conformance.run.waiver_file import WaiverError, load_waivers, write_changes
-from bnspec_conformance.run.waivers import Waivers
+from bnspec_conformance.run.waivers.file import WaiverError, load_waivers, write_changes
+from bnspec_conformance.run.waivers.settlement import Waivers
+from bnspec_conformance.run.waivers.waiver import Facts, Waiver, dtype_of, facts_of
 from bnspec_conformance.trials.record import Record
 
 HERE = Path(__file__).parents[1] / "support"

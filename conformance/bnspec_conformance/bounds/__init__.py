@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from bnspec_conformance.bounds.analysis import batch_bounds, inference_bounds
+from bnspec_conformance.bounds.analysis import batch_bounds
+from bnspec_conformance.bounds.inference import inference_bounds
 from bnspec_conformance.bounds.rounding import arithmetic as format_of
 from bnspec_conformance.bounds.rounding import limits
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64

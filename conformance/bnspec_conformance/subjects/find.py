@@ -84,11 +84,11 @@ def find_subject(name: str, *, deadline: float | None = None, isolate: bool = Fa
     point = _entry_point(name)
     with _telling(name), quietly():
         if name.startswith("exec:"):
-            from bnspec_conformance.subjects.program import Program
+            from bnspec_conformance.subjects.pipe.program import Program
 
             made: Any = Program(name, deadline=deadline)
         elif isolate:
-            from bnspec_conformance.subjects.isolated import Isolated
+            from bnspec_conformance.subjects.pipe.isolated import Isolated
 
             made = Isolated(name, PATIENCE if deadline is None else deadline)
         elif point is not None:

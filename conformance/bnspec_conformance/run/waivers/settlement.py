@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bnspec_conformance.run.waiver import Facts, Waiver, generated
+from bnspec_conformance.run.waivers.waiver import Facts, Waiver, generated
 from bnspec_conformance.trials.record import Record, outcome_of, reason_of
 
 __all__ = ["Changes", "Waivers"]
