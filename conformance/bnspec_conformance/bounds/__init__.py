@@ -133,7 +133,7 @@ def ulps(error: npt.ArrayLike, reference: npt.ArrayLike, dtype: npt.DTypeLike) -
 
 
 def _claimed(bound: RankOutcome, reference: RankOutcome) -> RankOutcome:
-    """Infinite where the analysis gave none, absent where the reference is."""
+    """Return the bounds: infinite where the analysis gives none, absent where the reference has no value."""
 
     def claim(b: Array, r: Array) -> Array:
         own = 2.0**-53 * np.abs(np.where(np.isfinite(r), r, 0.0))  # the reference was rounded as well, once

@@ -18,7 +18,7 @@ from bnspec_conformance.cases.case import Array, Case, Outcome
 from bnspec_conformance.cases.codec import DTYPES, BadData, case_from_json, outcome_to_json
 from bnspec_conformance.cases.wellformed import complaints
 from bnspec_conformance.subjects.contract import NotSupported, ProgramError, Refused, Subject, SubjectError
-from bnspec_conformance.subjects.find import find_subject, quietly, version_of
+from bnspec_conformance.subjects.find import find_subject, silenced, version_of
 from bnspec_conformance.subjects.pipe.hello import OPTIONS
 
 __all__ = ["answer", "hello", "main"]
@@ -80,7 +80,7 @@ def answer(subject: Subject, value: Any) -> dict[str, Any]:
     try:
         case = _writable(case_from_json(value))
         given = [(array, array.copy()) for array in _arrays(case)]
-        with quietly():
+        with silenced():
             reason = subject.supports(case)
             if reason is not None:
                 return {"unsupported": str(reason)}
