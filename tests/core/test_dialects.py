@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers import bits
+from comparisons import bits
 
 import bnspec
 from bnspec._clauses import specification

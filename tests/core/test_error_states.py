@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers import refused
+from refusals import refused
 
 import bnspec
 from bnspec._serialize import save_arrays

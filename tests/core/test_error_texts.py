@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import refused
+from refusals import refused
 
 import bnspec
 

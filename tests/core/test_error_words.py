@@ -5,7 +5,8 @@ from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
-from helpers import installed, refused
+from installed_here import installed
+from refusals import refused
 
 import bnspec
 from bnspec import _registry

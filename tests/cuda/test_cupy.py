@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from jobs import EMULATED
+from mpi_jobs import EMULATED
 
 from bnspec_conformance.subjects import SubjectError, find_subject
 

@@ -12,8 +12,8 @@ import sys
 import types
 
 import pytest
-from helpers import installed
-from jobs import EMULATED
+from installed_here import installed
+from mpi_jobs import EMULATED
 
 MODULES = ("cupy", "cupyx", "cupy.cuda", "cupy.cuda.device", "cupy.cuda.nccl", "cupy.cuda.runtime")
 

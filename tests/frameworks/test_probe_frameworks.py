@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from probed import differing
+from wrong_layers import differing
 
 from bnspec_conformance.probe import probe
 from bnspec_conformance.subjects import find_subject

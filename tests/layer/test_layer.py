@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers import bits
+from comparisons import bits
 
 import bnspec
 from bnspec._context import forget_frozen_warning

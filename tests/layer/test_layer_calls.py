@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import BACKENDS, bits
+from comparisons import bits
+from installed_here import BACKENDS
 
 import bnspec
 

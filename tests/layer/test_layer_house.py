@@ -7,7 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import BACKENDS, bits
+from comparisons import bits
+from installed_here import BACKENDS
 
 import bnspec
 from bnspec_backends.ranks import threads

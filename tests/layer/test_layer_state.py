@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from helpers import BACKENDS, bits, installed
+from comparisons import bits
+from installed_here import BACKENDS, installed
 
 import bnspec
 

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from probed import OURS, Wrong, by_place, configured, differing, measured
+from wrong_layers import OURS, Wrong, by_place, configured, differing, measured
 
 import bnspec
 from bnspec_conformance.cases.case import Outcome, RankOutcome

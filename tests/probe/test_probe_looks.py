@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from probed import OURS, Wrong, configured, differing, each, measured
+from wrong_layers import OURS, Wrong, configured, differing, each, measured
 
 from bnspec_conformance.cases.case import Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from probed import OURS, Wrong, by_place, configured, differing, each, measured, put
+from wrong_layers import OURS, Wrong, by_place, configured, differing, each, measured, put
 
 from bnspec_conformance.cases.case import Outcome, RankInputs, RankOutcome
 from bnspec_conformance.cases.scope import PROFILES, Scope

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from jobs import DEADLINE, MARGIN, STARTING, fault, job, program
+from mpi_jobs import DEADLINE, MARGIN, STARTING, fault, job, program
 
 from bnspec_conformance.run.launch import LaunchError, command
 

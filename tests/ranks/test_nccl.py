@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from jobs import DEADLINE, EMULATED, HERE, MARGIN, STARTING, fault, job, program
+from mpi_jobs import DEADLINE, EMULATED, HERE, MARGIN, STARTING, fault, job, program
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
 
@@ -345,7 +345,7 @@ ONE_DEVICE = EMULATED | {"BNSPEC_TEST_ONE_DEVICE": "1"}
 
 
 def test_ranks_share_a_device_only_if_asked_and_able():
-    connect = "import sys; sys.path.insert(0, 'tests/support'); import ranks; ranks.Communicator(5.0)"
+    connect = "import rank_communicators; rank_communicators.Communicator(5.0)"
     done, _ = job(2, "-c", connect, **ONE_DEVICE)
     assert done.returncode != 0
     assert "ranks 0, 1 have the device" in done.stderr
@@ -357,7 +357,7 @@ def test_ranks_share_a_device_only_if_asked_and_able():
 
 
 def test_a_rank_without_a_device_is_named_to_all():
-    connect = "import sys; sys.path.insert(0, 'tests/support'); import ranks; ranks.Communicator(5.0)"
+    connect = "import rank_communicators; rank_communicators.Communicator(5.0)"
     done, seconds = job(2, "-c", connect, **(EMULATED | {"EMULATED_DEVICES": "0"}))
     assert done.returncode != 0
     assert "rank 0 has no CUDA device" in done.stderr

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import hostile
+import hostile_subjects
 import numpy as np
 import pytest
 
@@ -17,10 +17,10 @@ FORMULA = "test_normalize::test_formula"
 VJP = "test_gradients::test_vjp"
 
 
-@pytest.mark.parametrize("kind", list(hostile.KINDS))
+@pytest.mark.parametrize("kind", list(hostile_subjects.KINDS))
 def test_each_way_of_misbehaving_is_a_failure_that_names_it(kind: str) -> None:
-    subject = complete(hostile.made(kind), kind)
-    words = hostile.KINDS[kind][1]
+    subject = complete(hostile_subjects.made(kind), kind)
+    words = hostile_subjects.KINDS[kind][1]
     record = attempt(
         all_checks()[VJP if kind == "no dx" else FORMULA],
         subject,
@@ -38,7 +38,7 @@ def test_each_way_of_misbehaving_is_a_failure_that_names_it(kind: str) -> None:
 
 
 def test_a_written_input_is_restored_so_that_the_report_shows_what_was_given() -> None:
-    record = attempt(all_checks()[FORMULA], complete(hostile.made("writes"), "writes"), Budget(3, 0))
+    record = attempt(all_checks()[FORMULA], complete(hostile_subjects.made("writes"), "writes"), Budget(3, 0))
     assert record.violation is not None
     shown = record.violation["drawn"]["value"]["ranks"][0]["x"]["data"]
     assert set(shown) - {"A", "="}  # not the zeros that were written

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
-from ranks import KIND, RANK, Communicator, put, take, world
+from rank_communicators import KIND, RANK, Communicator, put, take, world
 
 import bnspec
 from bnspec import CommunicatorError

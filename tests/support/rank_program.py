@@ -13,7 +13,7 @@ import time
 import numpy as np
 from array_api_compat import array_namespace
 from mpi4py import MPI
-from ranks import KIND, RANK, SIZE, Communicator, gathered, own_stream, put, rounds_of, sent_by, take
+from rank_communicators import KIND, RANK, SIZE, Communicator, gathered, own_stream, put, rounds_of, sent_by, take
 
 import bnspec
 from bnspec_backends.ranks.mpi import exit

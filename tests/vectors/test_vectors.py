@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import BACKENDS, deviation
+from comparisons import deviation
+from installed_here import BACKENDS
 
 import bnspec
 from bnspec_backends.ranks import threads
