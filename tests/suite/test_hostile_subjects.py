@@ -1,6 +1,7 @@
 """Whatever a subject does ends in a record that says what it did, never in a traceback of ours and never in a hang."""
 
 import dataclasses
+from pathlib import Path
 
 import hostile_subjects
 import numpy as np
@@ -94,7 +95,9 @@ def test_what_is_no_subject_is_refused(made: object, words: str) -> None:
         complete(made, "odd")
 
 
-def test_a_module_that_does_not_import_is_told_without_our_traceback(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_module_that_does_not_import_is_told_without_our_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "torn.py").write_text("import nowhere_to_be_found\n")
     (tmp_path / "wrong.py").write_text("def port(:\n")
     monkeypatch.chdir(tmp_path)
