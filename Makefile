@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CORE_VENV ?= .venv-core
+OLDEST_VENV ?= .venv-oldest
 MATRIX_VENV ?= .venv-frameworks
 CUDA_VENV ?= .venv-cuda
 # Processes that run tests side by side. Each may load torch and jax (about 1 GiB), so this is not the core count.
@@ -18,7 +19,7 @@ PINS = pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help bench-cpu conformance test test-core test-cuda test-frameworks selftest matrix matrix-short lint format wheel-test clean clean-venv
+.PHONY: help bench-cpu clause conformance quick test test-core test-oldest test-cuda test-frameworks selftest matrix matrix-short pages lint format wheel-test clean clean-venv
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,23 @@ conformance: $(VENV)/.stamp-conformance ## Put the NumPy backend through the con
 # One thread per process: the tests' arrays are small, and the processes already use the cores.
 test: $(VENV)/.stamp-dev ## Run every test on every subject that a CPU can run
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# Chosen by folder: what the core, the layer and the CPU kernels compute, and a few cases of every check of values.
+quick: $(VENV)/.stamp-dev ## While writing code: ruff, unit tests, and few cases of the checks on NumPy and strict, in 90 seconds
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m ruff check .
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal --subject numpy --subject strict --max-examples 2 \
+	  tests/core tests/layer tests/cpu $(addprefix conformance/bnspec_conformance/checks/,forward derivatives state) $(ARGS)
+
+# Everything that one clause hangs on: `make clause ID=BN-RUN-4`, or a family, ID=BN-RUN.
+clause: $(VENV)/.stamp-dev ## While writing a clause: ID's checks, its mutants, and whether the pages are up to date
+	@test -n "$(ID)" || { echo "which clause? make clause ID=BN-RUN-4" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance run numpy-specification numpy strict --clause $(ID)
+	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance selftest --clause $(ID) --seed 0 --jobs $(JOBS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m pages tests/core/test_clauses.py tests/core/test_dialects.py tests/suite tests/release tests/vectors
+
+pages: $(VENV)/.stamp-dev ## Write the pages that are generated (not those of measurements: matrix, bench-cpu)
+	$(VENV)/bin/python tests/support/generated_pages.py
 
 test-core: $(CORE_VENV)/.stamp-core ## Run the tests without torch, jax and MPI
 	OMP_NUM_THREADS=1 $(CORE_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)

@@ -104,11 +104,13 @@ def appendix() -> dict[str, Any]:
     return {cell[0]: dict(zip(cells[0], cell, strict=True)) for cell in cells[2:]}
 
 
+@pytest.mark.pages
 def test_the_appendix_has_a_line_for_every_row_and_names_no_other() -> None:
     assert set(IN_APPENDIX) == set(ROWS) - {"bnspec"}
     assert set(appendix()) == set(IN_APPENDIX.values()) | WITHOUT_ROW
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("name", IN_APPENDIX)
 def test_the_appendix_says_what_the_row_says(name: str) -> None:
     row, line = ROWS[name], appendix()[IN_APPENDIX[name]]

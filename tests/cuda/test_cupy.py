@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from mpi_jobs import EMULATED
 
+from bnspec._clauses import clauses
 from bnspec_conformance.subjects import SubjectError, find_subject
 
 
@@ -42,7 +43,9 @@ def test_a_step_can_be_captured_and_replayed_on_the_device() -> None:
 def test_conformance_on_an_emulated_device() -> None:
     """Every clause passes that has something to say about it: the backend waits for no values it does not need."""
     said = run("cupy", **EMULATED, OMP_NUM_THREADS="1")
-    assert "104 of 104 clauses looked at: 101 passed, 3 not supported" in said
+    assert (
+        f"{len(clauses())} of {len(clauses())} clauses looked at: {len(clauses()) - 3} passed, 3 not supported" in said
+    )
 
 
 def act(name: str, *, emulated: bool = True) -> Any:

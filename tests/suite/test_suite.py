@@ -41,12 +41,14 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
 # Coverage -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.pages
 def test_every_clause_is_proved_by_a_check_and_every_check_names_existing_clauses() -> None:
     proofs = checks()
     assert sorted(set(specification()) - set(proofs)) == []
     assert sorted(set(proofs) - set(specification())) == []
 
 
+@pytest.mark.pages
 def test_every_check_names_a_clause() -> None:
     for path in SUITE.glob("checks/**/test_*.py"):
         for node in ast.parse(path.read_text()).body:
@@ -185,7 +187,7 @@ def test_a_hostile_folder_changes_nothing_and_nothing_is_left_there(tmp_path: Pa
     before = sorted(p.name for p in tmp_path.iterdir())
     done = run("run", "numpy", "--clause", "BN-GRP-1", "--max-examples", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 104 clauses looked at: 1 passed" in done.stdout
+    assert f"1 of {len(specification())} clauses looked at: 1 passed" in done.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
