@@ -51,6 +51,11 @@ pages: $(VENV)/.stamp-dev ## Write the pages that are generated (not those of me
 test-core: $(CORE_VENV)/.stamp-core ## Run the tests without torch, jax and MPI
 	OMP_NUM_THREADS=1 $(CORE_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
+# In an environment of its own: the oldest versions that pyproject.toml allows of what the core and the suite need most.
+test-oldest: $(OLDEST_VENV)/.stamp-oldest ## Run the core's tests, and few cases of the suite, with the oldest NumPy, array-api-compat and Hypothesis
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal tests/core $(ARGS)
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/bnspec-conformance run numpy strict --max-examples 4
+
 # In an environment of its own: CuPy and NCCL are large. Without a device it compares the emulator with CuPy and runs on that.
 test-cuda: $(CUDA_VENV)/.stamp-cuda ## Compare the emulated CuPy with CuPy, run what needs it, and the suite on CUDA devices where there are some
 	$(CUDA_VENV)/bin/python -m pytest -q tests/cuda $(ARGS)
@@ -91,7 +96,7 @@ clean: ## Remove what builds and runs left behind
 	find bnspec backends conformance tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 clean-venv: ## Remove the virtual environments
-	rm -rf $(VENV) $(CORE_VENV) $(MATRIX_VENV) $(CUDA_VENV)
+	rm -rf $(VENV) $(CORE_VENV) $(OLDEST_VENV) $(MATRIX_VENV) $(CUDA_VENV)
 
 # A stamp is written last, so an interrupted installation starts over. `python -m venv` on an existing
 # environment keeps what is installed there.
@@ -112,6 +117,11 @@ $(VENV)/.stamp-dev: $(PINS) | $(VENV)/.stamp-venv
 
 $(CORE_VENV)/.stamp-core: $(PINS) | $(CORE_VENV)/.stamp-venv
 	$(CORE_VENV)/bin/python $(PIP_INSTALL) --editable '.[conformance,safetensors,strict]' pytest-xdist
+	@touch $@
+
+# No constraints.txt here: it holds the newest versions.
+$(OLDEST_VENV)/.stamp-oldest: $(PINS) .ci/oldest | $(OLDEST_VENV)/.stamp-venv
+	$(OLDEST_VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[conformance]' pytest-xdist $$($(PYTHON) .ci/oldest)
 	@touch $@
 
 $(CUDA_VENV)/.stamp-cuda: $(PINS) | $(CUDA_VENV)/.stamp-venv
