@@ -16,6 +16,12 @@ PIP_INSTALL = -m pip install -qq --disable-pip-version-check --constraint constr
 # What an installed environment depends on: requirements, entry points, pinned versions.
 PINS = pyproject.toml constraints.txt
 
+# What JAX compiles is kept between tests, processes, environments and runs, as numba's kernels are beside their sources:
+# most of the time of JAX's tests is XLA's.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -29,6 +35,7 @@ conformance: $(VENV)/.stamp-conformance ## Put the NumPy backend through the con
 
 # One thread per process: the tests' arrays are small, and the processes already use the cores.
 test: $(VENV)/.stamp-dev ## Run every test on every subject that a CPU can run
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/support/kept_kernels.py
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # Chosen by folder: what the core, the layer and the CPU kernels compute, and a few cases of every check of values.
@@ -92,7 +99,7 @@ wheel-test: ## Build sdist and wheel, and test the installed wheel away from the
 	PYTHON=$(PYTHON) .ci/wheel-test
 
 clean: ## Remove what builds and runs left behind
-	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf dist build .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find bnspec backends conformance tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 clean-venv: ## Remove the virtual environments
