@@ -1,9 +1,10 @@
 """What `bnspec-conformance probe` measures of frameworks' layers, where they are installed."""
 
 import dataclasses
+from typing import Any
 
 import pytest
-from probed import differing
+from wrong_layers import differing
 
 from bnspec_conformance.probe import probe
 from bnspec_conformance.subjects import find_subject
@@ -25,7 +26,9 @@ FIELDS = ("gamma", "beta", "mean", "var", "count")
         ("tf_keras", "tf_keras:tf_keras", {"count"}),
     ],
 )
-def test_the_layers_of_frameworks_are_what_their_rows_say_but_for_what_they_declare(library, subject, unnamed):
+def test_the_layers_of_frameworks_are_what_their_rows_say_but_for_what_they_declare(
+    library: str, subject: str, unnamed: set[Any]
+) -> None:
     pytest.importorskip(library)
     made = find_subject("bnspec_conformance.subjects.frameworks." + subject)
     found = {f.convention: f for f in probe(made)}
