@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CORE_VENV ?= .venv-core
+OLDEST_VENV ?= .venv-oldest
 MATRIX_VENV ?= .venv-frameworks
 CUDA_VENV ?= .venv-cuda
 # Processes that run tests side by side. Each may load torch and jax (about 1 GiB), so this is not the core count.
@@ -15,10 +16,16 @@ PIP_INSTALL = -m pip install -qq --disable-pip-version-check --constraint constr
 # What an installed environment depends on: requirements, entry points, pinned versions.
 PINS = pyproject.toml constraints.txt
 
+# What JAX compiles is kept between tests, processes, environments and runs, as numba's kernels are beside their sources:
+# most of the time of JAX's tests is XLA's.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help bench-cpu conformance test test-core test-cuda test-frameworks selftest matrix matrix-short lint format wheel-test clean clean-venv
+.PHONY: help bench-cpu clause conformance quick test test-core test-oldest test-cuda test-frameworks selftest matrix matrix-short pages lint format wheel-test clean clean-venv
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,10 +35,33 @@ conformance: $(VENV)/.stamp-conformance ## Put the NumPy backend through the con
 
 # One thread per process: the tests' arrays are small, and the processes already use the cores.
 test: $(VENV)/.stamp-dev ## Run every test on every subject that a CPU can run
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/support/kept_kernels.py
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# Chosen by folder: what the core, the layer and the CPU kernels compute, and a few cases of every check of values.
+quick: $(VENV)/.stamp-dev ## While writing code: ruff, unit tests, and few cases of the checks on NumPy and strict, in 90 seconds
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m ruff check .
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal --subject numpy --subject strict --max-examples 2 \
+	  tests/core tests/layer tests/cpu $(addprefix conformance/bnspec_conformance/checks/,forward derivatives state) $(ARGS)
+
+# Everything that one clause hangs on: `make clause ID=BN-RUN-4`, or a family, ID=BN-RUN.
+clause: $(VENV)/.stamp-dev ## While writing a clause: ID's checks, its mutants, and whether the pages are up to date
+	@test -n "$(ID)" || { echo "which clause? make clause ID=BN-RUN-4" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance run numpy-specification numpy strict --clause $(ID)
+	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance selftest --clause $(ID) --seed 0 --jobs $(JOBS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m pages tests/core/test_clauses.py tests/core/test_dialects.py tests/suite tests/release tests/vectors
+
+pages: $(VENV)/.stamp-dev ## Write the pages that are generated (not those of measurements: matrix, bench-cpu)
+	$(VENV)/bin/python tests/support/generated_pages.py
 
 test-core: $(CORE_VENV)/.stamp-core ## Run the tests without torch, jax and MPI
 	OMP_NUM_THREADS=1 $(CORE_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# In an environment of its own: the oldest versions that pyproject.toml allows of what the core and the suite need most.
+test-oldest: $(OLDEST_VENV)/.stamp-oldest ## Run the core's tests, and few cases of the suite, with the oldest NumPy, array-api-compat and Hypothesis
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal tests/core $(ARGS)
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/bnspec-conformance run numpy strict --max-examples 4
 
 # In an environment of its own: CuPy and NCCL are large. Without a device it compares the emulator with CuPy and runs on that.
 test-cuda: $(CUDA_VENV)/.stamp-cuda ## Compare the emulated CuPy with CuPy, run what needs it, and the suite on CUDA devices where there are some
@@ -69,11 +99,11 @@ wheel-test: ## Build sdist and wheel, and test the installed wheel away from the
 	PYTHON=$(PYTHON) .ci/wheel-test
 
 clean: ## Remove what builds and runs left behind
-	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf dist build .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find bnspec backends conformance tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 clean-venv: ## Remove the virtual environments
-	rm -rf $(VENV) $(CORE_VENV) $(MATRIX_VENV) $(CUDA_VENV)
+	rm -rf $(VENV) $(CORE_VENV) $(OLDEST_VENV) $(MATRIX_VENV) $(CUDA_VENV)
 
 # A stamp is written last, so an interrupted installation starts over. `python -m venv` on an existing
 # environment keeps what is installed there.
@@ -94,6 +124,11 @@ $(VENV)/.stamp-dev: $(PINS) | $(VENV)/.stamp-venv
 
 $(CORE_VENV)/.stamp-core: $(PINS) | $(CORE_VENV)/.stamp-venv
 	$(CORE_VENV)/bin/python $(PIP_INSTALL) --editable '.[conformance,safetensors,strict]' pytest-xdist
+	@touch $@
+
+# No constraints.txt here: it holds the newest versions.
+$(OLDEST_VENV)/.stamp-oldest: $(PINS) .ci/oldest | $(OLDEST_VENV)/.stamp-venv
+	$(OLDEST_VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[conformance]' pytest-xdist $$($(PYTHON) .ci/oldest)
 	@touch $@
 
 $(CUDA_VENV)/.stamp-cuda: $(PINS) | $(CUDA_VENV)/.stamp-venv

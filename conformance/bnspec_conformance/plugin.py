@@ -20,12 +20,14 @@ from bnspec_conformance.subjects.time_limit import PATIENCE
 from bnspec_conformance.trials.budget import Budget
 
 if TYPE_CHECKING:
-    from bnspec_conformance.run.waivers import Waivers
+    from bnspec_conformance.run.waivers.settlement import Waivers
 
 __all__: list[str] = []
 
-#: Subjects a plain run of pytest takes where they can be imported.
-DEFAULT = ("numpy", "numpy-blocked", "strict", "torch", "jax", "cupy")
+#: Subjects that a plain run of pytest takes where they can be imported, and how many cases per check at most. Of 702
+#: attempts of `bnspec-conformance selftest`, 660 find their mutant within 12 cases and 688 within 20. A run of subjects
+#: by name gives each its own number.
+DEFAULT = {"numpy": 20, "numpy-blocked": 12, "strict": 12, "torch": 12, "jax": 6, "cupy": 12}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -124,6 +126,8 @@ def _subjects(config: pytest.Config) -> dict[str, Subject | str]:
                 from bnspec_conformance.run.restricted import only_profiles
 
                 subject = only_profiles(subject, profiles)
+            if not asked:
+                subject.examples = min(subject.examples, DEFAULT[name])
             subjects[name] = subject
         except SubjectError as error:
             if asked:  # asked for by name: no silent skip
@@ -140,8 +144,8 @@ def _waivers(config: pytest.Config) -> "Waivers | None":
         if update:
             raise pytest.UsageError("--update-waivers has no file to write; name it with --waivers FILE.")
         return None
-    from bnspec_conformance.run.waiver_file import WaiverError, load_waivers
-    from bnspec_conformance.run.waivers import Waivers
+    from bnspec_conformance.run.waivers.file import WaiverError, load_waivers
+    from bnspec_conformance.run.waivers.settlement import Waivers
 
     try:
         entries = () if update and not Path(path).exists() else load_waivers(Path(path))

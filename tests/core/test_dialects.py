@@ -1,10 +1,11 @@
 """The rows of `bnspec.dialects`: consistent, and what they say of PyTorch and tensorpack is so."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import bits
+from comparisons import bits
 
 import bnspec
 from bnspec._clauses import specification
@@ -15,7 +16,7 @@ RNG = np.random.default_rng(3)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_is_complete_and_gives_a_configuration(name):
+def test_a_row_is_complete_and_gives_a_configuration(name: str) -> None:
     row = ROWS[name]
     assert row is bnspec.dialects[name] is getattr(bnspec.dialects, name)
     assert set(row.names) == {"gamma", "beta", "mean", "var", "count"}
@@ -35,7 +36,7 @@ def test_a_row_is_complete_and_gives_a_configuration(name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_layer_of_the_dialect_has_its_axis_and_names(name):
+def test_a_layer_of_the_dialect_has_its_axis_and_names(name: str) -> None:
     row = ROWS[name]
     layer = bnspec.BatchNorm(dialect=name, ema_update="internal")
     x = RNG.normal(size=(2, 3, 4, 5)).astype(np.float32)
@@ -49,7 +50,7 @@ def test_a_layer_of_the_dialect_has_its_axis_and_names(name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_renorm_has_names_under_every_dialect(name):
+def test_renorm_has_names_under_every_dialect(name: str) -> None:
     layer = bnspec.BatchRenorm(2.0, 1.0, dialect=name, ema_update="internal", averaging="exponential")
     layer(np.zeros((2, 3, 4, 5), np.float32))
     assert len(layer.variables) == 7
@@ -59,7 +60,7 @@ def test_renorm_has_names_under_every_dialect(name):
 
 
 @pytest.mark.parametrize(("axis", "rank"), [(-3, 4), (-1, 2), (1, 4)])
-def test_a_negative_axis_means_what_it_means_for_the_rank_of_x(axis, rank):
+def test_a_negative_axis_means_what_it_means_for_the_rank_of_x(axis: int, rank: int) -> None:
     x = RNG.normal(size=(2, 3, 4, 5)[:rank]).astype(np.float32)
     for name in ("torch", "onnx"):
         layer = bnspec.BatchNorm(axis=axis, dialect=name)
@@ -67,7 +68,7 @@ def test_a_negative_axis_means_what_it_means_for_the_rank_of_x(axis, rank):
         assert layer.state.mean.shape == (3,)
 
 
-def test_the_rows_are_in_a_fixed_order_and_bnspec_comes_first():
+def test_the_rows_are_in_a_fixed_order_and_bnspec_comes_first() -> None:
     assert bnspec.dialects.names() == tuple(ROWS)
     assert next(iter(ROWS)) == "bnspec"
     with pytest.raises(AttributeError, match="unknown dialect 'caffe'"):
@@ -96,20 +97,22 @@ IN_APPENDIX = {
 WITHOUT_ROW = {"PyTorch, momentum=None", "MXNet, the operator", "cuDNN", "StableHLO, oneDNN"}
 
 
-def appendix():
+def appendix() -> dict[str, Any]:
     text = specification().split("## Appendix", 1)[1]
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     cells = [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
     return {cell[0]: dict(zip(cells[0], cell, strict=True)) for cell in cells[2:]}
 
 
-def test_the_appendix_has_a_line_for_every_row_and_names_no_other():
+@pytest.mark.pages
+def test_the_appendix_has_a_line_for_every_row_and_names_no_other() -> None:
     assert set(IN_APPENDIX) == set(ROWS) - {"bnspec"}
     assert set(appendix()) == set(IN_APPENDIX.values()) | WITHOUT_ROW
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("name", IN_APPENDIX)
-def test_the_appendix_says_what_the_row_says(name):
+def test_the_appendix_says_what_the_row_says(name: str) -> None:
     row, line = ROWS[name], appendix()[IN_APPENDIX[name]]
     assert float(line["epsilon"]) == row.epsilon
     if line["decay"] == "required":
@@ -150,7 +153,7 @@ def test_the_appendix_says_what_the_row_says(name):
     ],
 )
 @pytest.mark.parametrize("name", ["tensorpack", "tf_keras"])
-def test_the_fused_path_alone_corrects_the_variance(name, options, correction):
+def test_the_fused_path_alone_corrects_the_variance(name: str, options: dict[str, Any], correction: int) -> None:
     config = ROWS[name].config(**options)
     assert (config.correction, config.single_value) == (correction, "floor")
     x = np.zeros((4, 3, 3, 3)[: options["rank"]], options["dtype"])
@@ -164,13 +167,13 @@ def test_the_fused_path_alone_corrects_the_variance(name, options, correction):
         assert layer.config_for(x).correction == correction
 
 
-def test_one_element_feeds_the_variance_0_in_the_fused_path():
+def test_one_element_feeds_the_variance_0_in_the_fused_path() -> None:
     layer = bnspec.BatchNorm(dialect="tensorpack", ema_update="internal")
     layer(np.ones((1, 1, 1, 2), np.float32))
     assert layer.variables["variance/EMA"].tolist() == pytest.approx([0.9, 0.9])
 
 
-def test_the_decay_of_float64_passes_through_float32():
+def test_the_decay_of_float64_passes_through_float32() -> None:
     assert TENSORPACK.config(dtype="float64").decay == 0.8999999985098839
     assert TENSORPACK.config(dtype="float32").decay == 0.9
     assert TENSORPACK.config(dtype="float64", decay=0.5).decay == 0.5
@@ -195,12 +198,12 @@ def test_the_decay_of_float64_passes_through_float32():
         (TypeError, {"axis": "1"}, "BN-SHAPE-2"),
     ],
 )
-def test_what_tensorpack_refuses(kind, options, clause):
+def test_what_tensorpack_refuses(kind: Any, options: dict[str, Any], clause: str) -> None:
     with pytest.raises(kind, match=rf"\[{clause}\]"):
         TENSORPACK.config(**options)
 
 
-def test_bnspec_itself_refuses_none_of_that():
+def test_bnspec_itself_refuses_none_of_that() -> None:
     for rank in (2, 3, 5):
         assert bnspec.dialects.bnspec.config(rank=rank, axis=0).axis == 0
     config = bnspec.dialects.bnspec.config(virtual_batch_size=2, sync=True, dtype="float64")
@@ -212,7 +215,7 @@ def test_bnspec_itself_refuses_none_of_that():
 
 @pytest.mark.parametrize("momentum", [0.1, 0.3, None])
 @pytest.mark.parametrize("affine", [True, False])
-def test_training_steps_are_those_of_torch(momentum, affine):
+def test_training_steps_are_those_of_torch(momentum: float | None, affine: bool) -> None:
     torch = pytest.importorskip("torch")
     theirs = torch.nn.BatchNorm2d(4, momentum=momentum, affine=affine, dtype=torch.float64)
     how = {"averaging": "cumulative"} if momentum is None else {"decay": 1 - momentum}
@@ -240,7 +243,7 @@ def test_training_steps_are_those_of_torch(momentum, affine):
     torch.testing.assert_close(ours.eval()(x.detach()), theirs(x.detach()), rtol=1e-12, atol=1e-12)
 
 
-def test_the_torch_row_refuses_what_torch_refuses():
+def test_the_torch_row_refuses_what_torch_refuses() -> None:
     torch = pytest.importorskip("torch")
     x = torch.ones((1, 3), dtype=torch.float64)
     with pytest.raises(ValueError, match="more than 1 value per channel"):

@@ -2,10 +2,13 @@
 
 import pickle
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import refused
+from refusals import refused
 
 import bnspec
 from bnspec._serialize import save_arrays
@@ -14,7 +17,7 @@ X = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
 NAMES = "['beta', 'gamma', 'mean/EMA', 'variance/EMA']"
 
 
-def with_state():
+def with_state() -> Any:
     layer = bnspec.BatchNorm(name="bn1")
     layer(X)
     return layer
@@ -50,7 +53,9 @@ def with_state():
     ],
 )
 @pytest.mark.parametrize("suffix", [None, ".npz", ".safetensors"])
-def test_a_state_that_does_not_fit(tmp_path, kind, change, text, suffix):
+def test_a_state_that_does_not_fit(
+    tmp_path: Path, kind: Any, change: Callable[..., Any], text: str, suffix: str | None
+) -> None:
     layer = with_state()
     values = change(layer.state_dict())
     if suffix is None:
@@ -65,7 +70,7 @@ def test_a_state_that_does_not_fit(tmp_path, kind, change, text, suffix):
         layer.load(path)
 
 
-def test_a_state_that_holds_no_arrays():
+def test_a_state_that_holds_no_arrays() -> None:
     layer = with_state()
     values = layer.state_dict() | {"beta": [0.0, 0.0, 0.0]}
     text = (
@@ -76,7 +81,7 @@ def test_a_state_that_holds_no_arrays():
         layer.load_state_dict(values)
 
 
-def test_a_state_that_waited_for_an_x_of_another_length():
+def test_a_state_that_waited_for_an_x_of_another_length() -> None:
     layer, x = bnspec.BatchNorm(name="bn1"), np.ones((6, 4), np.float32)
     layer.load_state_dict(with_state().state_dict())
     text = (
@@ -91,11 +96,11 @@ def test_a_state_that_waited_for_an_x_of_another_length():
 class Loud:
     """Its pickle raises when it is opened."""
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return eval, ("1/0",)
 
 
-def test_a_file_that_is_damaged_or_foreign(tmp_path):
+def test_a_file_that_is_damaged_or_foreign(tmp_path: Path) -> None:
     layer, path = with_state(), tmp_path / "state.npz"
     layer.save(path)
     whole = path.read_bytes()
@@ -105,7 +110,7 @@ def test_a_file_that_is_damaged_or_foreign(tmp_path):
         "this attempt."
     )
 
-    def check(reason):
+    def check(reason: str) -> None:
         with refused(ValueError, text.format(path.stat().st_size, reason), layer, path):
             layer.load(path)
 
@@ -128,7 +133,7 @@ def test_a_file_that_is_damaged_or_foreign(tmp_path):
     layer.load(path)
 
 
-def test_saving_what_cannot_be_saved(tmp_path):
+def test_saving_what_cannot_be_saved(tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
     text = (
         "batch_norm: save before the first call; expected variables [BN-STATE-3]. Call the layer once, or load a state."

@@ -1,8 +1,10 @@
 """The whole text of every refusal, and that nothing has changed after it [BN-ERR-1, BN-ERR-2]."""
 
+from typing import Any
+
 import numpy as np
 import pytest
-from helpers import refused
+from refusals import refused
 
 import bnspec
 
@@ -14,7 +16,7 @@ EPSILON = " [BN-NORM-1]. Usual values are 1e-5 and 1e-3."
 DTYPES = "; expected one of bfloat16, float16, float32, float64 [BN-SHAPE-5]. Cast it to a floating dtype."
 
 
-def trained(**options):
+def trained(**options: Any) -> tuple[Any, ...]:
     """A layer that has seen a batch and waits for its backward pass, and a collection with an update in it."""
     layer = bnspec.BatchNorm(ema_update="collection", **options)
     with bnspec.training_context() as context:
@@ -24,7 +26,7 @@ def trained(**options):
     return layer, context.updates
 
 
-def config(**fields):
+def config(**fields: Any) -> Any:
     return bnspec.BatchNormConfig(**({"axis": 1, "epsilon": 1e-5, "decay": 0.9, "correction": 0} | fields))
 
 
@@ -50,7 +52,7 @@ def config(**fields):
         ),
     ],
 )
-def test_an_x_that_is_refused(kind, text, x):
+def test_an_x_that_is_refused(kind: Any, text: str, x: Any) -> None:
     layer, updates = trained(name="bn1")
     with refused(kind, f"bn1: {text}", layer, updates, x), bnspec.training_context(updates=updates):
         layer(x)
@@ -61,7 +63,7 @@ def test_an_x_that_is_refused(kind, text, x):
 
 
 @pytest.mark.parametrize("axis", [2, -3])
-def test_an_axis_out_of_range(axis):
+def test_an_axis_out_of_range(axis: int) -> None:
     text = (
         f"batch_norm: axis={axis} for x of shape (6, 3); expected an axis from -2 to 1 [BN-SHAPE-2]. "
         "Pass the position of the channel axis."
@@ -73,7 +75,7 @@ def test_an_axis_out_of_range(axis):
         bnspec.batch_norm(X, PARAMS, config(axis=axis))
 
 
-def test_a_state_of_another_length():
+def test_a_state_of_another_length() -> None:
     layer, updates = trained()
     state = layer.state._replace(var=np.ones(1, np.float32))
     text = (
@@ -93,7 +95,7 @@ def test_a_state_of_another_length():
         bnspec.update_running(state, stats, CONFIG)
 
 
-def test_ghost_groups_that_do_not_fit():
+def test_ghost_groups_that_do_not_fit() -> None:
     text = (
         "ghost: virtual_batch_size=4 and 6 samples on axis 0; expected a divisor of the number of samples [BN-GRP-3]. "
         "Change the batch size or the virtual batch size, or drop the remainder."
@@ -144,7 +146,7 @@ NAN, INF = float("nan"), float("inf")
         ),
     ],
 )
-def test_a_number_out_of_range(kind, field, value, text):
+def test_a_number_out_of_range(kind: Any, field: str, value: Any, text: str) -> None:
     with refused(kind, text):
         config(**{field: value})
     with refused(kind, text):
@@ -160,7 +162,7 @@ def test_a_number_out_of_range(kind, field, value, text):
         ("dmax", NAN, "dmax is nan; expected a finite number >= 0 [BN-RENORM-9]. Use dmax=0 for no correction."),
     ],
 )
-def test_limits_of_renorm(field, value, text):
+def test_limits_of_renorm(field: str, value: Any, text: str) -> None:
     with refused(ValueError, text):
         bnspec.BatchRenorm(**({"rmax": 2.0, "dmax": 1.0} | {field: value}))
     layer = bnspec.BatchRenorm(2.0, 1.0)
@@ -198,14 +200,14 @@ def test_limits_of_renorm(field, value, text):
         ),
     ],
 )
-def test_a_mask_that_does_not_fit(kind, text, mask):
+def test_a_mask_that_does_not_fit(kind: Any, text: str, mask: Any) -> None:
     layer, updates = trained()
     with refused(kind, f"batch_norm: {text}", layer, updates, X, mask), bnspec.training_context(updates=updates):
         layer(X, mask=mask)
 
 
 @pytest.mark.parametrize(("other", "backend"), [("torch", "torch"), ("array_api_strict", "strict")])
-def test_arrays_of_two_libraries(other, backend):
+def test_arrays_of_two_libraries(other: str, backend: str) -> None:
     pytest.importorskip(other)
     foreign = bnspec.get_backend(backend).asarray
     layer, updates = trained()
@@ -233,7 +235,7 @@ def test_arrays_of_two_libraries(other, backend):
         bnspec.update_running(state, stats, CONFIG)
 
 
-def test_arrays_on_two_devices():
+def test_arrays_on_two_devices() -> None:
     xp = pytest.importorskip("array_api_strict")
     here, there = xp.Device("CPU_DEVICE"), xp.Device("device1")
     x = xp.asarray(X, device=here)
@@ -248,7 +250,7 @@ def test_arrays_on_two_devices():
     assert layer.backward(x).shape == x.shape  # the refused pass used nothing up
 
 
-def test_one_value_and_correction_1():
+def test_one_value_and_correction_1() -> None:
     text = (
         "batch_norm: a batch with 1 value per channel (3 channels); expected more than 1 for correction=1 [BN-RUN-4]. "
         'Use a larger batch, correction=0, or single_value="keep" or "floor".'
@@ -265,7 +267,7 @@ def test_one_value_and_correction_1():
         updates.run()
 
 
-def test_backward_without_a_forward_pass():
+def test_backward_without_a_forward_pass() -> None:
     text = (
         "batch_norm: backward without a forward pass of its own; expected one backward after each call [BN-ERR-4]. "
         "Call the layer first; a call serves one backward."

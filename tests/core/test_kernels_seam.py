@@ -1,7 +1,9 @@
 """`bnspec.Kernels` is the only seam: every operation goes through it, and each method can be replaced alone."""
 
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from bnspec_backends.ranks import threads
 PRIMITIVES = ("moments", "normalize", "grad_sums", "grad_input")
 
 
-def parts(groups, *arrays):
+def parts(groups: Any, *arrays: Any) -> Iterator[list[Any]]:
     """Yield, per group, the arrays as (elements, C) in float64; None stays None."""
     samples, shape = len(arrays[0]) // groups.number, arrays[0].shape
     for j in range(groups.number):
@@ -21,7 +23,7 @@ def parts(groups, *arrays):
         yield [None if a is None else np.moveaxis(a, groups.axis, -1).reshape(-1, shape[groups.axis]) for a in cut]
 
 
-def whole(rows, groups, like):
+def whole(rows: Any, groups: Any, like: Any) -> Any:
     """Undo `parts`."""
     shape = np.moveaxis(like, groups.axis, -1).shape
     return np.moveaxis(np.concatenate(rows).reshape(shape), -1, groups.axis).astype(like.dtype)
@@ -30,10 +32,10 @@ def whole(rows, groups, like):
 class Toy(bnspec.Kernels):
     """The primitives in plain NumPy float64, a loop over groups, written without looking at the specification's."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.calls = Counter()
 
-    def moments(self, x, groups, mask):
+    def moments(self, x: Any, groups: Any, mask: Any) -> Any:
         self.calls["moments"] += 1
         found = []
         for v, keep in parts(groups, x, mask):
@@ -44,12 +46,12 @@ class Toy(bnspec.Kernels):
         counts, means, m2 = (np.asarray(column) for column in zip(*found))
         return bnspec.Moments(counts, means, np.zeros_like(means), m2)
 
-    def normalize(self, x, centre, scale, shift, groups):
+    def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Any) -> Any:
         self.calls["normalize"] += 1
         rows = [(v - centre[j]) * scale[j] + shift[j] for j, (v,) in enumerate(parts(groups, x))]
         return whole(rows, groups, x)
 
-    def grad_sums(self, dy, x, centre, groups, mask):
+    def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Any, mask: Any) -> tuple[Any, ...]:
         self.calls["grad_sums"] += 1
         first, second = [], []
         for j, (g, v, keep) in enumerate(parts(groups, dy, x, mask)):
@@ -58,7 +60,7 @@ class Toy(bnspec.Kernels):
             second.append((g * (v - centre[j])).sum(0))
         return np.asarray(first), np.asarray(second)
 
-    def grad_input(self, dy, x, centre, a, b, c, groups, mask):
+    def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Any, mask: Any) -> Any:
         self.calls["grad_input"] += 1
         rows = []
         for j, (g, v, keep) in enumerate(parts(groups, dy, x, mask)):
@@ -66,7 +68,7 @@ class Toy(bnspec.Kernels):
         return whole(rows, groups, x)
 
 
-def only(name):
+def only(name: str) -> Any:
     """A toy that has one of the primitives."""
     toy = type("Some", (bnspec.Kernels,), {name: vars(Toy)[name]})()
     toy.calls = Counter()
@@ -74,10 +76,10 @@ def only(name):
 
 
 @contextmanager
-def toy_alone(monkeypatch):
+def toy_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Serve NumPy by the toy while the specification's own primitives refuse to work."""
 
-    def forbidden(*arguments, **options):
+    def forbidden(*arguments: Any, **options: Any) -> None:
         raise AssertionError("the specification's primitive was called past the seam")
 
     toy = Toy()
@@ -101,11 +103,11 @@ CONFIGS = {
 PLAIN = bnspec.BatchNormConfig(epsilon=1e-3, decay=0.9, correction=0, axis=1)
 
 
-def config_of(name):
+def config_of(name: str) -> Any:
     return bnspec.BatchNormConfig(epsilon=1e-3, decay=0.9, correction=0, **CONFIGS[name])
 
 
-def training_step(config, mask, comm=None, rows=slice(None)):
+def training_step(config: Any, mask: Any, comm: Any = None, rows: Any = slice(None)) -> list[Any]:
     """Everything that a step with batch statistics computes."""
     params, state = bnspec.init(config, channels=X.shape[config.axis], like=X)
     params = params._replace(gamma=np.linspace(0.5, 1.5, len(params.gamma), dtype=np.float32))
@@ -117,13 +119,13 @@ def training_step(config, mask, comm=None, rows=slice(None)):
     return [y, stats.count, stats.mean + stats.mean_low, stats.m2, *gradients, *tangents, *new]
 
 
-def frozen_step(config):
+def frozen_step(config: Any) -> list[Any]:
     params, state = bnspec.init(config, channels=3, like=X)
     y, saved = bnspec.batch_norm_inference(X, params, state, config)
     return [y, *bnspec.batch_norm_vjp(DY, saved), bnspec.batch_norm_jvp(XDOT, saved, params.gamma, params.beta)]
 
 
-def close(ours, theirs):
+def close(ours: Any, theirs: Any) -> None:
     for a, b in zip(ours, theirs, strict=True):
         if a is None or b is None:
             assert a is b
@@ -133,7 +135,7 @@ def close(ours, theirs):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_training_step_needs_the_four_primitives_alone(monkeypatch, name):
+def test_a_training_step_needs_the_four_primitives_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     config = config_of(name)
     expected = training_step(config, None)
     with toy_alone(monkeypatch) as toy:
@@ -142,7 +144,7 @@ def test_a_training_step_needs_the_four_primitives_alone(monkeypatch, name):
     assert toy.calls == {"moments": 1, "normalize": 1, "grad_sums": 2, "grad_input": 2}
 
 
-def test_a_masked_step_needs_the_four_primitives_alone(monkeypatch):
+def test_a_masked_step_needs_the_four_primitives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     config = bnspec.BatchNormConfig(epsilon=1e-3, decay=0.9, correction=0, axis=1)
     expected = training_step(config, MASK)
     with toy_alone(monkeypatch) as toy:
@@ -151,7 +153,7 @@ def test_a_masked_step_needs_the_four_primitives_alone(monkeypatch):
     assert toy.calls["moments"] == 1
 
 
-def test_inference_and_its_derivatives_read_no_statistics_of_the_batch(monkeypatch):
+def test_inference_and_its_derivatives_read_no_statistics_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of("plain")
     expected = frozen_step(config)
     with toy_alone(monkeypatch) as toy:
@@ -159,10 +161,10 @@ def test_inference_and_its_derivatives_read_no_statistics_of_the_batch(monkeypat
     assert toy.calls == {"normalize": 2, "grad_sums": 1, "grad_input": 1}
 
 
-def test_joined_ranks_go_through_the_seam_too(monkeypatch):
+def test_joined_ranks_go_through_the_seam_too(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of("plain")
 
-    def run(comm):
+    def run(comm: Any) -> Any:
         return training_step(config, None, comm, slice(0, 4) if comm.rank == 0 else slice(4, 6))
 
     expected = threads.run(2, run)
@@ -173,7 +175,7 @@ def test_joined_ranks_go_through_the_seam_too(monkeypatch):
     assert toy.calls == {"moments": 2, "normalize": 2, "grad_sums": 4, "grad_input": 4}
 
 
-def test_a_layer_goes_through_the_seam(monkeypatch):
+def test_a_layer_goes_through_the_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = bnspec.BatchNorm(axis=1)
     with toy_alone(monkeypatch) as toy:
         layer(X)
@@ -183,7 +185,7 @@ def test_a_layer_goes_through_the_seam(monkeypatch):
 
 
 @pytest.mark.parametrize("replaced", PRIMITIVES)
-def test_one_primitive_alone_can_be_replaced(replaced):
+def test_one_primitive_alone_can_be_replaced(replaced: Any) -> None:
     config = config_of("plain")
     expected = training_step(config, None)
     toy = only(replaced)
@@ -195,7 +197,7 @@ def test_one_primitive_alone_can_be_replaced(replaced):
     assert bnspec.kernels_for(X) is before
 
 
-def test_what_was_replaced_comes_back_after_an_error_and_when_nested():
+def test_what_was_replaced_comes_back_after_an_error_and_when_nested() -> None:
     before, outer, inner = bnspec.kernels_for(X), Toy(), Toy()
     with pytest.raises(ValueError, match="BN-SHAPE-1"), bnspec.use_kernels("numpy", outer):  # noqa: PT012
         with bnspec.use_kernels("numpy", inner):
@@ -206,7 +208,7 @@ def test_what_was_replaced_comes_back_after_an_error_and_when_nested():
     assert inner.calls == outer.calls == {"moments": 1, "normalize": 1}
 
 
-def test_other_libraries_keep_their_primitives():
+def test_other_libraries_keep_their_primitives() -> None:
     torch = pytest.importorskip("torch")
     toy = Toy()
     with bnspec.use_kernels("numpy", toy):

@@ -4,6 +4,8 @@ import enum
 import fractions
 import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import array_api_strict
 import numpy as np
@@ -16,7 +18,7 @@ VALID = {"axis": 1, "epsilon": 1e-3, "decay": 0.5, "correction": 0}
 NAN, INF = float("nan"), float("inf")
 
 
-def _named(value):
+def _named(value: Any) -> Any:
     return shown(value)[:40]
 
 
@@ -24,7 +26,7 @@ class Word(enum.StrEnum):
     POOLED = "pooled"
 
 
-def made(**fields):
+def made(**fields: Any) -> Any:
     return bnspec.BatchNormConfig(**(VALID | fields))
 
 
@@ -52,7 +54,9 @@ def made(**fields):
         ("averaging", Word.POOLED, "pooled"),
     ],
 )
-def test_a_scalar_of_another_library_is_stored_as_pythons_own(field, written, stored):
+def test_a_scalar_of_another_library_is_stored_as_pythons_own(
+    field: str, written: Any, stored: bool | float | int | str
+) -> None:
     config = made(**{field: written})
     held = getattr(config, field)
     assert (type(held), held) == (type(stored), stored)
@@ -62,14 +66,14 @@ def test_a_scalar_of_another_library_is_stored_as_pythons_own(field, written, st
     assert bnspec.BatchNormConfig.from_json(config.to_json()) == config
 
 
-def test_scalars_of_torch_and_jax_are_numbers():
+def test_scalars_of_torch_and_jax_are_numbers() -> None:
     torch = pytest.importorskip("torch")
     jax = pytest.importorskip("jax")
     for scalar in (torch.tensor(0.25), torch.tensor(0.25, dtype=torch.float16), jax.numpy.asarray(0.25)):
         assert made(epsilon=scalar).epsilon == 0.25
     traced = []
 
-    def inside(value):
+    def inside(value: Any) -> Any:
         with pytest.raises(TypeError) as caught:
             made(epsilon=value)
         traced.append(str(caught.value))
@@ -82,13 +86,13 @@ def test_scalars_of_torch_and_jax_are_numbers():
 
 
 @pytest.mark.parametrize("field", ["rmax", "dmax", "decay"])
-def test_renorm_takes_scalars_too(field):
+def test_renorm_takes_scalars_too(field: str) -> None:
     config = bnspec.Renorm(**({"rmax": 2.0, "dmax": 1.0} | {field: np.float32(1)}))
     assert (type(getattr(config, field)), getattr(config, field)) == (float, 1.0)
     assert bnspec.BatchNormConfig.from_json(made(renorm=config).to_json()).renorm == config
 
 
-def test_a_layer_and_a_dialect_take_scalars():
+def test_a_layer_and_a_dialect_take_scalars() -> None:
     x = np.asarray([[1.0], [3.0]])
     one = bnspec.BatchNorm(axis=np.int64(-1), epsilon=np.float32(3), decay=np.float64(0.75), dialect="torch")
     other = bnspec.BatchNorm(axis=-1, epsilon=3.0, decay=0.75, dialect="torch")
@@ -118,7 +122,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("field", "value"), [(f, v) for f, (_, values) in BAD.items() for v in values], ids=_named)
-def test_every_option_refuses_what_is_out_of_its_range_by_its_name(field, value):
+def test_every_option_refuses_what_is_out_of_its_range_by_its_name(field: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         made(**{field: value})
     text = str(caught.value)
@@ -129,7 +133,7 @@ def test_every_option_refuses_what_is_out_of_its_range_by_its_name(field, value)
 
 @pytest.mark.parametrize("field", ["rmax", "dmax", "decay"])
 @pytest.mark.parametrize("value", [-1e-9 - 1e-3, *NUMBERS], ids=_named)
-def test_renorm_refuses_by_name(field, value):
+def test_renorm_refuses_by_name(field: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         bnspec.Renorm(**({"rmax": 2.0, "dmax": 1.0} | {field: value}))
     assert str(caught.value).startswith(f"{field} is {shown(value)}; expected ")
@@ -154,18 +158,18 @@ def test_renorm_refuses_by_name(field, value):
     ],
     ids=_named,
 )
-def test_a_value_is_shown_in_few_words(value, text):
+def test_a_value_is_shown_in_few_words(value: Any, text: Any) -> None:
     assert shown(value) == text
 
 
-def test_what_cannot_say_what_it_is_is_refused_all_the_same():
+def test_what_cannot_say_what_it_is_is_refused_all_the_same() -> None:
     class Odd:
         shape = ()
 
-        def item(self):
+        def item(self) -> None:
             raise RuntimeError("not now")
 
-        def __repr__(self):
+        def __repr__(self) -> str:
             raise RuntimeError("not now")
 
     odd = Odd()
@@ -201,20 +205,20 @@ def test_what_cannot_say_what_it_is_is_refused_all_the_same():
         (lambda: bnspec.dialects[["torch"]], "unknown dialect a list of 1; expected one of bnspec, "),
     ],
 )
-def test_a_refusal_speaks_of_what_was_written(call, text):
+def test_a_refusal_speaks_of_what_was_written(call: Callable[..., Any], text: str) -> None:
     with pytest.raises((TypeError, ValueError, LookupError)) as caught:
         call()
     assert (caught.value.args[0]).startswith(text)
 
 
 @pytest.mark.parametrize("text", ["[" * 10_000, None, 3, b"\xff", '{"axis": 1}', json.dumps(VALID | {"renorm": 3})])
-def test_what_is_no_configuration(text):
+def test_what_is_no_configuration(text: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         bnspec.BatchNormConfig.from_json(text)
     assert "[BN-STATE-6]" in str(caught.value)
 
 
-def test_minus_zero_is_a_decay_and_no_epsilon():
+def test_minus_zero_is_a_decay_and_no_epsilon() -> None:
     assert math.copysign(1, made(decay=-0.0).decay) in (1, -1)
     with pytest.raises(ValueError, match=r"epsilon is -0\.0; expected"):
         made(epsilon=-0.0)

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,19 +22,19 @@ from bnspec_backends.cpu.compiled.code_cache import Kept  # noqa: E402
 from bnspec_backends.cpu.compiled.compile_notice import notice  # noqa: E402
 
 
-def square(v):
+def square(v: Any) -> Any:
     return v * v
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(notice, "_damage_told", False)
     monkeypatch.setattr(notice, "_unkept", "")
     return tmp_path
 
 
-def found(stamp="one", value=3):
+def found(stamp: str = "one", value: int = 3) -> bool:
     """Whether a new process would find the code; it computes in any case."""
     kernel = numba.njit(square)
     kernel._cache = Kept(square, stamp)
@@ -40,12 +42,12 @@ def found(stamp="one", value=3):
     return bool(sum(kernel.stats.cache_hits.values()))
 
 
-def files(folder):
+def files(folder: Path) -> list[Any]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def flipped(at):
-    def flip(path):
+def flipped(at: Any) -> Any:
+    def flip(path: Path) -> None:
         content = bytearray(path.read_bytes())
         content[at % len(content)] ^= 0x10
         path.write_bytes(content)
@@ -53,11 +55,11 @@ def flipped(at):
     return flip
 
 
-def cut(length):
+def cut(length: Any) -> Callable[..., Any]:
     return lambda path: path.write_bytes(path.read_bytes()[:length])
 
 
-def made_a_folder(path):
+def made_a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
     (path / "inside").touch()
@@ -76,7 +78,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_file_is_compiled_anew_with_one_warning(folder, caplog, damage):
+def test_a_damaged_file_is_compiled_anew_with_one_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture, damage: Any
+) -> None:
     assert [found(), found()] == [False, True]
     (path,) = files(folder)
     damage(path)
@@ -87,7 +91,7 @@ def test_a_damaged_file_is_compiled_anew_with_one_warning(folder, caplog, damage
         assert found()
 
 
-def test_code_of_other_sources_or_for_other_arguments_is_not_used(folder):
+def test_code_of_other_sources_or_for_other_arguments_is_not_used(folder: Path) -> None:
     assert [found("one"), found("two"), found("two"), found("one")] == [False, False, True, False]
     assert [found("one", 2.5), found("one", 2.5), found("one", 3)] == [False, True, True]
     first, second = files(folder)
@@ -95,7 +99,7 @@ def test_code_of_other_sources_or_for_other_arguments_is_not_used(folder):
     assert sorted([found("one", 2.5), found("one", 3)]) == [False, True]
 
 
-def test_a_folder_that_is_removed_is_made_again(folder):
+def test_a_folder_that_is_removed_is_made_again(folder: Path) -> None:
     assert not found()
     for path in sorted(folder.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -104,8 +108,10 @@ def test_a_folder_that_is_removed_is_made_again(folder):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
 @pytest.mark.parametrize("what", ["write_bytes", "replace"])
-def test_where_a_file_cannot_be_written_nothing_fails_and_nothing_is_left(folder, monkeypatch, number, what):
-    def fail(*given):
+def test_where_a_file_cannot_be_written_nothing_fails_and_nothing_is_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: Any, what: str
+) -> None:
+    def fail(*given: Any) -> None:
         if what == "write_bytes":
             Path(given[0]).touch()  # as a full disk leaves it
         raise OSError(number, os.strerror(number))
@@ -116,7 +122,7 @@ def test_where_a_file_cannot_be_written_nothing_fails_and_nothing_is_left(folder
     assert files(folder) == []
 
 
-def test_what_a_killed_process_left_is_removed_in_time(folder):
+def test_what_a_killed_process_left_is_removed_in_time(folder: Path) -> None:
     assert not found()
     (path,) = files(folder)
     old, new = (path.with_name(f"{path.name}.tmp.{name}") for name in ("old", "new"))
@@ -127,7 +133,7 @@ def test_what_a_killed_process_left_is_removed_in_time(folder):
     assert sorted(files(folder)) == sorted([path, new])
 
 
-def test_many_processes_may_write_at_once(folder):
+def test_many_processes_may_write_at_once(folder: Path) -> None:
     """Here as threads, each with a dispatcher of its own, which numba's lock orders; files are renamed whole."""
     told = []
     crowd = [threading.Thread(target=lambda n=n: told.append(found(f"{n % 2}"))) for n in range(8)]
@@ -139,7 +145,7 @@ def test_many_processes_may_write_at_once(folder):
     assert len(files(folder)) == 1
 
 
-def test_the_stamp_is_that_of_every_source_of_the_package(monkeypatch):
+def test_the_stamp_is_that_of_every_source_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     before = storage._stamp.__wrapped__()
     assert before == storage._stamp.__wrapped__()
     read = Path.read_bytes
@@ -147,14 +153,14 @@ def test_the_stamp_is_that_of_every_source_of_the_package(monkeypatch):
     assert storage._stamp.__wrapped__() != before
 
 
-def run(code, **more):
+def run(code: str, **more: Any) -> tuple[Any, ...]:
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | more, capture_output=True, text=True, timeout=300, check=False
     )
     return done.returncode, done.stdout, done.stderr
 
 
-def test_numba_that_does_not_compile_is_told_and_done_without():
+def test_numba_that_does_not_compile_is_told_and_done_without() -> None:
     code = """
 import numpy as np, bnspec
 from bnspec._cli import main
@@ -186,7 +192,7 @@ main(["backends"])
         ("BNSPEC_CPU_KERNELS", "fast"),
     ],
 )
-def test_a_variable_that_cannot_be_understood_is_refused_by_its_name(variable, value):
+def test_a_variable_that_cannot_be_understood_is_refused_by_its_name(variable: str, value: str) -> None:
     status, _, told = run("from bnspec._cli import main; raise SystemExit(main(['backends']))", **{variable: value})
     assert status == 2
     assert told.startswith(f"bnspec: the environment variable {variable} is '{value}'; expected ")
@@ -194,7 +200,7 @@ def test_a_variable_that_cannot_be_understood_is_refused_by_its_name(variable, v
 
 
 @pytest.mark.parametrize(("name", "value"), [("threads", 0), ("threads", "2"), ("threads", 2.0), ("limit", -1)])
-def test_settings_are_checked_where_they_are_made(name, value):
+def test_settings_are_checked_where_they_are_made(name: str, value: float | int | str) -> None:
     from bnspec_backends import cpu
 
     owner = cpu.resources if name == "threads" else cpu.resources.pool
@@ -204,7 +210,7 @@ def test_settings_are_checked_where_they_are_made(name, value):
     assert getattr(owner, name) == before
 
 
-def test_buffers_that_come_back_in_the_middle_of_anything():
+def test_buffers_that_come_back_in_the_middle_of_anything() -> None:
     """A collection may run, and finalizers with it, while the pool is looking for a buffer."""
     pool, thresholds = Pool(1 << 40), gc.get_threshold()
     sizes = [SMALLEST + 64 * i for i in range(40)]

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ with_numba = pytest.mark.skipif(not COMPILES, reason="numba is not installed")
 CONFIG = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
 
 
-def cases():
+def cases() -> list[Any]:
     """Shapes of every kind of plan: long runs, short ones, rows, few rows of many channels, several blocks."""
     return [
         ((3, 4, 20, 20), 1, 1), ((4, 6, 5, 5), 1, 2), ((50, 7), 1, 5), ((2, 3, 200), 1, 2), ((3, 9000), 1, 3),
@@ -36,21 +38,21 @@ def cases():
     ]  # fmt: skip
 
 
-def arrays(shape, dtype, seed=0):
+def arrays(shape: Any, dtype: Any, seed: int = 0) -> tuple[Any, ...]:
     rng = np.random.default_rng(seed)
     if dtype == "bfloat16":
         dtype = pytest.importorskip("ml_dtypes").bfloat16
     return (rng.standard_normal(shape) * 2 + 30).astype(dtype), rng.standard_normal(shape).astype(dtype)
 
 
-def close(got, wanted, dtype, where):
+def close(got: Any, wanted: Any, dtype: Any, where: Any) -> None:
     u = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
     got, wanted = np.asarray(got, float), np.asarray(wanted, float)
     assert got.shape == wanted.shape, where
     assert np.abs(got - wanted).max() <= 4 * u * np.abs(wanted).max(), where
 
 
-def close_sum(got, wanted, size, count, where):
+def close_sum(got: Any, wanted: Any, size: int, count: Any, where: Any) -> None:
     """Two sums of so many terms of float64, whose absolute values add up to `size`."""
     allowed = 2.0**-53 * (4 + count**0.5) * size
     assert got.shape == wanted.shape, where
@@ -61,7 +63,9 @@ def close_sum(got, wanted, size, count, where):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize(("shape", "axis", "number"), cases())
 @pytest.mark.parametrize("masked", [False, True])
-def test_primitives_are_those_of_the_specification(kind, dtype, shape, axis, number, masked):
+def test_primitives_are_those_of_the_specification(
+    kind: Any, dtype: str, shape: Any, axis: int, number: Any, masked: bool
+) -> None:
     kernels = KINDS[kind]
     x, dy = arrays(shape, dtype)
     groups = bnspec._types.Groups(axis, number)
@@ -101,13 +105,13 @@ if COMPILES:
         setattr(FourAlone, primitive, staticmethod(getattr(KINDS["compiled"], primitive)))
 
 
-def step(x, dy, config, gamma=None, beta=None):
+def step(x: Any, dy: Any, config: Any, gamma: Any = None, beta: Any = None) -> list[Any]:
     params = bnspec.Params(gamma, beta)
     y, stats, saved = bnspec.batch_norm(x, params, config)
     return [y, *stats, *bnspec.batch_norm_vjp(dy, saved)]
 
 
-def same_bits(first, second):
+def same_bits(first: Any, second: Any) -> Any:
     return all(
         (a is None) == (b is None) and (a is None or np.asarray(a).tobytes() == np.asarray(b).tobytes())
         for a, b in zip(first, second, strict=True)
@@ -116,7 +120,7 @@ def same_bits(first, second):
 
 @with_numba
 @pytest.mark.parametrize(("shape", "axis", "number"), cases())
-def test_fused_passes_equal_the_four_primitives_to_the_bit(shape, axis, number):
+def test_fused_passes_equal_the_four_primitives_to_the_bit(shape: Any, axis: int, number: Any) -> None:
     x, dy = arrays(shape, "float32")
     size = shape[0] // number if number > 1 else None
     config = bnspec.BatchNormConfig(axis=axis, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=size)
@@ -129,7 +133,9 @@ def test_fused_passes_equal_the_four_primitives_to_the_bit(shape, axis, number):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("shape", "axis", "number"), cases())
-def test_no_bit_depends_on_the_number_of_threads(kind, shape, axis, number, monkeypatch):
+def test_no_bit_depends_on_the_number_of_threads(
+    kind: Any, shape: Any, axis: int, number: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, dy = arrays(shape, "float32")
     size = shape[0] // number if number > 1 else None
     config = bnspec.BatchNormConfig(axis=axis, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=size)
@@ -152,7 +158,7 @@ def test_no_bit_depends_on_the_number_of_threads(kind, shape, axis, number, monk
 @pytest.mark.parametrize(
     "odd", ["", "nan", "one value", "full counter", "huge", "old inf", "decay 0", "decay 1", "groups"]
 )
-def test_running_statistics_are_those_of_the_specification_to_the_bit(averaging, dtype, odd):
+def test_running_statistics_are_those_of_the_specification_to_the_bit(averaging: str, dtype: str, odd: str) -> None:
     decay = {"decay 0": 0.0, "decay 1": 1.0}.get(odd, 0.9)
     for single_value, nonfinite in itertools.product(("keep", "floor", "raise"), ("skip", "propagate")):
         counts = averaging in ("cumulative", "debiased")
@@ -190,7 +196,7 @@ def test_running_statistics_are_those_of_the_specification_to_the_bit(averaging,
 
 @with_numba
 @pytest.mark.parametrize("odd", ["swapped", "mixed", "unsigned", "strided", "renorm's fields", "narrow moments"])
-def test_odd_states_are_averaged_as_the_specification_does(odd):
+def test_odd_states_are_averaged_as_the_specification_does(odd: str) -> None:
     averaging = "cumulative" if odd == "unsigned" else "exponential"
     config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0, averaging=averaging)
     x, _ = arrays((8, 5), "float32")
@@ -217,7 +223,7 @@ def test_odd_states_are_averaged_as_the_specification_does(odd):
 
 @with_numba
 @pytest.mark.parametrize("added", [1, 2])
-def test_merging_is_that_of_the_specification_to_the_bit(added):
+def test_merging_is_that_of_the_specification_to_the_bit(added: int) -> None:
     rng = np.random.default_rng(7)
     a, b = np.abs(rng.standard_normal((2, 6, added + 3 * 5)) * 1e3)
     a[:, :added], b[:, :added] = rng.integers(1, 9, (2, 6, added))
@@ -232,7 +238,7 @@ def test_merging_is_that_of_the_specification_to_the_bit(added):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_views_are_read_in_place_and_other_arrays_copied_and_counted(kind):
+def test_views_are_read_in_place_and_other_arrays_copied_and_counted(kind: Any) -> None:
     base, other = arrays((6, 8, 20, 12), "float32")
     groups = bnspec._types.Groups(1, 1)
     views = {
@@ -256,7 +262,7 @@ def test_views_are_read_in_place_and_other_arrays_copied_and_counted(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("strides", [(10, 2, 1), (2, 8, 1), (4, 4, 1), (1, 2, 4), (3, 1, 2)])
-def test_windows_that_overlap_are_read_as_they_are(kind, strides):
+def test_windows_that_overlap_are_read_as_they_are(kind: Any, strides: tuple[Any, ...]) -> None:
     x = np.lib.stride_tricks.as_strided(arrays((100,), "float32")[0], (2, 2, 4), [4 * s for s in strides])
     groups = bnspec._types.Groups(1, 1)
     mine, wanted = KINDS[kind].moments(x, groups, None), PLAIN.moments(x, groups, None)
@@ -267,7 +273,7 @@ def test_windows_that_overlap_are_read_as_they_are(kind, strides):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_odd_memory_is_no_obstacle(kind):
+def test_odd_memory_is_no_obstacle(kind: Any) -> None:
     x = np.frombuffer(b"\0" + np.arange(600, dtype="f4").tobytes(), "f4", offset=1).reshape(30, 20)
     swapped = np.arange(600, dtype=">f4").reshape(30, 20)
     frozen = np.arange(600, dtype="f4").reshape(30, 20)
@@ -286,7 +292,7 @@ def test_odd_memory_is_no_obstacle(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 @settings(deadline=None, max_examples=60)
-def test_constant_channels_are_exact(kind, data):
+def test_constant_channels_are_exact(kind: Any, data: Any) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 30), min_size=2, max_size=4)))
     value = data.draw(st.floats(width=32, allow_nan=False, allow_infinity=False))
     stats = KINDS[kind].moments(np.full(shape, value, np.float32), bnspec._types.Groups(1, 1), None)
@@ -296,7 +302,7 @@ def test_constant_channels_are_exact(kind, data):
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 300), (4096, 3), (64, 3, 5)])
-def test_an_outlier_where_the_shift_is_taken_costs_no_digit(shape):
+def test_an_outlier_where_the_shift_is_taken_costs_no_digit(shape: tuple[Any, ...]) -> None:
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     x[:, 0] += 1e6
     x[0, 1] = 1e8
@@ -313,7 +319,7 @@ def test_an_outlier_where_the_shift_is_taken_costs_no_digit(shape):
 
 
 @with_numba
-def test_a_torch_tensor_is_read_and_written_in_place():
+def test_a_torch_tensor_is_read_and_written_in_place() -> None:
     torch = pytest.importorskip("torch")
     x = torch.randn(4, 8, 6, 6).to(memory_format=torch.channels_last)
     before = cpu.resources.counters.copies
@@ -328,7 +334,7 @@ def test_a_torch_tensor_is_read_and_written_in_place():
     close(y.numpy(), wanted.numpy(), "float32", "y")
 
 
-def torch_step(kernels, *, second):
+def torch_step(kernels: Any, *, second: Any) -> list[Any]:
     """Everything that reaches the parameters through y, the statistics and, twice, the gradient."""
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(5)
@@ -346,7 +352,7 @@ def torch_step(kernels, *, second):
 
 @with_numba
 @pytest.mark.parametrize("second", ["plain", "masked", "ghost"])
-def test_torch_differentiates_the_compiled_kernels_twice(second):
+def test_torch_differentiates_the_compiled_kernels_twice(second: str) -> None:
     pytest.importorskip("torch")
     from bnspec_backends.cpu.torch_kernels import TorchCpuKernels
 
@@ -357,7 +363,7 @@ def test_torch_differentiates_the_compiled_kernels_twice(second):
 
 
 @with_numba
-def test_results_come_from_memory_that_was_used_before():
+def test_results_come_from_memory_that_was_used_before() -> None:
     x, _ = arrays((64, 64, 400), "float32")
     params = bnspec.Params(np.ones(64, np.float32), np.zeros(64, np.float32))
     cpu.resources.pool.clear()
@@ -375,7 +381,7 @@ def test_results_come_from_memory_that_was_used_before():
         assert bnspec.batch_norm(x, params, CONFIG)[0].ctypes.data == address
 
 
-def test_the_pool_is_capped_and_can_be_switched_off():
+def test_the_pool_is_capped_and_can_be_switched_off() -> None:
     pool = Pool(3 << 20)
     taken = [pool.empty(1 << 20) for _ in range(5)]
     addresses = [a.ctypes.data for a in taken]
@@ -398,10 +404,10 @@ def test_the_pool_is_capped_and_can_be_switched_off():
     assert pool.waiting == 0
 
 
-def test_the_pool_serves_many_threads():
+def test_the_pool_serves_many_threads() -> None:
     pool, wrong = Pool(64 << 20), []
 
-    def work(mark):
+    def work(mark: Any) -> None:
         for _ in range(200):
             a = pool.empty((1 << 20) + 64 * mark)
             a[:] = mark
@@ -418,13 +424,13 @@ def test_the_pool_serves_many_threads():
 
 
 @with_numba
-def test_kernels_may_be_called_from_many_threads():
+def test_kernels_may_be_called_from_many_threads() -> None:
     x, dy = arrays((16, 32, 30, 30), "float32")
     affine = np.ones(32, np.float32), np.zeros(32, np.float32)
     with bnspec.use_kernels("numpy", KINDS["compiled"]):
         wanted, wrong = step(x, dy, CONFIG, *affine), []
 
-        def work():
+        def work() -> None:
             for _ in range(10):
                 if not same_bits(wanted, step(x, dy, CONFIG, *affine)):
                     wrong.append(threading.current_thread().name)
@@ -437,12 +443,12 @@ def test_kernels_may_be_called_from_many_threads():
     assert not wrong
 
 
-def test_workers_do_every_block_once_and_pass_errors_on():
+def test_workers_do_every_block_once_and_pass_errors_on() -> None:
     workers, seen = Workers(3), []
     workers.run(seen.append, 100)
     assert sorted(seen) == list(range(100))
 
-    def refuse(i):
+    def refuse(i: Any) -> None:
         if i == 7:
             raise KeyError(i)
 
@@ -453,7 +459,7 @@ def test_workers_do_every_block_once_and_pass_errors_on():
     assert sorted(seen) == list(range(10))
 
 
-def run_python(text, **environment):
+def run_python(text: str, **environment: Any) -> tuple[Any, ...]:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(text)], capture_output=True, text=True, timeout=300,
         env=os.environ | environment, check=False,
@@ -472,7 +478,7 @@ def step():
 """
 
 
-def test_a_forked_child_computes_too():
+def test_a_forked_child_computes_too() -> None:
     status, said, error = run_python(
         STEP
         + """
@@ -492,7 +498,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), step() == before)
 
 
 @with_numba
-def test_without_numba_numpy_works_in_blocks_and_compiled_kernels_are_refused():
+def test_without_numba_numpy_works_in_blocks_and_compiled_kernels_are_refused() -> None:
     status, said, error = run_python(
         "import sys; sys.modules['numba'] = None\n"
         + STEP
@@ -517,7 +523,7 @@ print(cpu.in_use())
 
 
 @with_numba
-def test_compiled_code_is_kept_on_disk_and_compiling_is_told_once(tmp_path):
+def test_compiled_code_is_kept_on_disk_and_compiling_is_told_once(tmp_path: Path) -> None:
     folder = {"NUMBA_CACHE_DIR": str(tmp_path)}
     status, first, told = run_python(STEP + "print(step())\nprint(step())", **folder)
     assert status == 0, told
@@ -531,7 +537,7 @@ def test_compiled_code_is_kept_on_disk_and_compiling_is_told_once(tmp_path):
 
 
 @with_numba
-def test_code_compiled_from_other_sources_is_not_used(tmp_path):
+def test_code_compiled_from_other_sources_is_not_used(tmp_path: Path) -> None:
     text = "from bnspec_backends.cpu.compiled import dtypes\ndtypes._stamp = lambda: {!r}\n" + STEP
     folder = {"NUMBA_CACHE_DIR": str(tmp_path)}
     for stamp, compiles in (("one", True), ("one", False), ("two", True)):
@@ -541,7 +547,7 @@ def test_code_compiled_from_other_sources_is_not_used(tmp_path):
 
 
 @with_numba
-def test_where_no_folder_can_be_written_compiled_code_is_not_kept():
+def test_where_no_folder_can_be_written_compiled_code_is_not_kept() -> None:
     status, said, told = run_python(
         "import numba.core.caching as c; c.CacheImpl._locator_classes = []\n" + STEP + "print(step()[1] > 0)"
     )
@@ -551,7 +557,7 @@ def test_where_no_folder_can_be_written_compiled_code_is_not_kept():
 
 
 @with_numba
-def test_a_processor_without_vectors_gives_the_same_statistics(tmp_path):
+def test_a_processor_without_vectors_gives_the_same_statistics(tmp_path: Path) -> None:
     text = (
         STEP
         + """
@@ -567,7 +573,7 @@ print(step()[1], half.dtype, round(float(half[3, 5, 7]), 3))
     assert plain[1].split()[1:] == own[1].split()[1:]
 
 
-def test_the_choice_of_kernels():
+def test_the_choice_of_kernels() -> None:
     before = cpu.in_use()
     try:
         for name, kind in (("blocked", "BlockedKernels"), ("specification", "Kernels")):

@@ -1,6 +1,7 @@
 """How arrays lie in memory: what the kernels read in place, and what is copied first."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,11 +39,11 @@ COPIED = {
 }
 
 
-def layout_of(x, axis, groups):
+def layout_of(x: Any, axis: int, groups: Any) -> Any:
     return find_layout(x.shape, x.strides, x.itemsize, axis, groups)
 
 
-def by_kernel(x, layout):
+def by_kernel(x: Any, layout: Any) -> list[Any]:
     """The elements a kernel reads, per group and channel."""
     memory = np.lib.stride_tricks.as_strided(x, (layout.span,), (x.itemsize,))
     return [
@@ -58,12 +59,12 @@ def by_kernel(x, layout):
     ]
 
 
-def by_definition(x, axis, groups):
+def by_definition(x: Any, axis: int, groups: Any) -> list[Any]:
     return [np.moveaxis(part, axis, 0).reshape(x.shape[axis], -1) for part in np.split(x, groups)]
 
 
 @pytest.mark.parametrize("name", IN_PLACE)
-def test_is_read_in_place(name):
+def test_is_read_in_place(name: str) -> None:
     x, axis, groups = IN_PLACE[name]
     layout = layout_of(x, axis, groups)
     assert layout is not None
@@ -73,7 +74,7 @@ def test_is_read_in_place(name):
 
 
 @pytest.mark.parametrize("name", COPIED)
-def test_needs_a_copy(name):
+def test_needs_a_copy(name: str) -> None:
     assert layout_of(*COPIED[name]) is None
 
 
@@ -82,7 +83,7 @@ def test_needs_a_copy(name):
     data=st.data(),
 )
 @settings(deadline=None)
-def test_a_layout_is_right_wherever_there_is_one(shape, data):
+def test_a_layout_is_right_wherever_there_is_one(shape: Any, data: Any) -> None:
     axis = data.draw(st.integers(0, len(shape) - 1), label="axis")
     order = data.draw(st.permutations(range(len(shape))), label="order")
     possible = [g for g in range(1, shape[0] + 1) if shape[0] % g == 0 and (g == 1 or axis != 0)]
@@ -108,7 +109,7 @@ def test_a_layout_is_right_wherever_there_is_one(shape, data):
         ((7, 9000, 3), 1, 7), ((2, 3, 100), 1, 1), ((100_000, 3), 1, 5),
     ],
 )  # fmt: skip
-def test_blocks_cover_every_element_once(shape, axis, groups):
+def test_blocks_cover_every_element_once(shape: tuple[Any, ...], axis: int, groups: int) -> None:
     x = np.lib.stride_tricks.as_strided(
         np.zeros(1, np.float32), shape, [4 * math.prod(shape[a + 1 :]) for a in range(len(shape))]
     )

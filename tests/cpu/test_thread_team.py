@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,43 +19,43 @@ from bnspec_backends.cpu.compiled.thread_team import Gang, each
 
 
 @numba.njit(nogil=True)
-def _count(job, i):
+def _count(job: Any, i: Any) -> None:
     seen, work = job
     for _ in range(work):
         seen[i] += 1
 
 
 @numba.njit(nogil=True)
-def count(seen, work, mail):
+def count(seen: Any, work: Any, mail: Any) -> None:
     each(_count, (seen, work), seen.size, mail)
 
 
 @numba.njit(nogil=True)
-def _refuse(job, i):
+def _refuse(job: Any, i: Any) -> None:
     if i == job:
         raise ValueError("no")
 
 
 @numba.njit(nogil=True)
-def refuse(number, which, mail):
+def refuse(number: Any, which: Any, mail: Any) -> None:
     each(_refuse, which, number, mail)
 
 
 @numba.njit(nogil=True)
-def _fill(job, i):
+def _fill(job: Any, i: Any) -> None:
     own, out = job
     out[i] = own[i] + own[i + 1]
 
 
 @numba.njit(nogil=True)
-def fill_from_own_memory(out, mail):
+def fill_from_own_memory(out: Any, mail: Any) -> None:
     own = np.arange(out.size + 1)
     each(_fill, (own, out), out.size, mail)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 @pytest.mark.parametrize("blocks", [0, 1, 2, 7, 1000])
-def test_every_block_is_computed_once(threads, blocks):
+def test_every_block_is_computed_once(threads: int, blocks: int) -> None:
     gang = Gang()
     for work in (1, 1000):
         seen = np.zeros(blocks, np.int64)
@@ -62,7 +63,7 @@ def test_every_block_is_computed_once(threads, blocks):
         assert (seen == work).all()
 
 
-def test_what_a_call_allocates_lives_until_its_blocks_are_done():
+def test_what_a_call_allocates_lives_until_its_blocks_are_done() -> None:
     gang = Gang()
     for _ in range(200):
         out = np.zeros(300, np.int64)
@@ -70,7 +71,7 @@ def test_what_a_call_allocates_lives_until_its_blocks_are_done():
         assert (out == 2 * np.arange(300) + 1).all()
 
 
-def test_sleeping_helpers_are_woken_and_late_ones_not_waited_for():
+def test_sleeping_helpers_are_woken_and_late_ones_not_waited_for() -> None:
     gang = Gang()
     for pause in (0.0, 0.001, 0.01):
         for _ in range(30):
@@ -80,7 +81,7 @@ def test_sleeping_helpers_are_woken_and_late_ones_not_waited_for():
             time.sleep(pause)
 
 
-def test_a_block_that_fails_is_an_error_of_the_call_and_the_gang_goes_on():
+def test_a_block_that_fails_is_an_error_of_the_call_and_the_gang_goes_on() -> None:
     gang = Gang()
     for threads in (1, 3):
         with pytest.raises(MemoryError):
@@ -91,10 +92,10 @@ def test_a_block_that_fails_is_an_error_of_the_call_and_the_gang_goes_on():
         assert (seen == 1).all()
 
 
-def test_many_threads_call_at_once_and_the_number_of_helpers_changes_meanwhile():
+def test_many_threads_call_at_once_and_the_number_of_helpers_changes_meanwhile() -> None:
     gang, wrong = Gang(), []
 
-    def work(threads):
+    def work(threads: Any) -> None:
         for n in range(300):
             seen = np.zeros(n % 17, np.int64)
             count(seen, 100, gang.mail(threads))
@@ -110,8 +111,10 @@ def test_many_threads_call_at_once_and_the_number_of_helpers_changes_meanwhile()
     assert not wrong
 
 
-def test_no_thread_but_the_own_one_is_no_error(monkeypatch, caplog):
-    def refuse_to_start(thread):
+def test_no_thread_but_the_own_one_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse_to_start(thread: Any) -> None:
         raise RuntimeError("can't start new thread")
 
     gang, seen = Gang(), np.zeros(20, np.int64)
@@ -127,8 +130,8 @@ def test_no_thread_but_the_own_one_is_no_error(monkeypatch, caplog):
     assert (seen == 6).all()
 
 
-def test_helpers_that_are_replaced_end():
-    def helpers():
+def test_helpers_that_are_replaced_end() -> None:
+    def helpers() -> Any:
         return sum(t.name == "bnspec-cpu" for t in threading.enumerate())
 
     gang, before = Gang(), helpers()
@@ -141,7 +144,7 @@ def test_helpers_that_are_replaced_end():
     assert helpers() == before + 5
 
 
-def test_a_process_ends_while_helpers_sleep_and_while_they_look_for_news():
+def test_a_process_ends_while_helpers_sleep_and_while_they_look_for_news() -> None:
     text = """
         import sys, time
         import numpy as np

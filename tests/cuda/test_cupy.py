@@ -5,21 +5,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from jobs import EMULATED
+from mpi_jobs import EMULATED
 
+from bnspec._clauses import clauses
 from bnspec_conformance.subjects import SubjectError, find_subject
 
 
-def run(*arguments, **more):
+def run(*arguments: Any, **more: Any) -> Any:
     command = [sys.executable, "-m", "bnspec_conformance", "run", *arguments, "--max-examples", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | more)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def needs_a_device(subject="cupy"):
+def needs_a_device(subject: str = "cupy") -> None:
     try:
         find_subject(subject)
     except SubjectError as reason:
@@ -27,24 +29,26 @@ def needs_a_device(subject="cupy"):
 
 
 @pytest.mark.parametrize("subject", ["cupy", "nccl"])
-def test_conformance_on_the_device(subject):
+def test_conformance_on_the_device(subject: str) -> None:
     needs_a_device(subject)
     run(subject)
 
 
-def test_a_step_can_be_captured_and_replayed_on_the_device():
+def test_a_step_can_be_captured_and_replayed_on_the_device() -> None:
     needs_a_device()
     found = act("graphs", emulated=False)
     assert set(found.values()) == {True}, found
 
 
-def test_conformance_on_an_emulated_device():
+def test_conformance_on_an_emulated_device() -> None:
     """Every clause passes that has something to say about it: the backend waits for no values it does not need."""
     said = run("cupy", **EMULATED, OMP_NUM_THREADS="1")
-    assert "104 of 104 clauses looked at: 101 passed, 3 not supported" in said
+    assert (
+        f"{len(clauses())} of {len(clauses())} clauses looked at: {len(clauses()) - 3} passed, 3 not supported" in said
+    )
 
 
-def act(name, *, emulated=True):
+def act(name: str, *, emulated: bool = True) -> Any:
     """What an act of cupy_program.py prints."""
     paths = os.pathsep.join(filter(None, [EMULATED["PYTHONPATH"], os.environ.get("PYTHONPATH", "")]))
     command = [sys.executable, str(Path(__file__).parents[1] / "support" / "cupy_program.py"), name]
@@ -54,7 +58,7 @@ def act(name, *, emulated=True):
     return json.loads(done.stdout)
 
 
-def test_a_step_waits_only_where_shapes_do_not_tell():
+def test_a_step_waits_only_where_shapes_do_not_tell() -> None:
     """A step that waits cannot be captured in a graph."""
     found = act("waits")
     assert found.pop("nonfinite raise") == 1  # one flag
@@ -62,7 +66,7 @@ def test_a_step_waits_only_where_shapes_do_not_tell():
     assert set(found.values()) == {0}, found
 
 
-def test_counts_that_are_too_small_are_refused():
+def test_counts_that_are_too_small_are_refused() -> None:
     found = act("refusals")
     for name in ("shape", "mask", "pooled"):
         assert "a batch with 1 value per channel (3 channels)" in found[name]
@@ -71,5 +75,5 @@ def test_counts_that_are_too_small_are_refused():
     assert found["pooled later"] == [3, 3, 3]
 
 
-def test_arrays_decide_the_device():
+def test_arrays_decide_the_device() -> None:
     assert act("devices") == {"current": 0, "wrong": {}}

@@ -10,10 +10,11 @@ import re
 import subprocess
 import sys
 import types
+from typing import Any
 
 import pytest
-from helpers import installed
-from jobs import EMULATED
+from installed_here import installed
+from mpi_jobs import EMULATED
 
 MODULES = ("cupy", "cupyx", "cupy.cuda", "cupy.cuda.device", "cupy.cuda.nccl", "cupy.cuda.runtime")
 
@@ -63,25 +64,25 @@ print(json.dumps([name for name in names if hasattr(cupy.cuda, name)]))
 """
 
 
-def asked(question, environment):
+def asked(question: str, environment: Any) -> Any:
     line = [sys.executable, "-c", question, *MODULES]
     done = subprocess.run(line, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
-def emulated():
+def emulated() -> Any:
     return asked(ASK, os.environ | EMULATED)
 
 
 @pytest.fixture(scope="module")
-def real():
+def real() -> Any:
     if not installed("cupy"):
         pytest.skip("CuPy is not installed")
     return asked(ASK, os.environ)
 
 
-def test_the_emulator_describes_itself(emulated):
+def test_the_emulator_describes_itself(emulated: Any) -> None:
     names, classes = emulated["names"], emulated["classes"]
     assert names["cupy.cuda.nccl:NcclCommunicator.allGather"] == ["sendbuf", "recvbuf", "count", "datatype", "stream"]
     assert names["cupy:ndarray.get"] == ["stream", "order", "out", "blocking"]
@@ -90,7 +91,7 @@ def test_the_emulator_describes_itself(emulated):
     assert not classes["cupy.cuda:Device"]["can be hashed"]
 
 
-def test_cupy_has_all_names(emulated, real):
+def test_cupy_has_all_names(emulated: Any, real: Any) -> None:
     missing, different = [], []
     for name, parameters in emulated["names"].items():
         module, path = name.split(":")
@@ -107,7 +108,7 @@ def test_cupy_has_all_names(emulated, real):
     assert not different
 
 
-def test_cupys_classes_can_do_as_much(emulated, real):
+def test_cupys_classes_can_do_as_much(emulated: Any, real: Any) -> None:
     """What is only in the emulator is an ability that a device's code could come to rely on."""
     different = []
     for name, mine in emulated["classes"].items():
@@ -122,12 +123,12 @@ def test_cupys_classes_can_do_as_much(emulated, real):
     assert not different
 
 
-def test_parts_are_there_as_early_as_in_cupy(real):
+def test_parts_are_there_as_early_as_in_cupy(real: Any) -> None:
     mine = asked(ATTRIBUTES, os.environ | EMULATED)
     assert set(mine) <= set(asked(ATTRIBUTES, os.environ))
 
 
-def declared(value, name):
+def declared(value: Any, name: str) -> list[Any] | None:
     """The names of a compiled function's parameters, from the first line of its documentation; None if unknown."""
     if isinstance(value, types.FunctionType):
         return None  # the emulator's are NumPy's, which CuPy follows

@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import compare
+from comparisons import compare
 
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Case
@@ -20,13 +20,13 @@ pytest.importorskip("jax", reason="jax is not installed")
 
 EVERYTHING = ("y", "count", "mean", "var", "state", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")
 LAYERS = {
-    "flax-linen": ("_flax:linen", "flax"),
-    "flax-linen-two-pass": ("_flax:linen_two_pass", "flax"),
-    "flax-nnx": ("_flax:nnx", "flax"),
-    "flax-nnx-two-pass": ("_flax:nnx_two_pass", "flax"),
-    "haiku": ("_haiku:haiku", "haiku"),
-    "equinox-ema": ("_equinox:ema", "equinox"),
-    "equinox-batch": ("_equinox:batch", "equinox"),
+    "flax-linen": ("flax:linen", "flax"),
+    "flax-linen-two-pass": ("flax:linen_two_pass", "flax"),
+    "flax-nnx": ("flax:nnx", "flax"),
+    "flax-nnx-two-pass": ("flax:nnx_two_pass", "flax"),
+    "haiku": ("haiku:haiku", "haiku"),
+    "equinox-ema": ("equinox:ema", "equinox"),
+    "equinox-batch": ("equinox:batch", "equinox"),
 }
 
 
@@ -35,7 +35,7 @@ def subject(name: str) -> Subject:
     place, library = LAYERS[name]
     pytest.importorskip(library, reason=f"{library} is not installed")
     module, factory = place.split(":")
-    made = getattr(importlib.import_module(f"bnspec_conformance.subjects.{module}"), factory)()
+    made = getattr(importlib.import_module(f"bnspec_conformance.subjects.frameworks.{module}"), factory)()
     assert made.name == name
     return complete(made, name)
 

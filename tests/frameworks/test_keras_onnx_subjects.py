@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import compare
+from comparisons import compare
 
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Case, RankInputs
@@ -19,15 +19,15 @@ from bnspec_conformance.trials.violation import Violation
 
 RESULTS = ("y", "state", "dx", "dgamma", "dbeta", "ydot")
 SUBJECTS = {
-    "keras": ("_keras:keras", "keras"),
-    "keras-masked": ("_keras:keras_masked", "keras"),
-    "keras-float64": ("_keras:keras_float64", "keras"),
-    "onnx-reference": ("_onnx:reference", "onnx"),
-    "onnxruntime": ("_onnx:runtime", "onnxruntime"),
-    "tf-keras": ("_tf_keras:tf_keras", "tf_keras"),
-    "tf-keras-masked": ("_tf_keras:tf_keras_masked", "tf_keras"),
-    "tf-keras-ghost": ("_tf_keras:tf_keras_ghost", "tf_keras"),
-    "tf-keras-float64": ("_tf_keras:tf_keras_float64", "tf_keras"),
+    "keras": ("keras:keras", "keras"),
+    "keras-masked": ("keras:keras_masked", "keras"),
+    "keras-float64": ("keras:keras_float64", "keras"),
+    "onnx-reference": ("onnx:reference", "onnx"),
+    "onnxruntime": ("onnx:runtime", "onnxruntime"),
+    "tf-keras": ("tf_keras:tf_keras", "tf_keras"),
+    "tf-keras-masked": ("tf_keras:tf_keras_masked", "tf_keras"),
+    "tf-keras-ghost": ("tf_keras:tf_keras_ghost", "tf_keras"),
+    "tf-keras-float64": ("tf_keras:tf_keras_float64", "tf_keras"),
 }
 SHAPES = {2: (6, 3), 3: (4, 3, 2), 4: (4, 3, 2, 3), 5: (2, 3, 2, 1, 3)}
 RENORM = Renorm(rmax=1.5, dmax=0.5, decay=0.9)
@@ -41,8 +41,9 @@ def subject(name: str) -> Any:
         if importlib.util.find_spec(library) is None:  # Keras must not be imported before its backend is chosen
             pytest.skip(f"{library} is not installed")
         module, factory = place.split(":")
-        try:
-            made = getattr(importlib.import_module(f"bnspec_conformance.subjects.{module}"), factory)()
+        make = getattr(importlib.import_module(f"bnspec_conformance.subjects.frameworks.{module}"), factory)
+        try:  # of the adapter's own module every import has to work
+            made = make()
         except ImportError as error:
             pytest.skip(str(error))
     assert made.name == name

@@ -6,7 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import compare
+from comparisons import compare
 
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs

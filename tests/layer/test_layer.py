@@ -1,10 +1,12 @@
 """The layers: arguments, variables, who updates when, backward, saving, and arrays of every library."""
 
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import bits
+from comparisons import bits
 
 import bnspec
 from bnspec._context import forget_frozen_warning
@@ -16,14 +18,14 @@ IMAGE = RNG.normal(size=(2, 3, 4, 5)).astype(np.float32)
 
 
 @pytest.fixture
-def frozen():
+def frozen() -> Iterator[None]:
     """A process that has not warned yet; the warning is forgotten again afterwards."""
     forget_frozen_warning()
     yield
     forget_frozen_warning()
 
 
-def step(layer, x=X, **context):
+def step(layer: Any, x: Any = X, **context: Any) -> Any:
     """One training step with its updates run; the output."""
     with bnspec.training_context(**context) as inside:
         y = layer(x)
@@ -45,7 +47,7 @@ def step(layer, x=X, **context):
         ("use_local_stat", "training", True),
     ],
 )
-def test_an_alias_means_the_argument(alias, own, value):
+def test_an_alias_means_the_argument(alias: str, own: str, value: bool | float) -> None:
     one, other = bnspec.BatchNorm(**{alias: value}), bnspec.BatchNorm(**{own: value})
     default = bnspec.BatchNorm()
     for layer in (one, other, default):
@@ -70,13 +72,13 @@ def test_an_alias_means_the_argument(alias, own, value):
         (IMAGE[0], {"data_format": "NCHW"}, 4),
     ],
 )
-def test_the_channel_axis(x, options, channels):
+def test_the_channel_axis(x: Any, options: dict[str, Any], channels: int) -> None:
     layer = bnspec.BatchNorm(**options)
     y = layer(x)
     assert (y.shape, layer.state.mean.shape) == (x.shape, (channels,))
 
 
-def test_variables_are_made_at_the_first_call():
+def test_variables_are_made_at_the_first_call() -> None:
     layer = bnspec.BatchNorm(averaging="cumulative")
     assert (layer.variables, layer.params, layer.state) == ({}, None, None)
     layer(X.astype(np.float16))
@@ -104,7 +106,7 @@ def test_variables_are_made_at_the_first_call():
         (lambda shape: None, [1, 1, 1]),
     ],
 )
-def test_an_initializer(initializer, expected):
+def test_an_initializer(initializer: Any, expected: list[Any]) -> None:
     layer = bnspec.BatchNorm(gamma_initializer=initializer)
     layer(X)
     assert layer.params.gamma.tolist() == expected
@@ -121,7 +123,9 @@ def test_an_initializer(initializer, expected):
 @pytest.mark.parametrize("context", [None, True, False])
 @pytest.mark.parametrize("argument", [None, True, False])
 @pytest.mark.filterwarnings("ignore::bnspec.FrozenStatisticsWarning")
-def test_the_argument_precedes_the_context_and_that_the_switch(argument, context, switch):
+def test_the_argument_precedes_the_context_and_that_the_switch(
+    argument: bool | None, context: bool | None, switch: bool
+) -> None:
     layer = bnspec.BatchNorm(training=argument).train(switch)
     training = next(v for v in (argument, context, switch) if v is not None)
     if context is None:
@@ -133,7 +137,7 @@ def test_the_argument_precedes_the_context_and_that_the_switch(argument, context
     assert np.array_equal(y, batch) == training
 
 
-def test_the_switch_returns_the_layer_and_the_innermost_context_counts():
+def test_the_switch_returns_the_layer_and_the_innermost_context_counts() -> None:
     layer = bnspec.BatchNorm()
     assert layer.eval() is layer is layer.train()
     with bnspec.training_context(), bnspec.training_context(is_training=False) as inner:
@@ -143,7 +147,7 @@ def test_the_switch_returns_the_layer_and_the_innermost_context_counts():
     assert bnspec.current_context() is None
 
 
-def test_a_frozen_layer_warns_once_per_process_from_the_main_tower(frozen):
+def test_a_frozen_layer_warns_once_per_process_from_the_main_tower(frozen: Any) -> None:
     layer, other = (bnspec.BatchNorm(training=False, name=name) for name in ("bn1", "bn2"))
     layer(X)  # outside a training context nothing is frozen
     step(layer, is_training=False)
@@ -175,7 +179,7 @@ def test_a_frozen_layer_warns_once_per_process_from_the_main_tower(frozen):
         ("bnspec", "skip", False, False),
     ],
 )
-def test_the_update_policies(dialect, policy, at_once, later):
+def test_the_update_policies(dialect: str, policy: str, at_once: bool, later: bool) -> None:
     layer = bnspec.BatchNorm(ema_update=policy, dialect=dialect, decay=0.0)
     with bnspec.training_context() as context:
         layer(X)
@@ -191,7 +195,7 @@ def test_the_update_policies(dialect, policy, at_once, later):
     assert reference.state.mean.any() == at_once  # a prediction context drops what is collected
 
 
-def test_collected_updates_run_in_call_order_against_the_state_of_then():
+def test_collected_updates_run_in_call_order_against_the_state_of_then() -> None:
     one, other = bnspec.BatchNorm(decay=0.5), bnspec.BatchNorm(decay=0.5, ema_update="collection")
     for x in (X, X2):
         one(x)
@@ -208,7 +212,7 @@ def test_collected_updates_run_in_call_order_against_the_state_of_then():
 
 
 @pytest.mark.parametrize("policy", ["internal", "collection"])
-def test_two_towers_update_once_and_a_repeated_pass_never(policy):
+def test_two_towers_update_once_and_a_repeated_pass_never(policy: str) -> None:
     once, layer = bnspec.BatchNorm(), bnspec.BatchNorm(ema_update=policy)
     once(X)
     updates = bnspec.UpdateCollection()
@@ -221,8 +225,8 @@ def test_two_towers_update_once_and_a_repeated_pass_never(policy):
     assert bits(layer.variables) == bits(once.variables)
 
 
-def test_ghost_and_sync_update_inside_under_the_tensorpack_dialect():
-    def run(comm):
+def test_ghost_and_sync_update_inside_under_the_tensorpack_dialect() -> None:
+    def run(comm: Any) -> Any:
         sync, ghost = (
             bnspec.BatchNorm(dialect="tensorpack", ema_update="collection", **options)
             for options in ({"comm": comm}, {"virtual_batch_size": 3})
@@ -239,7 +243,7 @@ def test_ghost_and_sync_update_inside_under_the_tensorpack_dialect():
     assert first == second
 
 
-def test_one_rank_alone_is_told_so():
+def test_one_rank_alone_is_told_so() -> None:
     layer = bnspec.BatchNorm(sync_statistics="threads")
     with pytest.warns(UserWarning, match=r"batch_norm: sync_statistics='threads' with only one rank \[BN-SYNC-1\]"):
         y = threads.run(1, lambda comm: layer(X))[0]
@@ -249,7 +253,7 @@ def test_one_rank_alone_is_told_so():
 # --- backward ---------------------------------------------------------------------------------------------------------
 
 
-def test_backward_is_the_vjp_of_the_last_call_and_of_none_before():
+def test_backward_is_the_vjp_of_the_last_call_and_of_none_before() -> None:
     layer = bnspec.BatchNorm()
     layer(X)
     layer.forget()(X2)
@@ -262,7 +266,7 @@ def test_backward_is_the_vjp_of_the_last_call_and_of_none_before():
     assert bits(layer.backward(DY)) == bits(frozen.x)
 
 
-def test_a_layer_that_is_not_trainable_withholds_the_gradients_of_its_parameters():
+def test_a_layer_that_is_not_trainable_withholds_the_gradients_of_its_parameters() -> None:
     one, other = bnspec.BatchNorm(), bnspec.BatchNorm(trainable=False)
     dx = [(layer(X), layer.backward(DY))[1] for layer in (one, other)]
     assert bits(dx[0]) == bits(dx[1]) == bits(other.gradients.x)
@@ -270,7 +274,7 @@ def test_a_layer_that_is_not_trainable_withholds_the_gradients_of_its_parameters
     assert one.gradients.gamma is not None
 
 
-def test_the_gradients_of_renorm_do_not_depend_on_limits_set_afterwards():
+def test_the_gradients_of_renorm_do_not_depend_on_limits_set_afterwards() -> None:
     layer = bnspec.BatchRenorm(1.0, 0.0, epsilon=1e-3)
     plain = bnspec.BatchNorm(epsilon=1e-3)
     assert bits(layer(X)) == bits(plain(X))

@@ -7,10 +7,12 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import BACKENDS, bits
+from comparisons import bits
+from installed_here import BACKENDS
 
 import bnspec
 
@@ -23,11 +25,11 @@ WHICH = r"backward after \d calls that no backward has answered; .*\[BN-ERR-4\].
 GONE = r"backward of a call whose x nobody holds any more; .*\[BN-ERR-4\]"
 
 
-def layer(**options):
+def layer(**options: Any) -> Any:
     return bnspec.BatchNorm(epsilon=0.25, **options)
 
 
-def refused(one, match):
+def refused(one: Any, match: Any) -> None:
     before = bits(one.variables)
     for _ in range(2):
         with pytest.raises(RuntimeError, match=match):
@@ -38,7 +40,7 @@ def refused(one, match):
 # --- which call -------------------------------------------------------------------------------------------------------
 
 
-def test_a_call_and_its_backward_by_turns():
+def test_a_call_and_its_backward_by_turns() -> None:
     one = layer()
     for x in (X, X2, X):
         one(x)
@@ -47,14 +49,14 @@ def test_a_call_and_its_backward_by_turns():
     assert one.backward(DY).tolist() == DX.tolist()
 
 
-def layer_dx(x):
+def layer_dx(x: Any) -> Any:
     config = layer().config_for(x)
     params = bnspec.init(config, channels=1, like=x)[0]
     return bnspec.batch_norm_vjp(DY, bnspec.batch_norm(x, params, config)[2]).x
 
 
 @pytest.mark.parametrize("calls", [2, 3, 5])
-def test_backward_after_several_calls_is_refused_until_they_are_forgotten(calls):
+def test_backward_after_several_calls_is_refused_until_they_are_forgotten(calls: int) -> None:
     one = layer()
     for _ in range(calls):
         one(X)
@@ -68,7 +70,7 @@ def test_backward_after_several_calls_is_refused_until_they_are_forgotten(calls)
 
 
 @pytest.mark.parametrize("switch", ["train", "eval"])
-def test_a_switch_drops_the_calls_before_it(switch):
+def test_a_switch_drops_the_calls_before_it(switch: str) -> None:
     one = layer()
     one(X2)
     getattr(one, switch)()
@@ -77,7 +79,7 @@ def test_a_switch_drops_the_calls_before_it(switch):
     assert one.backward(DY).tolist() == DX.tolist()
 
 
-def test_a_step_of_training_ends_the_inference_before_it_and_not_the_step():
+def test_a_step_of_training_ends_the_inference_before_it_and_not_the_step() -> None:
     one = layer(training=False)
     for _ in range(3):
         one(X2)
@@ -91,7 +93,7 @@ def test_a_step_of_training_ends_the_inference_before_it_and_not_the_step():
     refused(one, WHICH)
 
 
-def test_a_repeated_pass_is_the_one_that_is_answered():
+def test_a_repeated_pass_is_the_one_that_is_answered() -> None:
     one = layer()
     one(X)
     one(X2)
@@ -105,7 +107,7 @@ def test_a_repeated_pass_is_the_one_that_is_answered():
     refused(one, WHICH)
 
 
-def test_two_threads_at_one_layer_are_two_calls():
+def test_two_threads_at_one_layer_are_two_calls() -> None:
     one = layer()
     threads = [threading.Thread(target=one, args=(x,)) for x in (X, X2)]
     for t in threads:
@@ -115,7 +117,7 @@ def test_two_threads_at_one_layer_are_two_calls():
     refused(one, WHICH)
 
 
-def test_a_call_answers_for_the_gamma_it_was_made_with():
+def test_a_call_answers_for_the_gamma_it_was_made_with() -> None:
     one = layer()
     one(X)
     one.load_state_dict(one.state_dict() | {"gamma": np.asarray([100.0])})
@@ -125,18 +127,18 @@ def test_a_call_answers_for_the_gamma_it_was_made_with():
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
-def inference(one, x):
+def inference(one: Any, x: Any) -> None:
     one.eval()(x)
 
 
-def prediction(one, x):
+def prediction(one: Any, x: Any) -> None:
     with bnspec.training_context(is_training=False):
         one(x)
 
 
 @pytest.mark.parametrize("call", [inference, prediction])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_inference_keeps_no_batch(backend, call):
+def test_inference_keeps_no_batch(backend: str, call: Any) -> None:
     put, one = bnspec.get_backend(backend).asarray, layer()
     for trained in (True, False):
         x = put(X)
@@ -162,12 +164,12 @@ def test_inference_keeps_no_batch(backend, call):
         one.trainable = True
 
 
-def refused_in(one, dy):
+def refused_in(one: Any, dy: Any) -> None:
     with pytest.raises(RuntimeError, match=GONE):
         one.backward(dy)
 
 
-def test_the_switch_drops_the_last_batch_of_training_and_its_dx():
+def test_the_switch_drops_the_last_batch_of_training_and_its_dx() -> None:
     one, x = layer(), np.ones((4, 1))
     one(x)
     dx = weakref.ref(one.backward(DY))
@@ -182,7 +184,7 @@ def test_the_switch_drops_the_last_batch_of_training_and_its_dx():
 
 
 @pytest.mark.filterwarnings("ignore::bnspec.FrozenStatisticsWarning")
-def test_a_frozen_step_keeps_its_batch_only_for_the_gradient_of_gamma():
+def test_a_frozen_step_keeps_its_batch_only_for_the_gradient_of_gamma() -> None:
     for options, kept in (({}, True), ({"trainable": False}, False), ({"scale": False}, False)):
         one, x = layer(training=False, **options), X.copy()
         with bnspec.training_context():
@@ -195,7 +197,7 @@ def test_a_frozen_step_keeps_its_batch_only_for_the_gradient_of_gamma():
         assert np.allclose(one.backward(DY), DY / np.sqrt(1.25))
 
 
-def test_training_keeps_its_batch_until_it_is_answered():
+def test_training_keeps_its_batch_until_it_is_answered() -> None:
     one, x = layer(), X.copy()
     one(x)
     held = weakref.ref(x)
@@ -205,7 +207,7 @@ def test_training_keeps_its_batch_until_it_is_answered():
     assert held() is None
 
 
-def test_torch_keeps_the_batches_that_it_records():
+def test_torch_keeps_the_batches_that_it_records() -> None:
     torch = pytest.importorskip("torch")
     one = layer(trainable=False)
     for _ in range(3):
@@ -229,7 +231,7 @@ def test_torch_keeps_the_batches_that_it_records():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_child_forked_while_others_train_load_and_update_finds_all_locks_free():
+def test_a_child_forked_while_others_train_load_and_update_finds_all_locks_free() -> None:
     # A program of its own: libraries that other tests have loaded may warn of a fork.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     program = Path(__file__).parents[1] / "support" / "fork_program.py"

@@ -4,10 +4,12 @@ import copy
 import functools
 import io
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import BACKENDS, bits
+from comparisons import bits
+from installed_here import BACKENDS
 
 import bnspec
 from bnspec_backends.ranks import threads
@@ -16,7 +18,7 @@ X = np.random.default_rng(6).standard_normal((8, 3)).astype(np.float32)
 TWO = functools.partial(np.full, fill_value=2.0)
 
 
-def called(layer, x):
+def called(layer: Any, x: Any) -> Any:
     layer(x)
     return layer
 
@@ -24,24 +26,24 @@ def called(layer, x):
 # --- copies -----------------------------------------------------------------------------------------------------------
 
 
-def pickled(layer):
+def pickled(layer: Any) -> Any:
     return pickle.loads(pickle.dumps(layer))
 
 
-def saved_by_torch(layer):
+def saved_by_torch(layer: Any) -> Any:
     torch = pytest.importorskip("torch")
     torch.save(layer, buffer := io.BytesIO())
     buffer.seek(0)
     return torch.load(buffer, weights_only=False)
 
 
-def with_gradients(x):
+def with_gradients(x: Any) -> Any:
     layer = called(bnspec.BatchNorm(dialect="torch"), x)
     layer.backward(x)
     return layer
 
 
-def with_values_waiting(x):
+def with_values_waiting(x: Any) -> Any:
     layer = bnspec.BatchNorm()
     layer.load_state_dict(called(bnspec.BatchNorm(), x).state_dict())
     return layer
@@ -60,7 +62,7 @@ STATES = {
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickled, saved_by_torch])
 @pytest.mark.parametrize("kind", STATES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_copy_goes_on_like_the_layer(backend, kind, way):
+def test_a_copy_goes_on_like_the_layer(backend: str, kind: Any, way: Any) -> None:
     put, host = bnspec.get_backend(backend).asarray, bnspec.get_backend(backend).to_numpy
     layer = STATES[kind](put(X))
     with bnspec.training_context():
@@ -77,7 +79,7 @@ def test_a_copy_goes_on_like_the_layer(backend, kind, way):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_pickle_holds_no_batch(backend):
+def test_a_pickle_holds_no_batch(backend: str) -> None:
     put = bnspec.get_backend(backend).asarray
     layer, x = bnspec.BatchNorm(), put(np.ones((1024, 256), np.float32))
     called(layer, x).backward(x)
@@ -85,8 +87,8 @@ def test_a_pickle_holds_no_batch(backend):
     assert len(pickle.dumps(layer)) < 20_000
 
 
-def test_a_copy_shares_the_communicator_and_a_pickle_refuses_it():
-    def run(comm):
+def test_a_copy_shares_the_communicator_and_a_pickle_refuses_it() -> None:
+    def run(comm: Any) -> None:
         layer = called(bnspec.BatchNorm(comm=comm), X[comm.rank :: 2])
         for other in (copy.copy(layer), copy.deepcopy(layer)):
             assert bits(other(X[comm.rank :: 2])) == bits(layer(X[comm.rank :: 2]))
@@ -96,8 +98,8 @@ def test_a_copy_shares_the_communicator_and_a_pickle_refuses_it():
     threads.run(2, run)
 
 
-def test_a_layer_that_names_its_communicator_is_pickled_and_finds_its_own():
-    def run(comm):
+def test_a_layer_that_names_its_communicator_is_pickled_and_finds_its_own() -> None:
+    def run(comm: Any) -> tuple[Any, ...]:
         layer = called(bnspec.BatchNorm(sync_statistics="threads"), X[comm.rank :: 2])
         other = pickled(layer)
         return bits(other(X[comm.rank :: 2])), bits(layer(X[comm.rank :: 2]))
@@ -107,7 +109,7 @@ def test_a_layer_that_names_its_communicator_is_pickled_and_finds_its_own():
 
 
 @pytest.mark.filterwarnings("ignore::bnspec.UntrainedParametersWarning")
-def test_a_layer_of_torch_is_copied_whatever_it_is_part_of():
+def test_a_layer_of_torch_is_copied_whatever_it_is_part_of() -> None:
     torch = pytest.importorskip("torch")
     x = torch.asarray(X)
     layer = called(bnspec.BatchNorm(), x)
@@ -125,7 +127,7 @@ def test_a_layer_of_torch_is_copied_whatever_it_is_part_of():
     assert not any(v.is_inference() for v in (*other.params, *other.state[:2]))
 
 
-def test_a_subclass_is_copied_with_what_it_has():
+def test_a_subclass_is_copied_with_what_it_has() -> None:
     layer = Own(axis=1)
     layer(X)
     layer.calls.append(1)
@@ -138,7 +140,7 @@ def test_a_subclass_is_copied_with_what_it_has():
 class Own(bnspec.BatchNorm):
     """A user's layer with attributes of its own."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         self.calls = []
         super().__init__(**options)
         self.factor = 3
@@ -148,7 +150,7 @@ class Own(bnspec.BatchNorm):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_gamma_and_beta_are_written_and_the_state_is_replaced(backend):
+def test_gamma_and_beta_are_written_and_the_state_is_replaced(backend: str) -> None:
     put, host = bnspec.get_backend(backend).asarray, bnspec.get_backend(backend).to_numpy
     layer = called(bnspec.BatchNorm(), put(X))
     values = {name: host(v) + 1 for name, v in layer.state_dict().items()}
@@ -162,7 +164,7 @@ def test_gamma_and_beta_are_written_and_the_state_is_replaced(backend):
     assert bits({name: host(v) for name, v in layer.variables.items()}) == bits(values)
 
 
-def test_arrays_that_cannot_be_written_are_replaced():
+def test_arrays_that_cannot_be_written_are_replaced() -> None:
     layer = called(bnspec.BatchNorm(), X)
     values = {name: v + 1 for name, v in layer.state_dict().items()}
     layer.params.gamma.flags.writeable = False
@@ -173,7 +175,7 @@ def test_arrays_that_cannot_be_written_are_replaced():
     assert layer.params.beta is beta
 
 
-def test_a_parameter_of_torch_stays_that_parameter():
+def test_a_parameter_of_torch_stays_that_parameter() -> None:
     torch = pytest.importorskip("torch")
     x = torch.asarray(X)
     layer = called(bnspec.BatchNorm(), x)
@@ -192,7 +194,7 @@ def test_a_parameter_of_torch_stays_that_parameter():
         bnspec.BatchNorm(gamma_initializer=given)(x.double())
 
 
-def test_parameters_set_before_the_first_call_are_loaded_too():
+def test_parameters_set_before_the_first_call_are_loaded_too() -> None:
     layer = bnspec.BatchNorm()
     layer.params = bnspec.Params(np.ones(3, np.float32), np.zeros(3, np.float32))
     gamma = layer.params.gamma
@@ -203,13 +205,13 @@ def test_parameters_set_before_the_first_call_are_loaded_too():
     assert bits(layer.variables) == bits(values)
 
 
-def test_an_interrupt_while_loading_leaves_the_layer_as_it_was(monkeypatch):
+def test_an_interrupt_while_loading_leaves_the_layer_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     from bnspec import _written
 
     layer = called(bnspec.BatchNorm(), X)
     before, write, made = bits(layer.variables), _written._write, []
 
-    def interrupted(a, b):
+    def interrupted(a: Any, b: Any) -> None:
         made.append(a)
         if len(made) == 2:
             raise KeyboardInterrupt
@@ -223,7 +225,7 @@ def test_an_interrupt_while_loading_leaves_the_layer_as_it_was(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::bnspec.UntrainedParametersWarning")
-def test_variables_made_in_inference_mode_of_torch_are_trained_later():
+def test_variables_made_in_inference_mode_of_torch_are_trained_later() -> None:
     torch = pytest.importorskip("torch")
     x = torch.asarray(X)
     with torch.inference_mode():
@@ -250,7 +252,9 @@ def test_variables_made_in_inference_mode_of_torch_are_trained_later():
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [bnspec.BatchNorm, functools.partial(bnspec.BatchRenorm, 2.0, 1.0)])
-def test_an_attribute_that_would_have_no_effect_is_refused(kind, name, value):
+def test_an_attribute_that_would_have_no_effect_is_refused(
+    kind: Any, name: str, value: bool | dict[str, Any] | float | int | str | None
+) -> None:
     layer = called(kind(), X)
     before = dict(vars(layer))
     with pytest.raises(AttributeError, match=rf"{type(layer).__name__}.{name} was set.*\[BN-ERR-1\]\. "):
@@ -258,7 +262,7 @@ def test_an_attribute_that_would_have_no_effect_is_refused(kind, name, value):
     assert vars(layer) == before
 
 
-def test_a_subclass_has_attributes_of_its_own_and_not_the_options():
+def test_a_subclass_has_attributes_of_its_own_and_not_the_options() -> None:
     layer = Own()
     layer.factor = 4
     layer.anything = "else"
@@ -268,7 +272,7 @@ def test_a_subclass_has_attributes_of_its_own_and_not_the_options():
 
 @pytest.mark.parametrize("value", ["False", 1, 0, 0.0, "no", [], np.asarray([True])])
 @pytest.mark.parametrize(("name", "clause"), [("training", "BN-UPD-7"), ("trainable", "BN-INF-6")])
-def test_a_switch_is_a_bool(name, clause, value):
+def test_a_switch_is_a_bool(name: str, clause: str, value: Any) -> None:
     with pytest.raises(TypeError, match=rf"{name} is .*; expected True or False \[{clause}\]"):
         bnspec.BatchNorm(**{name: value})
     layer = bnspec.BatchNorm()
@@ -280,7 +284,7 @@ def test_a_switch_is_a_bool(name, clause, value):
     assert getattr(layer, name) is False
 
 
-def test_records_of_another_kind_are_refused():
+def test_records_of_another_kind_are_refused() -> None:
     layer = called(bnspec.BatchNorm(), X)
     gamma, beta = layer.params
     mean, var = layer.state[:2]
@@ -299,7 +303,7 @@ def test_records_of_another_kind_are_refused():
 
 
 @pytest.mark.parametrize("given", [(3,), (64, 0.1), (None,)])
-def test_the_number_of_channels_is_no_argument(given):
+def test_the_number_of_channels_is_no_argument(given: tuple[Any, ...]) -> None:
     for kind in (bnspec.BatchNorm, functools.partial(bnspec.BatchRenorm, 2.0, 1.0)):
         with pytest.raises(
             TypeError, match=r"by position; expected arguments by keyword, such as axis=1 \[BN-SHAPE-2\]"
@@ -308,12 +312,12 @@ def test_the_number_of_channels_is_no_argument(given):
 
 
 @pytest.mark.parametrize("value", ["zeros", True, {}, object()])
-def test_what_initializes_nothing_is_refused_at_once(value):
+def test_what_initializes_nothing_is_refused_at_once(value: Any) -> None:
     with pytest.raises(TypeError, match=r"beta_initializer is or returned a .*\[BN-SHAPE-6\]"):
         bnspec.BatchNorm(beta_initializer=value)
 
 
-def test_a_layer_shows_its_configuration():
+def test_a_layer_shows_its_configuration() -> None:
     layer = bnspec.BatchNorm(axis=1, momentum=0.25, dialect="torch", scale=False, name="bn1")
     shown = "BatchNorm(axis=1, decay=0.75, epsilon=1e-05, scale=False, dialect='torch', name='bn1')"
     assert repr(layer) == f"<{shown}, no channels yet, train()>"

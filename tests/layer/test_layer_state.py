@@ -1,8 +1,12 @@
 """A layer's variables leave and come back to the bit, also into another library; layers of every library agree."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from helpers import BACKENDS, bits, installed
+from comparisons import bits
+from installed_here import BACKENDS, installed
 
 import bnspec
 
@@ -21,7 +25,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_a_state_dict_is_a_copy_and_goes_back_to_the_bit(kind):
+def test_a_state_dict_is_a_copy_and_goes_back_to_the_bit(kind: Any) -> None:
     layer, fresh = LAYERS[kind](), LAYERS[kind]()
     layer(X)
     state = layer.state_dict()
@@ -41,7 +45,7 @@ def test_a_state_dict_is_a_copy_and_goes_back_to_the_bit(kind):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_a_file_goes_back_to_the_bit(tmp_path, kind, suffix):
+def test_a_file_goes_back_to_the_bit(tmp_path: Path, kind: Any, suffix: str) -> None:
     layer, fresh, path = LAYERS[kind](), LAYERS[kind](), tmp_path / f"state{suffix}"
     layer(X)
     layer(np.where(X > 0, X, np.float32(np.nan)))  # NaN is among the values
@@ -54,7 +58,9 @@ def test_a_file_goes_back_to_the_bit(tmp_path, kind, suffix):
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "numpy"])
 @pytest.mark.parametrize("called", [False, True])
-def test_a_file_of_a_numpy_layer_loads_into_one_of_another_library(tmp_path, suffix, backend, called):
+def test_a_file_of_a_numpy_layer_loads_into_one_of_another_library(
+    tmp_path: Path, suffix: str, backend: Any, called: bool
+) -> None:
     library, path = bnspec.get_backend(backend), tmp_path / f"state{suffix}"
     layer, other = (bnspec.BatchNorm(name=name) for name in ("ours", "theirs"))
     x = library.asarray(X)
@@ -77,7 +83,7 @@ def test_a_file_of_a_numpy_layer_loads_into_one_of_another_library(tmp_path, suf
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_a_layer_computes_the_same_with_arrays_of_every_library(backend, kind):
+def test_a_layer_computes_the_same_with_arrays_of_every_library(backend: str, kind: Any) -> None:
     library = bnspec.get_backend(backend)
     ours, theirs = LAYERS[kind](), LAYERS[kind]()
     for x in (X, X2):
@@ -93,14 +99,14 @@ def test_a_layer_computes_the_same_with_arrays_of_every_library(backend, kind):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_initializer_of_another_library_is_converted(backend):
+def test_an_initializer_of_another_library_is_converted(backend: str) -> None:
     library = bnspec.get_backend(backend)
     layer = bnspec.BatchNorm(gamma_initializer=library.asarray(np.asarray([1.0, 2.0, 3.0], np.float32)))
     layer(X)
     assert bits(layer.params.gamma) == bits(np.asarray([1.0, 2.0, 3.0], np.float32))
 
 
-def test_the_variables_of_a_layer_are_not_those_of_its_input():
+def test_the_variables_of_a_layer_are_not_those_of_its_input() -> None:
     layer = bnspec.BatchNorm(gamma_initializer=np.ones(3, np.float32), decay=0.0)
     x = X.copy()
     layer(x)
@@ -111,7 +117,7 @@ def test_the_variables_of_a_layer_are_not_those_of_its_input():
 
 @pytest.mark.filterwarnings("ignore::bnspec.UntrainedParametersWarning")
 @pytest.mark.parametrize("kind", LAYERS)
-def test_the_running_state_is_no_part_of_the_graph_of_torch(kind):
+def test_the_running_state_is_no_part_of_the_graph_of_torch(kind: Any) -> None:
     torch = pytest.importorskip("torch")
     layer, x = LAYERS[kind](), torch.asarray(X).requires_grad_()
     for _ in range(2):
@@ -127,7 +133,7 @@ def test_the_running_state_is_no_part_of_the_graph_of_torch(kind):
     layer.load_state_dict(layer.variables)
 
 
-def test_running_statistics_are_constants_to_automatic_differentiation():
+def test_running_statistics_are_constants_to_automatic_differentiation() -> None:
     torch = pytest.importorskip("torch")
     config = bnspec.BatchNormConfig(axis=1, epsilon=1e-3, decay=0.9, correction=0, averaging="debiased")
     x = torch.asarray(X, dtype=torch.float64).requires_grad_()

@@ -1,6 +1,7 @@
 """A layer inside what traces, transforms or watches: refused before anything changes, or as outside."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ X = np.random.default_rng(7).standard_normal((8, 3)).astype(np.float32)
 REFUSED = r"a layer called inside {}; expected arrays with values.*\[BN-DET-3\]\. .*batch_norm with update_running"
 
 
-def held(layer):
+def held(layer: Any) -> dict[str, Any]:
     return {
         name: np.asarray(v.detach() if hasattr(v, "detach") else v).tobytes() for name, v in layer.variables.items()
     }
 
 
-def refused(layer, name, run):
+def refused(layer: Any, name: str, run: Any) -> None:
     """Refused, the layer unchanged, also one that was never called."""
     for each in (layer, bnspec.BatchNorm()):
         before = held(each)
@@ -27,7 +28,7 @@ def refused(layer, name, run):
     assert layer.train()(run.x).shape == X.shape
 
 
-def made(x, mode):
+def made(x: Any, mode: str) -> Any:
     layer = bnspec.BatchNorm()
     layer(x)
     return getattr(layer, mode)()
@@ -36,20 +37,20 @@ def made(x, mode):
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 
-def fake(f, x):
+def fake(f: Any, x: Any) -> Any:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         return f(x)
 
 
-def make_fx(f, x):
+def make_fx(f: Any, x: Any) -> Any:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     return make_fx(f)(x)
 
 
-def compiled(f, x):
+def compiled(f: Any, x: Any) -> Any:
     import torch
 
     return torch.compile(f, backend="eager")(x)
@@ -69,11 +70,11 @@ TORCH = {
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("name", TORCH)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_no_transformation_of_torch_takes_a_layer(name, mode):
+def test_no_transformation_of_torch_takes_a_layer(name: str, mode: str) -> None:
     torch = pytest.importorskip("torch")
     x = torch.asarray(X)
 
-    def run(layer):
+    def run(layer: Any) -> Any:
         return TORCH[name](torch, lambda v: layer(v), x)
 
     run.x = x
@@ -81,7 +82,7 @@ def test_no_transformation_of_torch_takes_a_layer(name, mode):
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_who_only_watches_torch_changes_nothing(mode):
+def test_who_only_watches_torch_changes_nothing(mode: str) -> None:
     torch = pytest.importorskip("torch")
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -110,7 +111,7 @@ def test_who_only_watches_torch_changes_nothing(mode):
 
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.filterwarnings("ignore::bnspec.UntrainedParametersWarning")
-def test_a_checkpoint_of_torch_updates_once(reentrant):
+def test_a_checkpoint_of_torch_updates_once(reentrant: bool) -> None:
     torch = pytest.importorskip("torch")
     from torch.utils.checkpoint import checkpoint
 
@@ -122,15 +123,15 @@ def test_a_checkpoint_of_torch_updates_once(reentrant):
     assert x.grad is not None
 
 
-def test_a_layer_says_that_a_module_of_torch_does_not_have_it():
+def test_a_layer_says_that_a_module_of_torch_does_not_have_it() -> None:
     torch = pytest.importorskip("torch")
 
     class Net(torch.nn.Module):
-        def __init__(self, **options):
+        def __init__(self, **options: Any) -> None:
             super().__init__()
             self.bn, self.linear = bnspec.BatchNorm(**options), torch.nn.Linear(3, 3)
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return self.linear(self.bn(x))
 
     x, net = torch.asarray(X), Net()
@@ -164,24 +165,24 @@ JAX = {
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("name", JAX)
-def test_no_transformation_of_jax_takes_a_layer(name, mode):
+def test_no_transformation_of_jax_takes_a_layer(name: str, mode: str) -> None:
     jax = pytest.importorskip("jax")
     x = jax.numpy.asarray(X)
 
-    def run(layer):
+    def run(layer: Any) -> Any:
         return JAX[name](jax, lambda v: layer(v), x)
 
     run.x = x
     refused(made(x, mode), name, run)
 
 
-def test_no_tracer_becomes_a_parameter():
+def test_no_tracer_becomes_a_parameter() -> None:
     jax = pytest.importorskip("jax")
     x = jax.numpy.asarray(X)
     layer = made(x, "train")
     before = held(layer)
 
-    def loss(gamma):
+    def loss(gamma: Any) -> Any:
         layer.params = layer.params._replace(gamma=gamma)
         return layer(x).sum()
 

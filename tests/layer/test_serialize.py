@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -25,17 +26,17 @@ DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32
 
 
 @pytest.fixture(params=SUFFIXES)
-def path(request, tmp_path):
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == ".safetensors":
         pytest.importorskip("safetensors")
     return tmp_path / f"state{request.param}"
 
 
-def equal_to_the_bit(a, b):
+def equal_to_the_bit(a: Any, b: Any) -> bool:
     return (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes())
 
 
-def refused(path):
+def refused(path: Path) -> Any:
     with pytest.raises(ValueError) as error:
         load_arrays(path)
     text = str(error.value)
@@ -52,7 +53,7 @@ def refused(path):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (5,), (2, 0, 3), (2, 3)], ids=str)
-def test_every_dtype_and_shape_round_trips(path, dtype, shape):
+def test_every_dtype_and_shape_round_trips(path: Path, dtype: Any, shape: tuple[Any, ...]) -> None:
     dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     values = np.random.default_rng(0).integers(0, 2 if dtype.kind == "b" else 256, (*shape, dtype.itemsize), np.uint8)
     array = np.ascontiguousarray(values).view(dtype).reshape(shape)  # any bits, NaN payloads among them
@@ -65,7 +66,7 @@ def test_every_dtype_and_shape_round_trips(path, dtype, shape):
     assert metadata == {}
 
 
-def test_special_values_keep_their_bits(path):
+def test_special_values_keep_their_bits(path: Path) -> None:
     array = np.array([0.0, -0.0, np.inf, -np.inf, 5e-324, 1.7976931348623157e308, np.nan])
     array = np.append(array, np.array([0x7FF0000000000001, 0xFFF8DEADBEEF0001], np.uint64).view(float))
     counts = np.array([0, -1, 2**63 - 1, -(2**63), 2**53 + 1])
@@ -96,7 +97,7 @@ ODD_NAMES = [
 ]
 
 
-def test_odd_names_round_trip_in_order(path):
+def test_odd_names_round_trip_in_order(path: Path) -> None:
     given = {name: np.array([i, -i]) for i, name in enumerate(ODD_NAMES)}
     metadata = {name: name[::-1] for name in ODD_NAMES} | {"\0": "\ud800", "__bnspec__": "__metadata__"}
     save_arrays(path, given, metadata)
@@ -107,12 +108,12 @@ def test_odd_names_round_trip_in_order(path):
     assert list(read) == list(metadata)
 
 
-def test_no_arrays_at_all(path):
+def test_no_arrays_at_all(path: Path) -> None:
     save_arrays(path, {}, {"why": "nothing yet"})
     assert load_arrays(path) == ({}, {"why": "nothing yet"})
 
 
-def test_memory_and_byte_order_do_not_matter(path):
+def test_memory_and_byte_order_do_not_matter(path: Path) -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     variants = {
         "transposed": array.T,
@@ -131,7 +132,7 @@ def test_memory_and_byte_order_do_not_matter(path):
         assert arrays[name].flags.c_contiguous
 
 
-def test_arrays_are_copies_of_their_own(path):
+def test_arrays_are_copies_of_their_own(path: Path) -> None:
     save_arrays(path, {"a": np.zeros(3), "b": np.zeros(3)}, {})
     first, second = load_arrays(path)[0], load_arrays(path)[0]
     first["a"][:] = 1
@@ -140,13 +141,13 @@ def test_arrays_are_copies_of_their_own(path):
 
 
 @pytest.mark.parametrize("library", ["torch", "jax.numpy"])
-def test_arrays_of_other_libraries_on_the_host(path, library):
+def test_arrays_of_other_libraries_on_the_host(path: Path, library: str) -> None:
     xp = pytest.importorskip(library)
     save_arrays(path, {"a": xp.asarray([1.0, 2.5], dtype=xp.float32)}, {})
     assert equal_to_the_bit(load_arrays(path)[0]["a"], np.array([1.0, 2.5], np.float32))
 
 
-def test_equal_arguments_give_equal_bytes(path):
+def test_equal_arguments_give_equal_bytes(path: Path) -> None:
     arrays = {"b": np.arange(3), "a": np.ones(2)}
     save_arrays(path, arrays, {"k": "v"})
     first = path.read_bytes()
@@ -154,12 +155,12 @@ def test_equal_arguments_give_equal_bytes(path):
     assert path.read_bytes() == first
 
 
-def test_strings_are_paths_too(path):
+def test_strings_are_paths_too(path: Path) -> None:
     save_arrays(str(path), {"a": np.ones(2)}, {})
     assert list(load_arrays(str(path))[0]) == ["a"]
 
 
-def test_numpy_and_safetensors_read_the_files_themselves(tmp_path):
+def test_numpy_and_safetensors_read_the_files_themselves(tmp_path: Path) -> None:
     arrays = {"mean/EMA": np.arange(3.0), "count": np.array(7)}
     save_arrays(tmp_path / "s.npz", arrays, {"k": "v"})
     with np.load(tmp_path / "s.npz", allow_pickle=False) as file:
@@ -176,7 +177,7 @@ def test_numpy_and_safetensors_read_the_files_themselves(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["state", "state.npy", "state.pt", "state.npz.gz", ".npz"])
-def test_another_suffix_lists_both(tmp_path, name):
+def test_another_suffix_lists_both(tmp_path: Path, name: str) -> None:
     for call in (lambda p: save_arrays(p, {}, {}), load_arrays):
         with pytest.raises(ValueError, match=r"has the suffix .*; expected \.npz or \.safetensors \[BN-STATE-3\]"):
             call(tmp_path / name)
@@ -196,15 +197,15 @@ def test_another_suffix_lists_both(tmp_path, name):
     ],
     ids=["objects", "text", "complex", "dates", "records", "None", "object"],
 )
-def test_a_dtype_that_is_not_held_is_refused(path, value):
+def test_a_dtype_that_is_not_held_is_refused(path: Path, value: Any) -> None:
     with pytest.raises(TypeError, match=r"'mean' is a .*; expected an array of dtype bool, .* \[BN-STATE-3\]"):
         save_arrays(path, {"mean": value}, {})
     assert not list(path.parent.iterdir())
 
 
-def test_an_array_numpy_cannot_read_is_refused_with_the_reason(path):
+def test_an_array_numpy_cannot_read_is_refused_with_the_reason(path: Path) -> None:
     class Hidden:
-        def __array__(self, dtype=None, copy=None):
+        def __array__(self, dtype: Any = None, copy: Any = None) -> None:
             raise RuntimeError("on another device")
 
     with pytest.raises(TypeError, match="Hidden, which NumPy cannot read: on another device"):
@@ -212,7 +213,7 @@ def test_an_array_numpy_cannot_read_is_refused_with_the_reason(path):
 
 
 @pytest.mark.parametrize("name", ["__bnspec__", "__metadata__", "a\0b", "\ud800"])
-def test_a_name_that_cannot_be_stored_is_refused(path, name):
+def test_a_name_that_cannot_be_stored_is_refused(path: Path, name: str) -> None:
     with pytest.raises(
         ValueError, match=r"an array is named .*; expected a name other than __bnspec__ and __metadata__"
     ):
@@ -220,7 +221,7 @@ def test_a_name_that_cannot_be_stored_is_refused(path, name):
     assert not list(path.parent.iterdir())
 
 
-def test_names_and_metadata_must_be_strings(path):
+def test_names_and_metadata_must_be_strings(path: Path) -> None:
     with pytest.raises(TypeError, match="an array is named 3"):
         save_arrays(path, {3: np.ones(1)}, {})
     for metadata in ({"epoch": 3}, {3: "epoch"}):
@@ -228,7 +229,7 @@ def test_names_and_metadata_must_be_strings(path):
             save_arrays(path, {}, metadata)
 
 
-def test_missing_safetensors_names_the_extra(tmp_path, monkeypatch):
+def test_missing_safetensors_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s.safetensors"
     path.write_bytes(b"")
     monkeypatch.setitem(sys.modules, "safetensors", None)
@@ -238,14 +239,14 @@ def test_missing_safetensors_names_the_extra(tmp_path, monkeypatch):
     assert path.read_bytes() == b""
 
 
-def test_missing_ml_dtypes_is_named(path, monkeypatch):
+def test_missing_ml_dtypes_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_arrays(path, {"a": np.ones(2, ml_dtypes.bfloat16)}, {})
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(ImportError, match="pip install ml_dtypes"):
         load_arrays(path)
 
 
-def test_importing_it_loads_no_numpy():
+def test_importing_it_loads_no_numpy() -> None:
     code = "import sys, bnspec._serialize; sys.exit('numpy' in sys.modules or 'safetensors' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
@@ -254,20 +255,22 @@ def test_importing_it_loads_no_numpy():
 # --- atomic writes ----------------------------------------------------------------------------------------------------
 
 
-def full_disk(*_):
+def full_disk(*_: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("step", ["replace", "fsync", "write"])
 @pytest.mark.parametrize("old", [False, True])
-def test_a_failed_write_leaves_the_old_file_and_no_other(path, monkeypatch, step, old):
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch, step: str, old: bool
+) -> None:
     if old:
         save_arrays(path, {"a": np.zeros(3)}, {"which": "old"})
     before = path.read_bytes() if old else None
     if step == "write":
 
         class Full(io.FileIO):
-            def write(self, data):
+            def write(self, data: Any) -> None:
                 super().write(bytes(data)[:10])
                 full_disk()
 
@@ -281,8 +284,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(path, monkeypatch, step
     assert (path.read_bytes() if old else None) == before
 
 
-def test_an_interrupt_while_writing_leaves_the_old_file_and_no_other(path, monkeypatch):
-    def interrupt(*_):
+def test_an_interrupt_while_writing_leaves_the_old_file_and_no_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     save_arrays(path, {"a": np.zeros(3)}, {})
@@ -295,7 +300,7 @@ def test_an_interrupt_while_writing_leaves_the_old_file_and_no_other(path, monke
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_process_killed_while_writing_leaves_the_old_file(path, step):
+def test_a_process_killed_while_writing_leaves_the_old_file(path: Path, step: str) -> None:
     save_arrays(path, {"a": np.zeros(3)}, {})
     before = path.read_bytes()
     code = (
@@ -307,16 +312,16 @@ def test_a_process_killed_while_writing_leaves_the_old_file(path, step):
     assert path.read_bytes() == before
 
 
-def test_the_order_is_write_sync_replace_sync(path, monkeypatch):
+def test_the_order_is_write_sync_replace_sync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
     fsync, replace = os.fsync, os.replace
 
-    def note_fsync(descriptor):
+    def note_fsync(descriptor: Any) -> None:
         kind = "directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
         steps.append(f"fsync {kind} of {os.fstat(descriptor).st_size} bytes" if kind == "file" else "fsync directory")
         fsync(descriptor)
 
-    def note_replace(source, target):
+    def note_replace(source: Any, target: Any) -> None:
         assert Path(source).parent == Path(target).parent
         steps.append("replace")
         replace(source, target)
@@ -327,7 +332,7 @@ def test_the_order_is_write_sync_replace_sync(path, monkeypatch):
     assert steps == [f"fsync file of {path.stat().st_size} bytes", "replace", "fsync directory"]
 
 
-def test_permissions_and_links_are_kept(path):
+def test_permissions_and_links_are_kept(path: Path) -> None:
     umask = os.umask(0o022)
     try:
         save_arrays(path, {}, {})
@@ -343,10 +348,10 @@ def test_permissions_and_links_are_kept(path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_file_system_that_syncs_no_directories_is_fine(path, monkeypatch):
+def test_a_file_system_that_syncs_no_directories_is_fine(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fsync = os.fsync
 
-    def strict(descriptor):
+    def strict(descriptor: Any) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "Invalid argument")
         fsync(descriptor)
@@ -356,7 +361,7 @@ def test_a_file_system_that_syncs_no_directories_is_fine(path, monkeypatch):
     assert list(load_arrays(path)[0]) == ["a"]
 
 
-def test_a_missing_directory_is_the_systems_error(path):
+def test_a_missing_directory_is_the_systems_error(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         save_arrays(path.parent / "absent" / path.name, {}, {})
 
@@ -364,12 +369,12 @@ def test_a_missing_directory_is_the_systems_error(path):
 # --- what cannot be loaded --------------------------------------------------------------------------------------------
 
 
-def test_a_missing_file_is_the_systems_error(path):
+def test_a_missing_file_is_the_systems_error(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_arrays(path)
 
 
-def test_a_file_cut_anywhere_is_refused(path):
+def test_a_file_cut_anywhere_is_refused(path: Path) -> None:
     save_arrays(path, {"mean": np.arange(5.0), "count": np.array(3)}, {"k": "v"})
     data = path.read_bytes()
     for length in {*range(0, len(data), 7), len(data) - 1}:
@@ -377,7 +382,7 @@ def test_a_file_cut_anywhere_is_refused(path):
         refused(path)
 
 
-def test_a_changed_bit_is_refused_wherever_it_is(path):
+def test_a_changed_bit_is_refused_wherever_it_is(path: Path) -> None:
     save_arrays(path, {"mean": np.arange(5.0), "sha256:" + "0" * 64: np.ones(1)}, {"k": "sha256:" + "0" * 64})
     data = path.read_bytes()
     for i in range(len(data)):
@@ -391,12 +396,12 @@ def test_a_changed_bit_is_refused_wherever_it_is(path):
 
 
 @pytest.mark.parametrize("data", [b"", b"not a file of arrays", b"PK\x05\x06" + bytes(17), bytes(100), b"\xff" * 100])
-def test_other_files_are_refused(path, data):
+def test_other_files_are_refused(path: Path, data: Any) -> None:
     path.write_bytes(data)
     refused(path)
 
 
-def test_the_other_format_under_this_suffix_is_refused(tmp_path):
+def test_the_other_format_under_this_suffix_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     a, b = tmp_path / "a.npz", tmp_path / "b.safetensors"
     save_arrays(a, {"a": np.ones(1)}, {})
@@ -411,14 +416,14 @@ def test_the_other_format_under_this_suffix_is_refused(tmp_path):
 class Bomb:
     """Unpickling it creates a file."""
 
-    def __init__(self, marker):
+    def __init__(self, marker: Any) -> None:
         self.marker = str(marker)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return open, (self.marker, "w")
 
 
-def test_pickles_are_never_executed(tmp_path):
+def test_pickles_are_never_executed(tmp_path: Path) -> None:
     marker, path = tmp_path / "executed", tmp_path / "hostile.npz"
     bomb = pickle.dumps(Bomb(marker))
     pickle.loads(bomb).close()
@@ -441,7 +446,7 @@ def test_pickles_are_never_executed(tmp_path):
     assert not marker.exists()
 
 
-def npy(array, **changes):
+def npy(array: Any, **changes: Any) -> Any:
     """The text of a .npy array, optionally with another header."""
     buffer = io.BytesIO()
     header = {**np.lib.format.header_data_from_array_1_0(array), **changes}
@@ -449,7 +454,9 @@ def npy(array, **changes):
     return buffer.getvalue() + array.tobytes()
 
 
-def rewrite(path, members, header=None, compression=zipfile.ZIP_STORED, **changes):
+def rewrite(
+    path: Path, members: Any, header: Any = None, compression: Any = zipfile.ZIP_STORED, **changes: Any
+) -> None:
     """An .npz with these members, a right digest, and a header that is right except for `changes`, or is `header`."""
     right = {"format": "bnspec", "version": 2, "digest": "", "arrays": {"mean": "float64"}, "metadata": {}}
     text = header if header is not None else json.dumps({**right, **changes}).encode()
@@ -464,7 +471,7 @@ def rewrite(path, members, header=None, compression=zipfile.ZIP_STORED, **change
 GOOD = {"mean.npy": npy(np.arange(3.0))}
 
 
-def test_the_hand_written_file_is_good(tmp_path):
+def test_the_hand_written_file_is_good(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     rewrite(path, GOOD)
     assert equal_to_the_bit(load_arrays(path)[0]["mean"], np.arange(3.0))
@@ -490,7 +497,7 @@ def test_the_hand_written_file_is_good(tmp_path):
         ({"compression": zipfile.ZIP_DEFLATED}, "its member 'mean.npy' is compressed"),
     ],
 )
-def test_a_bad_header_is_refused(tmp_path, changes, reason):
+def test_a_bad_header_is_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     path = tmp_path / "s.npz"
     rewrite(path, GOOD, **changes)
     assert reason in refused(path)
@@ -515,14 +522,14 @@ def test_a_bad_header_is_refused(tmp_path, changes, reason):
         npy(np.arange(3.0)).replace(b"\x93NUMPY\x01", b"\x93NUMPY\x09"),
     ],
 )
-def test_a_bad_member_is_refused(tmp_path, member):
+def test_a_bad_member_is_refused(tmp_path: Path, member: Any) -> None:
     path = tmp_path / "s.npz"
     rewrite(path, {"mean.npy": member})
     refused(path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_member_twice_is_refused(tmp_path):
+def test_a_member_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     rewrite(path, GOOD)
     with zipfile.ZipFile(path, "w") as archive:
@@ -532,7 +539,7 @@ def test_a_member_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
-def test_an_npz_of_others_is_read_as_plain_arrays(tmp_path, write):
+def test_an_npz_of_others_is_read_as_plain_arrays(tmp_path: Path, write: Any) -> None:
     path = tmp_path / "s.npz"
     arrays = {"mean": np.arange(3.0), "wide": np.asfortranarray(np.ones((2, 3), ">f4")), "count": np.array(7)}
     write(path, **arrays)
@@ -549,7 +556,7 @@ def test_an_npz_of_others_is_read_as_plain_arrays(tmp_path, write):
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"k": "{}"}])
-def test_safetensors_of_others_are_read_as_plain_arrays(tmp_path, metadata):
+def test_safetensors_of_others_are_read_as_plain_arrays(tmp_path: Path, metadata: dict[str, Any] | None) -> None:
     numpy = pytest.importorskip("safetensors.numpy")
     path = tmp_path / "s.safetensors"
     numpy.save_file({"mean": np.ones(3), "var": np.zeros(2, "float32")}, path, metadata)
@@ -558,7 +565,7 @@ def test_safetensors_of_others_are_read_as_plain_arrays(tmp_path, metadata):
     assert equal_to_the_bit(read["mean"], np.ones(3))
 
 
-def test_a_file_that_lost_one_of_its_marks_is_not_foreign(tmp_path):
+def test_a_file_that_lost_one_of_its_marks_is_not_foreign(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     save_arrays(path, {"mean": np.ones(3)}, {})
     with zipfile.ZipFile(path, "a") as archive:
@@ -573,7 +580,7 @@ def test_a_file_that_lost_one_of_its_marks_is_not_foreign(tmp_path):
 # --- what is no file to be read ---------------------------------------------------------------------------------------
 
 
-def special(path, kind):
+def special(path: Path, kind: Any) -> None:
     """Something at the path that is no regular file."""
     if kind == "a FIFO":
         os.mkfifo(path)
@@ -588,13 +595,13 @@ def special(path, kind):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
 @pytest.mark.parametrize("kind", ["a FIFO", "a directory", "a device", "a socket"])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_what_is_no_file_is_refused_at_once(path, kind):
+def test_what_is_no_file_is_refused_at_once(path: Path, kind: str) -> None:
     special(path, kind)
     with pytest.raises(ValueError, match=rf"is {kind}; expected a regular file \[BN-STATE-5\]"):
         load_arrays(path)
 
 
-def test_a_file_longer_than_its_tables_say_is_not_read(path, monkeypatch):
+def test_a_file_longer_than_its_tables_say_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_arrays(path, {"mean": np.ones(3)}, {})
     data = path.read_bytes()
     with open(path, "r+b") as file:  # a sparse file: the directory of an .npz is looked for at its end
@@ -608,7 +615,7 @@ def test_a_file_longer_than_its_tables_say_is_not_read(path, monkeypatch):
 # --- what a killed program left ---------------------------------------------------------------------------------------
 
 
-def test_what_a_killed_program_left_is_removed_at_the_next_save(path):
+def test_what_a_killed_program_left_is_removed_at_the_next_save(path: Path) -> None:
     code = (
         "import os, sys, numpy\nfrom bnspec._serialize import save_arrays\n"
         "os.replace = lambda *_: os.kill(os.getpid(), 9)\nsave_arrays(sys.argv[1], {'a': numpy.ones(3)}, {})"
@@ -623,7 +630,7 @@ def test_what_a_killed_program_left_is_removed_at_the_next_save(path):
     assert set(os.listdir(path.parent)) == {path.name} | others
 
 
-def test_the_temporary_file_of_a_living_writer_stays(path, monkeypatch):
+def test_the_temporary_file_of_a_living_writer_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fcntl = pytest.importorskip("fcntl", reason="without locks of files an open one cannot be removed")
     living = path.with_name(f".{path.name}.0123456789abcdef.tmp")
     with open(living, "wb") as file:
@@ -634,7 +641,7 @@ def test_the_temporary_file_of_a_living_writer_stays(path, monkeypatch):
     assert not living.exists()
 
 
-def test_a_dtype_of_safetensors_that_is_not_ours_is_refused(tmp_path):
+def test_a_dtype_of_safetensors_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     path = tmp_path / "s.safetensors"
     entry = {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}

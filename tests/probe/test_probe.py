@@ -4,28 +4,32 @@ import argparse
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from probed import OURS, Wrong, by_place, configured, differing, measured
+from wrong_layers import OURS, Wrong, by_place, configured, differing, measured
 
 import bnspec
 from bnspec_conformance.cases.case import Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.commands import probe as command
 from bnspec_conformance.probe import GROUPS, probe
-from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable
+from bnspec_conformance.probe.answers import RefusedCase, Unobservable
+from bnspec_conformance.probe.asker import Asker
 from bnspec_conformance.probe.findings import Declared, Guess, Observation, Reading, compare, read
-from bnspec_conformance.probe.normalize import inference_guesses, scaled
+from bnspec_conformance.probe.groups.normalize import inference_guesses, scaled
+from bnspec_conformance.probe.groups.running import COLUMNS, OLD
 from bnspec_conformance.probe.predict import ProbeState, moments, update_guesses
-from bnspec_conformance.probe.running import COLUMNS, OLD
 from bnspec_conformance.subjects import NotSupported, SubjectError, complete, names_by_value
 
 # --- right ------------------------------------------------------------------------------------------------------------
 
 
-def test_our_subject_is_what_its_row_says():
+def test_our_subject_is_what_its_row_says() -> None:
     findings = probe(OURS)
     assert {f.verdict for f in findings} == {"same"}
     by_row = {f.convention: f.measured for f in findings if f.source == "row bnspec"}
@@ -54,10 +58,10 @@ def test_our_subject_is_what_its_row_says():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("axes", ["first", "last"])
-def test_a_narrow_scope_is_asked_for_nothing_else(dtype, axes):
+def test_a_narrow_scope_is_asked_for_nothing_else(dtype: str, axes: str) -> None:
     asked = []
 
-    def ask(case):
+    def ask(case: Any) -> Any:
         asked.append(case)
         return case
 
@@ -87,17 +91,17 @@ class Layer(Wrong):
     own: dict[str, object] = {}  # noqa: RUF012 - only read
     weighs = "old"
 
-    def default_layer(self):
+    def default_layer(self) -> Any:
         return Wrong(ask=configured(**self.own))
 
-    def with_momentum(self, m):
+    def with_momentum(self, m: Any) -> Any:
         return Wrong(ask=configured(decay=m if self.weighs == "old" else 1 - m))
 
-    def variable_names(self):
+    def variable_names(self) -> dict[str, Any]:
         return {"gamma": "weight", "mean": "running_mean"}
 
 
-def test_the_defaults_of_a_layer():
+def test_the_defaults_of_a_layer() -> None:
     found = measured(Layer(own={"epsilon": 1e-3, "decay": 0.99, "correction": 1}, weighs="new"), "layer")
     wanted = {"default epsilon": "0.001", "default decay": "0.99", "default correction": "1", "momentum weighs": "new",
               "name of gamma": "weight", "name of mean": "running_mean"}  # fmt: skip
@@ -109,17 +113,17 @@ def test_the_defaults_of_a_layer():
 
 
 @pytest.mark.parametrize("place", ["outside the root", "max(var, epsilon)"])
-def test_a_default_epsilon_in_another_place(place):
+def test_a_default_epsilon_in_another_place(place: str) -> None:
     class Odd(Layer):
-        def default_layer(self):
+        def default_layer(self) -> Any:
             return Wrong(answer=by_place(place, epsilon=1e-3))
 
     assert differing(Odd(), "layer")["default epsilon"] == f"0.001 ({place})"
 
 
-def test_updates_that_are_collected():
+def test_updates_that_are_collected() -> None:
     class Collecting(Wrong):
-        def timeline(self, case):
+        def timeline(self, case: Any) -> Iterator[tuple[Any, ...]]:
             layer = bnspec.BatchNorm(axis=1, dialect="tensorpack")
             with bnspec.training_context() as context:
                 layer(case.ranks[0].x)
@@ -132,12 +136,12 @@ def test_updates_that_are_collected():
     assert measured(Collecting(dialect="tensorpack"), "layer")["state is updated"].verdict == "same"
 
 
-def test_a_hook_that_fails_is_a_difference_and_one_that_declines_is_none():
+def test_a_hook_that_fails_is_a_difference_and_one_that_declines_is_none() -> None:
     class Failing(Layer):
-        def with_momentum(self, m):
+        def with_momentum(self, m: Any) -> None:
             raise RuntimeError("no such argument")
 
-        def variable_names(self):
+        def variable_names(self) -> None:
             raise NotSupported("it is a function")
 
     found = measured(Failing(), "layer")
@@ -146,7 +150,7 @@ def test_a_hook_that_fails_is_a_difference_and_one_that_declines_is_none():
     assert (found["name of mean"].verdict, found["name of mean"].note) == ("not observable", "it is a function")
 
 
-def test_names_are_found_by_value():
+def test_names_are_found_by_value() -> None:
     variables = {"a": np.full(3, 2.0), "b": np.full(3, 5.0), "c": np.asarray([5.0, 1.0]), "d": np.zeros(0)}
     assert names_by_value(variables, {"gamma": 2.0, "mean": 5.0, "var": 7.0}) == {"gamma": "a", "mean": "b"}
     assert names_by_value(variables | {"e": 2.0}, {"gamma": 2.0}) == {}  # two hold it
@@ -155,7 +159,7 @@ def test_names_are_found_by_value():
 # --- what is declared -------------------------------------------------------------------------------------------------
 
 
-def test_the_wrong_row_is_reported():
+def test_the_wrong_row_is_reported() -> None:
     numpy_as_torch = dataclasses.replace(OURS, dialect="torch")
     found = {f.convention: (f.measured, f.declared, f.source) for f in probe(numpy_as_torch) if f.verdict == "differs"}
     assert found == {
@@ -174,7 +178,7 @@ def test_the_wrong_row_is_reported():
     assert differing(dataclasses.replace(OURS, dialect="keras"), "layer")["default epsilon"] == "1e-05"
 
 
-def test_a_subject_without_a_dialect_is_measured_all_the_same():
+def test_a_subject_without_a_dialect_is_measured_all_the_same() -> None:
     found = measured(Wrong(dialect=None))
     assert (found["averaging"].measured, found["averaging"].source) == ("exponential", "asked")
     assert (found["state is updated"].measured, found["state is updated"].verdict) == ("in the call", "undeclared")
@@ -184,9 +188,9 @@ def test_a_subject_without_a_dialect_is_measured_all_the_same():
     assert differing(swapped, "running")["correction (rank 2)"] == "1"
 
 
-def test_a_declared_departure_is_held_to():
+def test_a_declared_departure_is_held_to() -> None:
     class Known(Wrong):
-        def departures(self):
+        def departures(self) -> dict[str, Any]:
             return {"decay multiplies": "new value"}
 
     inverted = configured(decay=lambda c: 1 - c.decay)
@@ -195,7 +199,7 @@ def test_a_declared_departure_is_held_to():
     assert differing(Known(), "running")["decay multiplies"] == "old value"  # mended, and still declared
 
     class Misspelt(Wrong):
-        def departures(self):
+        def departures(self) -> dict[str, Any]:
             return {"decay": "new value"}
 
     with pytest.raises(SubjectError, match=r"departs from the conventions \['decay'\], which are none"):
@@ -204,9 +208,9 @@ def test_a_declared_departure_is_held_to():
         measured(Wrong(dialect="caffe"))
 
 
-def test_what_cannot_be_run_is_never_a_pass():
+def test_what_cannot_be_run_is_never_a_pass() -> None:
     class Deaf(Wrong):
-        def run(self, case):
+        def run(self, case: Any) -> None:
             raise NotSupported("it has lost its device")
 
     found = measured(Deaf())
@@ -214,14 +218,14 @@ def test_what_cannot_be_run_is_never_a_pass():
     assert found["averaging"].note == "it has lost its device"
 
     class Mute(Wrong):
-        def run(self, case):
+        def run(self, case: Any) -> Any:
             return Outcome(tuple(RankOutcome() for _ in case.ranks))
 
     assert measured(Mute(), "running")["decay multiplies"].note == "it returned no running state"
     assert measured(Mute(), "ghost")["grouping"].note == "it returned no y"
 
     class Raising(Wrong):
-        def run(self, case):
+        def run(self, case: Any) -> None:
             raise ZeroDivisionError("by chance")
 
     finding = measured(Raising(), "running")["decay multiplies"]
@@ -232,7 +236,7 @@ def test_what_cannot_be_run_is_never_a_pass():
 # --- the method -------------------------------------------------------------------------------------------------------
 
 
-def test_no_two_hypotheses_predict_the_same():
+def test_no_two_hypotheses_predict_the_same() -> None:
     columns = scaled(0.25)
     states = [ProbeState(p.mean / 4, p.var() / 4, 1) for p in map(moments, columns)]
     for guesses in (
@@ -248,7 +252,7 @@ def test_no_two_hypotheses_predict_the_same():
             assert not np.allclose(*numbers, rtol=1e-3), (one, other)
 
 
-def test_guesses_are_compared_within_roundoff_and_not_beyond():
+def test_guesses_are_compared_within_roundoff_and_not_beyond() -> None:
     guesses = [Guess({"c": "one"}, {"v": [1.0, 2.0]}), Guess({"c": "two"}, {"v": [1.0, 2.5]})]
     seen = {"v": Observation([1.0, 2.0 + 2.0**-20], 2.0**-24)}
     assert read(guesses, seen, "c") == Reading(("one",))
@@ -278,12 +282,12 @@ def test_guesses_are_compared_within_roundoff_and_not_beyond():
         (("a", "b"), None, "ambiguous"),
     ],
 )
-def test_verdicts(fits, accepted, verdict):
+def test_verdicts(fits: tuple[Any, ...], accepted: tuple[Any, ...] | None, verdict: str) -> None:
     declared = None if accepted is None else Declared(accepted, "row x")
     assert compare("group", "convention", Reading(fits), declared).verdict == verdict
 
 
-def test_cases_stay_inside_the_scope():
+def test_cases_stay_inside_the_scope() -> None:
     ask = Asker(complete(Wrong(scope=Scope(dtypes=("float32",), profiles=frozenset({"core"}))), "wrong"), None)
     with pytest.raises(Unobservable, match="it has no running"):
         ask.case(COLUMNS, state=OLD)
@@ -296,18 +300,18 @@ def test_cases_stay_inside_the_scope():
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def call(*arguments):
+def call(*arguments: Any) -> Any:
     parser = argparse.ArgumentParser()
     command.register(parser.add_subparsers())
     options = parser.parse_args(["probe", *arguments])
     return options.call(options)
 
 
-def as_torch():
+def as_torch() -> Any:
     return dataclasses.replace(OURS, name="numpy-as-torch", dialect="torch")
 
 
-def test_the_command_prints_a_table_for_each_subject(capsys):
+def test_the_command_prints_a_table_for_each_subject(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("bnspec_conformance.subjects.ours:numpy") == 0
     right = capsys.readouterr().out
     assert "numpy (bnspec" in right
@@ -321,7 +325,7 @@ def test_the_command_prints_a_table_for_each_subject(capsys):
     assert line.split() == ["momentum", "weighs", "old", "new", "row", "torch", "NO"]
 
 
-def test_the_command_writes_json(capsys, tmp_path):
+def test_the_command_writes_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     assert call("test_probe:as_torch", "--json", str(path)) == 1
     assert "numpy-as-torch" in capsys.readouterr().out
@@ -337,7 +341,7 @@ def test_the_command_writes_json(capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)["subjects"][0]["same"] is True
 
 
-def test_the_command_takes_groups(capsys):
+def test_the_command_takes_groups(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("bnspec_conformance.subjects.ours:numpy", "--group", "ghost", "--group", "layer", "--json", "-") == 0
     (subject,) = json.loads(capsys.readouterr().out)["subjects"]
     assert {f["group"] for f in subject["findings"]} == {"ghost", "layer"}
@@ -346,7 +350,7 @@ def test_the_command_takes_groups(capsys):
     assert "unknown groups gohst; expected some of running," in capsys.readouterr().err
 
 
-def test_a_wrong_call(capsys, tmp_path):
+def test_a_wrong_call(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert call("no_such_subject") == 2
     assert "unknown subject" in capsys.readouterr().err
     assert call("bnspec_conformance.subjects.ours:numpy", "--json", str(tmp_path / "none" / "x.json")) == 2

@@ -1,10 +1,12 @@
 """The probe looks at numbers where something is accepted, and at what is legal beside it where something is refused."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from probed import OURS, Wrong, configured, differing, each, measured
+from wrong_layers import OURS, Wrong, configured, differing, each, measured
 
 from bnspec_conformance.cases.case import Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope
@@ -13,12 +15,12 @@ FLOAT32 = Scope(dtypes=("float32",), world=1)
 PLAIN = Scope(dtypes=("float32",), world=1, options={"averaging": ("exponential",)})
 
 
-def alone(case, given):
+def alone(case: Any, given: Any) -> Any:
     """Whether a training call has one value per channel."""
     return case.mode == "batch" and given.x.size == case.channels and given.mask is None
 
 
-def on_one_value(change):
+def on_one_value(change: Any) -> Any:
     """Answer something else for one value per channel."""
     return each(lambda case, given, rank: change(case, given, rank) if alone(case, given) else rank)
 
@@ -26,11 +28,11 @@ def on_one_value(change):
 # --- one value per channel --------------------------------------------------------------------------------------------
 
 
-def identity(case, given, rank):
+def identity(case: Any, given: Any, rank: Any) -> Any:
     return dataclasses.replace(rank, y=given.x.copy(), state=case.state)
 
 
-def test_a_subject_that_returns_x_for_one_value_is_told_from_one_that_normalizes():
+def test_a_subject_that_returns_x_for_one_value_is_told_from_one_that_normalizes() -> None:
     found = differing(Wrong(answer=on_one_value(identity), scope=PLAIN), "edges")
     assert found == {
         "one value, no state": "accepted, returns x",
@@ -47,8 +49,8 @@ def test_a_subject_that_returns_x_for_one_value_is_told_from_one_that_normalizes
         (lambda x: x + 1, "none of the known"),
     ],
 )
-def test_other_answers_to_one_value(y, told):
-    def change(case, given, rank):
+def test_other_answers_to_one_value(y: Callable[..., Any], told: str) -> None:
+    def change(case: Any, given: Any, rank: Any) -> Any:
         return dataclasses.replace(rank, y=y(given.x))
 
     assert differing(Wrong(answer=on_one_value(change), scope=PLAIN), "edges")["one value, no state"] == told
@@ -69,16 +71,16 @@ def test_other_answers_to_one_value(y, told):
         (lambda old, new: {"mean": new["mean"] + 1, "var": new["var"]}, "none of the known"),
     ],
 )
-def test_what_one_value_does_to_the_state(state, told):
-    def change(case, given, rank):
+def test_what_one_value_does_to_the_state(state: Callable[..., Any], told: str) -> None:
+    def change(case: Any, given: Any, rank: Any) -> Any:
         return rank if case.state is None else dataclasses.replace(rank, state=state(case.state, rank.state))
 
     found = differing(Wrong(answer=on_one_value(change), scope=PLAIN), "edges")
     assert found == {"one value, with a state": told}
 
 
-def test_one_value_by_the_running_statistics():
-    def answer(case, outcome):
+def test_one_value_by_the_running_statistics() -> None:
+    def answer(case: Any, outcome: Any) -> Any:
         if case.state is None or not alone(case, case.ranks[0]):
             return outcome
         y = OURS.run(dataclasses.replace(case, mode="inference")).ranks[0].y
@@ -88,7 +90,7 @@ def test_one_value_by_the_running_statistics():
     assert found == {"one value, with a state": "accepted, y by the running statistics"}
 
 
-def test_one_value_without_parameters_is_measured_all_the_same():
+def test_one_value_without_parameters_is_measured_all_the_same() -> None:
     scope = Scope(dtypes=("float32",), world=1, options={"scale": (False,), "center": (False,)})
     assert measured(Wrong(scope=scope), "edges")["one value, no state"].verdict == "same"
     found = differing(Wrong(answer=on_one_value(identity), scope=scope), "edges")
@@ -103,13 +105,13 @@ class Refusing(Wrong):
 
     error = ValueError("not this one")
 
-    def run(self, case):
+    def run(self, case: Any) -> Any:
         if self.refused(case):
             raise self.error
         return super().run(case)
 
 
-def test_a_subject_that_refuses_everything_refuses_nothing_in_particular():
+def test_a_subject_that_refuses_everything_refuses_nothing_in_particular() -> None:
     found = measured(Refusing(refused=lambda case: case.mode == "batch", scope=FLOAT32), "ghost", "edges")
     for name in ("remainder", "one value, no state", "one value, with a state", "nonfinite (asked: raise)"):
         assert (found[name].verdict, found[name].measured) == ("differs", "none of the known"), name
@@ -117,7 +119,7 @@ def test_a_subject_that_refuses_everything_refuses_nothing_in_particular():
 
 
 @pytest.mark.parametrize("error", [NotImplementedError("some day"), None])
-def test_what_breaks_does_not_refuse(error):
+def test_what_breaks_does_not_refuse(error: Any) -> None:
     from bnspec_conformance.subjects import ProgramError
 
     class Breaking(Refusing):
@@ -130,7 +132,7 @@ def test_what_breaks_does_not_refuse(error):
     assert finding.note.startswith("it broke: ")
 
 
-def test_a_refusal_of_empty_batches_is_one_of_empty_batches():
+def test_a_refusal_of_empty_batches_is_one_of_empty_batches() -> None:
     empty = Refusing(refused=lambda case: case.ranks[0].x.size == 0, scope=PLAIN)
     assert measured(empty, "edges")["state, empty batch"].measured == "refused"
     every = Refusing(refused=lambda case: case.state is not None and case.update, scope=PLAIN)
@@ -140,11 +142,11 @@ def test_a_refusal_of_empty_batches_is_one_of_empty_batches():
 # --- remainders -------------------------------------------------------------------------------------------------------
 
 
-def grouped(groups_of, least=1):
+def grouped(groups_of: Any, least: int = 1) -> Any:
     """Normalize the groups that ``groups_of(samples, size)`` gives; refuse those of fewer samples than `least`."""
 
     class Grouped(Wrong):
-        def run(self, case):
+        def run(self, case: Any) -> Any:
             size = case.config.virtual_batch_size
             if size is None or case.mode != "batch" or case.state is not None:
                 return super().run(case)
@@ -160,26 +162,26 @@ def grouped(groups_of, least=1):
     return Grouped
 
 
-def runs(lengths):
+def runs(lengths: Any) -> list[Any]:
     ends = np.cumsum(lengths)
     return [slice(int(end - n), int(end)) for n, end in zip(lengths, ends, strict=True)]
 
 
-def smaller(samples, size):
+def smaller(samples: Any, size: int) -> Any:
     return runs([size] * (samples // size) + ([samples % size] if samples % size else []))
 
 
-def larger(samples, size):
+def larger(samples: Any, size: int) -> Any:
     full = max(samples // size, 1)
     return runs([*[size] * (full - 1), samples - size * (full - 1)])
 
 
-def chunks(samples, size):  # what torch.chunk(x, ceil(N/V)) gives
+def chunks(samples: Any, size: int) -> Any:  # what torch.chunk(x, ceil(N/V)) gives
     number = -(-samples // size)
     return smaller(samples, -(-samples // number))
 
 
-def even(samples, size):
+def even(samples: Any, size: int) -> Any:
     return runs([len(part) for part in np.array_split(np.arange(samples), -(-samples // size))])
 
 
@@ -193,19 +195,21 @@ def even(samples, size):
     ],
 )
 @pytest.mark.parametrize("least", [1, 2])
-def test_every_way_with_a_remainder_is_told_whether_or_not_one_sample_is_refused(groups_of, told, least):
+def test_every_way_with_a_remainder_is_told_whether_or_not_one_sample_is_refused(
+    groups_of: Any, told: str, least: int
+) -> None:
     found = measured(grouped(groups_of, least)(scope=FLOAT32), "ghost")["remainder"]
     assert (found.verdict, found.measured) == ("differs", told)
     refused = [n for n in (11, 12, 13, 14, 1, 2, 3, 4) if any(s.stop - s.start < least for s in groups_of(n, 5))]
     assert found.note == (f"groups of 5, refused for {' and '.join(map(str, refused))} samples" if refused else "")
 
 
-def test_a_refusal_of_one_sample_is_no_refusal_of_a_remainder():
+def test_a_refusal_of_one_sample_is_no_refusal_of_a_remainder() -> None:
     scope = Scope(dtypes=("float32",), world=1, options={"virtual_batch_size": (None, 2)})
     fussy = grouped(smaller, 2)(scope=scope)
 
     class Fussy(type(fussy)):  # it takes one sample in no call
-        def run(self, case):
+        def run(self, case: Any) -> Any:
             if case.mode == "batch" and len(case.ranks[0].x) == 1:
                 raise ValueError("Expected more than 1 value per channel when training")
             return super().run(case)
@@ -215,8 +219,8 @@ def test_a_refusal_of_one_sample_is_no_refusal_of_a_remainder():
     assert measured(fussy, "ghost")["remainder"].measured == "refused"  # it takes one sample elsewhere
 
 
-def test_samples_that_are_left_out_are_no_known_way():
-    def dropped(samples, size):
+def test_samples_that_are_left_out_are_no_known_way() -> None:
+    def dropped(samples: Any, size: int) -> Any:
         return runs([size] * max(samples // size, 1)) if samples >= size else runs([samples])
 
     finding = measured(grouped(dropped)(scope=FLOAT32), "ghost")["remainder"]
@@ -227,8 +231,8 @@ def test_samples_that_are_left_out_are_no_known_way():
 # --- NaN and counters -------------------------------------------------------------------------------------------------
 
 
-def test_a_nan_that_is_swallowed_is_not_its_own_channels():
-    def answer(case, given, rank):
+def test_a_nan_that_is_swallowed_is_not_its_own_channels() -> None:
+    def answer(case: Any, given: Any, rank: Any) -> Any:
         if not np.isnan(given.x).any() or case.mode != "batch":
             return rank
         state = None if rank.state is None else {k: np.nan_to_num(v) for k, v in rank.state.items()}
@@ -239,23 +243,23 @@ def test_a_nan_that_is_swallowed_is_not_its_own_channels():
     assert found["nonfinite"] == "none of the known"
 
 
-def test_a_nan_that_stays_at_its_own_element():
-    def answer(case, given, rank):
+def test_a_nan_that_stays_at_its_own_element() -> None:
+    def answer(case: Any, given: Any, rank: Any) -> Any:
         return dataclasses.replace(rank, y=np.where(np.isnan(given.x), rank.y, np.nan_to_num(rank.y)))
 
     finding = measured(Wrong(answer=each(answer), scope=FLOAT32), "edges")["NaN in y reaches"]
     assert (finding.verdict, finding.note) == ("differs", "its own channel has it in 1 of 4 places")
 
 
-def test_an_update_that_a_nan_skips_for_every_channel():
-    def answer(case, given, rank):
+def test_an_update_that_a_nan_skips_for_every_channel() -> None:
+    def answer(case: Any, given: Any, rank: Any) -> Any:
         return dataclasses.replace(rank, state=case.state) if np.isnan(given.x).any() and rank.state else rank
 
     assert differing(Wrong(answer=each(answer), scope=FLOAT32), "edges")["nonfinite"] == "skip every channel"
 
 
-def test_a_counter_that_starts_anew_is_not_counted():
-    def answer(case, given, rank):
+def test_a_counter_that_starts_anew_is_not_counted() -> None:
+    def answer(case: Any, given: Any, rank: Any) -> Any:
         if rank.state is None or "count" not in rank.state or given.x.size:
             return rank
         return dataclasses.replace(rank, state=rank.state | {"count": rank.state["count"] * 0})
@@ -264,8 +268,8 @@ def test_a_counter_that_starts_anew_is_not_counted():
     assert (finding.measured, finding.verdict, finding.note) == ("none of the known", "differs", "4 became 0")
 
 
-def test_a_mean_that_is_lost_is_no_update():
-    def answer(case, given, rank):
+def test_a_mean_that_is_lost_is_no_update() -> None:
+    def answer(case: Any, given: Any, rank: Any) -> Any:
         return (
             rank
             if rank.state is None

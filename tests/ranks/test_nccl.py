@@ -9,30 +9,32 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
-from jobs import DEADLINE, EMULATED, HERE, MARGIN, STARTING, fault, job, program
+from mpi_jobs import DEADLINE, EMULATED, HERE, MARGIN, STARTING, fault, job, program
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_a_step_gives_the_numbers_of_mpi_and_does_not_wait(ranks):
+def test_a_step_gives_the_numbers_of_mpi_and_does_not_wait(ranks: int) -> None:
     assert program(ranks, "beside_mpi", **EMULATED) == {"same": True, "waits": 0}
 
 
-def test_neither_captures_nor_collectives_disturb_each_other():
+def test_neither_captures_nor_collectives_disturb_each_other() -> None:
     assert program(2, "captures", **EMULATED) == {"spoiled": 0}
 
 
 @pytest.mark.parametrize(("ranks", "steps"), [(2, 300), (3, 100)])
-def test_states_stay_the_same_to_the_bit(ranks, steps):
+def test_states_stay_the_same_to_the_bit(ranks: int, steps: int) -> None:
     found = program(ranks, "soak", steps, kill=300, **EMULATED)
     assert found == {"different": 1, "steps": steps, "ranks": ranks, "finite": True}
 
 
 @pytest.mark.parametrize(("ranks", "joined", "number"), [(2, 2, 1), (4, 2, 2), (6, 3, 2)])
-def test_several_rounds_give_all_ranks_the_same_bits(ranks, joined, number):
+def test_several_rounds_give_all_ranks_the_same_bits(ranks: int, joined: int, number: int) -> None:
     """As in worlds of more than 32 ranks, by single messages in groups."""
     found = program(ranks, "rounds", **EMULATED, BNSPEC_TEST_ROUNDS=str(joined))
     assert found["order"] == int("123456"[:ranks])
@@ -41,24 +43,24 @@ def test_several_rounds_give_all_ranks_the_same_bits(ranks, joined, number):
 
 
 @pytest.mark.parametrize("kind", ["mpi", "nccl", "given"])
-def test_parts_share_their_own_statistics(kind):
+def test_parts_share_their_own_statistics(kind: str) -> None:
     found = program(3, "parts", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
     assert found == {"means": [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]], "sizes": [[3, 2], [3, 1], [3, 2]]}
 
 
-def test_layers_that_share_messages_keep_their_bits():
+def test_layers_that_share_messages_keep_their_bits() -> None:
     found = program(2, "batched", **EMULATED)
     assert found["same"]
     assert found["sent"] == 2  # one forward and one backward, for three layers
     assert "[BN-SHAPE-1]" in found["error"]
 
 
-def test_many_communicators_end_as_one_does():
+def test_many_communicators_end_as_one_does() -> None:
     """Kept, dropped, parts and failed ones: each that was waited for by itself would take seconds."""
     assert program(4, "many", 20, **EMULATED)["seconds"] < DEADLINE
 
 
-def test_a_forked_child_has_no_place_among_the_ranks():
+def test_a_forked_child_has_no_place_among_the_ranks() -> None:
     found = program(2, "forks", **EMULATED)
     assert len(found["told"]) == 6, found
     for told in found["told"]:
@@ -67,7 +69,7 @@ def test_a_forked_child_has_no_place_among_the_ranks():
     assert (found["total"], found["went_on"]) == ([2.0, 2.0], True)
 
 
-def test_after_the_end_of_mpi_communicators_are_refused():
+def test_after_the_end_of_mpi_communicators_are_refused() -> None:
     found = program(2, "finalized", **EMULATED)
     assert len(found["told"]) == 5, found
     for told in found["told"]:
@@ -76,11 +78,11 @@ def test_after_the_end_of_mpi_communicators_are_refused():
     assert found["same"] == 1
 
 
-def test_threads_with_streams_and_parts_of_their_own_do_not_mix():
+def test_threads_with_streams_and_parts_of_their_own_do_not_mix() -> None:
     assert program(2, "splits", **EMULATED) == {"right": 40, "of": 40}
 
 
-def test_mpi_takes_device_arrays_through_host_memory():
+def test_mpi_takes_device_arrays_through_host_memory() -> None:
     """Beside ranks whose arrays are in host memory."""
     options = EMULATED | {"BNSPEC_TEST_RANKS": "mpi", "BNSPEC_TEST_LIBRARY": "cupy"}
     found = program(3, "libraries", **options)["found"]
@@ -102,7 +104,7 @@ def test_mpi_takes_device_arrays_through_host_memory():
     ],
 )
 @pytest.mark.parametrize("kind", ["nccl", "given"])
-def test_ranks_that_differ_are_told_at_once(tmp_path, kind, act, texts):
+def test_ranks_that_differ_are_told_at_once(tmp_path: Path, kind: str, act: str, texts: list[Any]) -> None:
     done, _, found = fault(tmp_path, act, **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
     assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
     for told in found["told"].values():
@@ -118,7 +120,7 @@ def test_ranks_that_differ_are_told_at_once(tmp_path, kind, act, texts):
 
 @pytest.mark.parametrize("mode", ["wait", "garbage"])
 @pytest.mark.parametrize("kind", ["nccl", "given"])
-def test_known_layers_in_another_order_are_noticed_on_the_device(tmp_path, kind, mode):
+def test_known_layers_in_another_order_are_noticed_on_the_device(tmp_path: Path, kind: str, mode: str) -> None:
     """Whatever NCCL does about messages of different lengths: nobody computes with them, and the ranks are told."""
     done, _, found = fault(tmp_path, "order_known", **(EMULATED | {"BNSPEC_TEST_RANKS": kind, "EMULATED_NCCL": mode}))
     assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
@@ -130,7 +132,7 @@ def test_known_layers_in_another_order_are_noticed_on_the_device(tmp_path, kind,
         assert told["kind"] == ("CollectiveTimeout" if (kind, mode) == ("given", "wait") else "CollectiveMismatch")
 
 
-def test_a_rank_that_met_others_elsewhere_lets_later_rounds_notice(tmp_path):
+def test_a_rank_that_met_others_elsewhere_lets_later_rounds_notice(tmp_path: Path) -> None:
     """Rank 3 folds what rank 2 sent by mistake; rank 1 hears of it from rank 3 alone, and must not use it."""
     done, _, found = fault(
         tmp_path, "order_known", ranks=4, **EMULATED, EMULATED_NCCL="garbage", BNSPEC_TEST_ROUNDS="2"
@@ -148,7 +150,7 @@ def test_a_rank_that_met_others_elsewhere_lets_later_rounds_notice(tmp_path):
         ("uncaught", "rank 1 raised OSError: no space left while layer 'conv2/bn' (moments, collective"),
     ],
 )
-def test_a_rank_that_raises_or_ends_is_named_at_once(tmp_path, act, text):
+def test_a_rank_that_raises_or_ends_is_named_at_once(tmp_path: Path, act: str, text: str) -> None:
     done, _, found = fault(tmp_path, act, **EMULATED)
     assert sorted(found["told"]) == [0, 2], done.stdout + done.stderr
     for told in found["told"].values():
@@ -159,7 +161,7 @@ def test_a_rank_that_raises_or_ends_is_named_at_once(tmp_path, act, text):
 
 
 @pytest.mark.parametrize("act", ["late", "late_last", "late_large"])
-def test_a_rank_that_is_late_is_named_and_told(tmp_path, act):
+def test_a_rank_that_is_late_is_named_and_told(tmp_path: Path, act: str) -> None:
     done, _, found = fault(tmp_path, act, **EMULATED)
     assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
     for rank, told in found["told"].items():
@@ -170,7 +172,7 @@ def test_a_rank_that_is_late_is_named_and_told(tmp_path, act):
 
 
 @pytest.mark.parametrize(("kind", "pool"), [("nccl", ""), ("nccl", "reuse"), ("given", "reuse")])
-def test_a_host_that_waits_for_its_device_is_freed(tmp_path, kind, pool):
+def test_a_host_that_waits_for_its_device_is_freed(tmp_path: Path, kind: str, pool: str) -> None:
     """And what it finds there is not a number, although the memory may still hold the same layer's last message."""
     options = EMULATED | {"BNSPEC_TEST_RANKS": kind, "EMULATED_POOL": pool}
     done, _, found = fault(tmp_path, "blocked_host", **options)
@@ -182,7 +184,7 @@ def test_a_host_that_waits_for_its_device_is_freed(tmp_path, kind, pool):
         assert text in found["told"][rank]["text"]
 
 
-def test_a_fault_that_no_call_reports_is_reported_at_the_end(tmp_path):
+def test_a_fault_that_no_call_reports_is_reported_at_the_end(tmp_path: Path) -> None:
     done, seconds, found = fault(tmp_path, "unread", **EMULATED)
     assert sorted(found["value"]) == [0, 1, 2]
     assert done.returncode != 0
@@ -198,7 +200,7 @@ def test_a_fault_that_no_call_reports_is_reported_at_the_end(tmp_path):
         ("nccl_raises", ": NCCLFault: "),
     ],
 )
-def test_what_fails_below_is_told_to_all(tmp_path, act, text):
+def test_what_fails_below_is_told_to_all(tmp_path: Path, act: str, text: str) -> None:
     done, _, found = fault(tmp_path, act, **EMULATED)
     assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
     for told in found["told"].values():
@@ -208,7 +210,7 @@ def test_what_fails_below_is_told_to_all(tmp_path, act, text):
 
 
 @pytest.mark.parametrize("pool", ["", "reuse"])
-def test_half_a_message_is_no_number(tmp_path, pool):
+def test_half_a_message_is_no_number(tmp_path: Path, pool: str) -> None:
     """Its header is right, and what stands behind it may be the last message's."""
     done, _, found = fault(tmp_path, "half", **EMULATED, EMULATED_POOL=pool)
     assert found["value"] == {rank: {"isnan": True} for rank in range(3)}, done.stdout + done.stderr
@@ -217,7 +219,7 @@ def test_half_a_message_is_no_number(tmp_path, pool):
         assert "NCCL did not finish, with every rank there" in told["text"]
 
 
-def test_a_host_that_is_stuck_in_a_call_of_nccl_is_freed(tmp_path):
+def test_a_host_that_is_stuck_in_a_call_of_nccl_is_freed(tmp_path: Path) -> None:
     done, _, found = fault(tmp_path, "stuck_in_call", **EMULATED, EMULATED_NCCL_LAZY="1")
     for rank in (0, 2):
         assert found["told"][rank]["kind"] == "CollectiveTimeout", done.stdout + done.stderr
@@ -225,7 +227,7 @@ def test_a_host_that_is_stuck_in_a_call_of_nccl_is_freed(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["nccl", "given"])
-def test_a_split_that_meets_a_layer_is_noticed(tmp_path, kind):
+def test_a_split_that_meets_a_layer_is_noticed(tmp_path: Path, kind: str) -> None:
     done, _, found = fault(tmp_path, "split_or_layer", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
     assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
     for told in found["told"].values():
@@ -235,7 +237,7 @@ def test_a_split_that_meets_a_layer_is_noticed(tmp_path, kind):
         assert "failed before" in again["text"]
 
 
-def test_the_whole_is_closed_where_a_part_fails_in_the_end(tmp_path):
+def test_the_whole_is_closed_where_a_part_fails_in_the_end(tmp_path: Path) -> None:
     done, _, found = fault(tmp_path, "part_unread", **EMULATED)
     assert sorted(found["told"]) == [0, 1], done.stdout + done.stderr
     for rank, again in found["again"].items():
@@ -243,7 +245,7 @@ def test_the_whole_is_closed_where_a_part_fails_in_the_end(tmp_path):
         assert "this communicator is closed" in again["text"]
 
 
-def test_a_part_whose_fault_was_handled_spares_the_end_of_the_whole(tmp_path):
+def test_a_part_whose_fault_was_handled_spares_the_end_of_the_whole(tmp_path: Path) -> None:
     done, _, found = fault(tmp_path, "part_handled", **EMULATED)
     assert done.returncode == 0, done.stderr
     assert "told" not in found
@@ -252,7 +254,7 @@ def test_a_part_whose_fault_was_handled_spares_the_end_of_the_whole(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["nccl", "given"])
-def test_communicators_end_in_any_order(tmp_path, kind):
+def test_communicators_end_in_any_order(tmp_path: Path, kind: str) -> None:
     """NCCL waits for the other ranks where one ends; nobody waits for that for long."""
     done, seconds, found = fault(tmp_path, "closing", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
     assert done.returncode == 0, done.stderr
@@ -260,21 +262,21 @@ def test_communicators_end_in_any_order(tmp_path, kind):
     assert seconds < MARGIN + STARTING
 
 
-def test_only_the_late_rank_is_named_where_ranks_hear_few_others(tmp_path):
+def test_only_the_late_rank_is_named_where_ranks_hear_few_others(tmp_path: Path) -> None:
     done, _, found = fault(tmp_path, "late_known", ranks=6, **EMULATED, BNSPEC_TEST_ROUNDS="2")
     assert sorted(found["told"]) == [0, 1, 2, 3, 4, 5], done.stdout + done.stderr
     for told in found["told"].values():
         assert "and rank 1 did not arrive" in told["text"]
 
 
-def test_ranks_that_never_hear_a_rank_directly_are_told_too(tmp_path):
+def test_ranks_that_never_hear_a_rank_directly_are_told_too(tmp_path: Path) -> None:
     done, _, found = fault(tmp_path, "several_rounds", ranks=6, **EMULATED, BNSPEC_TEST_ROUNDS="2")
     assert sorted(found["told"]) == [0, 2, 3, 4, 5], done.stdout + done.stderr
     for told in found["told"].values():
         assert "rank 1 raised OSError: no space left while layer 'conv2/bn'" in told["text"]
 
 
-def test_one_communicator_on_two_threads_is_refused(tmp_path):
+def test_one_communicator_on_two_threads_is_refused(tmp_path: Path) -> None:
     done, _, found = fault(tmp_path, "two_threads", **EMULATED)
     assert len(found["threads"][0]["texts"]) == 2, done.stdout + done.stderr
     assert all("on two threads at once" in text for text in found["threads"][0]["texts"])
@@ -282,7 +284,7 @@ def test_one_communicator_on_two_threads_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("act", "text"), [("interrupt", "KeyboardInterrupt"), ("fold_raises", "ZeroDivisionError")])
-def test_a_rank_that_is_stopped_inside_a_collective_is_named(tmp_path, act, text):
+def test_a_rank_that_is_stopped_inside_a_collective_is_named(tmp_path: Path, act: str, text: str) -> None:
     done, _, found = fault(tmp_path, act, **EMULATED)
     assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
     for told in found["told"].values():
@@ -292,7 +294,7 @@ def test_a_rank_that_is_stopped_inside_a_collective_is_named(tmp_path, act, text
 
 @pytest.mark.parametrize("act", ["killed", "stuck"])
 @pytest.mark.parametrize("notices", ["", "1"])
-def test_a_job_whose_rank_is_gone_ends_in_time(tmp_path, act, notices):
+def test_a_job_whose_rank_is_gone_ends_in_time(tmp_path: Path, act: str, notices: str) -> None:
     """Whoever sees it first: the launcher, our deadline, or NCCL, which notices over a network."""
     done, seconds, found = fault(tmp_path, act, **EMULATED, EMULATED_NCCL_NOTICES=notices)
     assert done.returncode != 0
@@ -302,7 +304,7 @@ def test_a_job_whose_rank_is_gone_ends_in_time(tmp_path, act, notices):
     assert act == "killed" or sorted(found["told"]) == [0, 2]
 
 
-def test_a_nan_shows_on_all_ranks_and_is_no_error(tmp_path):
+def test_a_nan_shows_on_all_ranks_and_is_no_error(tmp_path: Path) -> None:
     done, _, found = fault(tmp_path, "nan", **EMULATED)
     assert done.returncode == 0, done.stderr
     assert "told" not in found
@@ -310,7 +312,7 @@ def test_a_nan_shows_on_all_ranks_and_is_no_error(tmp_path):
     assert found["value"][0]["isnan"] == [True, False, False]
 
 
-def test_a_fault_of_a_part_spares_the_whole(tmp_path):
+def test_a_fault_of_a_part_spares_the_whole(tmp_path: Path) -> None:
     done, _, found = fault(tmp_path, "split", **EMULATED)
     assert done.returncode == 0, done.stderr
     assert sorted(found["part"]) == [0, 2]
@@ -320,7 +322,7 @@ def test_a_fault_of_a_part_spares_the_whole(tmp_path):
     assert {str(v["total"]) for v in found["value"].values()} == {"[3.0, 3.0]"}
 
 
-def test_what_a_device_cannot_send_is_refused():
+def test_what_a_device_cannot_send_is_refused() -> None:
     found = program(2, "refused", **EMULATED)
     kinds, texts = zip(*(each.split(": ", 1) for each in found["told"]))
     assert kinds == (*["TypeError"] * 2, *["ValueError"] * 3, *["TypeError"] * 2, "CommunicatorError")
@@ -344,8 +346,8 @@ def test_what_a_device_cannot_send_is_refused():
 ONE_DEVICE = EMULATED | {"BNSPEC_TEST_ONE_DEVICE": "1"}
 
 
-def test_ranks_share_a_device_only_if_asked_and_able():
-    connect = "import sys; sys.path.insert(0, 'tests/support'); import ranks; ranks.Communicator(5.0)"
+def test_ranks_share_a_device_only_if_asked_and_able() -> None:
+    connect = "import rank_communicators; rank_communicators.Communicator(5.0)"
     done, _ = job(2, "-c", connect, **ONE_DEVICE)
     assert done.returncode != 0
     assert "ranks 0, 1 have the device" in done.stderr
@@ -356,15 +358,15 @@ def test_ranks_share_a_device_only_if_asked_and_able():
     assert "and this is 2.27.7" in done.stderr
 
 
-def test_a_rank_without_a_device_is_named_to_all():
-    connect = "import sys; sys.path.insert(0, 'tests/support'); import ranks; ranks.Communicator(5.0)"
+def test_a_rank_without_a_device_is_named_to_all() -> None:
+    connect = "import rank_communicators; rank_communicators.Communicator(5.0)"
     done, seconds = job(2, "-c", connect, **(EMULATED | {"EMULATED_DEVICES": "0"}))
     assert done.returncode != 0
     assert "rank 0 has no CUDA device" in done.stderr
     assert seconds < 5.0 + STARTING
 
 
-def test_the_command_lets_ranks_share_a_device():
+def test_the_command_lets_ranks_share_a_device() -> None:
     command = [sys.executable, "-m", "bnspec_conformance", "run", "nccl", "--ranks", "2", "--clause", "BN-SYNC-2"]
     environment = os.environ | EMULATED | {"EMULATED_DEVICES": "1", "OMP_NUM_THREADS": "1"}
     options = {"capture_output": True, "text": True, "timeout": 120, "check": False, "env": environment}
@@ -376,7 +378,7 @@ def test_the_command_lets_ranks_share_a_device():
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_the_clauses_run_on_devices_and_ranks(tmp_path, ranks):
+def test_the_clauses_run_on_devices_and_ranks(tmp_path: Path, ranks: int) -> None:
     """The whole suite, with one rank; what needs several, with three. One report, of the first process."""
     report = tmp_path / "report.json"
     given = ["run", "nccl", "--max-examples", "3", "--json", str(report), *(["--clause", "BN-SYNC"] * (ranks > 1))]

@@ -1,20 +1,21 @@
 """The plan of who sends to whom: simulated for many sizes, without MPI."""
 
 import math
+from typing import Any
 
 import pytest
 
 from bnspec_backends.ranks.schedule import ONE_ROUND, factor_for, plan
 
 
-def simulate(size):
+def simulate(size: int) -> tuple[Any, ...]:
     """What each rank holds in the end, if a rank holds the ranks that it heard of, in order."""
     plans = [plan(size, rank) for rank in range(size)]
     held = [[(rank,)] for rank in range(size)]  # after each of its rounds
     for rank in range(size):
         assert len(plans[rank]) <= factor_for(size)[1]
 
-    def value(rank, rounds):
+    def value(rank: Any, rounds: Any) -> Any:
         """What a rank holds after so many of its rounds; the recursion ends, or the plan has a cycle."""
         while len(held[rank]) <= rounds:
             number = len(held[rank]) - 1
@@ -27,14 +28,14 @@ def simulate(size):
     return [value(rank, len(plans[rank])) for rank in range(size)], plans
 
 
-def sent_by(source, target, plans):
+def sent_by(source: Any, target: Any, plans: Any) -> Any:
     """How many rounds a source has behind it when it sends to this target."""
     (number,) = [i for i, each in enumerate(plans[source]) if target in each.targets]
     return number
 
 
 @pytest.mark.parametrize("size", [*range(1, 71), 100, 127, 128, 129, 511, 512, 513])
-def test_everyone_ends_with_all_ranks_in_order(size):
+def test_everyone_ends_with_all_ranks_in_order(size: Any) -> None:
     held, plans = simulate(size)
     assert held == [tuple(range(size))] * size
     for rank, rounds in enumerate(plans):
@@ -54,7 +55,7 @@ def test_everyone_ends_with_all_ranks_in_order(size):
     assert len(set(sent)) == len(sent)  # so one tag is enough: frames between two ranks come in order
 
 
-def test_up_to_32_ranks_everyone_hears_everyone():
+def test_up_to_32_ranks_everyone_hears_everyone() -> None:
     for size in range(2, ONE_ROUND + 1):
         for rank in range(size):
             (only,) = plan(size, rank)
@@ -63,7 +64,7 @@ def test_up_to_32_ranks_everyone_hears_everyone():
 
 
 @pytest.mark.parametrize("size", [33, 64, 100, 1000, 1024, 4097, 65536])
-def test_what_a_rank_moves_grows_with_the_logarithm_of_the_world(size):
+def test_what_a_rank_moves_grows_with_the_logarithm_of_the_world(size: int) -> None:
     factor, rounds = factor_for(size)
     assert factor <= 8
     assert rounds == math.ceil(round(math.log(size, 8), 9))

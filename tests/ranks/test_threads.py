@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +25,11 @@ OUTER = 20.0
 SIGNATURE = Signature("moments", "bn1", 3, 1, "float32", '{"decay": 0.9, "epsilon": 1e-05}')
 
 
-def run(size, fn, **options):
+def run(size: int, fn: Any, **options: Any) -> Any:
     """``threads.run`` on a thread of its own, so that a hang fails the test instead of stopping the suite."""
     outcome = []
 
-    def body():
+    def body() -> None:
         try:
             outcome.append((threads.run(size, fn, **options), None))
         except BaseException as error:
@@ -43,11 +45,11 @@ def run(size, fn, **options):
     return result
 
 
-def caught(fn):
+def caught(fn: Any) -> Any:
     """`fn` whose exception is its result: what each rank saw, not only the first of them."""
 
     @functools.wraps(fn)
-    def wrapped(comm, *args):
+    def wrapped(comm: Any, *args: Any) -> Any:
         try:
             return fn(comm, *args)
         except Exception as error:
@@ -56,16 +58,16 @@ def caught(fn):
     return wrapped
 
 
-def add(a, b):
+def add(a: Any, b: Any) -> Any:
     return a + b
 
 
-def summed(comm, layer="bn1", value=1.0, **changes):
+def summed(comm: Any, layer: str = "bn1", value: float = 1.0, **changes: Any) -> Any:
     return comm.all_reduce(np.full(3, value), add, SIGNATURE._replace(layer=layer, **changes))
 
 
 @pytest.fixture(autouse=True)
-def no_thread_left():
+def no_thread_left() -> Iterator[None]:
     """No rank outlives its test, except where a test lets one go by an event."""
     yield
     left = [thread for thread in threading.enumerate() if thread.name.startswith("bnspec rank")]
@@ -78,8 +80,8 @@ def no_thread_left():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_results_come_in_rank_order(size):
-    def body(comm):
+def test_results_come_in_rank_order(size: int) -> None:
+    def body(comm: Any) -> tuple[Any, ...]:
         time.sleep(0.01 * (size - comm.rank))
         return comm.rank, comm.size
 
@@ -87,13 +89,13 @@ def test_results_come_in_rank_order(size):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_payloads_are_folded_from_rank_0_up_to_the_bit(size):
+def test_payloads_are_folded_from_rank_0_up_to_the_bit(size: int) -> None:
     generator = np.random.default_rng(size)
     payloads = (generator.standard_normal((size, 2, 7)) * 10.0 ** generator.integers(-12, 12, (size, 2, 7))).astype(
         "f4"
     )
 
-    def body(comm):
+    def body(comm: Any) -> Any:
         time.sleep(random.random() * 0.01)  # the last to arrive computes: any rank may be it
         return comm.all_reduce(payloads[comm.rank], add, SIGNATURE)
 
@@ -102,11 +104,11 @@ def test_payloads_are_folded_from_rank_0_up_to_the_bit(size):
         assert result.tobytes() == functools.reduce(add, payloads).tobytes()
 
 
-def test_order_is_a_left_fold():
-    def body(comm):
+def test_order_is_a_left_fold() -> None:
+    def body(comm: Any) -> tuple[Any, ...]:
         labels = []
 
-        def combine(a, b):
+        def combine(a: Any, b: Any) -> Any:
             labels.append((a.tolist(), b.tolist()))
             return np.concatenate([a, b])
 
@@ -119,8 +121,8 @@ def test_order_is_a_left_fold():
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_each_rank_gets_an_array_of_its_own(size):
-    def body(comm):
+def test_each_rank_gets_an_array_of_its_own(size: int) -> None:
+    def body(comm: Any) -> tuple[Any, ...]:
         payload = np.full(5, 1.0)
         first = comm.all_reduce(payload, lambda a, b: a, SIGNATURE)  # a combine that returns an argument as it is
         payload[:] = -1.0
@@ -136,8 +138,8 @@ def test_each_rank_gets_an_array_of_its_own(size):
         assert (first == rank).all()
 
 
-def test_overwriting_a_payload_after_the_call_is_safe():
-    def body(comm):
+def test_overwriting_a_payload_after_the_call_is_safe() -> None:
+    def body(comm: Any) -> Any:
         payload, totals = np.empty(3), []
         for step in range(200):
             payload[:] = step + comm.rank
@@ -148,8 +150,8 @@ def test_overwriting_a_payload_after_the_call_is_safe():
     assert run(3, body) == [[3 * step + 3 for step in range(200)]] * 3
 
 
-def test_many_collectives_at_uneven_speeds():
-    def body(comm):
+def test_many_collectives_at_uneven_speeds() -> None:
+    def body(comm: Any) -> Any:
         wait = random.Random(comm.rank)
         totals = []
         for step in range(300):
@@ -161,8 +163,8 @@ def test_many_collectives_at_uneven_speeds():
     assert run(4, body) == [[10.0 * step for step in range(300)]] * 4
 
 
-def test_zero_dimensional_and_empty_payloads():
-    def body(comm):
+def test_zero_dimensional_and_empty_payloads() -> None:
+    def body(comm: Any) -> tuple[Any, ...]:
         scalar = comm.all_reduce(np.array(comm.rank + 0.5), add, SIGNATURE)
         empty = comm.all_reduce(np.empty((1, 0), np.float32), add, SIGNATURE)
         return scalar, empty
@@ -173,8 +175,8 @@ def test_zero_dimensional_and_empty_payloads():
         assert (empty.shape, empty.dtype) == ((1, 0), np.float32)
 
 
-def test_one_ranks_nan_reaches_all():
-    def body(comm):
+def test_one_ranks_nan_reaches_all() -> None:
+    def body(comm: Any) -> Any:
         return comm.all_reduce(np.array([1.0, np.nan if comm.rank == 1 else 1.0]), add, SIGNATURE)
 
     for result in run(3, body):
@@ -183,10 +185,10 @@ def test_one_ranks_nan_reaches_all():
 
 
 @pytest.mark.parametrize("library", ["torch", "jax.numpy", "array_api_strict"])
-def test_arrays_of_other_libraries(library):
+def test_arrays_of_other_libraries(library: str) -> None:
     xp = pytest.importorskip(library)
 
-    def body(comm):
+    def body(comm: Any) -> Any:
         return comm.all_reduce(xp.asarray([1.0, comm.rank + 1.0]), add, SIGNATURE)
 
     results = run(3, body)
@@ -194,7 +196,7 @@ def test_arrays_of_other_libraries(library):
     assert len({id(result) for result in results}) == 3
 
 
-def test_the_threads_have_ended_when_run_returns():
+def test_the_threads_have_ended_when_run_returns() -> None:
     ranks = []
     for _ in range(100):
         threads.run(3, lambda comm: ranks.append(threading.current_thread()))
@@ -202,15 +204,15 @@ def test_the_threads_have_ended_when_run_returns():
     assert all(thread.daemon for thread in ranks)
 
 
-def test_args_give_each_rank_its_value():
+def test_args_give_each_rank_its_value() -> None:
     assert run(3, lambda comm, value: (comm.rank, value), args="abc") == [(0, "a"), (1, "b"), (2, "c")]
 
 
-def test_the_callers_context_variables_reach_the_ranks_and_stay_theirs():
+def test_the_callers_context_variables_reach_the_ranks_and_stay_theirs() -> None:
     variable = contextvars.ContextVar("variable", default="outside")
     token = variable.set("caller")
 
-    def body(comm):
+    def body(comm: Any) -> tuple[Any, ...]:
         seen = variable.get()
         variable.set(f"rank {comm.rank}")
         summed(comm)
@@ -223,13 +225,13 @@ def test_the_callers_context_variables_reach_the_ranks_and_stay_theirs():
         variable.reset(token)
 
 
-def test_current_is_the_ranks_communicator():
+def test_current_is_the_ranks_communicator() -> None:
     assert run(3, lambda comm: current() is comm) == [True] * 3
     nested = run(2, lambda comm: (threads.run(2, lambda inner: current() is inner), current() is comm))
     assert nested == [([True, True], True)] * 2
 
 
-def test_current_outside_says_where_to_call_it():
+def test_current_outside_says_where_to_call_it() -> None:
     with pytest.raises(RuntimeError) as refused:
         current()
     assert str(refused.value) == (
@@ -238,7 +240,7 @@ def test_current_outside_says_where_to_call_it():
     )
 
 
-def test_it_is_a_communicator():
+def test_it_is_a_communicator() -> None:
     def body(comm: ThreadCommunicator) -> str:
         protocol: Communicator = comm
         return repr(protocol)
@@ -250,18 +252,18 @@ def test_it_is_a_communicator():
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_size_below_one_is_refused(size):
+def test_size_below_one_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=rf"size is {size}; expected size >= 1 \[BN-SYNC-9\]"):
         threads.run(size, summed)
 
 
 @pytest.mark.parametrize("deadline", [0, -1.0, float("nan"), float("inf")])
-def test_a_deadline_that_is_no_time_is_refused(deadline):
+def test_a_deadline_that_is_no_time_is_refused(deadline: float) -> None:
     with pytest.raises(ValueError, match=r"expected a positive, finite number of seconds \[BN-SYNC-9\]"):
         threads.run(1, summed, deadline=deadline)
 
 
-def test_args_of_another_length_are_refused():
+def test_args_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match=r"args has 2 values for 3 ranks; expected one per rank"):
         threads.run(3, summed, args=[1, 2])
 
@@ -291,7 +293,7 @@ def test_args_of_another_length_are_refused():
         ),
     ],
 )
-def test_a_signature_that_differs_is_named_on_every_rank(changes, texts):
+def test_a_signature_that_differs_is_named_on_every_rank(changes: dict[str, Any], texts: list[Any]) -> None:
     errors = run(3, caught(lambda comm: summed(comm, **changes if comm.rank == 1 else {})))
     assert [type(error) for error in errors] == [CollectiveMismatch] * 3
     assert len({str(error) for error in errors}) == 1
@@ -314,14 +316,14 @@ def test_a_signature_that_differs_is_named_on_every_rank(changes, texts):
         ),
     ],
 )
-def test_a_payload_that_differs_is_named_on_every_rank(make, text):
+def test_a_payload_that_differs_is_named_on_every_rank(make: Callable[..., Any], text: str) -> None:
     errors = run(2, caught(lambda comm: comm.all_reduce(make() if comm.rank else np.zeros(3), add, SIGNATURE)))
     assert [type(error) for error in errors] == [CollectiveMismatch] * 2
     assert all(text in str(error) for error in errors), str(errors[0])
 
 
-def test_swapped_layers_name_both():
-    def body(comm):
+def test_swapped_layers_name_both() -> None:
+    def body(comm: Any) -> None:
         for layer in ("a", "b") if comm.rank == 0 else ("b", "a"):
             summed(comm, layer)
 
@@ -336,10 +338,10 @@ def test_swapped_layers_name_both():
 # --- missing, failing and returning ranks -----------------------------------------------------------------------------
 
 
-def test_a_missing_rank_is_named_on_all_that_wait():
+def test_a_missing_rank_is_named_on_all_that_wait() -> None:
     release = threading.Event()
 
-    def body(comm):
+    def body(comm: Any) -> None:
         if comm.rank == 1:
             release.wait(OUTER)
         else:
@@ -361,10 +363,10 @@ def test_a_missing_rank_is_named_on_all_that_wait():
     )
 
 
-def test_a_rank_that_comes_after_the_deadline_is_told_so():
+def test_a_rank_that_comes_after_the_deadline_is_told_so() -> None:
     gone = threading.Event()
 
-    def body(comm):
+    def body(comm: Any) -> None:
         if comm.rank == 1:
             gone.wait(OUTER)
         try:
@@ -378,10 +380,10 @@ def test_a_rank_that_comes_after_the_deadline_is_told_so():
     assert str(first) in str(late)
 
 
-def test_run_raises_the_timeout_and_not_what_followed():
+def test_run_raises_the_timeout_and_not_what_followed() -> None:
     gone = threading.Event()
 
-    def body(comm):
+    def body(comm: Any) -> None:
         if comm.rank == 0:
             gone.wait(OUTER)
         try:
@@ -394,10 +396,10 @@ def test_run_raises_the_timeout_and_not_what_followed():
     assert timeout.value.__notes__ == ["raised on rank 1 of 2 in bnspec_backends.ranks.threads.run"]
 
 
-def test_a_rank_that_raises_ends_the_wait_of_the_others_at_once():
+def test_a_rank_that_raises_ends_the_wait_of_the_others_at_once() -> None:
     seen = {}
 
-    def body(comm):
+    def body(comm: Any) -> None:
         summed(comm)
         if comm.rank == 2:
             time.sleep(0.1)
@@ -422,8 +424,8 @@ def test_a_rank_that_raises_ends_the_wait_of_the_others_at_once():
         assert "[BN-SYNC-9]. Correct the error of rank 2; it is the cause of this one." in str(error)
 
 
-def test_a_rank_that_returns_early_ends_the_wait_of_the_others_at_once():
-    def body(comm):
+def test_a_rank_that_returns_early_ends_the_wait_of_the_others_at_once() -> None:
+    def body(comm: Any) -> None:
         summed(comm)
         if comm.rank == 1:
             time.sleep(0.2)  # the others wait already
@@ -439,8 +441,8 @@ def test_a_rank_that_returns_early_ends_the_wait_of_the_others_at_once():
     )
 
 
-def test_a_collective_after_a_rank_returned_fails_at_once():
-    def body(comm):
+def test_a_collective_after_a_rank_returned_fails_at_once() -> None:
+    def body(comm: Any) -> None:
         if comm.rank == 0:
             time.sleep(0.1)
             summed(comm)
@@ -449,11 +451,11 @@ def test_a_collective_after_a_rank_returned_fails_at_once():
         run(2, body, deadline=15)
 
 
-def test_a_combine_that_raises_fails_all():
-    def combine(a, b):
+def test_a_combine_that_raises_fails_all() -> None:
+    def combine(a: Any, b: Any) -> None:
         raise ZeroDivisionError("in combine")
 
-    def body(comm):
+    def body(comm: Any) -> Any:
         return comm.all_reduce(np.zeros(2), combine, SIGNATURE)
 
     errors = run(3, caught(body))
@@ -464,10 +466,10 @@ def test_a_combine_that_raises_fails_all():
         run(3, body)
 
 
-def test_two_errors_are_both_told():
+def test_two_errors_are_both_told() -> None:
     barrier = threading.Barrier(2)
 
-    def body(comm):
+    def body(comm: Any) -> None:
         barrier.wait(OUTER)
         raise ValueError(f"mine is {comm.rank}")
 
@@ -480,8 +482,8 @@ def test_two_errors_are_both_told():
     ]
 
 
-def test_system_exit_of_a_rank_reaches_the_caller():
-    def body(comm):
+def test_system_exit_of_a_rank_reaches_the_caller() -> None:
+    def body(comm: Any) -> None:
         if comm.rank == 1:
             raise SystemExit(3)
         summed(comm)
@@ -492,8 +494,8 @@ def test_system_exit_of_a_rank_reaches_the_caller():
 
 
 @pytest.mark.parametrize("fault", ["mismatch", "raise", "type"])
-def test_a_communicator_that_failed_stays_failed(fault):
-    def body(comm):
+def test_a_communicator_that_failed_stays_failed(fault: str) -> None:
+    def body(comm: Any) -> tuple[Any, ...]:
         try:
             if fault == "mismatch":
                 summed(comm, f"bn{comm.rank}")
@@ -517,14 +519,14 @@ def test_a_communicator_that_failed_stays_failed(fault):
             assert first == str(results[0][0])  # rank 0 has the communicator's own text in each case
 
 
-def test_one_rank_on_two_threads_is_refused():
-    def body(comm):
+def test_one_rank_on_two_threads_is_refused() -> None:
+    def body(comm: Any) -> Any:
         if comm.rank == 1:
             time.sleep(0.3)
             return None
         errors = []
 
-        def other():
+        def other() -> None:
             time.sleep(0.1)
             errors.append(caught(summed)(comm, "bn2"))
 
@@ -541,11 +543,11 @@ def test_one_rank_on_two_threads_is_refused():
         )
 
 
-def test_a_rank_that_does_not_end_is_left_and_named(monkeypatch):
+def test_a_rank_that_does_not_end_is_left_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_GRACE", 0.1)
     release = threading.Event()
 
-    def body(comm):
+    def body(comm: Any) -> None:
         if comm.rank == 0:
             raise ValueError("first")
         release.wait(OUTER)
@@ -558,10 +560,10 @@ def test_a_rank_that_does_not_end_is_left_and_named(monkeypatch):
         release.set()
 
 
-def test_a_system_without_threads_ends_the_others(monkeypatch):
+def test_a_system_without_threads_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     start, begun = threading.Thread.start, []
 
-    def limited(thread):
+    def limited(thread: Any) -> None:
         if thread.name.startswith("bnspec rank"):
             if begun:
                 raise RuntimeError("can't start new thread")
@@ -573,11 +575,11 @@ def test_a_system_without_threads_ends_the_others(monkeypatch):
         run(3, summed, deadline=15)
 
 
-def test_an_interrupted_caller_ends_the_ranks(monkeypatch):
+def test_an_interrupted_caller_ends_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = threading.Event()
     seen = []
 
-    def body(comm):
+    def body(comm: Any) -> None:
         if comm.rank == 0:
             waiting.set()
             try:
@@ -589,7 +591,7 @@ def test_an_interrupted_caller_ends_the_ranks(monkeypatch):
             time.sleep(0.2)
 
     class Interrupted(threading.Condition):
-        def wait_for(self, predicate, timeout=None):
+        def wait_for(self, predicate: Any, timeout: float | None = None) -> Any:
             if threading.current_thread() is caller:
                 waiting.wait(OUTER)
                 time.sleep(0.05)
@@ -611,16 +613,16 @@ def test_an_interrupted_caller_ends_the_ranks(monkeypatch):
 # --- payloads that cannot be exchanged --------------------------------------------------------------------------------
 
 
-def test_a_payload_that_is_no_array_is_refused():
+def test_a_payload_that_is_no_array_is_refused() -> None:
     with pytest.raises(TypeError) as error:
         run(2, lambda comm: comm.all_reduce([1.0, 2.0], add, SIGNATURE))
     assert str(error.value).startswith("the payload of layer 'bn1' is a list; expected an array that holds values")
 
 
-def test_a_jax_tracer_is_refused():
+def test_a_jax_tracer_is_refused() -> None:
     jax = pytest.importorskip("jax")
 
-    def body(comm):
+    def body(comm: Any) -> Any:
         return jax.jit(lambda x: comm.all_reduce(x, add, SIGNATURE))(jax.numpy.ones(3))
 
     with pytest.raises(TypeError, match=r"is a \w*Tracer; expected an array that holds values.*Under jax.jit"):
@@ -630,8 +632,8 @@ def test_a_jax_tracer_is_refused():
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def test_split_groups_equal_colours_in_rank_order():
-    def body(comm):
+def test_split_groups_equal_colours_in_rank_order() -> None:
+    def body(comm: Any) -> tuple[Any, ...]:
         part = comm.split("odd" if comm.rank % 2 else "even")
         members = part.all_reduce(np.array([comm.rank]), lambda a, b: np.concatenate([a, b]), SIGNATURE)
         total = summed(comm)
@@ -645,8 +647,8 @@ def test_split_groups_equal_colours_in_rank_order():
     ]
 
 
-def test_parts_do_not_wait_for_each_other_and_split_again():
-    def body(comm):
+def test_parts_do_not_wait_for_each_other_and_split_again() -> None:
+    def body(comm: Any) -> tuple[Any, ...]:
         part = comm.split(comm.rank // 2)
         totals = [float(summed(part, value=step)[0]) for step in range(50 * (part.size + comm.rank // 2))]
         alone = part.split(part.rank)
@@ -655,8 +657,8 @@ def test_parts_do_not_wait_for_each_other_and_split_again():
     assert run(4, body) == [(100, True, 1, 7.0)] * 2 + [(150, True, 1, 7.0)] * 2
 
 
-def test_a_fault_of_a_part_names_the_ranks_of_run_and_spares_the_rest():
-    def body(comm):
+def test_a_fault_of_a_part_names_the_ranks_of_run_and_spares_the_rest() -> None:
+    def body(comm: Any) -> tuple[Any, ...]:
         part = comm.split(comm.rank // 2)
         outcome = caught(summed)(part, f"bn{comm.rank}" if comm.rank >= 2 else "bn")
         return outcome, summed(comm)[0]
@@ -670,8 +672,8 @@ def test_a_fault_of_a_part_names_the_ranks_of_run_and_spares_the_rest():
     assert "'bn2' from rank 2 and 'bn3' from rank 3" in str(results[3][0])
 
 
-def test_a_rank_that_raises_fails_its_parts_too():
-    def body(comm):
+def test_a_rank_that_raises_fails_its_parts_too() -> None:
+    def body(comm: Any) -> Any:
         part = comm.split(comm.rank % 2)
         if comm.rank == 3:
             raise ValueError("boom")
@@ -679,7 +681,7 @@ def test_a_rank_that_raises_fails_its_parts_too():
 
     errors = {}
 
-    def noting(comm):
+    def noting(comm: Any) -> Any:
         try:
             return body(comm)
         except CommunicatorError as error:
@@ -692,8 +694,8 @@ def test_a_rank_that_raises_fails_its_parts_too():
     assert "in the part of ranks 1, 3: rank 3 raised ValueError: boom" in errors[1]
 
 
-def test_split_against_all_reduce_is_a_mismatch():
-    def body(comm):
+def test_split_against_all_reduce_is_a_mismatch() -> None:
+    def body(comm: Any) -> Any:
         return comm.split(0) if comm.rank else summed(comm)
 
     errors = run(2, caught(body))
@@ -702,7 +704,7 @@ def test_split_against_all_reduce_is_a_mismatch():
     assert "channels" not in str(errors[0])
 
 
-def test_a_colour_must_be_hashable():
+def test_a_colour_must_be_hashable() -> None:
     with pytest.raises(TypeError, match="unhashable"):
         run(2, lambda comm: comm.split([]))
 
@@ -712,7 +714,7 @@ def test_a_colour_must_be_hashable():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("pause", [0.0, 0.2])
-def test_a_forked_child_has_no_place_among_the_ranks(pause):
+def test_a_forked_child_has_no_place_among_the_ranks(pause: float) -> None:
     """Whether or not the other rank waits where it is forked; in a program of its own, since it forks in a thread."""
     text = f"""
 import os, sys, time

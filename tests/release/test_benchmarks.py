@@ -11,7 +11,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-def test_cpu(tmp_path, layout):
+def test_cpu(tmp_path: Path, layout: str) -> None:
     pytest.importorskip("numba")
     pytest.importorskip("torch")
     out, page = tmp_path / "found.json", tmp_path / "page.md"

@@ -3,7 +3,9 @@
 import doctest
 import importlib
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ ROOT = Path(bnspec.__file__).parent.parent
 TEXTS = [path for path in (ROOT / "bnspec" / "SPEC.md", ROOT / "README.md") if path.exists()]
 
 
-def modules_of(package):
+def modules_of(package: Any) -> list[Any]:
     """Every module by name, found without importing more than the packages; the suite's own tests have no examples."""
     found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     names = [module.name for module in found if not module.name.rpartition(".")[2].startswith(("test_", "__main__"))]
@@ -28,7 +30,7 @@ def modules_of(package):
 MODULES = [name for package in (bnspec, bnspec_backends, bnspec_conformance) for name in modules_of(package)]
 
 
-def sessions(what):
+def sessions(what: Any) -> list[Any]:
     """The sessions of a module or a text, in order."""
     if isinstance(what, Path):
         text = what.read_text(encoding="utf-8")
@@ -43,7 +45,7 @@ def sessions(what):
     return [session for session in doctest.DocTestFinder(exclude_empty=True).find(module) if session.examples]
 
 
-def run(what):
+def run(what: Any) -> Any:
     """Run the examples; return how many there were."""
     runner, output = doctest.DocTestRunner(verbose=False), []
     number = 0
@@ -56,16 +58,16 @@ def run(what):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module_are_true(name, record_property):
+def test_the_examples_of_a_module_are_true(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("examples", run(name))
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
-def test_the_examples_of_a_text_are_true(path, record_property):
+def test_the_examples_of_a_text_are_true(path: Path, record_property: Callable[[str, object], None]) -> None:
     record_property("examples", run(path))
 
 
-def test_the_specification_has_enough_examples(capsys):
+def test_the_specification_has_enough_examples(capsys: pytest.CaptureFixture[str]) -> None:
     in_modules = 0
     for name in MODULES:
         try:
@@ -79,7 +81,7 @@ def test_the_specification_has_enough_examples(capsys):
     assert in_texts["SPEC.md"] >= 50
 
 
-def test_a_false_example_is_seen(tmp_path):
+def test_a_false_example_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "false.md"
     path.write_text("    >>> 1 + 1\n    3\n")
     with pytest.raises(AssertionError, match=r"Got:\s+2"):

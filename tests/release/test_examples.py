@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ DIGITS = ROOT / "examples" / "train_digits.py"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed")
 
 
-def run(arguments, folder):
+def run(arguments: Any, folder: Path) -> Any:
     return subprocess.run(
         list(map(str, arguments)),
         cwd=folder,
@@ -29,7 +30,7 @@ def run(arguments, folder):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
-def test_four_processes_train_the_weights_that_one_trains_on_the_joined_batch(tmp_path):
+def test_four_processes_train_the_weights_that_one_trains_on_the_joined_batch(tmp_path: Path) -> None:
     given = [DIGITS, "--check", "--dtype", "float64", "--epochs", "1", "--limit", "240"]
     done = run(command(4, list(map(str, given))), tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,7 +40,7 @@ def test_four_processes_train_the_weights_that_one_trains_on_the_joined_batch(tm
     assert 0 < float(difference) < 1e-10  # 0 would be no comparison: the sums are in another order
 
 
-def test_one_process_compares_and_plots(tmp_path):
+def test_one_process_compares_and_plots(tmp_path: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")
     done = run([sys.executable, DIGITS, "--epochs", "1", "--limit", "400", "--plot", "digits.png"], tmp_path)

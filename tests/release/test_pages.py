@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from pages import ROUGH, meant, outside_code, shown
+from markdown_text import ROUGH, meant, outside_code, shown
 
 from bnspec._clauses import clauses, specification
 from bnspec._cli import main

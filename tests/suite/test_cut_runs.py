@@ -161,13 +161,13 @@ def test_a_process_of_its_own_changes_no_result() -> None:
 
 @pytest.mark.parametrize("kind", ["writes", "aliases", "raises", "exits", "no y", "a list", "text", "NaN"])
 def test_misbehaviour_is_told_as_it_is_without_a_pipe(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hostile
+    import hostile_subjects
 
     monkeypatch.syspath_prepend(HERE)
-    subject = find_subject(f"isolated_hostile:{kind.replace(' ', '_')}", isolate=True)
+    subject = find_subject(f"isolated_hostile_subjects:{kind.replace(' ', '_')}", isolate=True)
     record = attempt(all_checks()["test_normalize::test_formula"], subject, Budget(2, 0, shrink=False))
     assert record.outcome == "failed"
-    words = hostile.KINDS[kind][1].removeprefix("raised ").replace("wrote to the array x", "wrote to an array")
+    words = hostile_subjects.KINDS[kind][1].removeprefix("raised ").replace("wrote to the array x", "wrote to an array")
     assert words in record.reason
 
 
@@ -236,6 +236,6 @@ def test_what_is_running_is_at_the_end_of_the_report(tmp_path: Path) -> None:
 
 
 def read_case() -> list[Case]:
-    from bnspec_conformance.subjects.conversation import cases
+    from bnspec_conformance.subjects.pipe.conversation import cases
 
     return list(cases().values())

@@ -1,8 +1,9 @@
 """Whatever a subject does ends in a record that says what it did, never in a traceback of ours and never in a hang."""
 
 import dataclasses
+from pathlib import Path
 
-import hostile
+import hostile_subjects
 import numpy as np
 import pytest
 
@@ -17,10 +18,10 @@ FORMULA = "test_normalize::test_formula"
 VJP = "test_gradients::test_vjp"
 
 
-@pytest.mark.parametrize("kind", list(hostile.KINDS))
+@pytest.mark.parametrize("kind", list(hostile_subjects.KINDS))
 def test_each_way_of_misbehaving_is_a_failure_that_names_it(kind: str) -> None:
-    subject = complete(hostile.made(kind), kind)
-    words = hostile.KINDS[kind][1]
+    subject = complete(hostile_subjects.made(kind), kind)
+    words = hostile_subjects.KINDS[kind][1]
     record = attempt(
         all_checks()[VJP if kind == "no dx" else FORMULA],
         subject,
@@ -38,7 +39,7 @@ def test_each_way_of_misbehaving_is_a_failure_that_names_it(kind: str) -> None:
 
 
 def test_a_written_input_is_restored_so_that_the_report_shows_what_was_given() -> None:
-    record = attempt(all_checks()[FORMULA], complete(hostile.made("writes"), "writes"), Budget(3, 0))
+    record = attempt(all_checks()[FORMULA], complete(hostile_subjects.made("writes"), "writes"), Budget(3, 0))
     assert record.violation is not None
     shown = record.violation["drawn"]["value"]["ranks"][0]["x"]["data"]
     assert set(shown) - {"A", "="}  # not the zeros that were written
@@ -94,7 +95,9 @@ def test_what_is_no_subject_is_refused(made: object, words: str) -> None:
         complete(made, "odd")
 
 
-def test_a_module_that_does_not_import_is_told_without_our_traceback(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_module_that_does_not_import_is_told_without_our_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "torn.py").write_text("import nowhere_to_be_found\n")
     (tmp_path / "wrong.py").write_text("def port(:\n")
     monkeypatch.chdir(tmp_path)

@@ -76,6 +76,7 @@ def test_no_name_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         catalogue.cache_clear()
 
 
+@pytest.mark.pages
 def test_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selftest", "--table"]) == 0
     printed = capsys.readouterr().out
@@ -216,6 +217,7 @@ def test_quick_mutants_from_the_command_line(tmp_path: Path) -> None:
         (["--mutant", "decay-invertd"], "unknown mutant 'decay-invertd'; expected one of"),
         (["--mutant", "decay-invertd"], "Did you mean decay-inverted"),
         (["--jobs", "0"], "--jobs is 0; expected a number >= 1."),
+        (["--clause", "BN-RUM-1"], "no mutant breaks BN-RUM-1; CONTRIBUTING.md says how to add one."),
     ],
 )
 def test_a_wrong_call_is_refused(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,3 +229,11 @@ def test_the_list_has_every_mutant(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selftest", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(catalogue())
+
+
+@pytest.mark.parametrize("wanted", ["BN-RUN-1", "BN-RUN"])
+def test_the_mutants_of_a_clause_or_a_family_are_chosen(wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selftest", "--list", "--clause", wanted]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == [m.name for m in catalogue().values() if m.clause == wanted or m.clause.startswith(f"{wanted}-")]
+    assert 0 < len(listed) < len(catalogue())

@@ -15,7 +15,7 @@ from bnspec_conformance import cli, find_subject
 from bnspec_conformance.commands import new_port
 from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.run.restricted import only_profiles
-from bnspec_conformance.run.waiver_file import load_waivers
+from bnspec_conformance.run.waivers.file import load_waivers
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.budget import Budget
 

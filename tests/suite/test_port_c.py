@@ -18,7 +18,7 @@ from bnspec_conformance import Case, RankInputs, find_subject
 from bnspec_conformance.cases.codec import case_from_json, case_to_json, outcome_from_json, outcome_to_json
 from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.subjects import NotSupported, Refused, Subject
-from bnspec_conformance.subjects.conversation import cases, main
+from bnspec_conformance.subjects.pipe.conversation import cases, main
 from bnspec_conformance.trials.budget import Budget
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +114,7 @@ def test_a_one_pass_variance_would_be_found(folder: Path) -> None:
 # What is said -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.pages
 @needs_compiler
 def test_the_page_of_the_protocol_shows_this_conversation(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"exec:{folder / 'port'}"]) == 0
@@ -141,6 +142,7 @@ def test_the_examples_on_the_page_of_the_protocol_are_what_they_say() -> None:
     assert {k: v.tolist() for k, v in first.state.items()} == {"mean": [0.125], "var": [0.9375]}
 
 
+@pytest.mark.pages
 def test_the_page_of_the_protocol_names_every_key() -> None:
     page = (ROOT / "docs" / "protocol.md").read_text()
     case = Case(

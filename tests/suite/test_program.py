@@ -16,8 +16,8 @@ from bnspec_conformance import Case, RankInputs, find_subject
 from bnspec_conformance.cases.codec import case_from_json, case_to_json
 from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.subjects import NotSupported, ProgramError, Refused, SubjectError
-from bnspec_conformance.subjects import program as module
-from bnspec_conformance.subjects.program import Program
+from bnspec_conformance.subjects.pipe import program as module
+from bnspec_conformance.subjects.pipe.program import Program
 from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.trial import Trial
 

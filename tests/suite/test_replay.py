@@ -19,7 +19,7 @@ from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record
 
 EXPONENTIAL = "test_running::test_exponential"
-FORGETFUL = ("--subject", "broken:forgetful")
+FORGETFUL = ("--subject", "wrong_subjects:forgetful")
 
 
 def failed(check: str, subject: str) -> Record:
@@ -31,18 +31,21 @@ def failed(check: str, subject: str) -> Record:
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
     """The failures of a subject that leaves its state as it was."""
-    return [failed(EXPONENTIAL, "broken:forgetful"), failed("test_running::test_extreme_weights", "broken:forgetful")]
+    return [
+        failed(EXPONENTIAL, "wrong_subjects:forgetful"),
+        failed("test_running::test_extreme_weights", "wrong_subjects:forgetful"),
+    ]
 
 
 @pytest.fixture
 def report(records: list[Record], tmp_path: Path) -> Path:
     content = document(
         records,
-        {"broken:forgetful": find_subject("broken:forgetful")},
+        {"wrong_subjects:forgetful": find_subject("wrong_subjects:forgetful")},
         seed=0,
         max_examples=4,
         seconds=1.0,
-        command="bnspec-conformance run broken:forgetful",
+        command="bnspec-conformance run wrong_subjects:forgetful",
     )
     write_json(tmp_path / "report.json", content)
     (tmp_path / "failures").mkdir()
@@ -60,7 +63,7 @@ def test_a_failure_file_fails_again_with_the_same_numbers(
     assert "[0] test_running::test_exponential (BN-RUN-1, BN-RUN-3), its counterexample" in out
     for part in (violation["problem"], float(violation["got"]).hex(), float(violation["expected"]).hex()):
         assert out.count(part) == 2  # before and now
-    assert "now       broken:forgetful: still failing" in out
+    assert "now       wrong_subjects:forgetful: still failing" in out
     assert f"bound {violation['bound_ulp']:.4g} ulp" in out
     assert violation["script"].splitlines()[0] in out
 
@@ -90,14 +93,17 @@ def test_what_a_subject_does_not_support_is_said(report: Path, capsys: pytest.Ca
         case = case["value"][0]
     case["value"]["ranks"] *= 2
     report.write_text(json.dumps(content))
-    assert main(["replay", str(report), "--subject", "broken:right", "--index", "0"]) == 0
-    assert "now       broken:right: not supported: it knows no ranks" in capsys.readouterr().out
+    assert main(["replay", str(report), "--subject", "wrong_subjects:right", "--index", "0"]) == 0
+    assert "now       wrong_subjects:right: not supported: it knows no ranks" in capsys.readouterr().out
 
 
 def test_the_argument_comes_back_as_it_was(records: list[Record]) -> None:
     check = all_checks()[EXPONENTIAL]
     again = attempt(
-        check, find_subject("broken:forgetful"), Budget(), drawn=argument_from_json(records[0].violation["drawn"])
+        check,
+        find_subject("wrong_subjects:forgetful"),
+        Budget(),
+        drawn=argument_from_json(records[0].violation["drawn"]),
     )  # type: ignore[index]
     assert again.violation is not None
     assert records[0].violation is not None
@@ -232,4 +238,4 @@ def test_failures_are_read_from_either_kind_of_file(report: Path) -> None:
     files = [read_failures(path) for path in sorted((report.parent / "failures").iterdir())]
     assert sorted(r.check for r in whole.records) == sorted(r.check for f in files for r in f.records)
     assert {(f.seed, f.max_examples, f.bnspec) for f in [whole, *files]} == {(0, 4, bnspec.__version__)}
-    assert whole.asked == files[0].asked == {"broken:forgetful": "broken:forgetful"}
+    assert whole.asked == files[0].asked == {"wrong_subjects:forgetful": "wrong_subjects:forgetful"}

@@ -63,7 +63,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     clauses = [word for clause in ("BN-RUN-1", "BN-MOM-1", "BN-SYNC-1") for word in ("--clause", clause)]
     outputs = ["--json", "out.json", "--junit", "out.xml", "--html", "out.html", "--failures", "failures"]
-    done = command("run", "broken:forgetful", "broken:right", *clauses, "--max-examples", "4", *outputs, cwd=folder)
+    done = command(
+        "run", "wrong_subjects:forgetful", "wrong_subjects:right", *clauses, "--max-examples", "4", *outputs, cwd=folder
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     (folder / "said.txt").write_text(done.stdout)
     return folder
@@ -98,17 +100,17 @@ def test_a_report_says_what_was_run_where_and_how(report: dict[str, Any]) -> Non
     assert report["format"] == "bnspec-report/1"
     assert report["bnspec"] == report["versions"]["bnspec"] == bnspec.__version__
     assert report["versions"].keys() >= {"numpy", "hypothesis", "ml_dtypes"}
-    assert [s["asked"] for s in report["subjects"]] == ["broken:forgetful", "broken:right"]
+    assert [s["asked"] for s in report["subjects"]] == ["wrong_subjects:forgetful", "wrong_subjects:right"]
     assert (report["seed"], report["max_examples"]) == (0, 4)
-    words = "bnspec-conformance run broken:forgetful broken:right --clause BN-RUN-1"
+    words = "bnspec-conformance run wrong_subjects:forgetful wrong_subjects:right --clause BN-RUN-1"
     assert report["command"].startswith(words)
     row = report["clauses"]["BN-RUN-1"]
-    assert row["verdict"] == row["subjects"]["broken:forgetful"]["verdict"] == "failed"
-    assert row["subjects"]["broken:right"]["verdict"] == "passed"
-    assert 0 < row["subjects"]["broken:right"]["worst"]["share"] <= 1
-    assert report["clauses"]["BN-SYNC-1"]["subjects"]["broken:right"]["reasons"] == ["it knows no ranks"]
+    assert row["verdict"] == row["subjects"]["wrong_subjects:forgetful"]["verdict"] == "failed"
+    assert row["subjects"]["wrong_subjects:right"]["verdict"] == "passed"
+    assert 0 < row["subjects"]["wrong_subjects:right"]["worst"]["share"] <= 1
+    assert report["clauses"]["BN-SYNC-1"]["subjects"]["wrong_subjects:right"]["reasons"] == ["it knows no ranks"]
     # Names come from the subjects themselves; they have a colon, and tests' ids have more after it.
-    assert {c["subject"] for c in report["checks"]} == {"broken:forgetful", "broken:right"}
+    assert {c["subject"] for c in report["checks"]} == {"wrong_subjects:forgetful", "wrong_subjects:right"}
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_the_file_of_a_failure_that_is_gone_is_removed_and_others_stay(tmp_path:
 
 def test_junit_xml_counts_what_the_report_has(folder: Path, report: dict[str, Any]) -> None:
     suites = list(junitparser.JUnitXml.fromfile(str(folder / "out.xml")))
-    assert [s.name for s in suites] == ["broken:forgetful", "broken:right"]
+    assert [s.name for s in suites] == ["wrong_subjects:forgetful", "wrong_subjects:right"]
     for suite in suites:
         pairs = [(c, r) for r in report["checks"] if r["subject"] == suite.name for c in r["clauses"]]
         assert [(case.classname, case.name) for case in suite] == [(f"{suite.name}.{c}", r["check"]) for c, r in pairs]
@@ -289,7 +291,7 @@ def test_the_page_holds_all_it_needs(folder: Path, report: dict[str, Any]) -> No
     assert all(link.startswith(("#", "data:")) for link in page.links)
     assert not re.search(r"@import|url\(|https?://|fetch\(|XMLHttp", text.replace("http-equiv", ""))
     assert "default-src 'none'" in text
-    assert "broken:forgetful breaks 2 of the" in page.words
+    assert "wrong_subjects:forgetful breaks 2 of the" in page.words
     violation = next(c["violation"] for c in report["checks"] if c["outcome"] == "failed")
     for part in (violation["case"], float(violation["got"]).hex(), violation["script"], report["command"]):
         assert part in page.words
@@ -381,8 +383,8 @@ def visible_rows(dom: str) -> list[str]:
 @pytest.mark.parametrize(
     ("address", "verdict", "subjects", "family"),
     [
-        ("#failures", "failed", ("broken:forgetful", "broken:right"), "BN-"),
-        ("#passed&subject=broken%3Aright&family=BN-RUN", "passed", ("broken:right",), "BN-RUN-"),
+        ("#failures", "failed", ("wrong_subjects:forgetful", "wrong_subjects:right"), "BN-"),
+        ("#passed&subject=wrong_subjects%3Aright&family=BN-RUN", "passed", ("wrong_subjects:right",), "BN-RUN-"),
     ],
 )
 def test_the_page_filters_and_is_drawn_in_a_browser(
@@ -537,7 +539,7 @@ def test_a_subject_without_some_dtypes() -> None:
 def test_the_library_under_test_is_the_first_that_is_not_bnspec() -> None:
     assert libraries("bnspec 0.1.0 on torch 2.13.0+cpu") == [("torch", "2.13.0+cpu"), ("bnspec", "0.1.0")]
     assert libraries("flax 0.12.8, jax 0.10.2") == [("flax", "0.12.8"), ("jax", "0.10.2")]
-    assert libraries("broken:right") == []
+    assert libraries("wrong_subjects:right") == []
 
 
 def test_the_device_is_what_a_subject_says_else_its_librarys() -> None:

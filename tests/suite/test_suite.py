@@ -42,12 +42,14 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
 # Coverage -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.pages
 def test_every_clause_is_proved_by_a_check_and_every_check_names_existing_clauses() -> None:
     proofs = checks()
     assert sorted(set(specification()) - set(proofs)) == []
     assert sorted(set(proofs) - set(specification())) == []
 
 
+@pytest.mark.pages
 def test_every_check_names_a_clause() -> None:
     for path in SUITE.glob("checks/**/test_*.py"):
         for node in ast.parse(path.read_text()).body:
@@ -143,19 +145,19 @@ def test_unknown_subjects_are_named() -> None:
     [("right", "BN-RUN-1", 0), ("one_pass", "BN-MOM-8", 1), ("forgetful", "BN-RUN-1", 1), ("forgetful", "BN-MOM-2", 0)],
 )
 def test_exit_status_says_whether_a_clause_is_broken(tmp_path: Path, subject: str, clause: str, status: int) -> None:
-    done = run("run", f"broken:{subject}", "--clause", clause, "--json", "out.json", cwd=tmp_path)
+    done = run("run", f"wrong_subjects:{subject}", "--clause", clause, "--json", "out.json", cwd=tmp_path)
     assert done.returncode == status, done.stdout + done.stderr
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["clauses"][clause]["verdict"] == ("failed" if status else "passed")
     if status:
         violation = next(c["violation"] for c in result["checks"] if c["outcome"] == "failed")
-        assert violation["subject"] == f"broken:{subject}"
+        assert violation["subject"] == f"wrong_subjects:{subject}"
         assert "to reproduce it, run:" in done.stdout
         assert "ulp, bound" in done.stdout
 
 
 def test_what_a_subject_does_not_return_is_not_supported_rather_than_passed(tmp_path: Path) -> None:
-    done = run("run", "broken:silent", "--clause", "BN-GRAD-4", "-k", "test_jvp", cwd=tmp_path)
+    done = run("run", "wrong_subjects:silent", "--clause", "BN-GRAD-4", "-k", "test_jvp", cwd=tmp_path)
     assert done.returncode == 1  # nothing that was asked for was looked at
     assert "not supported: it returns no ydot" in " ".join(done.stdout.split())
 
@@ -186,7 +188,7 @@ def test_a_hostile_folder_changes_nothing_and_nothing_is_left_there(tmp_path: Pa
     before = sorted(p.name for p in tmp_path.iterdir())
     done = run("run", "numpy", "--clause", "BN-GRP-1", "--max-examples", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 104 clauses looked at: 1 passed" in done.stdout
+    assert f"1 of {len(specification())} clauses looked at: 1 passed" in done.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 

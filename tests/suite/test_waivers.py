@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bnspec_conformance.run.waiver import Facts, Waiver, dtype_of, facts_of
-from bnspec_conformance.run.waiver_file import WaiverError, load_waivers, write_changes
-from bnspec_conformance.run.waivers import Waivers
+from bnspec_conformance.run.waivers.file import WaiverError, load_waivers, write_changes
+from bnspec_conformance.run.waivers.settlement import Waivers
+from bnspec_conformance.run.waivers.waiver import Facts, Waiver, dtype_of, facts_of
 from bnspec_conformance.trials.record import Record
 
 HERE = Path(__file__).parents[1] / "support"
@@ -369,30 +369,30 @@ def test_a_run_with_waivers(tmp_path: Path) -> None:
         entry = json.loads((tmp_path / "out.json").read_text())["clauses"]["BN-RUN-1"]
         return {name: found["verdict"] for name, found in entry["subjects"].items()}
 
-    first = run("broken:forgetful", "--waivers", "w.toml", "--update-waivers")
+    first = run("wrong_subjects:forgetful", "--waivers", "w.toml", "--update-waivers")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "w.toml: 1 added" in first.stdout
-    assert verdicts() == {"broken:forgetful": "waived"}
+    assert verdicts() == {"wrong_subjects:forgetful": "waived"}
     (entry,) = tomllib.loads((tmp_path / "w.toml").read_text())["waiver"]
-    assert entry["when"] == {"subject": "broken:forgetful"}
+    assert entry["when"] == {"subject": "wrong_subjects:forgetful"}
     assert entry["expires"] == datetime.date.today() + datetime.timedelta(days=90)
 
     (tmp_path / "w.toml").write_text(
         (tmp_path / "w.toml").read_text()
-        + f'\n[[waiver]]\nclause = "BN-RUN-1"\nwhen = {{subject = "broken:right"}}\n{_REASON}'
+        + f'\n[[waiver]]\nclause = "BN-RUN-1"\nwhen = {{subject = "wrong_subjects:right"}}\n{_REASON}'
     )
-    second = run("broken:forgetful", "broken:right", "--waivers", "w.toml")
+    second = run("wrong_subjects:forgetful", "wrong_subjects:right", "--waivers", "w.toml")
     assert second.returncode == 1, second.stdout + second.stderr
-    assert verdicts() == {"broken:forgetful": "waived", "broken:right": "failed"}
-    assert "stale: broken:right: waived by entry 2" in second.stdout
+    assert verdicts() == {"wrong_subjects:forgetful": "waived", "wrong_subjects:right": "failed"}
+    assert "stale: wrong_subjects:right: waived by entry 2" in second.stdout
     assert any("waived by entry 2" in note for note in json.loads((tmp_path / "out.json").read_text())["notes"])
 
     expired = f'[[waiver]]\nclause = "BN-RUN-1"\n{_REASON}expires = 2020-01-01\n'
     (tmp_path / "w.toml").write_text(expired)
-    third = run("broken:forgetful", "--waivers", "w.toml")
+    third = run("wrong_subjects:forgetful", "--waivers", "w.toml")
     assert third.returncode == 1
     assert "its waiver, entry 1 (line 1) of w.toml, expired on 2020-01-01: slow path" in third.stdout
-    assert verdicts() == {"broken:forgetful": "failed"}
+    assert verdicts() == {"wrong_subjects:forgetful": "failed"}
 
 
 _REASON = 'reason = "slow path"\n'

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from typing import Any
 
 import cupy
 import numpy as np
@@ -13,12 +14,12 @@ RNG = np.random.default_rng(0)
 CONFIG = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=1)
 
 
-def step(config, x, params, state, mask=None):
+def step(config: Any, x: Any, params: Any, state: Any, mask: Any = None) -> tuple[Any, ...]:
     y, stats, saved = bnspec.batch_norm(x, params, config, state=state, mask=mask)
     return y, bnspec.update_running(state, stats, config), bnspec.batch_norm_vjp(x, saved)
 
 
-def configurations():
+def configurations() -> Any:
     """Configurations that a step must not wait for, by name, and one that asks for a flag."""
     named = {
         "torch": bnspec.dialects.torch.config(),
@@ -34,7 +35,7 @@ def configurations():
     return named
 
 
-def waits():
+def waits() -> None:
     """How often the host waits for the device in one training step of each configuration. Emulated devices only."""
     from cupy._stream import synchronizations
 
@@ -58,7 +59,7 @@ def waits():
     print(json.dumps(found))
 
 
-def graphs():
+def graphs() -> None:
     """Capture a step of each configuration, replay it on other values, and compare with the step itself to the bit."""
     found = {}
     stream = cupy.cuda.Stream(non_blocking=True)
@@ -85,7 +86,7 @@ def graphs():
     print(json.dumps(found))
 
 
-def refusals():
+def refusals() -> None:
     """Counts that are too small are refused, whether the host knows them from shapes or reads them."""
     found = {}
     one, two = (cupy.asarray(np.ones((n, 3), "float32")) for n in (1, 2))
@@ -106,7 +107,7 @@ def refusals():
     print(json.dumps(found))
 
 
-def devices():
+def devices() -> None:
     """What is done with arrays of device 1 happens there, although device 0 is current; the numbers are the same."""
     values = RNG.standard_normal((8, 4, 3)).astype("float32")
     found, first = {}, {}

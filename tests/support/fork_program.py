@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from typing import Any
 
 import numpy as np
 
@@ -17,25 +18,25 @@ state = loads.state_dict()
 stop = threading.Event()
 
 
-def train():
+def train() -> None:
     while not stop.is_set():
         one(X)
         one.backward(X)
 
 
-def collect():
+def collect() -> None:
     while not stop.is_set():
         with bnspec.training_context(updates=updates):
             collects.forget()(X)
         updates.run()
 
 
-def load():
+def load() -> None:
     while not stop.is_set():
         loads.load_state_dict(state)
 
 
-def child():
+def child() -> Any:
     ok = bnspec.BatchNorm()(X).tobytes() == expected
     ok &= all(loads.variables[name].tobytes() == v.tobytes() for name, v in state.items())
     updates.run()
@@ -47,7 +48,7 @@ def child():
     return 0 if ok else 3
 
 
-def ended(pid, seconds=60.0):
+def ended(pid: int, seconds: float = 60.0) -> Any:
     """How a child ended; it is killed if it does not."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

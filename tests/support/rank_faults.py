@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from ranks import KIND, RANK, Communicator, put, take, world
+from rank_communicators import KIND, RANK, Communicator, put, take, world
 
 import bnspec
 from bnspec import CommunicatorError
@@ -19,62 +20,62 @@ DEADLINE = 2.0
 ACT, FOLDER = sys.argv[1], Path(sys.argv[2])
 
 
-def note(name, **values):
+def note(name: str, **values: Any) -> None:
     (FOLDER / f"{name}-{RANK}.json").write_text(json.dumps(values))
 
 
 class Network:
     """Three layers in a row, as a program would have them."""
 
-    def __init__(self, comm, channels=3, dtype="float32", samples=8, **options):
+    def __init__(self, comm: Any, channels: int = 3, dtype: str = "float32", samples: int = 8, **options: Any) -> None:
         self.x = put(np.random.default_rng(RANK).standard_normal((samples, channels)).astype(dtype))
         names = ("conv1/bn", "conv2/bn", "conv3/bn")
         options = {"ema_update": "internal", **options}
         self.layers = {name: bnspec.BatchNorm(axis=1, comm=comm, name=name, **options) for name in names}
 
-    def forward(self, *names):
+    def forward(self, *names: Any) -> None:
         for name in names or self.layers:
             self.y = self.layers[name](self.x)
 
-    def backward(self, *names):
+    def backward(self, *names: Any) -> None:
         for name in names or reversed(self.layers):
             self.layers[name].backward(self.x)
 
 
-def order(comm):
+def order(comm: Any) -> None:
     net = Network(comm)
     net.forward(*(["conv2/bn", "conv1/bn"] if RANK == 2 else ["conv1/bn", "conv2/bn"]))
 
 
-def skip(comm):
+def skip(comm: Any) -> None:
     net = Network(comm)
     net.forward(*(["conv1/bn", "conv3/bn"] if RANK == 1 else ["conv1/bn", "conv2/bn", "conv3/bn"]))
 
 
-def skip_last(comm):
+def skip_last(comm: Any) -> None:
     """One rank goes backward while the others still go forward."""
     net = Network(comm)
     net.forward(*(["conv1/bn", "conv2/bn"] if RANK == 1 else []))
     net.backward("conv2/bn")
 
 
-def channels(comm):
+def channels(comm: Any) -> None:
     Network(comm, channels=5 if RANK == 1 else 3).forward()
 
 
-def dtype(comm):
+def dtype(comm: Any) -> None:
     Network(comm, dtype="float64" if RANK == 1 else "float32").forward()
 
 
-def config(comm):
+def config(comm: Any) -> None:
     Network(comm, epsilon=1e-3 if RANK == 1 else 1e-5).forward()
 
 
-def ghost(comm):
+def ghost(comm: Any) -> None:
     Network(comm, virtual_batch_size=2, samples=4 if RANK == 1 else 8).forward()
 
 
-def raises(comm):
+def raises(comm: Any) -> None:
     net = Network(comm)
     net.forward("conv1/bn")
     if RANK == 1:
@@ -83,14 +84,14 @@ def raises(comm):
     net.forward("conv2/bn")
 
 
-def returns(comm):
+def returns(comm: Any) -> None:
     net = Network(comm)
     net.forward("conv1/bn")
     if RANK != 1:
         net.forward("conv2/bn")
 
 
-def finalizes(comm):
+def finalizes(comm: Any) -> None:
     """A rank that ends MPI itself tells the others before."""
     net = Network(comm)
     net.forward("conv1/bn")
@@ -101,7 +102,7 @@ def finalizes(comm):
         net.forward("conv2/bn")
 
 
-def late(comm):
+def late(comm: Any) -> None:
     net = Network(comm)
     net.forward("conv1/bn")
     if RANK == 1:
@@ -110,7 +111,7 @@ def late(comm):
     net.forward("conv3/bn")
 
 
-def late_last(comm):
+def late_last(comm: Any) -> None:
     """The late rank's collective is its last: it must hear there that the others gave up."""
     net = Network(comm)
     net.forward("conv1/bn")
@@ -119,7 +120,7 @@ def late_last(comm):
     net.forward("conv2/bn")
 
 
-def late_large(comm):
+def late_large(comm: Any) -> None:
     """The same with messages that no library sends before the other side takes them."""
     x = put(np.zeros((2, 200_000), "float32"))
     layer = bnspec.BatchNorm(axis=1, comm=comm, name="conv2/bn", ema_update="internal")
@@ -129,12 +130,12 @@ def late_large(comm):
     layer(x)
 
 
-def several_rounds(comm):
+def several_rounds(comm: Any) -> None:
     """A rank that raises is named to those too that never hear it directly."""
     raises(comm)
 
 
-def part_raises(comm):
+def part_raises(comm: Any) -> None:
     """A rank that ends is missed in its parts as well."""
     part = comm.split("all")
     net = Network(part)
@@ -145,11 +146,11 @@ def part_raises(comm):
     net.forward("conv2/bn")
 
 
-def two_threads(comm):
+def two_threads(comm: Any) -> None:
     """One communicator on two threads of a rank."""
     net, found = Network(comm), []
 
-    def call(name):
+    def call(name: str) -> None:
         try:
             net.layers[name](net.x)
         except CommunicatorError as error:
@@ -168,10 +169,10 @@ def two_threads(comm):
     net.forward("conv3/bn")
 
 
-def interrupt(comm):
+def interrupt(comm: Any) -> None:
     """Ctrl-C on a rank that waits."""
 
-    def stop(number, frame):
+    def stop(number: Any, frame: Any) -> None:
         raise KeyboardInterrupt
 
     net = Network(comm)
@@ -187,10 +188,10 @@ def interrupt(comm):
         net.forward("conv3/bn")
 
 
-def fold_raises(comm):
+def fold_raises(comm: Any) -> None:
     """One rank's own code fails inside of a collective."""
 
-    def combine(a, b):
+    def combine(a: Any, b: Any) -> Any:
         if RANK == 1:
             raise ZeroDivisionError("of its own")
         return a + b
@@ -203,7 +204,7 @@ def fold_raises(comm):
     comm.all_reduce(put(np.ones(2)), combine, about._replace(layer="conv2/bn"))
 
 
-def batch(comm):
+def batch(comm: Any) -> None:
     """Ranks whose batches have other layers."""
     net = Network(comm)
     names = ("conv1/bn", "conv3/bn" if RANK == 1 else "conv2/bn")
@@ -213,7 +214,7 @@ def batch(comm):
         future.result()
 
 
-def killed(comm):
+def killed(comm: Any) -> None:
     net = Network(comm)
     net.forward("conv1/bn")
     if RANK == 1:
@@ -221,7 +222,7 @@ def killed(comm):
     net.forward("conv2/bn")
 
 
-def stuck(comm):
+def stuck(comm: Any) -> None:
     net = Network(comm)
     net.forward("conv1/bn")
     if RANK == 1:
@@ -229,7 +230,7 @@ def stuck(comm):
     net.forward("conv2/bn")
 
 
-def nan(comm):
+def nan(comm: Any) -> None:
     net = Network(comm)
     if RANK == 1:
         net.x[0, 0] = np.nan
@@ -238,7 +239,7 @@ def nan(comm):
     note("value", mean=state.mean.tolist(), isnan=np.isnan(take(net.y)).any(axis=0).tolist())
 
 
-def split(comm):
+def split(comm: Any) -> None:
     """Ranks 0 and 2 in one part, 1 alone; the part of two disagrees, the whole goes on."""
     part = comm.split(RANK % 2)
     try:
@@ -251,7 +252,7 @@ def split(comm):
     note("value", total=total.tolist(), size=part.size)
 
 
-def order_known(comm):
+def order_known(comm: Any) -> None:
     """Layers of different sizes that all ranks know, in another order: NCCL itself does not see it."""
     net, wide = Network(comm), Network(comm, channels=5)
     wide.layers = {name: bnspec.BatchNorm(axis=1, comm=comm, name=f"wide/{name}") for name in wide.layers}
@@ -268,7 +269,7 @@ def order_known(comm):
     net.forward("conv3/bn")
 
 
-def blocked_host(comm):
+def blocked_host(comm: Any) -> None:
     """The hosts wait for their devices, which wait for a rank that is elsewhere."""
     net = Network(comm)
     for _ in range(3):
@@ -283,7 +284,7 @@ def blocked_host(comm):
     net.forward("conv3/bn")
 
 
-def broken_device(comm):
+def broken_device(comm: Any) -> None:
     """A device that answers with an error from now on; its host would wait for ever for what is queued."""
     from cupy import _stream
 
@@ -298,7 +299,7 @@ def broken_device(comm):
     comm.synchronize()
 
 
-def blind(comm):
+def blind(comm: Any) -> None:
     """The thread that looks after the collectives fails itself."""
     net = Network(comm)
     net.forward("conv1/bn")
@@ -309,14 +310,14 @@ def blind(comm):
     comm.synchronize()
 
 
-def nccl_raises(comm):
+def nccl_raises(comm: Any) -> None:
     """NCCL itself fails, when it is called or when it is asked."""
     from cupy.cuda import nccl
 
-    def fail(*_):
+    def fail(*_: Any) -> None:
         raise nccl.NcclError(6)
 
-    def unknown(_):
+    def unknown(_: Any) -> None:
         raise KeyError(8)  # as CuPy does where it has no name for a status
 
     net = Network(comm)
@@ -330,7 +331,7 @@ def nccl_raises(comm):
     comm.synchronize()
 
 
-def half(comm):
+def half(comm: Any) -> None:
     """A message of which the header arrives, and the rest never."""
     net = Network(comm, channels=200)
     for _ in range(3):
@@ -343,7 +344,7 @@ def half(comm):
     comm.synchronize()
 
 
-def split_or_layer(comm):
+def split_or_layer(comm: Any) -> None:
     """One rank splits while the others call a layer."""
     net = Network(comm)
     net.forward("conv1/bn")
@@ -352,7 +353,7 @@ def split_or_layer(comm):
     net.forward("conv2/bn")
 
 
-def part_handled(comm):
+def part_handled(comm: Any) -> None:
     """A part that failed, which was handled, does not keep the whole from ending well."""
     PARTS.append(comm.split(0))
     try:
@@ -364,7 +365,7 @@ def part_handled(comm):
     note("value", finite=bool(np.isfinite(take(net.y)).all()))
 
 
-def closing(comm):
+def closing(comm: Any) -> None:
     """Communicators that are closed in another order on each rank, dropped, and left to the end of the program."""
     PARTS.extend(comm.split(color) for color in range(4))
     for part in PARTS:
@@ -377,7 +378,7 @@ def closing(comm):
     note("value", let_go=keeper.ended(DEADLINE))
 
 
-def stuck_in_call(comm):
+def stuck_in_call(comm: Any) -> None:
     """A rank that stops between the comparison and its call of NCCL's, in which the others wait to be connected."""
     net = Network(comm)
     if RANK == 1:
@@ -386,7 +387,7 @@ def stuck_in_call(comm):
     net.forward("conv1/bn")
 
 
-def part_unread(comm):
+def part_unread(comm: Any) -> None:
     """A fault of a part that comes to light when the whole is closed."""
     PARTS.append(comm.split(0))
     net = Network(PARTS[0])
@@ -395,7 +396,7 @@ def part_unread(comm):
         net.forward("conv1/bn")
 
 
-def late_known(comm):
+def late_known(comm: Any) -> None:
     """A rank that is late for a layer that all know, so that the others wait for it on their devices."""
     net = Network(comm)
     net.forward("conv1/bn", "conv2/bn")
@@ -408,7 +409,7 @@ def late_known(comm):
 PARTS = []
 
 
-def unread():
+def unread() -> None:
     """A rank ends early; the others have queued what it is needed for, and end too without a look at it."""
     world().deadline = DEADLINE
     net = Network(None, sync_statistics=KIND)
@@ -418,7 +419,7 @@ def unread():
     note("value", ended=True)
 
 
-def uncaught():
+def uncaught() -> None:
     """An error that nobody catches, between two layers, with the communicator of the whole process."""
     world().deadline = DEADLINE
     net = Network(None, sync_statistics=KIND)
@@ -433,7 +434,7 @@ def uncaught():
         note("told", kind=type(error).__name__, text=str(error), seconds=time.perf_counter() - begun)
 
 
-def missing():
+def missing() -> None:
     """One rank does not make a communicator."""
     begun = time.perf_counter()
     if RANK == 1:
@@ -445,7 +446,7 @@ def missing():
         note("told", kind=type(error).__name__, text=str(error), seconds=time.perf_counter() - begun)
 
 
-def main():
+def main() -> None:
     act = globals()[ACT]
     if ACT in ("uncaught", "missing", "unread"):
         act()

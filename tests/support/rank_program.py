@@ -9,11 +9,12 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 from mpi4py import MPI
-from ranks import KIND, RANK, SIZE, Communicator, gathered, own_stream, put, rounds_of, sent_by, take
+from rank_communicators import KIND, RANK, SIZE, Communicator, gathered, own_stream, put, rounds_of, sent_by, take
 
 import bnspec
 from bnspec_backends.ranks.mpi import exit
@@ -22,12 +23,12 @@ from bnspec_backends.ranks.mpi.communicator import MPICommunicator
 ACT = sys.argv[1]
 
 
-def say(**values):
+def say(**values: Any) -> None:
     if RANK == 0:
         print(json.dumps(values))
 
 
-def network(comm):
+def network(comm: Any) -> list[Any]:
     """Layers of different kinds, with a shape of samples for each."""
     options = {"ema_update": "internal", "comm": comm, "decay": 0.9}
     return [
@@ -37,7 +38,7 @@ def network(comm):
     ]
 
 
-def soak(steps):
+def soak(steps: Any) -> None:
     """Random uneven counts, some 0, ghost groups and masks: after each step the states are the same to the bit."""
     with Communicator(deadline=60.0) as comm:
         layers = network(comm)
@@ -59,12 +60,12 @@ def soak(steps):
         say(different=len(set(digests)), steps=steps, ranks=SIZE, finite=bool(finite))
 
 
-def rounds():
+def rounds() -> None:
     """With few ranks to a round there are several rounds; the sums are exact, the order is that of the ranks."""
     with Communicator(deadline=30.0) as comm:
         about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
 
-        def after(a, b):  # not commutative: a number's digits are its ranks
+        def after(a: Any, b: Any) -> Any:  # not commutative: a number's digits are its ranks
             return array_namespace(a).stack([a[0] * b[0], a[1] * b[0] + b[1]])
 
         found = take(comm.all_reduce(put(np.asarray([10.0, 1.0 + RANK])), after, about))
@@ -81,7 +82,7 @@ def rounds():
         )
 
 
-def batched():
+def batched() -> None:
     """Layers that share their messages give the bits that each has alone, forward and backward, and send fewer."""
     with Communicator(deadline=30.0) as comm:
         x = put(np.random.default_rng(RANK).standard_normal((6, 5, 3)).astype("float32"))
@@ -107,13 +108,13 @@ def batched():
         say(same=all(bits) and all(states), sent=sent, error=str(bad.exception()), good=list(good.result().shape))
 
 
-def splits():
+def splits() -> None:
     """Two threads split communicators of their own at the same time; each gets the sum of its own ranks' numbers."""
     with Communicator(deadline=30.0) as comm:
         tops = [comm.split(0), comm.split(0)]
         right = []
 
-        def work(number):
+        def work(number: Any) -> None:
             with own_stream():
                 for step in range(20):
                     part = tops[number].split(step)
@@ -130,7 +131,7 @@ def splits():
         say(right=sum(right), of=len(right))
 
 
-def beside_mpi():
+def beside_mpi() -> None:
     """The numbers of a training step are those that MPI gives, to the bit, and the host waits for no device."""
     from cupy._stream import synchronizations
 
@@ -152,7 +153,7 @@ def beside_mpi():
         say(same=all(gathered(bool(same))), waits=sum(gathered(waits)))
 
 
-def captures():
+def captures() -> None:
     """Steps go on while streams are captured in the mode that minds queries by others, which is torch's default."""
     import cupy
 
@@ -173,7 +174,7 @@ def captures():
     say(spoiled=sum(gathered(spoiled)))
 
 
-def parts():
+def parts() -> None:
     """Statistics of all and of every other rank; the names say who of them is there."""
     with Communicator(deadline=30.0) as comm:
         x = put(np.full((2, 3), float(RANK), "float32"))
@@ -186,7 +187,7 @@ def parts():
         say(means=gathered(means), sizes=gathered([comm.size, part.size]))
 
 
-def refused():
+def refused() -> None:
     """What a device cannot send is refused before anything is sent, and the communicator goes on."""
     import cupy
 
@@ -194,7 +195,7 @@ def refused():
     about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
     with Communicator(deadline=30.0) as comm:
 
-        def ask(payload, context=None):
+        def ask(payload: Any, context: Any = None) -> None:
             try:
                 with context or own_stream():
                     comm.all_reduce(payload, lambda a, b: a + b, about)
@@ -225,7 +226,7 @@ def refused():
     say(told=told, total=total.tolist(), sent=sent)
 
 
-def shared():
+def shared() -> None:
     """Two ranks on one device."""
     from bnspec_backends.ranks.nccl import NCCLCommunicator
 
@@ -234,7 +235,7 @@ def shared():
         say(total=take(comm.all_reduce(put(np.ones(2)), lambda a, b: a + b, about)).tolist())
 
 
-def libraries():
+def libraries() -> None:
     """Ranks of different libraries join; each gets arrays of its own."""
     name = os.environ.get("BNSPEC_TEST_LIBRARY", "torch") if RANK == 1 else "numpy"
     backend = bnspec.get_backend(name)
@@ -246,7 +247,7 @@ def libraries():
         say(found=[text.decode() for text in texts])
 
 
-def refused_by(call):
+def refused_by(call: Any) -> str:
     """The text of the refusal that a call ends in."""
     try:
         call()
@@ -255,7 +256,7 @@ def refused_by(call):
     return "not refused"
 
 
-def forked(work, end=os._exit):
+def forked(work: Any, end: Any = os._exit) -> Any:
     """What a forked child says, and how it ends; it ends at once."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -274,7 +275,7 @@ def forked(work, end=os._exit):
     return json.loads(said) if status == 0 else f"exit {status}"
 
 
-def forks():
+def forks() -> None:
     """A child has no place among the ranks, whatever it does; they go on as if it were not there."""
     x = put(np.full((2, 3), float(RANK), "float32"))
     lost = Communicator(deadline=30.0)
@@ -287,7 +288,7 @@ def forks():
         layer(x), named(x)
         batch = comm.batched()
 
-        def child():
+        def child() -> Any:
             nonlocal lost
             about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
             told = [
@@ -319,7 +320,7 @@ def forks():
 SUM = bnspec.Signature("moments", "sum", 1, 1, "float32", "{}")
 
 
-def many(number):
+def many(number: Any) -> None:
     """Communicators in all the ways in which one can be left; the program ends as soon as with one."""
     kept = [Communicator(deadline=30.0) for _ in range(number)]
     whole = kept[0]
@@ -337,7 +338,7 @@ def many(number):
     globals()["KEPT"] = kept
 
 
-def used_again(number):
+def used_again(number: Any) -> None:
     """What is opened and closed over and over takes no more of MPI than once."""
     x = np.ones((2, 3), "float32")
     with MPICommunicator(deadline=30.0) as whole:
@@ -362,7 +363,7 @@ def used_again(number):
     say(peers=len(exit.ENDING.peers), groups=groups, open=len(exit.ENDING.exchanges))
 
 
-def finalized():
+def finalized() -> None:
     """MPI's end, by the program itself, is the end of communicators; what needs them is refused."""
     kept, dropped = Communicator(deadline=30.0), Communicator(deadline=30.0)
     x = put(np.ones((2, 3), "float32"))

@@ -33,10 +33,10 @@ class OneNumber:
     name, dialect, arithmetic, bound = "one-number", None, "float32", "plain"
     scope = Scope(profiles=frozenset({"core"}), dtypes=("float32",), world=1)
 
-    def supports(self, case):
+    def supports(self, case: Any) -> Any:
         return self.scope.reason(case)
 
-    def run(self, case):
+    def run(self, case: Any) -> Any:
         x, axis = case.ranks[0].x, case.config.axis % case.ranks[0].x.ndim
         axes = tuple(a for a in range(x.ndim) if a != axis)
         wide = np.moveaxis(x, axis, -1)
@@ -84,7 +84,7 @@ def test_a_results_file_holds_what_the_subject_declares(answers: dict[str, Any])
     assert (answers["arithmetic"], answers["bound"], answers["flushes_subnormals"]) == ("float32", "plain", False)
 
 
-def test_the_plain_bound_widens_what_follows_from_the_mean_and_nothing_else(vectors, answers) -> None:
+def test_the_plain_bound_widens_what_follows_from_the_mean_and_nothing_else(vectors: Any, answers: Any) -> None:
     strict = verify(vectors, results(answers))
     plain = verify(vectors, results(answers, bound="plain"))
     assert (strict.bound, plain.bound) == ("strict", "plain")
@@ -142,7 +142,9 @@ def test_flushed_numbers_may_be_missing_on_the_way(vectors: Vectors) -> None:
     assert np.any(flushed > kept)
 
 
-def test_the_projects_own_port_of_torch_passes_in_both(tmp_path: Path, folder: Path, capsys) -> None:
+def test_the_projects_own_port_of_torch_passes_in_both(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("torch")
     path = tmp_path / "torch.json"
     assert call("run", "bnspec_conformance.subjects.frameworks.torch_nn:layer", folder, "-o", path) == 0
@@ -186,7 +188,9 @@ def test_what_is_not_declared_is_judged_strictly(tmp_path: Path, vectors: Vector
         ("tolerance", 1e30, "has 'tolerance'; expected only "),
     ],
 )
-def test_a_wrong_declaration_is_refused(tmp_path: Path, folder: Path, capsys, field, value, text) -> None:
+def test_a_wrong_declaration_is_refused(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], field: str, value: Any, text: str
+) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps(HEAD | {"results": {}, field: value}))
     assert call("verify", folder, path) == 2
@@ -231,7 +235,7 @@ def test_what_is_no_number(text: str) -> None:
         json.dumps(HEAD)[:-1] + ', "results": {"core/spec-example": {"refused": ' + "[" * 700 + "]" * 700 + "}}}",
     ],
 )
-def test_nesting_without_end(tmp_path: Path, folder: Path, capsys, text: str) -> None:
+def test_nesting_without_end(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     path = tmp_path / "r.json"
     path.write_text(text)
     assert call("verify", folder, path) == 2
@@ -260,7 +264,9 @@ def test_nesting_without_end(tmp_path: Path, folder: Path, capsys, text: str) ->
         ({}, "it is {}; expected an object with one of ranks"),
     ],
 )
-def test_a_stranger_gets_a_plain_answer(tmp_path: Path, folder: Path, capsys, given: Any, text: str) -> None:
+def test_a_stranger_gets_a_plain_answer(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], given: Any, text: str
+) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps(HEAD | {"results": {"core/spec-example": given}}))
     assert call("verify", folder, path) == 1
@@ -299,14 +305,18 @@ def test_a_file_without_end_is_not_read() -> None:
         {"files": [{"file": "../core.json", "sha256": "0"}]}, {"files": [{"file": "/etc/passwd", "sha256": "0"}]},
     ],
 )  # fmt: skip
-def test_a_damaged_index_is_named(tmp_path: Path, folder: Path, capsys, change: dict[str, Any]) -> None:
+def test_a_damaged_index_is_named(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+) -> None:
     index = json.loads((folder / "index.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps(index | change))
     assert call("verify", tmp_path, tmp_path / "none.json") == 2
     assert capsys.readouterr().err.startswith(f"{tmp_path / 'index.json'} ")
 
 
-def test_control_characters_of_a_name_are_shown_and_not_sent(tmp_path: Path, folder: Path, capsys) -> None:
+def test_control_characters_of_a_name_are_shown_and_not_sent(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "r.json"
     odd = {"core/\x1b[2Jx": {"refused": "\x07"}, "core/spec-example": {"refused": "\x1b[31m"}}
     path.write_text(json.dumps(HEAD | {"name": "p\x1b]0;owned\x07", "results": odd}))

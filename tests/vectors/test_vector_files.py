@@ -611,6 +611,7 @@ def test_the_case_in_the_document_is_the_one_that_is_exported(vectors: Vectors) 
     assert verdict.cases["mask/samples"] == "not supported"
 
 
+@pytest.mark.pages
 def test_the_document_names_every_file_flag_and_form() -> None:
     for family in FAMILIES:
         assert f"`{family}.json`" in DOCS

@@ -4,10 +4,12 @@ import json
 import math
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import BACKENDS, deviation
+from comparisons import deviation
+from installed_here import BACKENDS
 
 import bnspec
 from bnspec_backends.ranks import threads
@@ -33,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::bnspec.FrozenStatisticsWarning"
 
 
 @cache
-def arrays(file):
+def arrays(file: Any) -> dict[str, Any]:
     with np.load(DATA / file) as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -41,7 +43,7 @@ def arrays(file):
 class Case:
     """One recorded entry."""
 
-    def __init__(self, entry):
+    def __init__(self, entry: Any) -> None:
         self.entry, self.kwargs, self.words = entry, dict(entry["kwargs"]), entry["canonical"]
         self.leading = entry["leading"]
         self.tower = self.kwargs.pop("tower", None)
@@ -57,16 +59,16 @@ class Case:
         self.towers = self.words["ema_from"] == "rank0"  # replicas of one layer in one process
         self.asks_for_sync = self.kwargs.get("sync_statistics") is not None
 
-    def at(self, key, step, rank=None):
+    def at(self, key: str, step: Any, rank: Any = None) -> Any:
         """One step's array; rank None where the array has no such axis."""
         index = tuple(step if axis == "step" else rank for axis in self.leading if axis == "step" or rank is not None)
         return self.arrays[key][index]
 
-    def compare(self, results):
+    def compare(self, results: Any) -> None:
         """``results[rank][step]`` are (y, Gradients, RunningState)."""
         far = {}
 
-        def note(key, ours, theirs):
+        def note(key: str, ours: Any, theirs: Any) -> None:
             far[key] = max(far.get(key, 0.0), deviation(ours, theirs))
 
         per_rank = self.words.get("param_grads") == "per_rank"
@@ -87,7 +89,7 @@ class Case:
         assert {"y", "dx"} <= set(far)
 
 
-def named(entries):
+def named(entries: Any) -> Any:
     return pytest.mark.parametrize("entry", [pytest.param(e, id=f"{e['family']}/{e['name']}") for e in entries])
 
 
@@ -96,7 +98,7 @@ REFUSALS = [e for e in INDEX if "raises" in e]
 EXACT = [e for e in INDEX if e["family"] == "hard"]
 
 
-def test_the_index_is_whole():
+def test_the_index_is_whole() -> None:
     families = {e["family"] for e in INDEX}
     assert len(families) == 5
     assert len(RUNS) + len(REFUSALS) + len(EXACT) == len(INDEX) == len({(e["family"], e["name"]) for e in INDEX}) == 106
@@ -104,7 +106,7 @@ def test_the_index_is_whole():
 
 
 @named(RUNS)
-def test_the_functions_repeat_a_run(entry):
+def test_the_functions_repeat_a_run(entry: Any) -> None:
     """Arithmetic in float64 on the recorded inputs, with the configuration of the recorded dtype and rank."""
     case = Case(entry)
     words, wide = case.words, {key: np.asarray(v, np.float64) for key, v in case.arrays.items()}
@@ -129,7 +131,7 @@ def test_the_functions_repeat_a_run(entry):
     params = bnspec.Params(wide.get("gamma"), wide.get("beta"))
     start = bnspec.RunningState(**{field: wide[key] for key, field in STATE.items() if key in wide})
 
-    def run(comm):
+    def run(comm: Any) -> Any:
         state, results = start, []
         for step in range(case.steps):
             x, dy = (np.asarray(case.at(key, step, comm.rank), np.float64) for key in ("x", "dy"))
@@ -146,7 +148,7 @@ def test_the_functions_repeat_a_run(entry):
     case.compare(threads.run(case.ranks, run))
 
 
-def layer_of(case, comm):
+def layer_of(case: Any, comm: Any) -> Any:
     options = {key: v for key, v in case.kwargs.items() if key != "sync_statistics"}
     if case.asks_for_sync:
         options["comm"] = comm
@@ -154,7 +156,7 @@ def layer_of(case, comm):
     return kind(dialect="tensorpack", name="bn", **options)
 
 
-def call(layer, case, step, rank):
+def call(layer: Any, case: Any, step: Any, rank: Any) -> tuple[Any, ...]:
     x = case.at("x", step, rank)  # held until backward: in inference the layer does not
     y = layer(x)
     dx = layer.backward(case.at("dy", step, rank))
@@ -163,13 +165,13 @@ def call(layer, case, step, rank):
 
 
 @named(RUNS)
-def test_the_layer_repeats_a_run(entry):
+def test_the_layer_repeats_a_run(entry: Any) -> None:
     """The recorded dtype, the seed's own words, and updates that wait in the collection where the seed's wait."""
     case = Case(entry)
     training = case.tower == "train"
     collected, inside = entry.get("n_update_ops"), entry.get("state_moves_without_update_ops")
 
-    def run(comm):
+    def run(comm: Any) -> Any:
         layer = layer_of(case, comm)
         names = layer._names
         start = {names[field]: case.arrays[key] for key, field in STATE.items() if key in case.arrays}
@@ -202,7 +204,7 @@ def test_the_layer_repeats_a_run(entry):
 
 
 @named([e for e in RUNS if e.get("variables")])
-def test_a_fresh_layer_has_the_recorded_variables(entry):
+def test_a_fresh_layer_has_the_recorded_variables(entry: Any) -> None:
     case = Case(entry)
     layer = threads.run(1, lambda comm: fresh(case, comm))[0]
     found = {f"bn/{name}": [list(v.shape), v.dtype.name] for name, v in layer.variables.items()}
@@ -216,7 +218,7 @@ def test_a_fresh_layer_has_the_recorded_variables(entry):
         assert np.all(layer.variables[name.removeprefix("bn/")] == expected)
 
 
-def fresh(case, comm):
+def fresh(case: Any, comm: Any) -> Any:
     layer = layer_of(case, comm)
     with bnspec.training_context(case.tower == "train"):
         layer.training = False  # makes the variables and updates nothing
@@ -226,7 +228,7 @@ def fresh(case, comm):
 
 
 @named(REFUSALS)
-def test_what_the_layer_refuses_is_refused(entry):
+def test_what_the_layer_refuses_is_refused(entry: Any) -> None:
     """One refusal is a fault of the seed: BatchRenorm in float64 meets float32 constants there, and works here."""
     options = dict(entry["kwargs"])
     x = np.ones(entry["shape"], entry["dtype"])
@@ -240,7 +242,7 @@ def test_what_the_layer_refuses_is_refused(entry):
     assert "[BN-" in str(refusal.value)
 
 
-def worst_channel(ours, exact, axis, zero):
+def worst_channel(ours: Any, exact: Any, axis: int, zero: Any) -> float:
     """max|ours - exact| / max|exact| of the worst channel, over `zero` of the channel where exact is all 0."""
     channels = exact.shape[axis]
     ours, exact = (np.moveaxis(np.asarray(v, np.float64), axis, 0).reshape(channels, -1) for v in (ours, exact))
@@ -250,7 +252,7 @@ def worst_channel(ours, exact, axis, zero):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @named(EXACT)
-def test_hard_inputs_come_out_close_to_the_exact_answer(entry, backend):
+def test_hard_inputs_come_out_close_to_the_exact_answer(entry: Any, backend: str) -> None:
     """Whatever the mean is, y and dx keep the digits of float32; JAX without x64 has only float32 to compute with."""
     case, library = Case(entry), bnspec.get_backend(backend)
     axis, to_numpy = case.words["axis"], library.to_numpy

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from bnspec_conformance.bounds.analysis import batch_bounds, inference_bounds
+from bnspec_conformance.bounds.analysis import batch_bounds
+from bnspec_conformance.bounds.inference import inference_bounds
 from bnspec_conformance.bounds.rounding import arithmetic as format_of
 from bnspec_conformance.bounds.rounding import limits
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64
@@ -132,7 +133,7 @@ def ulps(error: npt.ArrayLike, reference: npt.ArrayLike, dtype: npt.DTypeLike) -
 
 
 def _claimed(bound: RankOutcome, reference: RankOutcome) -> RankOutcome:
-    """Infinite where the analysis gave none, absent where the reference is."""
+    """Return the bounds: infinite where the analysis gives none, absent where the reference has no value."""
 
     def claim(b: Array, r: Array) -> Array:
         own = 2.0**-53 * np.abs(np.where(np.isfinite(r), r, 0.0))  # the reference was rounded as well, once

@@ -31,12 +31,14 @@ __all__ = [
 #: Few shapes for a subject that compiles anew for each (it declares few examples).
 _COMPILED = ((4, 3), (4, 2, 3), (4, 3, 2, 2), (2, 2, 1, 3, 2))
 SHAPE = (4, 3, 2)  #: of `examples.example` and lean cases, so that it is compiled once
-_NARROW = ("float16", "bfloat16")
+_HALF_PRECISION = ("float16", "bfloat16")
 
 
-def dtypes(subject: Subject, *, narrow: bool = True) -> st.SearchStrategy[Any]:
+def dtypes(subject: Subject, *, half_precision: bool = True) -> st.SearchStrategy[Any]:
     """Dtypes of x that the subject takes; float32 comes first, so examples shrink to it."""
-    names = [n for n in ("float32", "float64", *(_NARROW if narrow else ())) if n in subject.scope.dtypes]
+    names = [
+        n for n in ("float32", "float64", *(_HALF_PRECISION if half_precision else ())) if n in subject.scope.dtypes
+    ]
     if not names:
         raise NotSupported("it has no float32 and no float64")
     return st.sampled_from(names).map(dtype_named)
@@ -188,7 +190,7 @@ def cases(
     derivatives: bool = False,
     statistics: bool = False,
     inference: bool = False,
-    narrow: bool = True,
+    half_precision: bool = True,
     plain: bool = False,
     lean: bool = False,
     dtype: Any = None,
@@ -206,7 +208,7 @@ def cases(
         Ask for the vjp and the jvp; with cotangents of the returned statistics.
     inference : bool
         Normalize by the running statistics.
-    narrow : bool
+    half_precision : bool
         Whether x may be of 16 bits.
     plain : bool
         Only well-conditioned values.
@@ -231,7 +233,7 @@ def cases(
     ranks = min(ranks, scope.world)
     lean = lean and subject.examples < 10
     dtype = np.dtype("float32") if lean else dtype
-    dtype = draw(dtypes(subject, narrow=narrow), label="dtype") if dtype is None else dtype
+    dtype = draw(dtypes(subject, half_precision=half_precision), label="dtype") if dtype is None else dtype
     size = draw(st.sampled_from((2,) if lean else (2, 1, 3)), label="virtual_batch_size") if ghost else None
     world = draw(st.integers(min(2, ranks), ranks), label="ranks") if ranks > 1 else 1
     shape, axis = (SHAPE, 1) if lean else draw(shapes(subject, multiple=size or 1), label="shape")

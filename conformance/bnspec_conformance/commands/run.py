@@ -84,9 +84,9 @@ def call(options: argparse.Namespace) -> int:
     given += ["--pyargs", "bnspec_conformance", "-q", "--no-header", "--no-summary", "--show-capture=no"]
     given += ["--bnspec-table", *_asked(options)]
     if _JOBS & {*options.subjects}:  # every process of the job runs all of it, and the first reports
-        from bnspec_conformance.run.launch import quiet_process
+        from bnspec_conformance.run.launch import silence_other_ranks
 
-        given += ["--bnspec-silent"] if quiet_process() else []
+        given += ["--bnspec-silent"] if silence_other_ranks() else []
     sys.dont_write_bytecode = True
     with stoppable() as stop:
         status = int(pytest.main(given))

@@ -25,6 +25,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     selftest = commands.add_parser("selftest", help="show that the suite finds wrong implementations, and no right one")
     selftest.add_argument("--mutant", action="append", metavar="NAME", help="only this mutant; may be repeated")
     selftest.add_argument(
+        "--clause", action="append", metavar="ID", help="only mutants that break this clause or family; may be repeated"
+    )
+    selftest.add_argument(
         "--seed", action="append", type=int, metavar="N", help="a seed of all cases; may be repeated (default: 0, 1, 2)"
     )
     selftest.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each processor)")
@@ -46,6 +49,7 @@ def call(options: argparse.Namespace) -> int:
     from bnspec_conformance.mutants.killing import checks_for
     from bnspec_conformance.mutants.summary import markdown, show, to_json
     from bnspec_conformance.report.atomic_write import write_text
+    from bnspec_conformance.run.items import matches
 
     if options.table:
         sys.stdout.write(markdown())
@@ -60,6 +64,13 @@ def call(options: argparse.Namespace) -> int:
         print(f"--jobs is {jobs}; expected a number >= 1.", file=sys.stderr)
         return 2
     chosen = [m for m in known.values() if not options.mutant or m.name in options.mutant]
+    if options.clause:
+        chosen = [m for m in chosen if any(matches(wanted, m.clause) for wanted in options.clause)]
+        if not chosen:
+            print(
+                f"no mutant breaks {' or '.join(options.clause)}; CONTRIBUTING.md says how to add one.", file=sys.stderr
+            )
+            return 2
     if options.list:
         for mutant in chosen:
             print(f"{mutant.name:41} {mutant.clause:12} {mutant.row or '':4} {mutant.breaks}")

@@ -103,7 +103,7 @@ class Cell:
             slope = s.w * (2 * dvar - a * self.precision * moment)
             constant = s.w * (dmean - a * total) - slope * self.mean
             rank.dx[g, c] = linear(constant, (a * s.udy, s.dy), (slope * s.ux, s.x))
-            if not s.whole:
+            if not s.unmasked:
                 alone = linear(Fraction(0), (a * s.udy, s.dy))
                 rank.dx[g, c] = np.where(rank.live[g, c], rank.dx[g, c], alone)
 

@@ -48,14 +48,14 @@ class RankShare:
     ux: Fraction
     live: list[bool]
     solid: list[bool]
-    whole: bool  # every element is unmasked
+    unmasked: bool  # every element is
     dy: list[int] | None
     udy: Fraction
     xdot: list[int] | None
     uxdot: Fraction
 
     def over_live(self, values: list[int]) -> list[int]:
-        return values if self.whole else list(compress(values, self.live))
+        return values if self.unmasked else list(compress(values, self.live))
 
 
 def fold(inputs: RankInputs, layout: GroupLayout) -> RankArrays:

@@ -1,22 +1,21 @@
-"""Ask a subject: build cases inside its scope, run them, and compare what was read with what is declared."""
+"""Questions to a subject: cases inside its scope, and the comparison of answers with declarations."""
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-import ml_dtypes
 import numpy as np
 
 from bnspec import BatchNormConfig, Dialect, dialects
 from bnspec._config import Averaging, GhostSource, NonFinite, SingleValue, SyncWeighting
-from bnspec_conformance.cases.case import Array, Case, RankInputs, RankOutcome, as_float64
+from bnspec_conformance.cases.case import Array, Case, RankInputs, RankOutcome, as_float64, dtype_named
+from bnspec_conformance.probe.answers import Answering, BrokenCase, RefusedCase, Unobservable, answer, roundoff
 from bnspec_conformance.probe.findings import Declared, Finding, Observation, Reading, compare
 from bnspec_conformance.probe.predict import ProbeState
-from bnspec_conformance.subjects import NotSupported, ProgramError, Subject
+from bnspec_conformance.subjects import Subject
 
-__all__ = ["Asker", "BrokenCase", "RefusedCase", "Unobservable", "observed", "roundoff"]
+__all__ = ["Asker"]
 
 #: The options that a configuration chooses and a probe therefore asks for one after the other.
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
@@ -27,18 +26,6 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "single_value": get_args(SingleValue),
     "nonfinite": get_args(NonFinite),
 }
-
-
-class Unobservable(Exception):
-    """The subject cannot be asked; the text says why."""
-
-
-class RefusedCase(Exception):
-    """The subject raised instead of answering; the text is its own."""
-
-
-class BrokenCase(Exception):
-    """The subject neither answered nor refused: its program died, or it has no such operation."""
 
 
 @dataclass
@@ -191,7 +178,7 @@ class Asker:
             shape = (table.shape[0], *ones, len(columns)) if last else (table.shape[0], len(columns), *ones)
             return np.ascontiguousarray(table.reshape(shape), kind)  # other memory may be another kernel's
 
-        kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
+        kind = dtype_named(dtype)
         inputs = tuple(
             RankInputs(
                 put(columns, kind),
@@ -212,29 +199,9 @@ class Asker:
             raise Unobservable(reason)
         return made
 
-    def run(self, case: Case, subject: Any = None) -> tuple[RankOutcome, ...]:
-        """Run a case.
-
-        Raises
-        ------
-        Unobservable
-            Where the subject says that it cannot.
-        RefusedCase
-            Where it raises.
-        BrokenCase
-            Where that is no refusal.
-        """
-        asked = self.subject if subject is None else subject
-        try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")
-                return tuple(asked.run(case).ranks)
-        except NotSupported as reason:
-            raise Unobservable(str(reason)) from reason
-        except (ProgramError, NotImplementedError) as error:
-            raise BrokenCase(_told(error)) from error
-        except Exception as error:
-            raise RefusedCase(_told(error)) from error
+    def run(self, case: Case, subject: Answering | None = None) -> tuple[RankOutcome, ...]:
+        """Run a case on the subject, or on a layer that it makes, as `answer` does."""
+        return answer(self.subject if subject is None else subject, case)
 
     def accepts(self, case: Case, refusal: RefusedCase) -> None:
         """Make sure that a refusal was of what was asked: that the nearest legal case is accepted.
@@ -249,7 +216,7 @@ class Asker:
         except RefusedCase as other:
             raise RefusedCase(f"{refusal}; and what is legal beside it as well: {other}") from other
 
-    def state(self, case: Case, subject: Any = None) -> dict[str, Array]:
+    def state(self, case: Case, subject: Answering | None = None) -> dict[str, Array]:
         """Return the running state after a case, that of the first rank."""
         kept = self.run(case, subject)[0].state
         if kept is None or not {"mean", "var"} <= kept.keys():
@@ -257,27 +224,11 @@ class Asker:
         return kept
 
     def output(self, case: Case, rank: int = 0) -> Observation:
-        """y of one rank, channels first: an array (channels, samples)."""
+        """Return y of one rank, channels first: an array (channels, samples)."""
         y = self.run(case)[rank].y
         if y is None:
             raise Unobservable("it returned no y")
         return Observation(np.moveaxis(as_float64(y), case.config.axis, 0).reshape(case.channels, -1), roundoff(y))
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-
-def observed(state: Mapping[str, Array]) -> dict[str, Observation]:
-    """Return the arrays of a state for the comparison with guesses."""
-    return {name: Observation(as_float64(array), roundoff(array)) for name, array in state.items()}
-
-
-def roundoff(array: Array) -> float:
-    """Return the unit roundoff of an array's dtype; 0 for integers, which are right or wrong."""
-    if np.issubdtype(array.dtype, np.integer):
-        return 0.0
-    return float(ml_dtypes.finfo(array.dtype).eps) / 2
 
 
 def _arrays(

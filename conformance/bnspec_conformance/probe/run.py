@@ -4,14 +4,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from bnspec import dialects
 from bnspec_conformance.probe.asker import Asker
-from bnspec_conformance.probe.edges import edges
 from bnspec_conformance.probe.findings import Finding
-from bnspec_conformance.probe.ghost import ghost
-from bnspec_conformance.probe.layer import layer
-from bnspec_conformance.probe.normalize import normalization
-from bnspec_conformance.probe.precision import precision
-from bnspec_conformance.probe.running import running
-from bnspec_conformance.probe.sync import sync
+from bnspec_conformance.probe.groups.edges import edges
+from bnspec_conformance.probe.groups.ghost import ghost
+from bnspec_conformance.probe.groups.layer import layer
+from bnspec_conformance.probe.groups.normalize import normalization
+from bnspec_conformance.probe.groups.precision import precision
+from bnspec_conformance.probe.groups.running import running
+from bnspec_conformance.probe.groups.sync import sync
 from bnspec_conformance.subjects import Subject, SubjectError
 
 __all__ = ["GROUPS", "probe"]

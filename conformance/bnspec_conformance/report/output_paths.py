@@ -1,4 +1,4 @@
-"""The files that a run is asked to write: looked at before the run, so that its result is not lost to a wrong path."""
+"""Output files of a run, checked before it begins, so that its result is not lost to a wrong path."""
 
 import os
 import tempfile

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["LaunchError", "command", "launch", "quiet_process", "ranks_here"]
+__all__ = ["LaunchError", "command", "launch", "silence_other_ranks", "ranks_here"]
 
 
 class LaunchError(Exception):
@@ -57,7 +57,7 @@ def ranks_here() -> int:
     return int(MPI.COMM_WORLD.Get_size())
 
 
-def quiet_process() -> bool:
+def silence_other_ranks() -> bool:
     """Silence every process of an MPI job but the first; return whether this process was silenced."""
     try:
         from mpi4py import MPI

@@ -1,4 +1,4 @@
-"""Keeps pytest's own dots and counts off the console script's output; failures are printed in full."""
+"""Output of pytest under the console script: no dots and counts, failures in full."""
 
 from typing import Any
 

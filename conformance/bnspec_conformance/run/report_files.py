@@ -1,4 +1,4 @@
-"""The files that a run was asked for, up to date as it goes, so that nothing found is lost to what comes after."""
+"""Report files of a run, kept up to date while it goes on, so that a later crash loses no result."""
 
 import contextlib
 import shlex

@@ -1,4 +1,4 @@
-"""A subject with less in its scope than it declares, for runs that look at a part of it."""
+"""Restriction of a subject to a part of its scope, for runs that look at that part only."""
 
 import dataclasses
 from collections.abc import Collection
@@ -11,7 +11,7 @@ __all__ = ["Restricted", "only_profiles", "without_dtypes"]
 
 
 class Restricted:
-    """A subject in another scope; everything else is asked of the subject itself."""
+    """Subject in another scope; all other attributes are those of the subject itself."""
 
     def __init__(self, subject: Subject, scope: Scope) -> None:
         self.scope = scope

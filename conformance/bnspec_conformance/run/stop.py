@@ -53,7 +53,7 @@ class Stop:
             raise Stopped(self.name)
 
     def case(self, case: Any) -> None:
-        """The same: a subject may have kept what the signal raised to itself."""
+        """Let no case begin either: the subject may have caught the exception of the signal."""
         self.argument(case)
 
     def tell(self, text: str) -> None:
@@ -62,7 +62,7 @@ class Stop:
             os.write(self._error, (printable(text) + "\n").encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
-        """Give back what this holds."""
+        """Close the copy of standard error."""
         os.close(self._error)
 
     def status(self, otherwise: int) -> int:
@@ -132,7 +132,7 @@ def current() -> Stop | None:
 
 
 def _forked() -> None:
-    """A fork's signals are no affair of the process that it is a fork of."""
+    """Detach a forked child from the signals of its parent."""
     if _current is not None and threading.current_thread() is threading.main_thread():
         signal.set_wakeup_fd(-1)
 

@@ -19,8 +19,8 @@ from bnspec_conformance.run.report_files import ReportFiles
 from bnspec_conformance.run.reproduce import command_line
 from bnspec_conformance.run.restricted import without_dtypes
 from bnspec_conformance.run.stop import current
-from bnspec_conformance.run.waiver import Facts, facts_of
-from bnspec_conformance.run.waivers import Waivers
+from bnspec_conformance.run.waivers.settlement import Waivers
+from bnspec_conformance.run.waivers.waiver import Facts, facts_of
 from bnspec_conformance.subjects import Subject, version_of
 from bnspec_conformance.trials.listeners import listening
 from bnspec_conformance.trials.record import Record
@@ -202,7 +202,7 @@ class SuiteRun:
         facts = [self._about(s) for s in self.present.values()]
         stale = waivers.stale(self.records, facts, lambda clause: [c.name for c in checks_of(clause)])
         if waivers.update:
-            from bnspec_conformance.run.waiver_file import write_changes
+            from bnspec_conformance.run.waivers.file import write_changes
 
             if self.config.getoption("--bnspec-silent"):
                 return False

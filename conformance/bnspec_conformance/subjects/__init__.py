@@ -12,7 +12,7 @@ from bnspec_conformance.subjects.contract import (
     SubjectError,
     asked_as,
 )
-from bnspec_conformance.subjects.find import complete, find_subject, is_ours, known_subjects, quietly, version_of
+from bnspec_conformance.subjects.find import complete, find_subject, is_ours, known_subjects, silenced, version_of
 from bnspec_conformance.subjects.variable_names import names_by_value
 
 __all__ = [
@@ -27,6 +27,6 @@ __all__ = [
     "is_ours",
     "known_subjects",
     "names_by_value",
-    "quietly",
+    "silenced",
     "version_of",
 ]

@@ -14,7 +14,7 @@ from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects.contract import Subject, SubjectError
 from bnspec_conformance.subjects.time_limit import PATIENCE
 
-__all__ = ["complete", "find_subject", "is_ours", "known_subjects", "quietly", "version_of"]
+__all__ = ["complete", "find_subject", "is_ours", "known_subjects", "silenced", "version_of"]
 
 _GROUP = "bnspec.subjects"
 
@@ -55,7 +55,7 @@ def is_ours(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Ignore warnings in the body, and send its prints to standard error, away from the results."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr or sys.stdout):
         warnings.simplefilter("ignore")
@@ -82,13 +82,13 @@ def find_subject(name: str, *, deadline: float | None = None, isolate: bool = Fa
         does not import.
     """
     point = _entry_point(name)
-    with _telling(name), quietly():
+    with _telling(name), silenced():
         if name.startswith("exec:"):
-            from bnspec_conformance.subjects.program import Program
+            from bnspec_conformance.subjects.pipe.program import Program
 
             made: Any = Program(name, deadline=deadline)
         elif isolate:
-            from bnspec_conformance.subjects.isolated import Isolated
+            from bnspec_conformance.subjects.pipe.isolated import Isolated
 
             made = Isolated(name, PATIENCE if deadline is None else deadline)
         elif point is not None:
@@ -114,7 +114,7 @@ def complete(subject: Any, name: str) -> Subject:
     SubjectError
         For an object that is no subject.
     """
-    with _telling(name), quietly():
+    with _telling(name), silenced():
         missing = [m for m in ("supports", "run") if not callable(getattr(subject, m, None))]
         if missing:
             raise SubjectError(
@@ -147,7 +147,7 @@ def complete(subject: Any, name: str) -> Subject:
 def version_of(subject: Any) -> str:
     """Return the version that a subject declares; it may warn, and an error is no reason to stop."""
     try:
-        with quietly():
+        with silenced():
             return printable(str(subject.version()), lines=False)
     except Exception as error:
         return printable(f"unknown: version() raised {type(error).__name__}: {error}", lines=False)

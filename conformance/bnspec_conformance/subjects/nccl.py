@@ -21,9 +21,9 @@ SHARE = "BNSPEC_NCCL_SHARE_DEVICE"
 class NCCLRankPool(MPIRankPool):
     """The processes of the job, with their devices."""
 
-    def __init__(self, control: Any, whole: Any) -> None:
+    def __init__(self, control: Any, everyone: Any) -> None:
         super().__init__(control)
-        self._whole = whole
+        self._all = everyone
         self._parts: dict[int, Any] = {}
 
     def outcomes(self, size: int, fn: Callable[[Any], Any], *, deadline: float) -> list[Any]:
@@ -38,7 +38,7 @@ class NCCLRankPool(MPIRankPool):
 
     def _part(self, size: int, inside: bool) -> Any:
         if size not in self._parts:
-            self._parts[size] = self._whole.split("in" if inside else "out")
+            self._parts[size] = self._all.split("in" if inside else "out")
         return self._parts[size]
 
     def _call(self, part: Any, fn: Callable[[Any], Any]) -> Any:
@@ -62,7 +62,7 @@ def nccl() -> OursOnMPI:
     import cupy
 
     cupy.cuda.Device(local.rank % devices).use()  # a launcher may have shown each process another one already
-    whole = NCCLCommunicator(deadline=APART, blocking=True, share_device=share)
-    pool = NCCLRankPool(MPICommunicator(deadline=APART), whole)
+    everyone = NCCLCommunicator(deadline=APART, blocking=True, share_device=share)
+    pool = NCCLRankPool(MPICommunicator(deadline=APART), everyone)
     library = f"NCCL {version_text()}, {mpi_version()}"
     return OursOnMPI("nccl", backend, examples=6, pool=pool, library=library)

@@ -1,4 +1,4 @@
-"""Makes cases for the catalogue: ordinary numbers where none are given."""
+"""Cases for the catalogue, with ordinary numbers where none are given."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Runs vectors on a subject and writes its results, as a port would."""
+"""Run of the vectors on a subject, and the file of its results, as a port would write it."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, as_float64
 from bnspec_conformance.cases.scope import PROFILES, needs
 from bnspec_conformance.report.atomic_write import write_text
-from bnspec_conformance.subjects import NotSupported, ProgramError, Subject, SubjectError, quietly, version_of
+from bnspec_conformance.subjects import NotSupported, ProgramError, Subject, SubjectError, silenced, version_of
 from bnspec_conformance.subjects.time_limit import PATIENCE, TooLong, deadline
 from bnspec_conformance.vectors.files import RESULTS, Vectors, undeclarable
 from bnspec_conformance.vectors.hex import array_of, encoded, lines, unhexed
@@ -92,7 +92,7 @@ def _answer(subject: Subject, value: dict[str, Any], limit: float) -> dict[str, 
     if reason is not None:
         return {"unsupported": reason}
     try:
-        with np.errstate(all="ignore"), quietly(), deadline(limit):
+        with np.errstate(all="ignore"), silenced(), deadline(limit):
             return _written(subject.run(case))
     except NotSupported as error:
         return {"unsupported": str(error)}

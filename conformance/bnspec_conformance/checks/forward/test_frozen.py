@@ -16,7 +16,7 @@ from bnspec_conformance.trials.trial import Trial
 
 
 @clauses("BN-INF-5")
-@explore(lambda s: strategies.cases(s, running=True, narrow=False), share=0.1)
+@explore(lambda s: strategies.cases(s, running=True, half_precision=False), share=0.1)
 def test_frozen_warning(t: Trial, case: Case) -> None:
     """One FrozenStatisticsWarning per process, from tower 0 of a training context alone."""
     x = t.needs_backend().asarray(case.ranks[0].x)

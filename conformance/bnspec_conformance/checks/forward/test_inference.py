@@ -57,7 +57,7 @@ def test_kinds(t: Trial) -> None:
 
 
 @clauses("BN-INF-1")
-@explore(lambda s: strategies.cases(s, inference=True, lean=True, narrow=False))
+@explore(lambda s: strategies.cases(s, inference=True, lean=True, half_precision=False))
 def test_far_mean(t: Trial, case: Case) -> None:
     """x - mean is taken before anything is multiplied: no digit is lost where the mean is large."""
     assert case.state is not None

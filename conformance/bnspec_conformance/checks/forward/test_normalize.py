@@ -90,7 +90,7 @@ def test_subnormal(t: Trial) -> None:
 
 
 @clauses("BN-NORM-4")
-@explore(lambda s: strategies.cases(s, narrow=False, epsilon=1.0))
+@explore(lambda s: strategies.cases(s, half_precision=False, epsilon=1.0))
 def test_laws(t: Trial, case: Case) -> None:
     """An exact shift or power-of-two scale of x changes no more than rounding; permuted samples give permuted y."""
     rng = np.random.default_rng(3)

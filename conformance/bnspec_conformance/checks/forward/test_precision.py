@@ -16,7 +16,7 @@ from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
 
-def narrow(subject: Subject) -> st.SearchStrategy[Any]:
+def half_precisions(subject: Subject) -> st.SearchStrategy[Any]:
     """Return the 16-bit dtypes that the subject takes."""
     names = [n for n in ("float16", "bfloat16") if n in subject.scope.dtypes]
     if not names:
@@ -26,7 +26,7 @@ def narrow(subject: Subject) -> st.SearchStrategy[Any]:
 
 def narrow_cases(subject: Subject, **options: Any) -> st.SearchStrategy[Case]:
     """Cases whose x has 16 bits."""
-    return narrow(subject).flatmap(lambda dtype: strategies.cases(subject, dtype=dtype, **options))
+    return half_precisions(subject).flatmap(lambda dtype: strategies.cases(subject, dtype=dtype, **options))
 
 
 def config(**fields: Any) -> bnspec.BatchNormConfig:
@@ -64,7 +64,7 @@ def test_dtypes(t: Trial, case: Case) -> None:
 
 
 @clauses("BN-PREC-1")
-@explore(narrow, share=0.1)
+@explore(half_precisions, share=0.1)
 def test_narrow_state(t: Trial, dtype: Any) -> None:
     """A running state of 16 bits is refused: its averages would stand still."""
     put = t.needs_backend().asarray
@@ -80,7 +80,7 @@ def test_narrow_state(t: Trial, dtype: Any) -> None:
 
 
 @clauses("BN-PREC-1")
-@explore(lambda s: strategies.cases(s, running=True, narrow=False))
+@explore(lambda s: strategies.cases(s, running=True, half_precision=False))
 def test_arithmetic(t: Trial, case: Case) -> None:
     """All arithmetic is in W: on values far from zero nothing is lost that W can hold, and the state is cast once."""
     far = dataclasses.replace(case, ranks=(RankInputs(case.ranks[0].x + case.ranks[0].x.dtype.type(1000)),))
@@ -102,7 +102,7 @@ def test_narrow(t: Trial, case: Case) -> None:
 
 
 @clauses("BN-PREC-2")
-@explore(narrow, share=0.1)
+@explore(half_precisions, share=0.1)
 def test_overflow(t: Trial, dtype: Any) -> None:
     """No sum and no square overflows at 65504, and a long sum does not stop growing where 16 bits end."""
     rng = np.random.default_rng(5)
@@ -113,7 +113,7 @@ def test_overflow(t: Trial, dtype: Any) -> None:
 
 
 @clauses("BN-PREC-2")
-@explore(narrow, share=0.1)
+@explore(half_precisions, share=0.1)
 def test_ties(t: Trial, dtype: Any) -> None:
     """y is rounded to nearest, ties to even: values that lie exactly between two numbers of x's dtype, and just off."""
     digits = 10 if dtype == np.float16 else 7
@@ -148,7 +148,7 @@ def test_gradients(t: Trial, case: Case) -> None:
 
 
 @clauses("BN-PREC-3")
-@explore(narrow, share=0.1)
+@explore(half_precisions, share=0.1)
 def test_gradient_sums(t: Trial, dtype: Any) -> None:
     """No gradient sum is kept in 16 bits: it would stop at 2048 (256), or overflow at 65504."""
     rng = np.random.default_rng(6)
@@ -164,7 +164,7 @@ def test_gradient_sums(t: Trial, dtype: Any) -> None:
 
 
 @clauses("BN-PREC-3")
-@explore(narrow, share=0.1)
+@explore(half_precisions, share=0.1)
 def test_wide_cotangent(t: Trial, dtype: Any) -> None:
     """A float32 dy for a 16-bit x keeps its digits, and parameters may have other dtypes than x."""
     backend = t.needs_backend()
@@ -180,7 +180,7 @@ def test_wide_cotangent(t: Trial, dtype: Any) -> None:
 
 
 @clauses("BN-PREC-3")
-@explore(narrow, share=0.25)
+@explore(half_precisions, share=0.25)
 def test_inference(t: Trial, dtype: Any) -> None:
     """In inference neither the running statistics nor gamma and beta are cast to x's dtype."""
     at = np.asarray([1000.0, 3.0, 5000.0]).astype(dtype)

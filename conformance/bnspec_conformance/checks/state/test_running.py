@@ -48,7 +48,8 @@ def test_pooled(t: Trial, case: Case) -> None:
 
 @clauses("BN-RUN-6")
 @explore(
-    lambda s: strategies.cases(s, running=True, plain=True, narrow=False, averaging="pooled", correction=1), share=0.5
+    lambda s: strategies.cases(s, running=True, plain=True, half_precision=False, averaging="pooled", correction=1),
+    share=0.5,
 )
 def test_pooled_over_steps_is_the_population(t: Trial, case: Case) -> None:
     """After several batches the pooled state is the mean and variance of all their elements."""
@@ -183,7 +184,7 @@ def test_count_zero(t: Trial, case: Case) -> None:
 
 
 @clauses("BN-RUN-10")
-@explore(lambda s: strategies.cases(s, running=True, narrow=False))
+@explore(lambda s: strategies.cases(s, running=True, half_precision=False))
 def test_nonfinite(t: Trial, case: Case) -> None:
     """A NaN or infinite statistic reaches its channel's state, or leaves it to the bit, or raises, as configured."""
     rank, axis = case.ranks[0], case.config.axis

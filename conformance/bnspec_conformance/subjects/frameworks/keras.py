@@ -21,20 +21,9 @@ from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope, needs
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks import keras_defaults
+from bnspec_conformance.subjects.frameworks.keras_common import VARIABLES, options
 
 __all__ = ["KerasLayer", "keras", "keras_float64", "keras_masked"]
-
-#: Our names and the layer's.
-_VARIABLES = {
-    "gamma": "gamma",
-    "beta": "beta",
-    "mean": "moving_mean",
-    "var": "moving_variance",
-    "stddev": "moving_stddev",
-    "renorm_mean": "renorm_mean",
-    "renorm_stddev": "renorm_stddev",
-}
-_POLICIES = {"float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
 
 
 @dataclasses.dataclass
@@ -121,25 +110,13 @@ def _build(case: Case) -> tuple[Any, dict[str, Array]]:
     """Return the layer, built for the case's x, and the values of its variables by the layer's names."""
     from keras.layers import BatchNormalization
 
-    config, x = case.config, case.ranks[0].x
-    more: dict[str, Any] = {}
-    if config.renorm is not None:
-        limits = {"rmax": config.renorm.rmax, "rmin": 1 / config.renorm.rmax, "dmax": config.renorm.dmax}
-        more = {"renorm": True, "renorm_clipping": limits, "renorm_momentum": config.renorm.decay}
-    layer = BatchNormalization(
-        axis=config.axis,
-        momentum=config.decay,
-        epsilon=config.epsilon,
-        center=config.center,
-        scale=config.scale,
-        dtype=_POLICIES.get(x.dtype.name, x.dtype.name),
-        **more,
-    )
+    x = case.ranks[0].x
+    layer = BatchNormalization(**options(case))
     layer.build(x.shape)
     given = {"gamma": case.gamma, "beta": case.beta} | (case.state or {})
     kept = "float64" if x.dtype == np.float64 else "float32"
     values = {}
-    for ours, name in _VARIABLES.items():
+    for ours, name in VARIABLES.items():
         if any(v.name == name for v in layer.variables):
             first = 0.0 if ours in ("beta", "mean", "renorm_mean") else 1.0
             value = given.get(ours)
@@ -155,7 +132,7 @@ def _call(case: Case, layer: Any, values: Mapping[str, Any], x: Any, mask: Any) 
         [values[v.name] for v in trained], [values[v.name] for v in other], x, training=training, mask=mask
     )
     after = dict(zip((v.name for v in other), new))
-    return y, {ours: after[name] for ours, name in _VARIABLES.items() if name in after}
+    return y, {ours: after[name] for ours, name in VARIABLES.items() if name in after}
 
 
 def _mask(case: Case) -> Array | None:

@@ -7,11 +7,9 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.subjects.defaults import Defaults
-from bnspec_conformance.subjects.variable_names import names_by_value
+from bnspec_conformance.subjects.frameworks import keras_common
 
 __all__ = ["layer"]
-
-_FIELDS = {"gamma": 2.0, "beta": 3.0, "moving_mean": 5.0, "moving_variance": 7.0}
 
 
 def layer(platform: str, dtypes: tuple[str, ...], *, masked: bool) -> Defaults:
@@ -32,25 +30,16 @@ def _layer(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, A
     from keras import layers, ops
 
     layer: Any = layers.BatchNormalization(axis=case.config.axis, **arguments)
-    layer.build(case.ranks[0].x.shape)
-    state = case.state or {}
-    given = (case.gamma, case.beta, state.get("mean"), state.get("var"))
-    for name, value in zip(_FIELDS, given, strict=True):
-        if value is not None:
-            getattr(layer, name).assign(value)
-    y = np.array(ops.convert_to_numpy(layer(np.array(case.ranks[0].x), training=case.mode == "batch")))
-    if case.state is None:
-        return y, None
-    held = {"mean": layer.moving_mean, "var": layer.moving_variance}
-    return y, {name: np.array(ops.convert_to_numpy(v)) for name, v in held.items()}
+    return keras_common.default_call(
+        layer, case, _assign, lambda x, training: layer(np.array(x), training=training), ops.convert_to_numpy
+    )
 
 
-def _names() -> dict[str, str]:
+def _names() -> Mapping[str, str]:
     from keras import layers, ops
 
-    layer: Any = layers.BatchNormalization()
-    layer.build((3, 2))
-    for name, mark in _FIELDS.items():
-        getattr(layer, name).assign(np.full(2, mark))
-    marks: dict[str, float] = dict(zip(("gamma", "beta", "mean", "var"), _FIELDS.values(), strict=True))
-    return names_by_value({v.name: np.array(ops.convert_to_numpy(v)) for v in layer.variables}, marks)
+    return keras_common.variable_names(layers.BatchNormalization(), _assign, ops.convert_to_numpy)
+
+
+def _assign(variable: Any, values: Any) -> None:
+    variable.assign(values)

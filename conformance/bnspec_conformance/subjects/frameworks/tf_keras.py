@@ -20,20 +20,9 @@ from bnspec_conformance.cases.scope import Scope, needs
 from bnspec_conformance.subjects.contract import Refused
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks import tf_keras_defaults
+from bnspec_conformance.subjects.frameworks.keras_common import VARIABLES, options
 
 __all__ = ["TfKerasLayer", "tf_keras", "tf_keras_float64", "tf_keras_ghost", "tf_keras_masked"]
-
-#: Our names and the layer's.
-_VARIABLES = {
-    "gamma": "gamma",
-    "beta": "beta",
-    "mean": "moving_mean",
-    "var": "moving_variance",
-    "stddev": "moving_stddev",
-    "renorm_mean": "renorm_mean",
-    "renorm_stddev": "renorm_stddev",
-}
-_POLICIES = {"float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
 
 
 @dataclasses.dataclass
@@ -171,26 +160,15 @@ def _build(case: Case) -> Any:
     from tf_keras.layers import BatchNormalization
 
     config, x = case.config, case.ranks[0].x
-    more: dict[str, Any] = {}
-    if config.renorm is not None:
-        limits = {"rmax": config.renorm.rmax, "rmin": 1 / config.renorm.rmax, "dmax": config.renorm.dmax}
-        more = {"renorm": True, "renorm_clipping": limits, "renorm_momentum": config.renorm.decay}
+    more: dict[str, Any] = {"axis": config.axis % x.ndim}  # a negative axis would change the choice of the fused path
     if "ghost" in needs(case):
         more["virtual_batch_size"] = config.virtual_batch_size
     if "running" in needs(case):
         more["fused"] = config.correction == 1
-    layer = BatchNormalization(
-        axis=config.axis % x.ndim,  # -3 of rank 4 and so on would be told fused and other paths apart by
-        momentum=config.decay,
-        epsilon=config.epsilon,
-        center=config.center,
-        scale=config.scale,
-        dtype=_POLICIES.get(x.dtype.name, x.dtype.name),
-        **more,
-    )
+    layer = BatchNormalization(**(options(case) | more))
     layer.build(x.shape)
     given = {"gamma": case.gamma, "beta": case.beta} | (case.state or {})
-    for ours, name in _VARIABLES.items():
+    for ours, name in VARIABLES.items():
         variable, value = getattr(layer, name, None), given.get(ours)
         if variable is not None and value is not None:
             variable.assign(value.astype(variable.dtype.as_numpy_dtype).reshape(variable.shape))
@@ -199,7 +177,7 @@ def _build(case: Case) -> Any:
 
 def _state(case: Case, layer: Any) -> dict[str, Array]:
     """Return the moving statistics by our names; with virtual batches their shape has more extents of 1."""
-    found = {ours: getattr(layer, name, None) for ours, name in _VARIABLES.items() if ours not in ("gamma", "beta")}
+    found = {ours: getattr(layer, name, None) for ours, name in VARIABLES.items() if ours not in ("gamma", "beta")}
     return {ours: np.array(v.numpy()).reshape(case.channels) for ours, v in found.items() if v is not None}
 
 

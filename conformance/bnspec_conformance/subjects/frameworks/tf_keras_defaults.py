@@ -3,15 +3,11 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
-
 from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.subjects.defaults import Defaults
-from bnspec_conformance.subjects.variable_names import names_by_value
+from bnspec_conformance.subjects.frameworks import keras_common
 
 __all__ = ["layer"]
-
-_FIELDS = {"gamma": 2.0, "beta": 3.0, "moving_mean": 5.0, "moving_variance": 7.0}
 
 
 def layer(more: Collection[str], dtypes: tuple[str, ...]) -> Defaults:
@@ -38,26 +34,23 @@ def _layer(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, A
     from tf_keras import layers
 
     layer: Any = layers.BatchNormalization(axis=case.config.axis, **arguments)
-    layer.build(case.ranks[0].x.shape)
-    state = case.state or {}
-    given = (case.gamma, case.beta, state.get("mean"), state.get("var"))
-    for name, value in zip(_FIELDS, given, strict=True):
-        if value is not None:
-            variable = getattr(layer, name)
-            variable.assign(value.astype(variable.dtype.as_numpy_dtype))
-    y = np.array(layer(tf.constant(case.ranks[0].x), training=case.mode == "batch").numpy())
-    if case.state is None:
-        return y, None
-    return y, {"mean": np.array(layer.moving_mean.numpy()), "var": np.array(layer.moving_variance.numpy())}
+    return keras_common.default_call(
+        layer, case, _assign, lambda x, training: layer(tf.constant(x), training=training), _to_numpy
+    )
 
 
-def _names() -> dict[str, str]:
+def _names() -> Mapping[str, str]:
     from tf_keras import layers
 
-    layer: Any = layers.BatchNormalization()
-    layer.build((3, 2))
-    for name, mark in _FIELDS.items():
-        getattr(layer, name).assign(np.full(2, mark))
-    marks: dict[str, float] = dict(zip(("gamma", "beta", "mean", "var"), _FIELDS.values(), strict=True))
     # A variable's name is "batch_normalization/gamma:0": the layer's own name and an output's number go around it.
-    return names_by_value({v.name.split("/")[-1].split(":")[0]: v.numpy() for v in layer.variables}, marks)
+    return keras_common.variable_names(
+        layers.BatchNormalization(), _assign, _to_numpy, lambda name: name.split("/")[-1].split(":")[0]
+    )
+
+
+def _assign(variable: Any, values: Any) -> None:
+    variable.assign(values.astype(variable.dtype.as_numpy_dtype))
+
+
+def _to_numpy(tensor: Any) -> Any:
+    return tensor.numpy()

@@ -15,12 +15,12 @@ from bnspec_conformance.vectors.vector import Vector
 
 __all__ = ["vectors"]
 
-_NARROW = ("float16", "bfloat16")
+_HALF_PRECISION = ("float16", "bfloat16")
 
 
 def vectors(draw: Draw) -> Iterator[Vector]:
     """Yield the family "precision"."""
-    for dtype in _NARROW:
+    for dtype in _HALF_PRECISION:
         yield from _narrow(draw, dtype)
         yield from _long(draw, dtype)
         yield _ties(draw, dtype)

@@ -8,6 +8,8 @@ itself behaves as this does: tests/cuda/test_emulated_cupy.py compares the names
 For tests only, in processes of their own with this folder on PYTHONPATH. Never installed.
 """
 
+from typing import Any
+
 import numpy as np
 
 from cupy import _array, _driver  # noqa: F401
@@ -16,11 +18,20 @@ from cupy._array import ndarray
 __version__ = "0.0.0+emulated"
 
 
-def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
+def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> Any:
     return a.get(stream, order, out, blocking) if isinstance(a, ndarray) else np.asarray(a)
 
 
-def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
+def array(
+    obj: Any,
+    dtype: Any = None,
+    copy: bool = True,
+    order: str = "K",
+    subok: bool = False,
+    ndmin: int = 0,
+    *,
+    blocking: bool = False,
+) -> Any:
     if isinstance(obj, ndarray):
         return obj.astype(dtype or obj.dtype, copy=bool(copy))
     if next(_array.arrays_in(obj), None) is not None:
@@ -28,29 +39,29 @@ def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocki
     return _array.from_host(np.array(obj, dtype))
 
 
-def asarray(a, dtype=None, order=None, *, blocking=False):
+def asarray(a: Any, dtype: Any = None, order: Any = None, *, blocking: bool = False) -> Any:
     if isinstance(a, ndarray):
         return a if dtype is None or np.dtype(dtype) == a.dtype else a.astype(dtype)
     return array(a, dtype)
 
 
-def ascontiguousarray(a, dtype=None):
+def ascontiguousarray(a: Any, dtype: Any = None) -> Any:
     a = asarray(a, dtype)
     return a if a.flags.c_contiguous else a.copy()
 
 
-def empty(shape, dtype=float, order="C"):
+def empty(shape: Any, dtype: Any = float, order: str = "C") -> Any:
     return ndarray(shape, dtype)
 
 
-def empty_like(prototype, dtype=None, order="K", subok=None, shape=None):
+def empty_like(prototype: Any, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None) -> Any:
     return ndarray(prototype.shape if shape is None else shape, dtype or prototype.dtype)
 
 
-def _wrapped(name):
+def _wrapped(name: str) -> Any:
     function = getattr(np, name)
 
-    def call(*args, **kwargs):
+    def call(*args: Any, **kwargs: Any) -> Any:
         return _array.call(name, function, args, kwargs)
 
     call.__name__ = name

@@ -4,6 +4,8 @@ import collections
 import operator
 import os
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +28,7 @@ _freed = collections.defaultdict(list)
 _REUSE = bool(os.environ.get("EMULATED_POOL"))
 
 
-def _allocated(shape, dtype):
+def _allocated(shape: Any, dtype: Any) -> Any:
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if _freed[size]:
         return _freed[size].pop().view(dtype).reshape(shape)
@@ -38,17 +40,17 @@ def _allocated(shape, dtype):
 class _Memory:
     """One allocation."""
 
-    def __del__(self):
+    def __del__(self) -> None:
         if _REUSE and self.host.nbytes:
             _freed[self.host.nbytes].append(self.host.reshape(-1).view(np.uint8))
 
-    def __init__(self, host):
+    def __init__(self, host: Any) -> None:
         self.host, self.size, self.device = host, max(1, host.nbytes), _device().id
         self.address = host.__array_interface__["data"][0]
         _memory[self.address] = self
 
 
-def memory_at(address, size):
+def memory_at(address: Any, size: int) -> Any:
     """The allocation that contains these bytes, or an error, where a GPU would read someone else's."""
     for start, memory in list(_memory.items()):
         if start <= address and address + size <= start + memory.size:
@@ -57,16 +59,16 @@ def memory_at(address, size):
 
 
 class _Pointer:
-    def __init__(self, address):
+    def __init__(self, address: Any) -> None:
         self.ptr = address
 
 
-def _quiet(function, args, kwargs):
+def _quiet(function: Any, args: Any, kwargs: Any) -> Any:
     with np.errstate(all="ignore"):
         return function(*args, **kwargs)
 
 
-def _replaced(value, by):
+def _replaced(value: Any, by: Any) -> Any:
     if isinstance(value, ndarray):
         return by(value)
     if isinstance(value, tuple | list):
@@ -74,7 +76,7 @@ def _replaced(value, by):
     return value
 
 
-def arrays_in(value):
+def arrays_in(value: Any) -> Iterator[Any]:
     if isinstance(value, ndarray):
         yield value
     elif isinstance(value, tuple | list):
@@ -82,7 +84,7 @@ def arrays_in(value):
             yield from arrays_in(each)
 
 
-def queue(function, args, kwargs):
+def queue(function: Any, args: Any, kwargs: Any) -> Any:
     """Queue a call on the current device; its results exist at once, their values later."""
     for array in [*arrays_in(args), *arrays_in(list(kwargs.values()))]:
         if array._keep.device != _device().id:  # as CuPy where devices cannot reach each other's memory
@@ -100,7 +102,7 @@ def queue(function, args, kwargs):
         return like
     made = [ndarray(np.shape(each), np.asarray(each).dtype) for each in results]
 
-    def work():
+    def work() -> None:
         got = _quiet(
             function,
             _replaced(args, lambda a: a._host),
@@ -113,7 +115,7 @@ def queue(function, args, kwargs):
     return type(like)(made) if type(like) in (tuple, list) else tuple(made) if isinstance(like, tuple) else made[0]
 
 
-def call(name, function, args, kwargs):
+def call(name: str, function: Any, args: Any, kwargs: Any) -> Any:
     if kwargs.pop("device", None) is not None:
         raise TypeError(f"{name}() got an unexpected keyword argument 'device'")
     arrays = [*arrays_in(args), *arrays_in(list(kwargs.values()))]
@@ -141,11 +143,11 @@ def call(name, function, args, kwargs):
     return queue(function, args, kwargs)
 
 
-def _owner(view, arrays):
+def _owner(view: Any, arrays: Any) -> Any:
     return next((a for a in arrays if np.may_share_memory(view, a._host)), arrays[0])
 
 
-def from_host(values):
+def from_host(values: Any) -> Any:
     new = ndarray(values.shape, values.dtype)
     new._host[...] = values
     return new
@@ -158,12 +160,14 @@ class ndarray:  # noqa: N801
     __module__ = "cupy"
     __hash__ = None
 
-    def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
+    def __init__(
+        self, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None, order: str = "C"
+    ) -> None:
         self._host = _allocated(shape, dtype)
         self._keep = _Memory(self._host)
 
     @classmethod
-    def _view(cls, host, of):
+    def _view(cls, host: Any, of: Any) -> Any:
         self = cls.__new__(cls)
         self._host, self._keep = host, of._keep
         return self
@@ -181,10 +185,10 @@ class ndarray:  # noqa: N801
     T = property(lambda self: ndarray._view(self._host.T, self))
     mT = property(lambda self: ndarray._view(self._host.mT, self))  # noqa: N815
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._host)
 
-    def get(self, stream=None, order="C", out=None, blocking=True):
+    def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
         stream = get_current_stream() if stream is None else stream
         host = np.empty(self.shape, self.dtype) if out is None else out
         if host.shape != self.shape or host.dtype != self.dtype:
@@ -194,7 +198,7 @@ class ndarray:  # noqa: N801
             stream.synchronize()
         return host
 
-    def set(self, arr, stream=None):
+    def set(self, arr: Any, stream: Any = None) -> None:
         if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
             raise ValueError("only numpy.ndarrays of the same shape and dtype can be set")
         if not self._host.flags.c_contiguous:
@@ -202,33 +206,33 @@ class ndarray:  # noqa: N801
         kept = arr if is_pinned(arr) else arr.copy()
         (get_current_stream() if stream is None else stream)._enqueue(lambda: np.copyto(self._host, kept))
 
-    def __array__(self, *_args, **_kwargs):
+    def __array__(self, *_args: Any, **_kwargs: Any) -> None:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
 
-    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+    def __array_ufunc__(self, ufunc: Any, method: Any, *inputs: Any, **kwargs: Any) -> Any:
         if method != "__call__":
             return NotImplemented
         return call(ufunc.__name__, ufunc, inputs, kwargs)
 
-    def item(self):
+    def item(self) -> Any:
         return self.get().item()
 
-    def tolist(self):
+    def tolist(self) -> Any:
         return self.get().tolist()
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.get())
 
-    def __int__(self):
+    def __int__(self) -> int:
         return int(self.get())
 
-    def __float__(self):
+    def __float__(self) -> float:
         return float(self.get())
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return repr(self.get())
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> Any:
         arrays = list(arrays_in(key if isinstance(key, tuple) else (key,)))
         if any(each.dtype == bool and each.ndim for each in arrays):
             return from_host(self.get()[_replaced(key, lambda a: a.get())])
@@ -238,38 +242,38 @@ class ndarray:  # noqa: N801
         view = self._host[key]
         return ndarray._view(view if isinstance(view, np.ndarray) else self._host[(*key, ...)], self)
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: str, value: Any) -> None:
         if isinstance(value, np.ndarray) and value.ndim:
             raise TypeError(f"Unsupported type {type(value)}")
 
-        def work():
+        def work() -> None:
             self._host[_replaced(key, lambda a: a._host)] = _replaced(value, lambda a: a._host)
 
         queue(lambda a, k, v: operator.setitem(a, k, v), (self, key, value), {})  # an error comes at once
         get_current_stream()._enqueue(work)
 
-    def __iter__(self):
+    def __iter__(self) -> Any:
         return (self[i] for i in range(len(self._host)))
 
-    def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
+    def astype(self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True) -> Any:
         if not copy and self.dtype == np.dtype(dtype):
             return self
         return queue(np.ndarray.astype, (self, dtype), {})
 
-    def copy(self, order="C"):
+    def copy(self, order: str = "C") -> Any:
         return queue(np.ndarray.copy, (self,), {})
 
-    def view(self, dtype=None):
+    def view(self, dtype: Any = None) -> Any:
         return ndarray._view(self._host.view(dtype), self)
 
-    def reshape(self, *shape, order="C"):
+    def reshape(self, *shape: Any, order: str = "C") -> Any:
         return reshape(self, shape[0] if len(shape) == 1 else shape)
 
-    def fill(self, value):
+    def fill(self, value: Any) -> None:
         self[...] = value
 
 
-def is_pinned(array):
+def is_pinned(array: Any) -> bool:
     while array is not None:
         if _pinned.get(id(array)) is array:
             return True
@@ -280,8 +284,8 @@ def is_pinned(array):
 _pinned = weakref.WeakValueDictionary()
 
 
-def _method(name):
-    def method(self, *args, **kwargs):
+def _method(name: str) -> Any:
+    def method(self, *args: Any, **kwargs: Any) -> Any:
         return call(name, getattr(np, name), (self, *args), kwargs)
 
     return method
@@ -292,20 +296,20 @@ for _name in ("all", "any", "argmax", "argmin", "clip", "max", "mean", "min", "p
     setattr(ndarray, _name, _method(_name))
 
 
-def _operators():
+def _operators() -> None:
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift",
                  "matmul", "eq", "ne", "lt", "le", "gt", "ge"):  # fmt: skip
         function = getattr(operator, f"__{name}__")
 
-        def forward(self, other, function=function):
+        def forward(self, other: Any, function: Any = function) -> Any:
             if other is None or isinstance(other, str):
                 return NotImplemented
             return call(function.__name__, function, (self, other), {})
 
-        def backward(self, other, function=function):
+        def backward(self, other: Any, function: Any = function) -> Any:
             return call(function.__name__, function, (other, self), {})
 
-        def inplace(self, other, function=function):
+        def inplace(self, other: Any, function: Any = function) -> Any:
             self[...] = function(self, other)
             return self
 
@@ -323,11 +327,11 @@ _operators()
 ndarray.__hash__ = None
 
 
-def _device(number=None):
+def _device(number: Any = None) -> Any:
     from cupy.cuda import Device
 
     return Device(number)
 
 
-def reshape(a, shape, order="C"):
+def reshape(a: Any, shape: Any, order: str = "C") -> Any:
     return call("reshape", np.reshape, (a, shape), {})

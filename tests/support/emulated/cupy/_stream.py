@@ -5,6 +5,7 @@ import itertools
 import queue
 import threading
 import weakref
+from typing import Any
 
 __all__ = ["Event", "Stream", "get_current_stream", "synchronizations"]
 
@@ -22,7 +23,7 @@ def synchronizations() -> int:
     return _waited
 
 
-def _count_wait():
+def _count_wait() -> None:
     global _waited
     _waited += 1
 
@@ -32,7 +33,9 @@ class Stream:
 
     __module__ = "cupy.cuda.stream"
 
-    def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
+    def __init__(
+        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None
+    ) -> None:
         self.ptr = 0 if null else next(_numbers)
         _streams[self.ptr] = self
         self._queue = queue.SimpleQueue()
@@ -41,13 +44,13 @@ class Stream:
         self._left = 0
         self._capturing = False
 
-    def __eq__(self, other):
+    def __eq__(self, other: Any) -> Any:
         return self.ptr == other.ptr if isinstance(other, Stream) else NotImplemented
 
-    def __hash__(self):
+    def __hash__(self) -> Any:
         return hash(self.ptr)
 
-    def _enqueue(self, work):
+    def _enqueue(self, work: Any) -> None:
         with self._lock:
             self._left += 1
             if self._thread is None:
@@ -55,7 +58,7 @@ class Stream:
                 self._thread.start()
         self._queue.put(work)
 
-    def _run(self):
+    def _run(self) -> None:
         while True:
             work = self._queue.get()
             try:
@@ -66,32 +69,32 @@ class Stream:
                     self._left -= 1
 
     @property
-    def done(self):
+    def done(self) -> bool:
         with self._lock:
             return self._left == 0
 
-    def synchronize(self):
+    def synchronize(self) -> None:
         _count_wait()
         reached = threading.Event()
         self._enqueue(reached.set)
         reached.wait()
 
-    def record(self, event=None):
+    def record(self, event: Any = None) -> Any:
         event = Event() if event is None else event
         event.record(self)
         return event
 
-    def wait_event(self, event):
+    def wait_event(self, event: Any) -> None:
         reached = event._reached
         if reached is not None:
             self._enqueue(reached.wait)
 
-    def begin_capture(self, mode=None):
+    def begin_capture(self, mode: str | None = None) -> None:
         """Only the rules of capturing are emulated: what is queued meanwhile is done, and not recorded."""
         self._capturing = True
         _captures[self] = _RELAXED if mode is None else mode
 
-    def end_capture(self):
+    def end_capture(self) -> None:
         self._capturing = False
         _captures.pop(self)
         if self in _spoiled:
@@ -100,18 +103,18 @@ class Stream:
 
             raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error")
 
-    def is_capturing(self):
+    def is_capturing(self) -> Any:
         return self._capturing
 
-    def use(self):
+    def use(self) -> Any:
         _local.stream = self
         return self
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         _local.before = [*getattr(_local, "before", []), get_current_stream()]
         return self.use()
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         _local.stream = _local.before.pop()
 
 
@@ -120,14 +123,14 @@ _captures, _spoiled = {}, set()
 _GLOBAL, _RELAXED = 0, 2
 
 
-def exchange_capture_mode(mode):
+def exchange_capture_mode(mode: str) -> Any:
     """As the driver's cuThreadExchangeStreamCaptureMode: the thread's mode before."""
     before = getattr(_local, "capture_mode", _GLOBAL)
     _local.capture_mode = mode
     return before
 
 
-def _disturbs_captures():
+def _disturbs_captures() -> bool:
     """Whether a query by this thread is an error, since a thread captures in mode "global"; it spoils the capture."""
     if getattr(_local, "capture_mode", _GLOBAL) == _RELAXED:
         return False
@@ -140,7 +143,7 @@ def _disturbs_captures():
 _fault = 0
 
 
-def _break_device(status):
+def _break_device(status: Any) -> None:
     global _fault
     _fault = status
 
@@ -150,25 +153,25 @@ class Event:
 
     __module__ = "cupy.cuda.stream"
 
-    def __init__(self, block=False, disable_timing=False, interprocess=False):
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self._reached = None
         self.ptr = next(_numbers)
         _events[self.ptr] = self
 
-    def _query(self):
+    def _query(self) -> Any:
         if _disturbs_captures():
             return 900  # cudaErrorStreamCaptureUnsupported
         return _fault or (0 if self._reached is None or self._reached.is_set() else 600)
 
     @property
-    def done(self):
+    def done(self) -> bool:
         return self._query() == 0
 
-    def record(self, stream=None):
+    def record(self, stream: Any = None) -> None:
         self._reached = threading.Event()
         (stream or get_current_stream())._enqueue(self._reached.set)
 
-    def synchronize(self):
+    def synchronize(self) -> None:
         _count_wait()
         if self._reached is not None:
             self._reached.wait()
@@ -177,11 +180,11 @@ class Event:
 Stream.null = Stream(null=True)
 
 
-def get_current_stream(device_id=None):
+def get_current_stream(device_id: Any = None) -> Any:
     return getattr(_local, "stream", Stream.null)
 
 
-def stream_of(ptr):
+def stream_of(ptr: Any) -> Any:
     """The stream that a pointer stands for, as the C functions see it."""
     with contextlib.suppress(KeyError):
         return _streams[ptr]

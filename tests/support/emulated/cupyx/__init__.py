@@ -2,6 +2,7 @@
 
 import collections
 import weakref
+from typing import Any
 
 import numpy as np
 from cupy import _array
@@ -10,7 +11,7 @@ from cupy import _array
 _freed = collections.defaultdict(list)
 
 
-def empty_pinned(shape, dtype=float, order="C"):
+def empty_pinned(shape: Any, dtype: Any = float, order: str = "C") -> Any:
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     memory = _freed[size].pop() if _freed[size] else np.full(size, 0xFF, np.uint8)
     made = np.frombuffer(memory.data, dtype).reshape(shape)

@@ -7,5 +7,5 @@ from cupy.cuda.device import Device
 __all__ = ["Device", "Event", "Stream", "get_current_stream", "is_available", "runtime"]
 
 
-def is_available():
+def is_available() -> bool:
     return runtime.getDeviceCount() > 0

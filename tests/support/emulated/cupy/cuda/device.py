@@ -1,6 +1,7 @@
 """Devices, as `cupy.cuda.device` has them."""
 
 import threading
+from typing import Any
 
 from cupy import _stream
 
@@ -14,32 +15,32 @@ class Device:
     __slots__ = ("id",)
     __hash__ = None
 
-    def __init__(self, device=None):
+    def __init__(self, device: Any = None) -> None:
         self.id = getattr(_local, "current", 0) if device is None else getattr(device, "id", device)
 
     @property
-    def pci_bus_id(self):
+    def pci_bus_id(self) -> str:
         return f"0000:{self.id:02X}:00.0"
 
-    def use(self):
+    def use(self) -> Any:
         _local.current = self.id
         return self
 
-    def synchronize(self):
+    def synchronize(self) -> None:
         _stream.get_current_stream().synchronize()
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         _local.before = [*getattr(_local, "before", []), Device().id]
         return self.use()
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         _local.current = _local.before.pop()
 
-    def __int__(self):
+    def __int__(self) -> Any:
         return self.id
 
-    def __eq__(self, other):
+    def __eq__(self, other: Any) -> Any:
         return isinstance(other, Device) and self.id == other.id
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<CUDA Device {self.id}>"

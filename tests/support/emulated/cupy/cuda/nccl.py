@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from cupy import _array, _stream
 from cupy.cuda import device as _device
@@ -36,7 +37,7 @@ class NcclError(RuntimeError):
 
     __module__ = "cupy_backends.cuda.libs.nccl"
 
-    def __init__(self, status):
+    def __init__(self, status: Any) -> None:
         self.status = status
         super().__init__(f"NCCL_ERROR_{status}")
 
@@ -47,30 +48,30 @@ class NcclConfig:
     __module__ = "cupy_backends.cuda.libs.nccl"
     __slots__ = ("split_share",)
 
-    def __init__(self, split_share=0):
+    def __init__(self, split_share: int = 0) -> None:
         self.split_share = split_share
 
 
-def get_version():
+def get_version() -> int:
     return int(os.environ.get("EMULATED_NCCL_VERSION", "23203"))
 
 
-def get_build_version():
+def get_build_version() -> int:
     return 22707
 
 
-def get_unique_id():
+def get_unique_id() -> Any:
     """A folder in which the ranks find each other."""
     folder = tempfile.mkdtemp(prefix="nccl")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder.encode().ljust(128, b"\0")
 
 
-def groupStart():  # noqa: N802
+def groupStart() -> None:  # noqa: N802
     _group.parts = []
 
 
-def groupEnd():  # noqa: N802
+def groupEnd() -> None:  # noqa: N802
     parts, _group.parts = _group.parts, None
     for comm, stream in dict.fromkeys((comm, stream) for comm, stream, *_ in parts):
         mine = [part[2:] for part in parts if part[:2] == (comm, stream)]
@@ -84,7 +85,7 @@ class NcclCommunicator:
     __slots__ = ("_aborted", "_broken", "_device", "_folder", "_heads", "_id", "_left", "_peers", "_pieces", "_rank",
                  "_size", "_splits", "comm")  # fmt: skip
 
-    def __init__(self, ndev, commId, rank, config=None):
+    def __init__(self, ndev: Any, commId: Any, rank: Any, config: Any = None) -> None:
         if not isinstance(commId, bytes) or len(commId) != 128:
             raise TypeError("commId is no unique id")
         self._size, self._rank, self._id = ndev, rank, commId
@@ -99,7 +100,7 @@ class NcclCommunicator:
         # What came but nobody has asked for yet; only the stream's thread looks at it.
         self._heads = {peer: bytearray() for peer in self._peers}
 
-    def _meet(self, folder):
+    def _meet(self, folder: Path) -> Any:
         if self._size == 1:
             return {}
         listener = socket.socket(socket.AF_UNIX)
@@ -125,26 +126,26 @@ class NcclCommunicator:
             link.setblocking(False)
         return peers
 
-    def rank_id(self):
+    def rank_id(self) -> Any:
         return self._alive()._rank
 
-    def size(self):
+    def size(self) -> Any:
         return self._alive()._size
 
-    def device_id(self):
+    def device_id(self) -> Any:
         return self._alive()._device
 
-    def check_async_error(self):
+    def check_async_error(self) -> None:
         self._alive()
         if self._broken:
             raise NcclError("REMOTE_ERROR")
 
-    def abort(self):
+    def abort(self) -> None:
         self._aborted.set()
         self.comm = 0
         self._close()
 
-    def destroy(self):
+    def destroy(self) -> None:
         """Wait for one's own work, and for the other ranks of the machine to come here too, as NCCL does."""
         if not self._folder.exists() or not self.comm:
             return
@@ -156,17 +157,17 @@ class NcclCommunicator:
             time.sleep(0.01)
         self.abort()
 
-    def _close(self):
+    def _close(self) -> None:
         if not self._left:  # else the stream's thread does it
             for link in self._peers.values():
                 link.close()
 
-    def __del__(self):
+    def __del__(self) -> None:
         """CuPy destroys what is collected as garbage, wherever that happens."""
         with contextlib.suppress(Exception):
             self.destroy()
 
-    def commSplit(self, color, key, config=None):  # noqa: N802
+    def commSplit(self, color: Any, key: str, config: Any = None) -> Any:  # noqa: N802
         number = next(self._splits)
         got = (ctypes.c_int64 * (2 * self._size))()
         mine = (ctypes.c_int64 * 2)(color, key)
@@ -179,7 +180,7 @@ class NcclCommunicator:
         rank = [r for _, r in members].index(self._rank)
         return NcclCommunicator(len(members), str(folder).encode().ljust(128, b"\0"), rank)
 
-    def allGather(self, sendbuf, recvbuf, count, datatype, stream):  # noqa: N802
+    def allGather(self, sendbuf: Any, recvbuf: Any, count: Any, datatype: Any, stream: Any) -> None:  # noqa: N802
         size = count * _SIZES[datatype]
         self._enqueue(
             stream,
@@ -187,24 +188,24 @@ class NcclCommunicator:
             [(recvbuf + peer * size, size, peer) for peer in range(self._size)],
         )
 
-    def send(self, sendbuf, count, datatype, peer, stream):
+    def send(self, sendbuf: Any, count: Any, datatype: Any, peer: Any, stream: Any) -> None:
         self._grouped("send", sendbuf, count * _SIZES[datatype], peer, stream)
 
-    def recv(self, recvbuf, count, datatype, peer, stream):
+    def recv(self, recvbuf: Any, count: Any, datatype: Any, peer: Any, stream: Any) -> None:
         self._grouped("recv", recvbuf, count * _SIZES[datatype], peer, stream)
 
-    def _grouped(self, kind, address, size, peer, stream):
+    def _grouped(self, kind: Any, address: Any, size: int, peer: Any, stream: Any) -> None:
         self._alive()
         if getattr(_group, "parts", None) is None:
             raise NcclError("send and recv outside of a group may wait for each other")
         _group.parts.append((self, stream, kind, address, size, peer))
 
-    def _alive(self):
+    def _alive(self) -> Any:
         if not self.comm:
             raise NcclError("INVALID_ARGUMENT")
         return self
 
-    def _connect(self):
+    def _connect(self) -> None:
         """In the first call the host waits for the others to call too, as NCCL does where it connects lazily."""
         (self._folder / f"calls{self._rank}").touch()
         while not all((self._folder / f"calls{rank}").exists() for rank in range(self._size)):
@@ -212,7 +213,7 @@ class NcclCommunicator:
                 raise NcclError("INTERNAL_ERROR")
             time.sleep(0.001)
 
-    def _enqueue(self, stream, sends, receives):
+    def _enqueue(self, stream: Any, sends: Any, receives: Any) -> None:
         self._alive()
         if os.environ.get("EMULATED_NCCL_LAZY"):
             self._connect()
@@ -220,7 +221,7 @@ class NcclCommunicator:
         kept = [_array.memory_at(address, size) for address, size, _ in (*sends, *receives)]
         self._left += 1
 
-        def work():
+        def work() -> None:
             try:
                 self._transfer(sends, receives)
             finally:
@@ -231,7 +232,7 @@ class NcclCommunicator:
 
         _stream.stream_of(stream)._enqueue(work)
 
-    def _transfer(self, sends, receives):
+    def _transfer(self, sends: Any, receives: Any) -> None:
         """Send and receive at once, until all is done or the communicator is aborted."""
         for address, size, peer in sends:
             if peer == self._rank:
@@ -271,12 +272,12 @@ class NcclCommunicator:
                 if not data:
                     self._lost()
 
-    def _lost(self):
+    def _lost(self) -> None:
         """A peer is gone. NCCL notices over a network, and not between devices of one machine."""
         self._broken = bool(os.environ.get("EMULATED_NCCL_NOTICES"))
         time.sleep(0.005)
 
-    def _received(self, peer, address, size):
+    def _received(self, peer: Any, address: Any, size: int) -> bool:
         """Whether the next message of a peer is there, and taken; what has come of it is in its place already."""
         head = self._heads[peer]
         if len(head) < _LENGTH.size:

@@ -1,6 +1,7 @@
 """As much of `cupy.cuda.runtime` as is asked for."""
 
 import os
+from typing import Any
 
 from cupy import _stream
 
@@ -11,13 +12,13 @@ class CUDARuntimeError(RuntimeError):
     __module__ = "cupy_backends.cuda.api.runtime"
 
 
-def getDeviceCount():  # noqa: N802
+def getDeviceCount() -> int:  # noqa: N802
     return int(os.environ.get("EMULATED_DEVICES", "1"))
 
 
-def getDeviceProperties(device):  # noqa: N802
+def getDeviceProperties(device: Any) -> dict[str, Any]:  # noqa: N802
     return {"name": b"none: emulated by NumPy and threads"}
 
 
-def eventQuery(event):  # noqa: N802
+def eventQuery(event: Any) -> Any:  # noqa: N802
     return _stream._events[event]._query()

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
-from bnspec_conformance.probe.asker import Asker, Unobservable, observed, roundoff
+from bnspec_conformance.probe.answers import Unobservable, observed, roundoff
+from bnspec_conformance.probe.asker import Asker
 from bnspec_conformance.probe.findings import Declared, Finding, Guess, Observation, Reading, read
 from bnspec_conformance.probe.predict import (
     SENSES,

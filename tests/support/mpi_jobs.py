@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from bnspec_conformance.run.launch import command
 
@@ -16,7 +17,7 @@ ROOT = HERE.parents[1]
 DEADLINE, MARGIN, STARTING, KILL = 2.0, 5.0, 15.0, 60.0
 
 
-def job(ranks, *arguments, kill=KILL, launcher=(), **more):
+def job(ranks: Any, *arguments: Any, kill: Any = KILL, launcher: Any = (), **more: Any) -> tuple[Any, ...]:
     """Run a job to its end, or kill it; further arguments are variables of its environment."""
     paths = [str(HERE), str(ROOT), str(ROOT / "backends"), str(ROOT / "conformance"), os.environ.get("PYTHONPATH", "")]
     # Nothing that compiles at the first call: the deadlines here are short.
@@ -29,14 +30,14 @@ def job(ranks, *arguments, kill=KILL, launcher=(), **more):
     return done, time.perf_counter() - started
 
 
-def program(ranks, act, *arguments, **options):
+def program(ranks: Any, act: str, *arguments: Any, **options: Any) -> Any:
     """Run an act of rank_program.py; what the first rank printed."""
     done, _ = job(ranks, HERE / "rank_program.py", act, *arguments, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
 
-def fault(folder, act, ranks=3, **options):
+def fault(folder: Path, act: str, ranks: int = 3, **options: Any) -> tuple[Any, ...]:
     """Run an act of rank_faults.py: the job, how long it took, and what each rank wrote, by name and rank."""
     done, seconds = job(ranks, HERE / "rank_faults.py", act, folder, **options)
     found = {}

@@ -1,8 +1,8 @@
 """The child's side of ``--isolate``: a Python subject behind the line protocol of docs/protocol.md.
 
-``python -m bnspec_conformance.subjects.host NAME`` answers on what was its standard output; whatever the subject prints
-goes to standard error instead. Its exceptions are told apart: where a refusal is due, an exception is one, and a crash
-is not.
+``python -m bnspec_conformance.subjects.pipe.host NAME`` answers on its standard output as it was at first; its own
+prints go to standard error instead. Its exceptions are told apart: where a refusal is due, an exception is one, and
+a crash is not.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from bnspec_conformance.cases.case import Array, Case, Outcome
 from bnspec_conformance.cases.codec import DTYPES, BadData, case_from_json, outcome_to_json
 from bnspec_conformance.cases.wellformed import complaints
 from bnspec_conformance.subjects.contract import NotSupported, ProgramError, Refused, Subject, SubjectError
-from bnspec_conformance.subjects.find import find_subject, quietly, version_of
-from bnspec_conformance.subjects.hello import OPTIONS
+from bnspec_conformance.subjects.find import find_subject, silenced, version_of
+from bnspec_conformance.subjects.pipe.hello import OPTIONS
 
 __all__ = ["answer", "hello", "main"]
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     if len(given) != 1:
-        print("usage: python -m bnspec_conformance.subjects.host NAME", file=sys.stderr)
+        print("usage: python -m bnspec_conformance.subjects.pipe.host NAME", file=sys.stderr)
         return 2
     requests, sys.stdin = sys.stdin, open(os.devnull, encoding="utf-8")
     subject: Subject | None = None
@@ -80,7 +80,7 @@ def answer(subject: Subject, value: Any) -> dict[str, Any]:
     try:
         case = _writable(case_from_json(value))
         given = [(array, array.copy()) for array in _arrays(case)]
-        with quietly():
+        with silenced():
             reason = subject.supports(case)
             if reason is not None:
                 return {"unsupported": str(reason)}

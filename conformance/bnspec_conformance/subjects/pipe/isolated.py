@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from bnspec_conformance.subjects.program import Program
+from bnspec_conformance.subjects.pipe.program import Program
 from bnspec_conformance.subjects.time_limit import PATIENCE
 
 __all__ = ["Isolated"]
@@ -27,7 +27,7 @@ class Isolated(Program):
 
     def __init__(self, name: str, deadline: float, trace: Callable[[str], None] | None = None) -> None:
         # As `python -m` has it, a module beside the user is found.
-        command = [sys.executable, "-m", "bnspec_conformance.subjects.host", name]
+        command = [sys.executable, "-m", "bnspec_conformance.subjects.pipe.host", name]
         super().__init__(name, trace, command=command, deadline=deadline)
         self.name = self._declared.name
 

@@ -25,10 +25,11 @@ import numpy as np
 
 from bnspec import Dialect
 from bnspec_conformance.cases.case import Case, as_float64
-from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, observed
+from bnspec_conformance.probe.answers import RefusedCase, Unobservable, observed
+from bnspec_conformance.probe.asker import Asker
 from bnspec_conformance.probe.findings import Finding, Guess, Reading, read
-from bnspec_conformance.probe.normalize import effective
-from bnspec_conformance.probe.our_layer import OurLayer
+from bnspec_conformance.probe.groups.normalize import effective
+from bnspec_conformance.probe.groups.our_layer import OurLayer
 from bnspec_conformance.probe.predict import EPSILON_PLACES, SENSES, ProbeState, blend, moments
 from bnspec_conformance.subjects import NotSupported
 

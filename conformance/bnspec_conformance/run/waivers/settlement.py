@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bnspec_conformance.run.waiver import Facts, Waiver, generated
+from bnspec_conformance.run.waivers.waiver import Facts, Waiver, generated
 from bnspec_conformance.trials.record import Record, outcome_of, reason_of
 
 __all__ = ["Changes", "Waivers"]
@@ -57,8 +57,8 @@ class Waivers:
             open_ = [clause for clause in covering if clause not in known]
             if open_:  # a clause that no waiver covers fails, whatever becomes of the others
                 return self._not_covered(current, facts, seconds, used, reasons, open_)
-            narrow = any(waiver.dtype is not None for waiver in fresh)
-            rest = again([w.dtype for w in used if w.dtype is not None]) if narrow else None
+            by_dtype = any(waiver.dtype is not None for waiver in fresh)
+            rest = again([w.dtype for w in used if w.dtype is not None]) if by_dtype else None
             if rest is None:
                 break
             current, seconds = rest, seconds + rest.seconds

@@ -6,6 +6,8 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
+from typing import Any
 
 from mpi4py import MPI
 
@@ -24,7 +26,7 @@ if KIND != "mpi":
 
     cupy.cuda.Device(0 if os.environ.get("BNSPEC_TEST_ONE_DEVICE") else RANK).use()
 
-    def Communicator(deadline):  # noqa: N802
+    def Communicator(deadline: Any) -> Any:  # noqa: N802
         if KIND == "nccl":
             return NCCLCommunicator(deadline=deadline)
         identity = MPI.COMM_WORLD.bcast(cupy.cuda.nccl.get_unique_id() if RANK == 0 else None)
@@ -33,33 +35,33 @@ if KIND != "mpi":
     put, take = cupy.asarray, cupy.asnumpy
 
     @contextlib.contextmanager
-    def own_stream():
+    def own_stream() -> Iterator[None]:
         """For a thread, whose device is 0 at first, and whose collectives would come in an order of chance on a stream
         that another thread uses.
         """
         with cupy.cuda.Device(RANK), cupy.cuda.Stream(non_blocking=True):
             yield
 
-    def rounds_of(comm):
+    def rounds_of(comm: Any) -> Any:
         return comm._sender.rounds
 
-    def sent_by(comm):
+    def sent_by(comm: Any) -> Any:
         return comm.sequence
 
 else:
     from bnspec_backends.ranks.mpi.communicator import MPICommunicator as Communicator
     from bnspec_backends.ranks.mpi.communicator import world
 
-    def put(x):
+    def put(x: Any) -> Any:
         return x
 
     take = put
     own_stream = contextlib.nullcontext
 
-    def rounds_of(comm):
+    def rounds_of(comm: Any) -> Any:
         return comm._exchange.plan
 
-    def sent_by(comm):
+    def sent_by(comm: Any) -> Any:
         return comm._exchange.sequence
 
 

@@ -20,7 +20,7 @@ class Hostile:
     scope = Scope(profiles=frozenset({"core", "statistics", "grad"}), dtypes=("float32",), axes="first")
 
     def __init__(self, name: str, act: Callable[[Case, Outcome], Any]) -> None:
-        self.name = f"hostile:{name}"
+        self.name = f"hostile_subjects:{name}"
         self._act = act
 
     def supports(self, case: Case) -> str | None:

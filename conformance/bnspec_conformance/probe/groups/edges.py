@@ -6,10 +6,11 @@ from fractions import Fraction
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, as_float64
-from bnspec_conformance.probe.asker import Asker, RefusedCase
+from bnspec_conformance.probe.answers import RefusedCase
+from bnspec_conformance.probe.asker import Asker
 from bnspec_conformance.probe.findings import Declared, Finding, Reading
-from bnspec_conformance.probe.one_value import AS_SPECIFIED as _AS_SPECIFIED
-from bnspec_conformance.probe.one_value import one_value
+from bnspec_conformance.probe.groups.one_value import AS_SPECIFIED as _AS_SPECIFIED
+from bnspec_conformance.probe.groups.one_value import one_value
 from bnspec_conformance.probe.predict import SENSES, ProbeState
 
 __all__ = ["edges"]

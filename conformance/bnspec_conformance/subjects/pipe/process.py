@@ -1,4 +1,4 @@
-"""A child process that answers one line for each line, and that can never make its caller wait for ever.
+"""Child process that answers one line for each line, and that can never make its caller wait for ever.
 
 Everything is read and written without blocking, under one deadline; what the process wrote to its standard error is
 kept, so that whoever reports a fault can quote it. A process is started in a session of its own and ended with

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import as_float64
-from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, observed
+from bnspec_conformance.probe.answers import RefusedCase, Unobservable, observed
+from bnspec_conformance.probe.asker import Asker
 from bnspec_conformance.probe.findings import Declared, Finding, Guess, Reading, read
-from bnspec_conformance.probe.normalize import inference_guesses
+from bnspec_conformance.probe.groups.normalize import inference_guesses
 from bnspec_conformance.probe.predict import SENSES, ProbeState, blend, moments, update_guesses
 
 __all__ = ["COLUMNS", "OLD", "running"]

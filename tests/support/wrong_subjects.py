@@ -19,7 +19,7 @@ class Broken:
     backend = None
 
     def __init__(self, name: str) -> None:
-        self.name = f"broken:{name}"
+        self.name = f"wrong_subjects:{name}"
         self.kind = name
 
     def version(self) -> str:

@@ -5,7 +5,8 @@ from fractions import Fraction
 from itertools import product
 from typing import Any
 
-from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, observed
+from bnspec_conformance.probe.answers import RefusedCase, Unobservable, observed
+from bnspec_conformance.probe.asker import Asker
 from bnspec_conformance.probe.findings import Declared, Finding, Guess, Reading, read
 from bnspec_conformance.probe.predict import (
     SENSES,

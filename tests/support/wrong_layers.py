@@ -1,6 +1,8 @@
 """Subjects that are wrong on purpose, for the tests of the probe: bnspec on NumPy with one thing changed."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -19,58 +21,58 @@ OURS = ours.numpy()
 class Wrong:
     """bnspec on NumPy, with a change to what it is asked or to what it answers."""
 
-    def __init__(self, *, ask=None, answer=None, **attributes):
+    def __init__(self, *, ask: Any = None, answer: Any = None, **attributes: Any) -> None:
         self.name, self.ask, self.answer, self.dialect = "wrong", ask, answer, "bnspec"
         self.scope = Scope(dtypes=("float32",))
         for key, value in attributes.items():
             setattr(self, key, value)
 
-    def supports(self, case):
+    def supports(self, case: Any) -> Any:
         return self.scope.reason(case)
 
-    def run(self, case):
+    def run(self, case: Any) -> Any:
         outcome = OURS.run(self.ask(case) if self.ask else case)
         return self.answer(case, outcome) if self.answer else outcome
 
 
-def measured(subject, *groups):
+def measured(subject: Any, *groups: Any) -> dict[str, Any]:
     """Convention to finding, of all groups or of those named."""
     return {f.convention: f for f in probe(complete(subject, "wrong"), groups or None)}
 
 
-def differing(subject, *groups):
+def differing(subject: Any, *groups: Any) -> dict[str, Any]:
     """Convention to what was measured, where it differs from what is declared."""
     return {name: f.measured for name, f in measured(subject, *groups).items() if f.verdict == "differs"}
 
 
-def configured(**change):
+def configured(**change: Any) -> Any:
     """Ask for another configuration: values, or functions of the one asked for."""
 
-    def ask(case):
+    def ask(case: Any) -> Any:
         fields = {k: v(case.config) if callable(v) else v for k, v in change.items()}
         return dataclasses.replace(case, config=dataclasses.replace(case.config, **fields))
 
     return ask
 
 
-def each(change):
+def each(change: Any) -> Callable[..., Any]:
     """Answer what ``change(case, rank inputs, rank outcome)`` makes of each rank."""
     return lambda case, outcome: Outcome(
         tuple(change(case, given, rank) for given, rank in zip(case.ranks, outcome.ranks, strict=True))
     )
 
 
-def put(case, values):
+def put(case: Any, values: Any) -> Any:
     """A vector per channel, broadcast against x."""
     return values.reshape(
         [-1 if a == case.config.axis % case.ranks[0].x.ndim else 1 for a in range(case.ranks[0].x.ndim)]
     )
 
 
-def by_place(place, *, variance=0, epsilon=None):
+def by_place(place: Any, *, variance: int = 0, epsilon: Any = None) -> Any:
     """Normalize with epsilon in another place, by the variance with a correction, or with another epsilon."""
 
-    def answer(case, given, rank):
+    def answer(case: Any, given: Any, rank: Any) -> Any:
         if case.config.virtual_batch_size is not None or given.x.size == 0:
             return rank
         if case.mode == "inference":

@@ -8,9 +8,10 @@ from itertools import product
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
-from bnspec_conformance.probe.asker import Asker, Unobservable
+from bnspec_conformance.probe.answers import Unobservable
+from bnspec_conformance.probe.asker import Asker
 from bnspec_conformance.probe.findings import Declared, Finding, Guess, Observation, Reading, read
-from bnspec_conformance.probe.normalize import effective
+from bnspec_conformance.probe.groups.normalize import effective
 from bnspec_conformance.probe.predict import ExactMoments, ProbeState, deviations, moments, normalized
 
 __all__ = ["precision"]

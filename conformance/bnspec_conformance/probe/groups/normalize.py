@@ -6,7 +6,8 @@ from fractions import Fraction
 from itertools import product
 
 from bnspec_conformance.cases.case import Array
-from bnspec_conformance.probe.asker import Asker, Unobservable
+from bnspec_conformance.probe.answers import Unobservable
+from bnspec_conformance.probe.asker import Asker
 from bnspec_conformance.probe.findings import Declared, Finding, Guess, Reading, read
 from bnspec_conformance.probe.predict import EPSILON_PLACES, SENSES, ProbeState, blend, moments, normalized
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Case
-from bnspec_conformance.probe.asker import Asker, RefusedCase, Unobservable, observed, roundoff
+from bnspec_conformance.probe.answers import RefusedCase, Unobservable, observed, roundoff
+from bnspec_conformance.probe.asker import Asker
 from bnspec_conformance.probe.findings import Guess, Observation, Reading, read
 from bnspec_conformance.probe.predict import (
     EPSILON_PLACES,

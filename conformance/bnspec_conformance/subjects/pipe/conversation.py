@@ -1,4 +1,4 @@
-"""The first words with a program: ``python -m bnspec_conformance.subjects.conversation exec:./port`` prints them.
+"""The first words with a program: ``python -m bnspec_conformance.subjects.pipe.conversation exec:./port`` prints them.
 
 The numbers are those of SPEC.md's session, which come out exact, so that they can be followed by hand. The examples in
 docs/protocol.md are this command's output.
@@ -12,7 +12,7 @@ import numpy as np
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Array, Case, RankInputs
 from bnspec_conformance.subjects.contract import NotSupported, Refused, SubjectError
-from bnspec_conformance.subjects.program import Program, ProgramError
+from bnspec_conformance.subjects.pipe.program import Program, ProgramError
 
 __all__ = ["cases", "main"]
 
@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print every line that goes to the program, after ``> ``, and that comes back, after ``< ``."""
     given = sys.argv[1:] if arguments is None else arguments
     if len(given) != 1:
-        print("usage: python -m bnspec_conformance.subjects.conversation 'exec:PROGRAM ARGUMENTS'", file=sys.stderr)
+        print(
+            "usage: python -m bnspec_conformance.subjects.pipe.conversation 'exec:PROGRAM ARGUMENTS'", file=sys.stderr
+        )
         return 2
     status = 0
     try:

@@ -1,0 +1,48 @@
+"""Bounds of inference: normalization by the running statistics as constants."""
+
+import numpy as np
+
+from bnspec_conformance.bounds.operands import epsilon, parameter, parameter_dtype
+from bnspec_conformance.bounds.rounding import Approx, Arithmetic, limits
+from bnspec_conformance.bounds.state import running_approx, state_approx
+from bnspec_conformance.cases.case import Case, RankOutcome, as_float64
+from bnspec_conformance.cases.layout import layouts
+
+__all__ = ["inference_bounds"]
+
+
+def inference_bounds(case: Case, within: Arithmetic, flush: bool, plain: bool = False) -> list[RankOutcome]:
+    """Bounds for normalization by running statistics; NaN where nothing can be claimed."""
+    assert case.state is not None
+    one = Approx(np.ones(()), np.zeros(()), within)
+    mean, var = running_approx(case.config, state_approx(case.state, one), case.state["mean"].dtype)
+    istd = one / (var + epsilon(case, one)).root()
+    gamma = parameter(case.gamma, case.config.scale, 1.0, case, one)
+    beta = parameter(case.beta, case.config.center, 0.0, case, one)
+    gamma_dot = parameter(case.gamma_dot, case.config.scale, 0.0, case, one)
+    beta_dot = parameter(case.beta_dot, case.config.center, 0.0, case, one)
+    a = gamma * istd
+    tiny = 2.0 ** limits(case.ranks[0].x.dtype)[1] if flush else 0.0
+    results = []
+    for rank, layout in zip(case.ranks, layouts(case), strict=True):
+        x = layout.fold(as_float64(rank.x))
+        everything, depth = np.ones(x.shape, bool), np.asarray(x.shape[2] + 3.0)
+        c = one.like(x, tiny) - mean.lifted()
+        if plain:
+            c = c.off_by(2 * within.u * (np.abs(x) + np.abs(mean.value)[..., None]))
+        dy = layout.optional(rank.dy)
+        g, xdot = one.like(dy, tiny * (dy != 0)), one.like(layout.optional(rank.xdot), tiny)
+        y = a.lifted() * c + beta.lifted()
+        product = istd * (g * c).sum(everything, depth)  # the sum of dy*(x - mean), not a difference of sums
+        shift = g.sum(everything, depth)
+        ydot = a.lifted() * xdot + gamma_dot.lifted() * istd.lifted() * c + beta_dot.lifted()
+        results.append(
+            RankOutcome(
+                y=layout.unfold(y.cast(rank.x.dtype, flush).error),
+                dx=layout.unfold((a.lifted() * g).cast(rank.x.dtype, flush).error),
+                dgamma=product.cast(parameter_dtype(case, case.gamma), flush).error[0],
+                dbeta=shift.cast(parameter_dtype(case, case.beta), flush).error[0],
+                ydot=layout.unfold(ydot.cast(rank.x.dtype, flush).error),
+            )
+        )
+    return results
