@@ -15,7 +15,7 @@ from bnspec_backends.cpu.compiled import merging
 from bnspec_backends.cpu.compiled import running_state as averages
 from bnspec_backends.cpu.compiled.compile_notice import notice
 from bnspec_backends.cpu.compiled.dtypes import as_storage, compiles_half
-from bnspec_backends.cpu.compiled.thread_team import gang
+from bnspec_backends.cpu.compiled.thread_team import team
 from bnspec_backends.cpu.layout import Layout
 from bnspec_backends.cpu.plan import Plan, plan_for
 from bnspec_backends.cpu.resources import resources
@@ -46,7 +46,7 @@ class CompiledKernels:
         count = plan.count.copy() if mask is None else counts(mask, x, groups, layout)
         stats = numpy.empty((3, layout.groups, layout.channels))
         _moments(given, keep, plan, count, stats, _mail(x))
-        notice.tell()
+        notice.log()
         mean, low, m2 = stats
         return Moments(count, mean, low, m2)
 
@@ -57,7 +57,7 @@ class CompiledKernels:
         layout, plan, given = _given(x, groups)
         y, target, stream = _new(x, layout, plan)
         _normalize(given, target, plan, [factor(v, layout) for v in (centre, scale, shift)], stream, _mail(x))
-        notice.tell()
+        notice.log()
         return returned(y, x)
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
@@ -67,7 +67,7 @@ class CompiledKernels:
         layout, plan, given = _given(x, groups)
         cotangent, keep = _along(dy, x, layout, groups), _mask(mask, x, layout, plan)
         s1, s2 = _grad_sums(cotangent, given, keep, plan, factor(centre, layout), _mail(x))
-        notice.tell()
+        notice.log()
         return s1, s2
 
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
@@ -79,7 +79,7 @@ class CompiledKernels:
         dx, target, stream = _new(x, layout, plan)
         factors = tuple(factor(v, layout) for v in (centre, a, b, c))
         _grad_input(cotangent, given, target, keep, plan, factors, stream, _mail(x))
-        notice.tell()
+        notice.log()
         return returned(dx, x)
 
     def normalize_by_batch(
@@ -99,7 +99,7 @@ class CompiledKernels:
             runs.forward(given, target, plan.blocks, layout.elements, epsilon, affine, _flat(stats), stream, mail)
         else:
             columns.forward(given, target, plan.blocks, layout.elements, epsilon, affine, stats, stream, mail)
-        notice.tell()
+        notice.log()
         mean, low, m2, inverse = stats
         return Moments(count, mean, low, m2), inverse, returned(y, x)
 
@@ -128,7 +128,7 @@ class CompiledKernels:
                 runs.backward(*arrays, divisor, scale, flat, _flat(sums)[:, :, None], stream, mail)
             else:
                 columns.backward(*arrays, divisor, scale, stats, sums, stream, mail)
-        notice.tell()
+        notice.log()
         return sums[0], sums[1], returned(dx, x)
 
     def normalize_by_running(
@@ -143,7 +143,7 @@ class CompiledKernels:
         stats[0], stats[1], stats[2] = mean, 0.0, var  # a variance is an m2 over one element
         factors = _between(stats, _ONE, epsilon, _affine(gamma, beta, layout))
         _normalize(given, target, plan, factors, stream, _mail(x))
-        notice.tell()
+        notice.log()
         return stats[0], stats[1], stats[3], returned(y, x)
 
     def update(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> RunningState | None:
@@ -160,7 +160,7 @@ class CompiledKernels:
         moments = tuple(plain(v[0]) for v in stats[1:])
         top, cumulative = _top(old[0].dtype), config.averaging == "cumulative"
         usable = averages.step(moments, n, 1.0 - config.decay, top, old, new, counter, most, cumulative)
-        notice.tell()
+        notice.log()
         return RunningState(*new, None if counter is None else counter[1]) if usable else None
 
     def merge(self, a: Any, b: Any, added: int) -> Any:
@@ -169,7 +169,7 @@ class CompiledKernels:
             return None
         out = numpy.empty(a.shape)
         merging.merge(plain(a), plain(b), added, out)
-        notice.tell()
+        notice.log()
         return out
 
 
@@ -264,7 +264,7 @@ def _along(dy: Any, x: Any, layout: Layout, groups: Groups) -> _Pair:
 
 def _mail(x: Any) -> Any:
     """Who computes: the calling thread alone where there are few elements."""
-    return gang.alone if x.size < SERIAL else gang.mail(resources.threads)
+    return team.alone if x.size < SERIAL else team.control_block(resources.threads)
 
 
 def _flat(v: Any) -> Any:
