@@ -26,7 +26,7 @@ from mpi4py import MPI
 
 import bnspec
 from bnspec._sync import _add, _merge, join_moments, join_sums, signature
-from bnspec_backends.ranks.mpi.communicator import MPICommunicator
+from bnspec_backends.ranks import MPICommunicator
 
 WORLD = MPI.COMM_WORLD
 RANK, SIZE = WORLD.Get_rank(), WORLD.Get_size()
