@@ -3,7 +3,7 @@
 Each row is one number of channels. In turns, so that a busy machine disturbs all alike, the ranks time
 
 - ours: `join_moments` forward and `join_sums` backward over `MPICommunicator`: one message each, merged by count;
-- tensorpack: two averaged messages forward (mean and mean of squares, `MPI_Allreduce`), two backward, as tensorpack sends;
+- tensorpack: two averaged messages forward (mean and mean of squares, `MPI_Allreduce`), two backward;
 - gloo: `torch.distributed.all_reduce` of the bytes that ours sends, one forward and one backward;
 - bare: ours without signature, sequence and deadline: the same messages, received blindly, folded the same way.
 
