@@ -163,9 +163,9 @@ class Exchange:
 
     def known_failure(self) -> CommunicatorError | None:
         """Return the first failure of this group that is known here, for callers that do not wait in a collective."""
-        told = next((notice for notice in self._notices if notice.kind in ERRORS), None)
-        if told is not None:
-            self.failure.keep(told.text, ERRORS[told.kind])
+        notice = next((notice for notice in self._notices if notice.kind in ERRORS), None)
+        if notice is not None:
+            self.failure.keep(notice.text, ERRORS[notice.kind])
         return self.failure.error
 
     def _round(self, each: Round, own: About, payload: Any, until: float, same_size: bool) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""`NCCLCommunicator`: one message per layer and direction, queued on CuPy's current stream.
+"""Communicator that queues one message per layer and direction on CuPy's current stream.
 
 The host never waits in a training step. It queues a message, the collective, the fold in rank order, and a comparison
 of the received headers with the own one. If they differ, the result is NaN on the device, and the host raises in its
