@@ -140,7 +140,9 @@ def test_no_bit_depends_on_the_number_of_threads(
     size = shape[0] // number if number > 1 else None
     config = bnspec.BatchNormConfig(axis=axis, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=size)
     gamma, beta = np.random.default_rng(3).standard_normal((2, shape[axis])).astype(np.float32)
-    monkeypatch.setattr("bnspec_backends.cpu.resources.SERIAL", 0)
+    monkeypatch.setattr(
+        sys.modules["bnspec_backends.cpu.resources"], "SERIAL", 0
+    )  # `cpu.resources` is the object in it
     if kind == "compiled":
         monkeypatch.setattr("bnspec_backends.cpu.compiled.operations.SERIAL", 0)
     found = []

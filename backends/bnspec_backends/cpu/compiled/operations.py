@@ -13,7 +13,7 @@ from bnspec_backends.cpu.arrays import counts, factor, new_like, plain, read, re
 from bnspec_backends.cpu.compiled import channel_major, channel_minor, merging, running_state
 from bnspec_backends.cpu.compiled.compile_notice import notice
 from bnspec_backends.cpu.compiled.dtypes import as_storage, compiles_half
-from bnspec_backends.cpu.compiled.thread_team import gang
+from bnspec_backends.cpu.compiled.thread_team import team
 from bnspec_backends.cpu.layout import Layout
 from bnspec_backends.cpu.plan import Plan, plan_for
 from bnspec_backends.cpu.resources import resources
@@ -57,8 +57,8 @@ def moments(x: Any, groups: Groups, mask: Any) -> Moments:
     keep = _mask(mask, x, layout, plan)
     count = plan.count.copy() if mask is None else counts(mask, x, groups, layout)
     stats = numpy.empty((3, layout.groups, layout.channels))
-    _moments(given, keep, plan, count, stats, _mail(x))
-    notice.tell()
+    _moments(given, keep, plan, count, stats, _control(x))
+    notice.log()
     mean, low, m2 = stats
     return Moments(count, mean, low, m2)
 
@@ -67,8 +67,8 @@ def normalize(x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> An
     """Return ``(x - centre)*scale + shift``."""
     layout, plan, given = _given(x, groups)
     y, target, stream = _new(x, layout, plan)
-    _normalize(given, target, plan, [factor(v, layout) for v in (centre, scale, shift)], stream, _mail(x))
-    notice.tell()
+    _normalize(given, target, plan, [factor(v, layout) for v in (centre, scale, shift)], stream, _control(x))
+    notice.log()
     return returned(y, x)
 
 
@@ -76,8 +76,8 @@ def grad_sums(dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[
     """Return ``sum dy`` and ``sum dy*(x - centre)``."""
     layout, plan, given = _given(x, groups)
     cotangent, keep = _along(dy, x, layout, groups), _mask(mask, x, layout, plan)
-    s1, s2 = _grad_sums(cotangent, given, keep, plan, factor(centre, layout), _mail(x))
-    notice.tell()
+    s1, s2 = _grad_sums(cotangent, given, keep, plan, factor(centre, layout), _control(x))
+    notice.log()
     return s1, s2
 
 
@@ -87,8 +87,8 @@ def grad_input(dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Gro
     cotangent, keep = _along(dy, x, layout, groups), _mask(mask, x, layout, plan)
     dx, target, stream = _new(x, layout, plan)
     factors = tuple(factor(v, layout) for v in (centre, a, b, c))
-    _grad_input(cotangent, given, target, keep, plan, factors, stream, _mail(x))
-    notice.tell()
+    _grad_input(cotangent, given, target, keep, plan, factors, stream, _control(x))
+    notice.log()
     return returned(dx, x)
 
 
@@ -96,16 +96,18 @@ def forward(x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> tu
     """Return the moments, ``1/sqrt(var + epsilon)`` and y, by two passes over each channel while it is in cache."""
     layout, plan, given = _given(x, groups)
     y, target, stream = _new(x, layout, plan)
-    affine, count, mail = _affine(gamma, beta, layout), plan.count.copy(), _mail(x)
+    affine, count, control = _affine(gamma, beta, layout), plan.count.copy(), _control(x)
     stats = numpy.empty((4, layout.groups, layout.channels))
     if plan.parts > 1:
-        _moments(given, None, plan, count, stats[:3], mail)
-        _normalize(given, target, plan, _between(stats, count, epsilon, affine), stream, mail)
+        _moments(given, None, plan, count, stats[:3], control)
+        _normalize(given, target, plan, _between(stats, count, epsilon, affine), stream, control)
     elif plan.by_runs:
-        channel_major.forward(given, target, plan.blocks, layout.elements, epsilon, affine, _flat(stats), stream, mail)
+        channel_major.forward(
+            given, target, plan.blocks, layout.elements, epsilon, affine, _flat(stats), stream, control
+        )
     else:
-        channel_minor.forward(given, target, plan.blocks, layout.elements, epsilon, affine, stats, stream, mail)
-    notice.tell()
+        channel_minor.forward(given, target, plan.blocks, layout.elements, epsilon, affine, stats, stream, control)
+    notice.log()
     mean, low, m2, inverse = stats
     return Moments(count, mean, low, m2), inverse, returned(y, x)
 
@@ -119,21 +121,21 @@ def pull_back(
     scale = numpy.empty((layout.channels,))
     scale[...] = 1.0 if gamma is None else gamma
     divisor = plain(numpy.broadcast_to(divisor, (layout.groups,)) if divisor.shape != (layout.groups,) else divisor)
-    stats, mail = tuple(factor(v, layout) for v in (centre, centre_low, inverse)), _mail(x)
+    stats, control = tuple(factor(v, layout) for v in (centre, centre_low, inverse)), _control(x)
     arrays = (cotangent, given, target, plan.blocks)
     if plan.parts > 1:
-        sums = numpy.stack(_grad_sums(cotangent, given, None, plan, stats[0], mail))
+        sums = numpy.stack(_grad_sums(cotangent, given, None, plan, stats[0], control))
         factors = numpy.empty((3, layout.groups, layout.channels))
         channel_minor.between_backward(sums, *stats[1:], divisor, scale, factors)
-        _grad_input(cotangent, given, target, None, plan, (stats[0], *factors), stream, mail)
+        _grad_input(cotangent, given, target, None, plan, (stats[0], *factors), stream, control)
     else:
         sums = numpy.empty((2, layout.groups, layout.channels))
         if plan.by_runs:
             flat = tuple(map(_flat, stats))
-            channel_major.backward(*arrays, divisor, scale, flat, _flat(sums)[:, :, None], stream, mail)
+            channel_major.backward(*arrays, divisor, scale, flat, _flat(sums)[:, :, None], stream, control)
         else:
-            channel_minor.backward(*arrays, divisor, scale, stats, sums, stream, mail)
-    notice.tell()
+            channel_minor.backward(*arrays, divisor, scale, stats, sums, stream, control)
+    notice.log()
     return sums[0], sums[1], returned(dx, x)
 
 
@@ -146,8 +148,8 @@ def infer(
     stats = numpy.empty((4, 1, layout.channels))
     stats[0], stats[1], stats[2] = mean, 0.0, var  # a variance is an m2 over one element
     factors = _between(stats, _ONE, epsilon, _affine(gamma, beta, layout))
-    _normalize(given, target, plan, factors, stream, _mail(x))
-    notice.tell()
+    _normalize(given, target, plan, factors, stream, _control(x))
+    notice.log()
     return stats[0], stats[1], stats[3], returned(y, x)
 
 
@@ -165,7 +167,7 @@ def update(state: RunningState, stats: Moments, config: BatchNormConfig) -> Runn
     moments = tuple(plain(v[0]) for v in stats[1:])
     top, cumulative = _top(old[0].dtype), config.averaging == "cumulative"
     usable = running_state.step(moments, n, 1.0 - config.decay, top, old, new, counter, most, cumulative)
-    notice.tell()
+    notice.log()
     return RunningState(*new, None if counter is None else counter[1]) if usable else None
 
 
@@ -173,7 +175,7 @@ def merge(a: Any, b: Any, added: int) -> Any:
     """Join the moments of two sets, as rows."""
     out = numpy.empty(a.shape)
     merging.merge(plain(a), plain(b), added, out)
-    notice.tell()
+    notice.log()
     return out
 
 
@@ -200,38 +202,38 @@ def _top(dtype: Any) -> float:
     return float(numpy.finfo(dtype).max)
 
 
-def _moments(x: _Pair, mask: _Pair | None, plan: Plan, count: Any, stats: Any, mail: Any) -> None:
+def _moments(x: _Pair, mask: _Pair | None, plan: Plan, count: Any, stats: Any, control: Any) -> None:
     if plan.by_runs:
-        channel_major.moments(x, mask, plan.blocks, plan.parts, count, _flat(stats), mail)
+        channel_major.moments(x, mask, plan.blocks, plan.parts, count, _flat(stats), control)
     else:
-        channel_minor.moments(x, mask, plan.blocks, plan.parts, count, stats, mail)
+        channel_minor.moments(x, mask, plan.blocks, plan.parts, count, stats, control)
 
 
-def _normalize(x: _Pair, y: _Pair, plan: Plan, factors: Any, stream: bool, mail: Any) -> None:
+def _normalize(x: _Pair, y: _Pair, plan: Plan, factors: Any, stream: bool, control: Any) -> None:
     if plan.by_runs:
-        channel_major.normalize(x, y, plan.blocks, *map(_flat, factors), stream, mail)
+        channel_major.normalize(x, y, plan.blocks, *map(_flat, factors), stream, control)
     else:
-        channel_minor.normalize(x, y, plan.blocks, *factors, stream, mail)
+        channel_minor.normalize(x, y, plan.blocks, *factors, stream, control)
 
 
-def _grad_sums(dy: _Pair, x: _Pair, mask: _Pair | None, plan: Plan, centre: Any, mail: Any) -> tuple[Any, Any]:
+def _grad_sums(dy: _Pair, x: _Pair, mask: _Pair | None, plan: Plan, centre: Any, control: Any) -> tuple[Any, Any]:
     groups, channels = centre.shape
     if plan.by_runs:
         sums = numpy.empty((2, groups * channels, plan.parts))
-        channel_major.grad_sums(dy, x, mask, plan.blocks, _flat(centre), sums, mail)
+        channel_major.grad_sums(dy, x, mask, plan.blocks, _flat(centre), sums, control)
         return sums[0, :, 0].reshape(centre.shape), sums[1, :, 0].reshape(centre.shape)
     sums = numpy.empty((2, groups, plan.parts, channels))
-    channel_minor.grad_sums(dy, x, mask, plan.blocks, centre, sums, mail)
+    channel_minor.grad_sums(dy, x, mask, plan.blocks, centre, sums, control)
     return sums[0, :, 0], sums[1, :, 0]
 
 
 def _grad_input(
-    dy: _Pair, x: _Pair, dx: _Pair, mask: _Pair | None, plan: Plan, factors: Any, stream: bool, mail: Any
+    dy: _Pair, x: _Pair, dx: _Pair, mask: _Pair | None, plan: Plan, factors: Any, stream: bool, control: Any
 ) -> None:
     if plan.by_runs:
-        channel_major.grad_input(dy, x, dx, mask, plan.blocks, tuple(map(_flat, factors)), stream, mail)
+        channel_major.grad_input(dy, x, dx, mask, plan.blocks, tuple(map(_flat, factors)), stream, control)
     else:
-        channel_minor.grad_input(dy, x, dx, mask, plan.blocks, factors, stream, mail)
+        channel_minor.grad_input(dy, x, dx, mask, plan.blocks, factors, stream, control)
 
 
 def _between(stats: Any, count: Any, epsilon: float, affine: Any) -> tuple[Any, Any, Any]:
@@ -261,9 +263,9 @@ def _along(dy: Any, x: Any, layout: Layout, groups: Groups) -> _Pair:
     return as_storage(source.line), source.layout.where
 
 
-def _mail(x: Any) -> Any:
-    """Who computes: the calling thread alone where there are few elements."""
-    return gang.alone if x.size < SERIAL else gang.mail(resources.threads)
+def _control(x: Any) -> Any:
+    """Return the control block of the threads that compute: the calling thread alone where there are few elements."""
+    return team.alone if x.size < SERIAL else team.control_block(resources.threads)
 
 
 def _flat(v: Any) -> Any:

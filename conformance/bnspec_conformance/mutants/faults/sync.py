@@ -6,7 +6,7 @@ from bnspec._batch_norm import batch_norm, batch_norm_inference
 from bnspec._derivatives import batch_norm_tangents
 from bnspec._kernels import Kernels
 from bnspec._sync import join_moments, join_sums, signature
-from bnspec_backends.ranks.rendezvous import Hub
+from bnspec_backends.ranks.rendezvous import Rendezvous
 from bnspec_backends.ranks.threads import ThreadCommunicator
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
 
@@ -106,7 +106,7 @@ MUTANTS = (
         clause="BN-SYNC-2",
         breaks="Combines the ranks in the order in which they arrive.",
         apply=edit(
-            Hub._finish,
+            Rendezvous._finish,
             "meeting.results = finish([deposit.payload for deposit in deposits])",
             "meeting.results = finish([deposit.payload for deposit in meeting.deposits.values()])",
         ),
