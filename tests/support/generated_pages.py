@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bnspec._clauses import clauses
 from bnspec_conformance.mutants.summary import markdown
-from bnspec_conformance.subjects import conversation
+from bnspec_conformance.subjects.pipe import conversation
 
 __all__ = ["COMPILER", "PAGES", "main"]
 

@@ -115,7 +115,7 @@ _AVERAGING: Mapping[str, tuple[str, ...]] = {
     "pooled": ("BN-RUN-6",),
     "debiased": ("BN-RUN-7",),
 }
-#: What else an output proves in groups, under a mask, and over several ranks.
+#: Further clauses that an output proves in groups, under a mask, and over several ranks.
 GHOST: _Table = proving(" ".join(_BATCH), "BN-GRP-2") | proving("state", "BN-RUN-8")
 MASK: _Table = (
     proving("count mean var state", "BN-MASK-1") | proving("y", "BN-MASK-2") | proving("dx dgamma dbeta", "BN-MASK-4")
@@ -126,7 +126,7 @@ SYNC: _Table = (
     | proving("dx", "BN-SYNC-6")
     | proving("dgamma dbeta", "BN-SYNC-7")
 )
-#: What takes the place of the first table: another formula holds.
+#: Replacements in the first table: another formula holds.
 _RENORM: _Table = {
     "dx": ("BN-GRAD-1", "BN-RENORM-2"),
     "dgamma": ("BN-GRAD-2", "BN-RENORM-2"),

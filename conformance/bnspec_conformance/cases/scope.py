@@ -34,7 +34,7 @@ _FIELDS = {"y": "core", "count": "statistics", "mean": "statistics", "var": "sta
 _FIELDS |= {"dx": "grad", "dgamma": "grad", "dbeta": "grad", "ydot": "jvp", "mean_dot": "jvp", "var_dot": "jvp"}
 
 
-#: What a clause is about, beyond "core": by its id, else by its family.
+#: Profiles that a clause needs beyond "core", by its id, else by its family.
 _ABOUT: Mapping[str, tuple[str, ...]] = {
     "BN-GRP-2": ("ghost",),
     "BN-GRP-3": ("ghost",),

@@ -225,8 +225,8 @@ def cases(
             raise NotSupported(f"it has no {name}={value!r}")
     if inference and "inference" not in scope:
         raise NotSupported("it has no inference")
-    # What a check would like beside its subject matter is left out where the subject has none of it; the clauses
-    # that are about it are not attempted at all.
+    # Features that a check varies beside its subject matter are left out where the subject lacks them; the clauses
+    # about such a feature itself are not attempted at all.
     ghost, renorm, mask = (
         wanted and name in scope for wanted, name in ((ghost, "ghost"), (renorm, "renorm"), (mask, "mask"))
     )

@@ -42,7 +42,7 @@ class ProbeState(NamedTuple):
     seen: int | None = None
 
 
-#: What the configured decay multiplies, and the weight of the new batch that follows.
+#: The values that the configured decay may multiply, each with the weight of the new batch that follows.
 SENSES: Mapping[str, Callable[[Fraction], Fraction]] = {
     "old value": lambda decay: 1 - decay,
     "new value": lambda decay: decay,

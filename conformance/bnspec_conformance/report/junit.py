@@ -11,7 +11,7 @@ from bnspec_conformance.trials.record import outcome_of, reason_of
 
 __all__ = ["write_junit"]
 
-#: What XML 1.0 cannot hold, escaped or not.
+#: Characters that XML 1.0 cannot hold, escaped or not.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 

@@ -12,7 +12,7 @@ from bnspec._printable import printable
 
 __all__ = ["code", "escaped", "plain", "rendered"]
 
-#: What some renderer takes for a mark, wherever it stands in a line; a full stop or a hyphen is one only at its start.
+#: Characters that some renderer takes for a mark anywhere in a line; a full stop or a hyphen is one only at its start.
 _MARKS = re.compile(
     r"[\\`*^~|]"
     r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it is none

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OUTCOMES", "Record", "Worst", "failed", "outcome_of", "reason_of"]
 
-#: What can come of a check. "untested": it ran, and nothing it compared carried information. "waived": it failed, and a
+#: Outcomes of a check. "untested": it ran, and nothing it compared carried information. "waived": it failed, and a
 #: waiver says why that is known. "stale": it was to fail by a waiver that has expired or is no longer needed.
 OUTCOMES = ("passed", "failed", "not supported", "untested", "waived", "stale")
 

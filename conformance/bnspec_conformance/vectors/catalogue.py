@@ -24,7 +24,7 @@ __all__ = ["FAMILIES", "catalogue"]
 
 _Makers = tuple[Callable[[Draw], Iterator[Vector]], ...]
 
-#: What each family is about, and who makes it. Most are named for the profile that they need.
+#: The subject matter of each family, and its maker. Most are named for the profile that they need.
 FAMILIES: Mapping[str, tuple[str, _Makers]] = {
     "core": ("y and the statistics of a batch", (core.vectors, edges.vectors)),
     "hard": ("y, statistics and dx on inputs where implementations lose digits", (hard.vectors,)),

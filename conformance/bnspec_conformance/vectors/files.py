@@ -16,7 +16,7 @@ __all__ = ["RESULTS", "BadFile", "Results", "Vectors", "read_results", "read_vec
 #: The format of a results file.
 RESULTS = "bnspec-results/1"
 
-#: What results declare: the values there are, and the one of a file that does not say, which is the strictest.
+#: Declarations of results: the values there are, and the default of a file that has none, which is the strictest.
 _DECLARED: dict[str, tuple[tuple[Any, ...], Any]] = {
     "arithmetic": (("float64", "float32"), "float64"),
     "bound": (("strict", "plain"), "strict"),

@@ -14,7 +14,7 @@ __all__ = ["FORMAT", "ORDER", "ClauseVerdict", "Verdict", "verify"]
 
 FORMAT = "bnspec-vectors-verdict/1"
 
-#: What counts for a case, or a clause, that has several findings: the first of these that one of them has.
+#: Status of a case, or of a clause, with several judgements: the first of these that one of them has.
 ORDER: tuple[Status, ...] = ("failed", "passed", "untested", "not supported")
 
 

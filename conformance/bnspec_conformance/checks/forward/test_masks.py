@@ -17,7 +17,7 @@ from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
-#: What a masked element may hold.
+#: Values that a masked element may hold.
 _HELD = (float("nan"), float("inf"), float("-inf"), -1e4, 0.0)
 _RENORM = Renorm(rmax=2.0, dmax=3.0)
 

@@ -36,7 +36,7 @@ _LAYERS: dict[str, tuple[dict[str, Any], str]] = {
     "default": ({}, "internal"),
     "tensorpack": ({"dialect": "tensorpack"}, "collection"),
 }
-#: What a step of training shows of a layer of each kind.
+#: Results of a training step, for each kind of layer.
 _ABOUT = {
     "internal": ("BN-UPD-2",),
     "collection": ("BN-UPD-3",),

@@ -18,7 +18,7 @@ from bnspec_conformance.trials.trial import Trial
 #: what came; expected what was expected [clause]. What to do.
 _FORM = re.compile(r"\S.*; expected \S.* \[(BN-[A-Z]+-[1-9][0-9]*)\]\. \S.*[.]", re.DOTALL)
 
-#: What breaks where a refusal has an effect.
+#: The clauses that break where a refusal has an effect.
 _CHANGED = ("BN-ERR-2",)
 
 Rows = Callable[[Setting], Iterator[Refusal]]

@@ -31,7 +31,7 @@ AS_SPECIFIED = "accepted, y = beta"
 _OLD = ProbeState(Fraction(8), Fraction(16), 4)
 _ONE, _TWO = ((4.0,), (2.0,)), ((4.0, 6.0), (2.0, 5.0))
 _GAMMA, _BETA = (3.0, 5.0), (7.0, -2.0)
-#: What is added to the answer where the state does something else than an update by this value.
+#: Addition to the answer where the state does something else than an update by this value.
 _STATES = {"unchanged": ", the state stays", "replaced by the batch": ", the state is the batch's"}
 
 

@@ -21,7 +21,7 @@ __all__ = ["PROFILES_OF_LAYERS", "RANKS", "Apply", "JaxLayer", "LayerScope", "dt
 #: Name of the axis that ranks are mapped along.
 RANKS = "ranks"
 
-#: What every layer here has; none of them returns the batch's statistics, so there are no cotangents of them either.
+#: Profiles of every layer here; none of them returns the batch's statistics, so there are no cotangents of them either.
 PROFILES_OF_LAYERS = frozenset({"core", "running", "inference", "grad", "jvp", "sync"})
 
 #: ``(case, x, gamma, beta, state, mask) -> (y, new state)`` of one rank, on JAX arrays. gamma and beta are None where

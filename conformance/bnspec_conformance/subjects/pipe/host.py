@@ -88,7 +88,7 @@ def answer(subject: Subject, value: Any) -> dict[str, Any]:
         if any(array.tobytes() != before.tobytes() for array, before in given):
             return {"error": "it wrote to an array that it was given [BN-SHAPE-3]"}
         found = complaints(outcome, case, subject.scope, [array for array, _ in given])
-        # What is off in shape or missing is for the other side to see; these it cannot see through a pipe.
+        # The other side sees shapes that are off and results that are missing; it cannot see these through a pipe.
         lost = [c.problem for c in found if c.clause or not c.output or not _can_travel(outcome, c.rank, c.output)]
         return {"error": lost[0]} if lost else {"outcome": outcome_to_json(outcome)}
     except NotSupported as error:
