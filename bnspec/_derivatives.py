@@ -9,12 +9,12 @@ from bnspec._communicator import Communicator
 from bnspec._devices import on_device_of
 from bnspec._discovery import kernels_for
 from bnspec._gradients import tangent_coefficients, usable_part
+from bnspec._kernels import narrowed, widened
 from bnspec._modes import untraced
 from bnspec._namespace import array_namespace
 from bnspec._precision import where
 from bnspec._sync import join_sums, signature
 from bnspec._types import Array, Gradients, Saved, Tangents
-from bnspec._widening import narrowed, widened
 
 __all__ = ["batch_norm_jvp", "batch_norm_tangents", "batch_norm_vjp"]
 

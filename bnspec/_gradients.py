@@ -14,7 +14,7 @@ References
 Ioffe, Szegedy, "Batch Normalization", 2015, section 3 (the chain rule of algorithm 1).
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from bnspec._groups import reduced_axes, split, spread, unsplit
 from bnspec._moments import expand_mask
@@ -23,9 +23,6 @@ from bnspec._normalize import factor, row
 from bnspec._precision import arithmetic_dtype, has_headroom, where
 from bnspec._sums import sum_over
 from bnspec._types import Array, Groups, Saved
-
-if TYPE_CHECKING:
-    from bnspec._kernels import Kernels
 
 __all__ = [
     "cotangent_sums",
@@ -170,15 +167,17 @@ def usable_part(x: Array, saved: Saved) -> tuple[Array, Array | None]:
     return where(usable, x, xp.zeros_like(x)), usable
 
 
-def cotangent_sums(kernels: "Kernels", dy: Array, x: Array, saved: Saved) -> tuple[Array, Array, Array]:
+def cotangent_sums(
+    grad_sums: Callable[..., tuple[Array, Array]], dy: Array, x: Array, saved: Saved
+) -> tuple[Array, Array, Array]:
     """Return x without masked NaN and infinity, the local ``sum g`` and ``sum g*(x - mean)``.
 
     Every g counts, masked or not, since every y depends on the statistics; an x that is masked and not
     finite adds nothing to the second sum [BN-MASK-3].
     """
     x, usable = usable_part(x, saved)
-    s1, centred = kernels.grad_sums(dy, x, saved.centre, saved.static.groups, None)
+    s1, centred = grad_sums(dy, x, saved.centre, saved.static.groups, None)
     if usable is None:
         return x, s1, centred - saved.centre_low * s1
-    s1_usable, centred = kernels.grad_sums(dy, x, saved.centre, saved.static.groups, usable)
+    s1_usable, centred = grad_sums(dy, x, saved.centre, saved.static.groups, usable)
     return x, s1, centred - saved.centre_low * s1_usable

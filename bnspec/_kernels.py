@@ -6,20 +6,21 @@ it has a better way for, and calls ``super()`` for what it does not serve.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from bnspec import _gradients, _moments, _normalize, _running
 from bnspec._communicator import Communicator
 from bnspec._config import BatchNormConfig
 from bnspec._errors import refusal
+from bnspec._modes import differentiated
 from bnspec._namespace import array_namespace
-from bnspec._precision import arithmetic_dtype
+from bnspec._precision import arithmetic_dtype, has_headroom
 from bnspec._renorm import corrections
 from bnspec._sync import join_moments, join_sums, signature
 from bnspec._types import Array, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved
-from bnspec._widening import narrowed, widened
 
-__all__ = ["Kernels"]
+__all__ = ["Kernels", "narrowed", "widened"]
 
 
 class Kernels:
@@ -115,7 +116,7 @@ class Kernels:
             assert state is not None
             r, d = corrections(stats, state, config)
         scale, shift = _normalize.scale_and_shift(Params(*used), inverse, stats.mean_low, r, d)
-        y = narrowed(_normalize.normalize_usable(kernels, wide, mask, stats, scale, shift, groups), x)
+        y = narrowed(_normalize.normalize_usable(kernels.normalize, wide, mask, stats, scale, shift, groups), x)
         return stats, Normalized(y, stats.mean, stats.mean_low, inverse, divisor, r, d)
 
     def pull_back(
@@ -130,7 +131,7 @@ class Kernels:
         """Pull a cotangent of y, and those of mean and var, back to x, gamma and beta: `bnspec.batch_norm_vjp`."""
         groups, config, name = saved.static.groups, saved.static.config, saved.static.name
         kernels, (g, x), _ = widened(self, (dy, saved.x), saved.gamma, saved.centre, saved.inverse_stddev)
-        x, s1, s2 = _gradients.cotangent_sums(kernels, g, x, saved)
+        x, s1, s2 = _gradients.cotangent_sums(kernels.grad_sums, g, x, saved)
         dgamma, dbeta = _gradients.parameter_gradients(s1, s2, saved)
         if saved.frozen:  # an affine map: not even an infinite x reaches dx
             xp = array_namespace(x)
@@ -185,3 +186,46 @@ class Kernels:
         kernels = copy.copy(self)
         kernels._plain_sums = True
         return kernels
+
+
+def widened(
+    kernels: Kernels, arrays: Sequence[Array], *others: Array | None
+) -> tuple[Kernels, list[Array], list[Array | None]]:
+    """Return arrays in the arithmetic dtype, and the kernels for them, if the library may differentiate them.
+
+    A library's own differentiation rounds once for each conversion that an array went through, and only then adds what
+    the uses of the array left in its gradient. The parts of dx cancel almost wholly where a group holds few values: of
+    parts that were rounded, nothing but their roundoffs is left. So an operation that may be differentiated converts
+    its arrays at its entry and its result at its exit, and the gradient is rounded once, of any order [BN-PREC-3].
+    Other calls convert nothing here: the primitives convert what they read, and no wide copy is kept.
+
+    Parameters
+    ----------
+    kernels : Kernels
+        Those of the arrays' library.
+    arrays : sequence of array
+        Of x's shape; the first decides the dtype.
+    *others : array or None
+        All else that derivatives are taken by, or that is one.
+
+    Returns
+    -------
+    kernels : Kernels
+        Primitives that the library differentiates, whose sums are those of the narrow arrays to the bit.
+    arrays, others : list
+        What was given where nobody differentiates it.
+    """
+    if not differentiated(*arrays, *others):
+        return kernels, list(arrays), list(others)
+    kernels = kernels.differentiable(plain_sums=all(map(has_headroom, arrays)))
+    dtype = arithmetic_dtype(arrays[0])
+    return kernels, [_astype(v, dtype) for v in arrays], [None if v is None else _astype(v, dtype) for v in others]
+
+
+def narrowed(v: Array, like: Array) -> Array:
+    """Return v in like's dtype: the one rounding of a result that was computed from widened arrays."""
+    return v if v.dtype == like.dtype else _astype(v, like.dtype)
+
+
+def _astype(v: Array, dtype: Any) -> Array:
+    return array_namespace(v).astype(v, dtype, copy=False)

@@ -11,7 +11,7 @@ References
 Ioffe, Szegedy, "Batch Normalization", 2015, algorithm 1.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from bnspec._groups import split, spread, unsplit
 from bnspec._modes import differentiated
@@ -19,9 +19,6 @@ from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
 from bnspec._precision import arithmetic_dtype, stop_gradient
 from bnspec._types import Array, Groups, Moments, Params
-
-if TYPE_CHECKING:
-    from bnspec._kernels import Kernels
 
 __all__ = [
     "factor",
@@ -98,16 +95,22 @@ def row(parameter: Array, like: Array) -> Array:
 
 
 def normalize_usable(
-    kernels: "Kernels", x: Array, mask: Array | None, stats: Moments, scale: Array, shift: Array, groups: Groups
+    normalize: Callable[..., Array],
+    x: Array,
+    mask: Array | None,
+    stats: Moments,
+    scale: Array,
+    shift: Array,
+    groups: Groups,
 ) -> Array:
     """Normalize; automatic differentiation takes xhat as 0 where x is masked and not finite [BN-MASK-3]."""
     centre = stats.mean
     if mask is None or not differentiated(x, scale, shift):
-        return kernels.normalize(x, centre, scale, shift, groups)
+        return normalize(x, centre, scale, shift, groups)
     xp = array_namespace(x)
     usable = expand_mask(mask, x, groups) | xp.isfinite(x)
-    y = kernels.normalize(xp.where(usable, x, xp.zeros_like(x)), centre, scale, shift, groups)
-    image = kernels.normalize(x, stop_gradient(centre), stop_gradient(scale), stop_gradient(shift), groups)
+    y = normalize(xp.where(usable, x, xp.zeros_like(x)), centre, scale, shift, groups)
+    image = normalize(x, stop_gradient(centre), stop_gradient(scale), stop_gradient(shift), groups)
     # `middle` is y at x = mean. Adding `middle - stop_gradient(middle)`, a zero, gives masked elements that are not
     # finite the gradients of y with xhat = 0.
     middle = ((stop_gradient(centre) - centre) + stop_gradient(stats.mean_low)) * scale + shift

@@ -45,7 +45,8 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
         finalize=_seen,
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
     )
-    environment.filters |= {"number": _number, "seconds": _seconds, "hex": _hex, "difference": difference}
+    filters: dict[str, Any] = {"number": _number, "seconds": _seconds, "hex": _hex, "difference": difference}
+    environment.filters |= filters
     page = environment.get_template("report.html.jinja").render(
         style=Markup(folder.joinpath("report.css").read_text("utf-8")),
         code=Markup(folder.joinpath("report.js").read_text("utf-8")),

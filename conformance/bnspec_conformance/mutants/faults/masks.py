@@ -15,7 +15,7 @@ __all__ = ["MUTANTS"]
 
 _TOTAL = "values = xp.where(keep, values, xp.zeros_like(values))"
 _SELECT = "deviation = xp.where(keep, deviation, xp.zeros_like(deviation))"
-_PLAIN = "return kernels.normalize(x, centre, scale, shift, groups)"
+_PLAIN = "return normalize(x, centre, scale, shift, groups)"
 _MASKED = "y = " + _PLAIN.removeprefix("return ") + "\n        return y if mask is None else "
 
 
@@ -88,8 +88,8 @@ MUTANTS = (
         breaks="Lets a masked NaN into sum g*xhat.",
         apply=edit(
             cotangent_sums,
-            "s1, centred = kernels.grad_sums(dy, x,",
-            "s1, centred = kernels.grad_sums(dy, saved.x,",
+            "s1, centred = grad_sums(dy, x,",
+            "s1, centred = grad_sums(dy, saved.x,",
             "if usable is None:",
             "if True:",
         ),
@@ -108,8 +108,8 @@ MUTANTS = (
         breaks="Leaves g of masked positions out of the sums, although their y depends on the statistics.",
         apply=edit(
             Kernels.pull_back,
-            "x, s1, s2 = _gradients.cotangent_sums(kernels, g, x, saved)",
-            "x, s1, s2 = _gradients.cotangent_sums(kernels, g, x, saved)\n"
+            "x, s1, s2 = _gradients.cotangent_sums(kernels.grad_sums, g, x, saved)",
+            "x, s1, s2 = _gradients.cotangent_sums(kernels.grad_sums, g, x, saved)\n"
             "    if saved.mask is not None:\n"
             "        s1, s2 = kernels.grad_sums(g, x, saved.centre, groups, saved.mask)\n"
             "        s2 = s2 - saved.centre_low * s1",

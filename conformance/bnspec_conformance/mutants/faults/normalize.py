@@ -142,8 +142,9 @@ MUTANTS = (
         breaks="Leaves the mean in x with center=False, which only says that there is no beta.",
         apply=edit(
             Kernels.forward,
-            "normalize_usable(kernels, wide, mask, stats,",
-            "normalize_usable(kernels, wide, mask, stats if config.center else stats._replace(mean=stats.mean * 0.0),",
+            "normalize_usable(kernels.normalize, wide, mask, stats,",
+            "normalize_usable(kernels.normalize, wide, mask, "
+            "stats if config.center else stats._replace(mean=stats.mean * 0.0),",
         ),
     ),
     Mutant(
