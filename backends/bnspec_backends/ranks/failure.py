@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, refusal
 from bnspec_backends.ranks.facts import ranks_text
+from bnspec_backends.ranks.notices import Notice
 
 __all__ = ["ERRORS", "FirstFailure"]
 
@@ -101,6 +102,13 @@ class FirstFailure:
             "every rank to take part in every collective",
             "Call the layers equally often on every rank; a rank without samples passes an empty batch.",
         )
+
+    def record_gone(self, notice: Notice, waited: str) -> None:
+        """Record that a rank ended, as its notice says; `waited` says where another rank waited for it."""
+        if notice.kind == "raised":
+            self.record_raised(notice.rank, notice.text, waited)
+        else:
+            self.record_ended([notice.rank], waited)
 
     def record_late(self, missing: Sequence[int], waited: str, longer: str = "the communicator") -> None:
         """Record that ranks did not come in time; `waited` says where and how long another rank waited for them."""

@@ -251,11 +251,7 @@ class Exchange:
         if notice.kind in ERRORS:
             self.failure.keep(notice.text, ERRORS[notice.kind])
             self.failure.throw()
-        waited = f"{place} waited on rank {self.number}"
-        if notice.kind == "raised":
-            self.failure.record_raised(notice.rank, notice.text, waited)
-        else:
-            self.failure.record_ended([notice.rank], waited)
+        self.failure.record_gone(notice, f"{place} waited on rank {self.number}")
         self.failure.throw()
 
     def _late(self, own: About, missing: Sequence[int]) -> NoReturn:

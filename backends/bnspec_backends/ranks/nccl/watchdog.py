@@ -160,11 +160,7 @@ class Watchdog:
         about, sequence = place
         for notice in self._gone:
             if self._pending and notice.sequence < sequence:
-                waited = f"{where(self._pending[0].facts)} waited on rank {self.number}"
-                if notice.kind == "raised":
-                    self.failure.record_raised(notice.rank, notice.text, waited)
-                else:
-                    self.failure.record_ended([notice.rank], waited)
+                self.failure.record_gone(notice, f"{where(self._pending[0].facts)} waited on rank {self.number}")
                 return
         if any(number >= sequence for number, _ in self._waiting.values()):
             self._notify_waiting(about, sequence)
