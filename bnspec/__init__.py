@@ -28,8 +28,8 @@ from bnspec._errors import (
 )
 from bnspec._init import init
 from bnspec._kernels import Kernels
-from bnspec._layer import BatchNorm
-from bnspec._renorm_layer import BatchRenorm
+from bnspec._layer.layer import BatchNorm
+from bnspec._layer.renorm import BatchRenorm
 from bnspec._statistics import merge, moments
 from bnspec._types import Array, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved, Tangents
 from bnspec._update import running_statistics, update_running

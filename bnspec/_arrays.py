@@ -1,163 +1,174 @@
-"""Checks of one array: its library, device, dtype and shape; no element is read.
+"""Arrays of any library: whose they are, where they are, and the few things that libraries do differently.
 
-Each refusal names the clause it enforces. `bnspec._records` puts these together for records, `bnspec._validate` for
-whole calls.
+Everything that bnspec knows of libraries is here and in `bnspec._modes`. Nothing imports a library that was not
+imported before.
 """
 
-from typing import Any
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
-from array_api_compat import device, is_jax_array
+import array_api_compat
 
-from bnspec._errors import refusal
-from bnspec._precision import FLOATING, dtype_name, is_array, library
-from bnspec._types import Array
+__all__ = [
+    "Array",
+    "array_namespace",
+    "beside",
+    "full",
+    "is_array",
+    "jax_tracer",
+    "library",
+    "on_device_of",
+    "stop_gradient",
+    "where",
+]
 
-__all__ = ["floating", "integers", "mask", "same_home", "statistic", "vector"]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
+#: An array of any library that follows the Python array API standard.
+Array = Any
 
-def floating(what: str, x: Any, name: str) -> None:
-    """Refuse what is no array of a floating dtype the specification covers."""
-    _array(what, x, name)
-    if type(x).__module__.startswith("numpy.ma"):  # half of what follows would honour its mask
-        raise refusal(
-            TypeError,
-            "BN-MASK-7",
-            got=f"{name}: {what} is a numpy.ma masked array",
-            expected="a plain array",
-            do="Pass its data, and mask=~numpy.ma.getmaskarray(x) for the elements that count.",
-        )
-    if dtype_name(x.dtype) not in FLOATING:
-        raise refusal(
-            TypeError,
-            "BN-SHAPE-5",
-            got=f"{name}: {what} has dtype {dtype_name(x.dtype)}",
-            expected="one of " + ", ".join(FLOATING),
-            do="Cast it to a floating dtype.",
-        )
-
-
-def integers(what: str, v: Any, shape: tuple[int, ...], name: str, clause: str, do: str, *, signed: bool) -> None:
-    """Refuse what is no array of integers of a shape; counts of moments are subtracted from, so they have a sign."""
-    _array(what, v, name)
-    kind = dtype_name(v.dtype)
-    if not kind.startswith("int" if signed else ("int", "uint")) or tuple(v.shape) != shape:
-        raise refusal(
-            ValueError,
-            clause,
-            got=f"{name}: {what} is {kind} of shape {tuple(v.shape)}",
-            expected=f"{'signed ' if signed else ''}integers of shape {shape}",
-            do=do,
-        )
+#: The namespace of each type of arrays: to ask one library after the other takes longer than most operations.
+_KNOWN: dict[type, Any] = {}
 
 
-def statistic(what: str, v: Any, shape: tuple[int, ...], name: str, clause: str, do: str) -> None:
-    """Refuse what is no array of statistics, in float32 or float64, of a shape."""
-    floating(what, v, name)
-    if tuple(v.shape) != shape:
-        raise refusal(
-            ValueError,
-            clause,
-            got=f"{name}: {what} has shape {tuple(v.shape)}",
-            expected=f"shape {shape}",
-            do=do,
-        )
-    if dtype_name(v.dtype) in ("float16", "bfloat16"):
-        raise refusal(
-            TypeError,
-            "BN-PREC-1",
-            got=f"{name}: {what} has dtype {dtype_name(v.dtype)}",
-            expected="float32 or float64",
-            do="Pass statistics as they were computed; 16 bits do not hold them.",
-        )
+def array_namespace(x: Any) -> Any:
+    """Return the array-API namespace of x's library, looked up once for each type of array.
+
+    Raises
+    ------
+    TypeError
+        If x is no array of a library that follows the standard.
+    """
+    kind = type(x)
+    if kind not in _KNOWN:
+        found = array_api_compat.array_namespace(x)
+        if kind.__module__ == "numpy" and not found.__name__.startswith("array_api_compat."):
+            return found  # JAX's float0 zeros are arrays of NumPy
+        _KNOWN[kind] = found
+    return _KNOWN[kind]
 
 
-def vector(label: str, value: Array, x: Array, axis: int, name: str, owner: str, of: str = "x") -> None:
-    """Refuse what is no floating array with one number for each channel of x."""
-    floating(label, value, name)
-    same_home(of, x, label, value, name)
-    if tuple(value.shape) != (x.shape[axis],):
-        raise refusal(
-            ValueError,
-            "BN-SHAPE-6",
-            got=f"{name}: {label} has shape {tuple(value.shape)} for {x.shape[axis]} channels on axis {axis}",
-            expected=f"shape ({x.shape[axis]},)",
-            do=f"Check the channel axis, or make {owner} for {x.shape[axis]} channels.",
-        )
+def is_array(x: Any) -> bool:
+    """Whether x is an array of a library that follows the standard."""
+    return bool(array_api_compat.is_array_api_obj(x))
 
 
-def mask(x: Array, axis: int, mask: Any, name: str) -> None:
-    """Refuse a mask that does not fit x [BN-MASK-7]."""
-    fits = tuple(1 if a == axis else n for a, n in enumerate(x.shape))
-    plain = is_array(mask) and not isinstance(mask, type) and not type(mask).__module__.startswith("numpy.ma")
-    if not plain or dtype_name(mask.dtype) != "bool":
-        raise refusal(
-            TypeError,
-            "BN-MASK-7",
-            got=f"{name}: a mask of " + (f"dtype {dtype_name(mask.dtype)}" if plain else f"type {type(mask).__name__}"),
-            expected="an array of booleans",
-            do="Make it by a comparison; True marks the elements that count.",
-        )
-    _array("mask", mask, name)
-    same_home("x", x, "mask", mask, name)
-    if mask.ndim != x.ndim or any(m not in (1, n) for m, n in zip(mask.shape, fits, strict=True)):
-        raise refusal(
-            ValueError,
-            "BN-MASK-7",
-            got=f"{name}: a mask of shape {tuple(mask.shape)} for x of shape {tuple(x.shape)}",
-            expected=f"a shape that broadcasts to {fits}",
-            do="Give it x's rank, with size 1 on the channel axis.",
-        )
+def library(x: Array) -> str:
+    """Return the name of the library x belongs to, as in the entry-point group ``bnspec.backends``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> library(np.ones(2))
+    'numpy'
+    """
+    return _library_of(array_namespace(x))
 
 
-def same_home(what: str, x: Array, other: str, v: Array, name: str) -> None:
-    """Refuse arrays of two libraries, or of one library on two devices [BN-ERR-3]."""
-    if library(x) != library(v):
-        raise refusal(
-            TypeError,
-            "BN-ERR-3",
-            got=f"{name}: {what} is a {library(x)} array and {other} a {library(v)} array",
-            expected="one library in one call",
-            do=f"Convert {other} to {library(x)}.",
-        )
-    if is_jax_array(x):  # a traced array has no device yet, and JAX itself refuses to mix
-        return
-    if device(x) != device(v):
-        raise refusal(
-            ValueError,
-            "BN-ERR-3",
-            got=f"{name}: {what} is on {device(x)} and {other} on {device(v)}",
-            expected="one device in one call",
-            do=f"Move {other} to {device(x)}.",
-        )
+@functools.cache
+def _library_of(xp: Any) -> str:
+    name = str(xp.__name__)
+    return name.split(".")[1] if name.startswith("array_api_compat.") else name.split(".")[0]
 
 
-def _array(what: str, x: Any, name: str) -> None:
-    """Refuse what is no array, or one that does not keep its elements at the strides of its shape."""
-    if not is_array(x) or isinstance(x, type):  # NumPy's scalar types have the attributes of arrays
-        raise refusal(
-            TypeError,
-            "BN-SHAPE-5",
-            got=f"{name}: {what} is a {type(x).__name__}",
-            expected="an array of NumPy, CuPy, torch, JAX or another array-API library",
-            do="Convert it first, for example with numpy.asarray.",
-        )
-    kind = _unusual(x)
-    if kind is not None:
-        raise refusal(
-            TypeError,
-            "BN-SHAPE-5",
-            got=f"{name}: {what} is a {kind}",
-            expected="a dense array of any rank",
-            do="Convert it first, with numpy.asarray or the tensor's to_dense.",
-        )
+def stop_gradient(x: Array) -> Array:
+    """Return x as a constant to automatic differentiation; NumPy and CuPy have none to stop."""
+    stop = _stop_for(library(x))
+    return x if stop is None else stop(x)
 
 
-def _unusual(x: Array) -> str | None:
-    """Name the kind of an array that does not index, reshape and slice as every other does."""
-    if any(c.__name__ == "matrix" and c.__module__.startswith("numpy") for c in type(x).__mro__):
-        return "numpy.matrix"
-    if library(x) != "torch":
-        return None
-    if x.is_nested:
-        return "nested tensor"
-    return None if str(x.layout) == "torch.strided" else f"tensor of layout {x.layout}"
+@functools.cache
+def _stop_for(name: str) -> Callable[[Array], Array] | None:
+    if name == "torch":
+        return lambda x: x.detach() if x.is_floating_point() else x  # integers carry no gradient
+    if name == "jax":
+        from jax.lax import stop_gradient as jax_stop_gradient
+
+        return jax_stop_gradient
+    return None
+
+
+def where(condition: Array, x: Array, y: Array) -> Array:
+    """Take elements of x or y, in x's very dtype: of arrays in a foreign byte order NumPy makes one in its own."""
+    xp = array_namespace(x)
+    found = xp.where(condition, x, y)
+    return found if found.dtype == x.dtype else xp.astype(found, x.dtype)
+
+
+def beside(like: Array) -> dict[str, Any]:
+    """Return the keywords with which a creation function places a new array where another one is.
+
+    JAX itself brings arrays together unless two of them were pinned to different devices. So a new one is pinned only
+    if the caller pinned `like`, to one device: beside an array that is spread over several it stays free.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> beside(np.ones(2))
+    {'device': 'cpu'}
+    """
+    if not array_api_compat.is_jax_array(like):
+        return {"device": array_api_compat.device(like)}
+    if isinstance(like, jax_tracer()):  # it is on no device yet
+        return {}
+    return {"device": like.device} if like.committed and len(like.devices()) == 1 else {}
+
+
+def jax_tracer() -> Any:
+    """Return the class of JAX's tracers, or no class where JAX was not imported."""
+    return getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", ())
+
+
+def full(shape: tuple[int, ...], value: float, *, dtype: Any, like: Array) -> Array:
+    """Return a new array of one value where another one is, and of its kind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> full((2,), 1.0, dtype=np.float32, like=np.ones(3)).tolist()
+    [1.0, 1.0]
+    """
+    if array_api_compat.is_torch_array(like):  # the tensor's own method knows of wrappers, such as one over a mesh
+        return like.new_full(shape, value, dtype=dtype)
+    return array_namespace(like).full(shape, value, dtype=dtype, **beside(like))
+
+
+def on_device_of(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Have an operation run on the device of one of its arguments.
+
+    Parameters
+    ----------
+    name : str
+        The parameter: an array, or a record whose first field is one. Arrays of libraries other than CuPy, and what
+        is no array, change nothing.
+
+    Examples
+    --------
+    >>> @on_device_of("x")
+    ... def double(x):
+    ...     return x + x
+    >>> double(2)
+    4
+    """
+
+    def decorate(operation: Callable[_P, _R]) -> Callable[_P, _R]:
+        position = list(inspect.signature(operation).parameters).index(name)
+
+        @functools.wraps(operation)
+        def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            given = args[position] if position < len(args) else kwargs.get(name)
+            if isinstance(given, tuple) and given:
+                given = given[0]
+            if type(given).__module__ != "cupy":
+                return operation(*args, **kwargs)
+            device: Any = getattr(given, "device")  # noqa: B009
+            with device:
+                return operation(*args, **kwargs)
+
+        return run
+
+    return decorate

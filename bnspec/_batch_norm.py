@@ -5,14 +5,13 @@ by the batch, normalizing by the running state and updating that state are three
 are ways to compose them.
 """
 
-from bnspec import _validate
+from bnspec._arrays import array_namespace, on_device_of, stop_gradient
+from bnspec._checks import arguments
 from bnspec._communicator import Communicator
 from bnspec._config import BatchNormConfig
-from bnspec._devices import on_device_of
 from bnspec._discovery import kernels_for
+from bnspec._dtypes import arithmetic_dtype
 from bnspec._modes import untraced
-from bnspec._namespace import array_namespace
-from bnspec._precision import arithmetic_dtype, stop_gradient
 from bnspec._running import used_statistics
 from bnspec._types import Array, Moments, Params, RunningState, Saved, Static
 
@@ -83,7 +82,7 @@ def batch_norm(
     >>> y.tolist(), stats.mean.tolist(), stats.var.tolist()
     ([[-0.5], [0.5]], [[2.0]], [[1.0]])
     """
-    groups = untraced(_validate.forward, x, params, config, state, mask, comm, name)
+    groups = untraced(arguments.forward, x, params, config, state, mask, comm, name)
     stats, done = kernels_for(x).forward(x, params, config, groups, state=state, mask=mask, comm=comm, name=name)
     return done.y, stats, Saved.of(x, mask, params, done, Static(groups, config, name))
 
@@ -131,7 +130,7 @@ def batch_norm_inference(
     >>> bnspec.batch_norm_inference(np.asarray([[5.0]]), params, state, config)[0].tolist()
     [[2.0]]
     """
-    groups = untraced(_validate.inference, x, params, state, config, name)
+    groups = untraced(arguments.inference, x, params, state, config, name)
     if config.averaging == "debiased":  # divided before it is rounded
         xp, dtype = array_namespace(state.mean), arithmetic_dtype(x)
         state = state._replace(mean=xp.astype(state.mean, dtype), var=xp.astype(state.var, dtype))

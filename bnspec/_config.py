@@ -12,8 +12,8 @@ from functools import partial
 from operator import le
 from typing import Any, Literal, get_args
 
+from bnspec._checks.scalars import integer, one_of, plain, real, shown, switch
 from bnspec._errors import refusal
-from bnspec._scalars import integer, one_of, plain, real, shown, switch
 
 __all__ = [
     "Averaging",

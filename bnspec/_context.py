@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from bnspec._checks.scalars import switch
 from bnspec._errors import FrozenStatisticsWarning, refusal
 from bnspec._locks import Lock
-from bnspec._validate import flag
 
 __all__ = [
     "TrainingContext",
@@ -91,7 +91,7 @@ class TrainingContext:
 
     def __post_init__(self) -> None:
         advice = "True trains, False predicts."
-        object.__setattr__(self, "is_training", flag("is_training", self.is_training, "BN-UPD-7", advice))
+        object.__setattr__(self, "is_training", switch("is_training", self.is_training, "BN-UPD-7", advice))
 
     @property
     def is_main_training_tower(self) -> bool:
@@ -141,7 +141,7 @@ def training_context(
             expected="an integer >= 0",
             do="Number the replicas from 0; tower 0 updates.",
         )
-    is_training = flag("is_training", is_training, "BN-UPD-7", "True trains, False predicts.")
+    is_training = switch("is_training", is_training, "BN-UPD-7", "True trains, False predicts.")
     if updates is None or not is_training:
         updates = UpdateCollection(frozen=not is_training)
     context = TrainingContext(is_training, tower, updates)

@@ -7,8 +7,8 @@ the host wait in every training step, and a step that waits cannot be captured i
 import weakref
 from collections.abc import Sequence
 
-from bnspec._modes import transformation
-from bnspec._precision import library, values
+from bnspec._arrays import library
+from bnspec._modes import transformation, values
 from bnspec._types import Array
 
 __all__ = ["counts_of", "remember"]

@@ -4,15 +4,13 @@ Each is one pass that sums, one message between ranks, and one elementwise pass;
 the formulas.
 """
 
-from bnspec import _validate
+from bnspec._arrays import array_namespace, on_device_of, where
+from bnspec._checks import arguments
 from bnspec._communicator import Communicator
-from bnspec._devices import on_device_of
 from bnspec._discovery import kernels_for
 from bnspec._gradients import tangent_coefficients, usable_part
 from bnspec._kernels import narrowed, widened
 from bnspec._modes import untraced
-from bnspec._namespace import array_namespace
-from bnspec._precision import where
 from bnspec._sync import join_sums, signature
 from bnspec._types import Array, Gradients, Saved, Tangents
 
@@ -71,7 +69,7 @@ def batch_norm_vjp(
     >>> grads.x.tolist(), grads.gamma.tolist(), grads.beta.tolist()
     ([[-0.75], [0.75]], [2.0], [4.0])
     """
-    untraced(_validate.derivative, "dy", dy, saved, comm, dmean=dmean, dvar=dvar)
+    untraced(arguments.derivative, "dy", dy, saved, comm, dmean=dmean, dvar=dvar)
     return kernels_for(saved.x).pull_back(dy, saved, comm=comm, dmean=dmean, dvar=dvar)
 
 
@@ -124,7 +122,7 @@ def batch_norm_tangents(
     >>> t.y.tolist(), t.mean.tolist(), t.var.tolist()
     ([[-0.75], [0.75]], [[2.0]], [[4.0]])
     """
-    untraced(_validate.derivative, "xdot", xdot, saved, comm, gamma_dot=gamma_dot, beta_dot=beta_dot)
+    untraced(arguments.derivative, "xdot", xdot, saved, comm, gamma_dot=gamma_dot, beta_dot=beta_dot)
     groups, config, name = saved.static.groups, saved.static.config, saved.static.name
     given = (xdot, saved.x)
     others = (gamma_dot, beta_dot, saved.gamma, saved.centre, saved.inverse_stddev)

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bnspec._checks.scalars import real, shown
 from bnspec._config import Averaging, BatchNormConfig, GhostSource, Renorm, SingleValue, SyncWeighting
 from bnspec._errors import refusal
-from bnspec._scalars import real, shown
 
 __all__ = ["Dialect", "dialects"]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
+from bnspec._arrays import library
 from bnspec._communicator import Communicator
 from bnspec._errors import refusal
 from bnspec._kernels import Kernels
-from bnspec._precision import library
 from bnspec._types import Array
 
 __all__ = [

@@ -16,11 +16,11 @@ Ioffe, Szegedy, "Batch Normalization", 2015, section 3 (the chain rule of algori
 
 from collections.abc import Callable
 
+from bnspec._arrays import array_namespace, where
+from bnspec._dtypes import arithmetic_dtype, has_headroom
 from bnspec._groups import reduced_axes, split, spread, unsplit
 from bnspec._moments import expand_mask
-from bnspec._namespace import array_namespace
 from bnspec._normalize import factor, row
-from bnspec._precision import arithmetic_dtype, has_headroom, where
 from bnspec._sums import sum_over
 from bnspec._types import Array, Groups, Saved
 

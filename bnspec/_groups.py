@@ -8,7 +8,7 @@ References
 Hoffer, Hubara, Soudry, "Train longer, generalize better", 2017, algorithm 1 (ghost batches).
 """
 
-from bnspec._namespace import array_namespace
+from bnspec._arrays import array_namespace
 from bnspec._types import Array, Groups
 
 __all__ = ["channels", "reduced_axes", "split", "spread", "unsplit"]

@@ -2,14 +2,12 @@
 
 from numbers import Integral
 
-from bnspec._arrays import floating
+from bnspec._arrays import array_namespace, full, on_device_of
+from bnspec._checks.arrays import floating
+from bnspec._checks.records import configuration
 from bnspec._config import BatchNormConfig
-from bnspec._creation import full
-from bnspec._devices import on_device_of
+from bnspec._dtypes import count_dtype, statistics_dtype
 from bnspec._errors import refusal
-from bnspec._namespace import array_namespace
-from bnspec._precision import count_dtype, statistics_dtype
-from bnspec._records import configuration
 from bnspec._types import Array, Params, RunningState
 
 __all__ = ["init"]

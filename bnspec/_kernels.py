@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from bnspec import _gradients, _moments, _normalize, _running
+from bnspec._arrays import array_namespace
 from bnspec._communicator import Communicator
 from bnspec._config import BatchNormConfig
+from bnspec._dtypes import arithmetic_dtype, has_headroom
 from bnspec._errors import refusal
 from bnspec._modes import differentiated
-from bnspec._namespace import array_namespace
-from bnspec._precision import arithmetic_dtype, has_headroom
 from bnspec._renorm import corrections
 from bnspec._sync import join_moments, join_sums, signature
 from bnspec._types import Array, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved

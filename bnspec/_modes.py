@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from bnspec._types import Array
+from bnspec._arrays import Array, array_namespace, jax_tracer
+from bnspec._dtypes import dtype_name
 
-__all__ = ["differentiated", "observer", "readable", "transformation", "untraced"]
+__all__ = ["differentiated", "observer", "readable", "transformation", "untraced", "values"]
 
 _R = TypeVar("_R")
 
@@ -52,7 +53,7 @@ def transformation(*arrays: Array | None) -> str | None:
     >>> transformation(np.ones(2)) is None
     True
     """
-    tracer = getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", ())
+    tracer = jax_tracer()
     for v in arrays:
         if isinstance(v, tracer):
             return _TRACERS.get(type(v).__name__, "a transformation of JAX")
@@ -109,7 +110,7 @@ def differentiated(*arrays: Array | None) -> bool:
     *arrays : array or None
         Of any library.
     """
-    tracer = getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", ())
+    tracer = jax_tracer()
     if any(isinstance(v, tracer) for v in arrays):
         return True
     torch = _torch_of(arrays)
@@ -140,6 +141,21 @@ def readable(*tensors: Any) -> bool:
         if v is not None and not (type(v) in plain[0] and keys_of(v).raw_repr() in plain[1]):
             return False
     return True
+
+
+def values(x: Array) -> list[Any] | None:
+    """Return x's elements as Python scalars, or None while a library traces or transforms and there are no values.
+
+    On a device this waits for the result, so only the checks that need it ask.
+    """
+    if transformation(x) is not None:
+        return None
+    flat = array_namespace(x).reshape(x, (-1,))
+    if hasattr(flat, "tolist"):  # one copy from a device; the standard itself knows only one for each element
+        return list(flat.tolist())
+    kind = dtype_name(x.dtype)
+    scalar = bool if kind == "bool" else int if "int" in kind else float
+    return [scalar(flat[i]) for i in range(flat.shape[0])]
 
 
 def untraced(check: Callable[..., _R], *given: Any, **more: Any) -> _R:

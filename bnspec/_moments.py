@@ -15,13 +15,11 @@ algorithm (eq. 1.7), shifting (section 3) and merging (eq. 2.1).
 import math
 from collections.abc import Callable
 
+from bnspec._arrays import array_namespace, full, on_device_of, stop_gradient
 from bnspec._counts import remember
-from bnspec._creation import full
-from bnspec._devices import on_device_of
+from bnspec._dtypes import arithmetic_dtype, count_dtype, has_headroom
 from bnspec._groups import reduced_axes, split, spread
 from bnspec._modes import untraced
-from bnspec._namespace import array_namespace
-from bnspec._precision import arithmetic_dtype, count_dtype, has_headroom, stop_gradient
 from bnspec._sums import sum_over, two_sum
 from bnspec._types import Array, Groups, Moments
 

@@ -13,11 +13,11 @@ Ioffe, Szegedy, "Batch Normalization", 2015, algorithm 1.
 
 from collections.abc import Callable
 
+from bnspec._arrays import array_namespace, stop_gradient
+from bnspec._dtypes import arithmetic_dtype
 from bnspec._groups import split, spread, unsplit
 from bnspec._modes import differentiated
 from bnspec._moments import expand_mask
-from bnspec._namespace import array_namespace
-from bnspec._precision import arithmetic_dtype, stop_gradient
 from bnspec._types import Array, Groups, Moments, Params
 
 __all__ = [

@@ -14,9 +14,8 @@ the one of TensorFlow 1's batch_normalization layer.
 
 import math
 
+from bnspec._arrays import array_namespace, stop_gradient
 from bnspec._config import BatchNormConfig
-from bnspec._namespace import array_namespace
-from bnspec._precision import stop_gradient
 from bnspec._types import Array, Moments, RunningState
 
 __all__ = ["corrections", "reference"]

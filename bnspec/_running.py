@@ -16,14 +16,13 @@ import math
 import operator
 from typing import NamedTuple
 
-from bnspec import _values
+from bnspec._arrays import array_namespace, where
+from bnspec._checks import elements
 from bnspec._config import BatchNormConfig
 from bnspec._counts import counts_of
 from bnspec._errors import refusal
-from bnspec._modes import untraced
+from bnspec._modes import untraced, values
 from bnspec._moments import group, merge_groups
-from bnspec._namespace import array_namespace
-from bnspec._precision import values, where
 from bnspec._types import Array, Moments, RunningState
 
 __all__ = ["update", "used_statistics"]
@@ -41,8 +40,8 @@ class _Feed(NamedTuple):
 
 def update(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> RunningState:
     """Return the running state after one batch, for a state and moments whose kinds and shapes were checked."""
-    _values.state_values(state, name)
-    _values.moments_values(stats, name)
+    elements.state_values(state, name)
+    elements.moments_values(stats, name)
     _check_counts(stats.count, state, config, name)
     for feed in _feeds(stats, config):
         state = _step(state, feed, config, name)

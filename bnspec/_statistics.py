@@ -1,7 +1,7 @@
 """Moments for whoever wants no more: the public functions, with the checks and the kernels of every other call."""
 
-from bnspec import _validate
-from bnspec._devices import on_device_of
+from bnspec._arrays import on_device_of
+from bnspec._checks import arguments
 from bnspec._discovery import kernels_for
 from bnspec._modes import untraced
 from bnspec._moments import merge_by
@@ -46,7 +46,7 @@ def moments(x: Array, groups: Groups, mask: Array | None = None, *, name: str = 
     >>> m.count.tolist(), m.mean.tolist(), m.m2.tolist()
     ([3], [[3.0]], [[14.0]])
     """
-    untraced(_validate.moments, x, groups, mask, name)
+    untraced(arguments.moments, x, groups, mask, name)
     return kernels_for(x).moments(x, groups, mask)
 
 
@@ -89,5 +89,5 @@ def merge(a: Moments, b: Moments, *, name: str = "merge") -> Moments:
     >>> merge(part(1.0, 2.0), part(6.0)) == part(1.0, 2.0, 6.0)
     True
     """
-    untraced(_validate.merge, a, b, name)
+    untraced(arguments.merge, a, b, name)
     return merge_by(kernels_for(a.m2).merge, a, b)

@@ -8,8 +8,7 @@ dot product", 2005 (cascaded summation).
 
 import math
 
-from bnspec._namespace import array_namespace
-from bnspec._precision import stop_gradient
+from bnspec._arrays import array_namespace, stop_gradient
 from bnspec._types import Array
 
 __all__ = ["sum_over", "two_sum"]

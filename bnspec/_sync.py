@@ -12,11 +12,11 @@ Chan, Golub, LeVeque 1983 (merging); Peng et al., "MegDet", 2018, section 3.2 (c
 import functools
 from collections.abc import Callable
 
+from bnspec._arrays import array_namespace, is_array, library
 from bnspec._communicator import Communicator, Signature
 from bnspec._config import BatchNormConfig
+from bnspec._dtypes import count_dtype, dtype_name
 from bnspec._errors import CommunicatorError, refusal
-from bnspec._namespace import array_namespace
-from bnspec._precision import count_dtype, dtype_name, is_array, library
 from bnspec._types import Array, Moments
 
 __all__ = ["join_moments", "join_sums", "signature"]

@@ -9,7 +9,7 @@ The *statistics dtype* is float64 for float64 input and float32 for every other 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bnspec._namespace import array_namespace
+from bnspec._arrays import Array, array_namespace
 
 __all__ = [
     "Array",
@@ -23,9 +23,6 @@ __all__ = [
     "Static",
     "Tangents",
 ]
-
-#: An array of any library that follows the Python array API standard.
-Array = Any
 
 
 @dataclass(frozen=True)

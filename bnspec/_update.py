@@ -1,11 +1,10 @@
 """The running state as its user sees it: what becomes of it after a batch, and what inference reads of it."""
 
-from bnspec import _validate
+from bnspec._arrays import on_device_of, stop_gradient
+from bnspec._checks import arguments
 from bnspec._config import BatchNormConfig
-from bnspec._devices import on_device_of
 from bnspec._discovery import kernels_for
 from bnspec._modes import untraced
-from bnspec._precision import stop_gradient
 from bnspec._running import used_statistics
 from bnspec._types import Array, Moments, RunningState
 
@@ -53,7 +52,7 @@ def update_running(
     >>> new.mean.tolist(), new.var.tolist()
     ([0.5], [1.25])
     """
-    untraced(_validate.running, state, stats, config, name)
+    untraced(arguments.running, state, stats, config, name)
     # Constants to automatic differentiation: a state that carried its graph along would grow with every step.
     state = RunningState(*(v if v is None else stop_gradient(v) for v in state))
     stats = Moments(*map(stop_gradient, stats))
@@ -80,5 +79,5 @@ def running_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Ar
     >>> [v.round(12).tolist() for v in running_statistics(state, config)]
     [[2.0], [4.0]]
     """
-    untraced(_validate.statistics, state, config, "running_statistics")
+    untraced(arguments.statistics, state, config, "running_statistics")
     return used_statistics(state, config)

@@ -11,7 +11,7 @@ import pytest
 from refusals import refused
 
 import bnspec
-from bnspec._serialize import save_arrays
+from bnspec._files.serialize import save_arrays
 
 X = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
 NAMES = "['beta', 'gamma', 'mean/EMA', 'variance/EMA']"

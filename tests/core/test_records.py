@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import bnspec
 from bnspec import Groups, Moments, Params, RunningState
-from bnspec._precision import library as library_of
+from bnspec._arrays import library as library_of
 from bnspec_backends import cpu
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import bnspec
-from bnspec._scalars import plain, shown
+from bnspec._checks.scalars import plain, shown
 
 VALID = {"axis": 1, "epsilon": 1e-3, "decay": 0.5, "correction": 0}
 NAN, INF = float("nan"), float("inf")

@@ -206,10 +206,10 @@ def test_parameters_set_before_the_first_call_are_loaded_too() -> None:
 
 
 def test_an_interrupt_while_loading_leaves_the_layer_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnspec import _written
+    from bnspec._layer import writing
 
     layer = called(bnspec.BatchNorm(), X)
-    before, write, made = bits(layer.variables), _written._write, []
+    before, write, made = bits(layer.variables), writing._write, []
 
     def interrupted(a: Any, b: Any) -> None:
         made.append(a)
@@ -217,7 +217,7 @@ def test_an_interrupt_while_loading_leaves_the_layer_as_it_was(monkeypatch: pyte
             raise KeyboardInterrupt
         write(a, b)
 
-    monkeypatch.setattr(_written, "_write", interrupted)
+    monkeypatch.setattr(writing, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         layer.load_state_dict({name: v + 1 for name, v in layer.state_dict().items()})
     assert len(made) == 4

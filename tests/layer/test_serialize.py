@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bnspec._serialize import load_arrays, save_arrays
+from bnspec._files.serialize import load_arrays, save_arrays
 
 SUFFIXES = [".npz", ".safetensors"]
 
@@ -247,7 +247,7 @@ def test_missing_ml_dtypes_is_named(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_importing_it_loads_no_numpy() -> None:
-    code = "import sys, bnspec._serialize; sys.exit('numpy' in sys.modules or 'safetensors' in sys.modules)"
+    code = "import sys, bnspec._files.serialize; sys.exit('numpy' in sys.modules or 'safetensors' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
@@ -304,7 +304,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file(path: Path, step: st
     save_arrays(path, {"a": np.zeros(3)}, {})
     before = path.read_bytes()
     code = (
-        "import os, sys, numpy\nfrom bnspec._serialize import save_arrays\n"
+        "import os, sys, numpy\nfrom bnspec._files.serialize import save_arrays\n"
         f"os.{step} = lambda *_: os.kill(os.getpid(), 9)\nsave_arrays(sys.argv[1], {{'a': numpy.ones(3)}}, {{}})"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -617,7 +617,7 @@ def test_a_file_longer_than_its_tables_say_is_not_read(path: Path, monkeypatch: 
 
 def test_what_a_killed_program_left_is_removed_at_the_next_save(path: Path) -> None:
     code = (
-        "import os, sys, numpy\nfrom bnspec._serialize import save_arrays\n"
+        "import os, sys, numpy\nfrom bnspec._files.serialize import save_arrays\n"
         "os.replace = lambda *_: os.kill(os.getpid(), 9)\nsave_arrays(sys.argv[1], {'a': numpy.ones(3)}, {})"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -16,7 +16,7 @@ import bnspec
 FOREIGN = ("cupy", "hypothesis", "jax", "mpi4py", "numpy", "pytest", "torch")
 
 ROOT = Path(bnspec.__file__).parent.parent
-MODULES = [f"bnspec.{module.name}" for module in pkgutil.iter_modules(bnspec.__path__)]
+MODULES = [module.name for module in pkgutil.walk_packages(bnspec.__path__, "bnspec.")]
 
 
 def foreign_modules_after(statement: str, *path: Path) -> list[str]:

@@ -8,8 +8,8 @@ import numpy as np
 from array_api_compat import is_array_api_obj
 
 import bnspec
-from bnspec._options import to_numpy
-from bnspec._precision import library
+from bnspec._arrays import library
+from bnspec._layer.initializers import to_numpy
 from bnspec_conformance import Case, Outcome
 
 __all__ = ["bits", "compare", "deviation"]

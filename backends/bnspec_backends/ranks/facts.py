@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from array_api_compat import device
 
+from bnspec._arrays import array_namespace, is_array
 from bnspec._communicator import Signature
 from bnspec._errors import refusal
-from bnspec._namespace import array_namespace
-from bnspec._precision import is_array
 from bnspec._types import Array
 
 __all__ = ["DO_THE_SAME", "differences_of", "error_text", "facts_of", "layers_text", "met_text", "plain_array",

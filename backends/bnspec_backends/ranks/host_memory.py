@@ -5,9 +5,7 @@ from typing import Any
 import numpy as np
 
 import bnspec
-from bnspec._creation import beside
-from bnspec._namespace import array_namespace
-from bnspec._precision import library
+from bnspec._arrays import array_namespace, beside, library
 from bnspec._types import Array
 
 __all__ = ["from_host", "to_host"]

@@ -15,9 +15,9 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
+from bnspec._arrays import array_namespace
 from bnspec._communicator import Signature
 from bnspec._errors import CommunicatorError, refusal
-from bnspec._namespace import array_namespace
 from bnspec._types import Array
 from bnspec_backends.ranks.facts import error_text, facts_of, ranks_text
 from bnspec_backends.ranks.processes import Owned

@@ -189,7 +189,7 @@ def _load() -> None:
     """Import all of the core now: what is imported under a mutant would keep it."""
     import bnspec
 
-    for module in pkgutil.iter_modules(bnspec.__path__, "bnspec."):
+    for module in pkgutil.walk_packages(bnspec.__path__, "bnspec."):
         importlib.import_module(module.name)
     for name in _BACKENDS:
         with contextlib.suppress(ImportError):

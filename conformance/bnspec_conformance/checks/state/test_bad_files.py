@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bnspec._formats import HEADER
+from bnspec._files.formats import HEADER
 from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.checks.layers import layer_of, snapshot, state_of
 from bnspec_conformance.checks.state.test_files import SUFFIXES, folder, needs_suffix

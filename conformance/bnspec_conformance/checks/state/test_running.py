@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from bnspec import BatchNormConfig, Renorm
+from bnspec._checks.elements import is_readable
 from bnspec._config import Averaging, SingleValue
-from bnspec._values import is_readable
 from bnspec_conformance.cases.case import Case, RankInputs
 from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.examples import example

@@ -1,13 +1,13 @@
 """Mutants of refusals: their text, their effects, and those that are missing."""
 
-from bnspec import _arrays
+from bnspec._checks import arrays
 from bnspec._config import BatchNormConfig, _decay
 from bnspec._context import UpdateCollection
 from bnspec._dialects import _Dialects
 from bnspec._discovery import get_backend
 from bnspec._errors import refusal
-from bnspec._layer import BatchNorm
-from bnspec._tape import Tape
+from bnspec._layer.layer import BatchNorm
+from bnspec._layer.tape import Tape
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
 
 __all__ = ["MUTANTS"]
@@ -46,7 +46,7 @@ MUTANTS = (
         name="refusal-with-contents",
         clause="BN-ERR-1",
         breaks="Prints an array's contents in a refusal.",
-        apply=edit(_arrays.vector, 'got=f"{name}: {label} has shape', 'got=f"{name}: {label} = {value} has shape'),
+        apply=edit(arrays.vector, 'got=f"{name}: {label} has shape', 'got=f"{name}: {label} = {value} has shape'),
     ),
     Mutant(
         name="refused-call-is-kept",
@@ -84,7 +84,7 @@ MUTANTS = (
         clause="BN-ERR-3",
         row="D28",
         breaks="Takes arrays of two libraries in one call.",
-        apply=wrap(_arrays.same_home, lambda original, *given: None),
+        apply=wrap(arrays.same_home, lambda original, *given: None),
     ),
     Mutant(
         name="backward-twice",

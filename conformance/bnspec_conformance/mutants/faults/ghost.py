@@ -1,6 +1,6 @@
 """Mutants of ghost batches: which samples make a group, and which groups feed the running statistics."""
 
-from bnspec import _validate
+from bnspec._checks import arguments
 from bnspec._config import BatchNormConfig
 from bnspec._groups import split, unsplit
 from bnspec._moments import moments
@@ -19,7 +19,7 @@ MUTANTS = (
         clause="BN-GRP-1",
         breaks="Normalizes every sample by itself where no virtual batch size is given.",
         apply=edit(
-            _validate._forward,
+            arguments._forward,
             "return Groups(axis, 1)",
             "return Groups(axis, x.shape[0] if axis and x.shape[0] else 1)",
         ),
@@ -48,7 +48,7 @@ MUTANTS = (
         row="D8",
         breaks="Takes a batch that the virtual batch size does not divide, as one group.",
         apply=edit(
-            _validate._forward,
+            arguments._forward,
             "if x.shape[0] % virtual:",
             "if x.shape[0] % virtual:\n        return Groups(axis, 1)\n    if False:",
         ),

@@ -2,7 +2,7 @@
 
 from bnspec._batch_norm import batch_norm_inference
 from bnspec._context import UpdateCollection, warn_frozen
-from bnspec._layer import BatchNorm
+from bnspec._layer.layer import BatchNorm
 from bnspec_conformance.mutants.mutant import Mutant, edit, together, wrap
 
 __all__ = ["MUTANTS"]

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from bnspec import _arrays
 from bnspec._batch_norm import batch_norm
+from bnspec._checks import arrays
 from bnspec._gradients import cotangent_sums, grad_input, usable_part
 from bnspec._kernels import Kernels
 from bnspec._moments import moments
@@ -159,7 +159,7 @@ MUTANTS = (
         clause="BN-MASK-7",
         row="D14",
         breaks="Takes an array with a mask of its own, and honours it here and there.",
-        apply=edit(_arrays.floating, 'if type(x).__module__.startswith("numpy.ma"):', "if False:"),
+        apply=edit(arrays.floating, 'if type(x).__module__.startswith("numpy.ma"):', "if False:"),
     ),
     Mutant(
         name="mask-of-any-shape",
@@ -167,7 +167,7 @@ MUTANTS = (
         row="D14",
         breaks="Takes a mask of x's own shape, channels included.",
         apply=edit(
-            _arrays.mask,
+            arrays.mask,
             "if mask.ndim != x.ndim or any(",
             "if tuple(mask.shape) == tuple(x.shape):\n        return\n    if mask.ndim != x.ndim or any(",
         ),

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from bnspec import _records
 from bnspec._batch_norm import batch_norm
+from bnspec._checks import records
 from bnspec._errors import refusal
 from bnspec._kernels import Kernels
 from bnspec._normalize import factor, inverse_stddev, normalize, scale_and_shift
@@ -151,7 +151,7 @@ MUTANTS = (
         name="parameters-demanded",
         clause="BN-NORM-2",
         breaks="Demands gamma and beta although the configuration has none.",
-        apply=edit(_records.params, "if (value is not None) != wanted:", "if value is None:"),
+        apply=edit(records.params, "if (value is not None) != wanted:", "if value is None:"),
     ),
     Mutant(
         name="not-invariant-to-scale",

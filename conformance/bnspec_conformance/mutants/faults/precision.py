@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from bnspec import _records
 from bnspec._batch_norm import batch_norm
+from bnspec._checks import records
 from bnspec._derivatives import batch_norm_vjp
+from bnspec._dtypes import arithmetic_dtype, statistics_dtype
 from bnspec._errors import refusal
 from bnspec._gradients import grad_sums, parameter_gradients
 from bnspec._groups import split
 from bnspec._kernels import Kernels
 from bnspec._moments import moments
 from bnspec._normalize import inverse_stddev, normalize, row
-from bnspec._precision import arithmetic_dtype, statistics_dtype
 from bnspec._sums import sum_over
 from bnspec._update import update_running
 from bnspec_conformance.mutants.mutant import Apply, Mutant, edit, together, wrap
@@ -107,7 +107,7 @@ MUTANTS = (
                 'return xp.float64 if dtype_name(x.dtype) == "float64" else xp.float32',
                 'return xp.float16 if dtype_name(x.dtype) in ("float16", "bfloat16") else x.dtype',
             ),
-            edit(_records.state, _NARROW, "if False:"),
+            edit(records.state, _NARROW, "if False:"),
         ),
     ),
     Mutant(
@@ -115,7 +115,7 @@ MUTANTS = (
         clause="BN-PREC-1",
         row="D12",
         breaks="Takes a running state of 16 bits, whose averages stand still.",
-        apply=edit(_records.state, _NARROW, "if False:"),
+        apply=edit(records.state, _NARROW, "if False:"),
     ),
     Mutant(
         name="sums-in-16-bits",

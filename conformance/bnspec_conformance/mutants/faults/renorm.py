@@ -1,10 +1,10 @@
 """Mutants of batch renormalization: reference, limits, derivatives, and what is averaged."""
 
-from bnspec import _validate
+from bnspec._checks import arguments
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec._gradients import input_coefficients, parameter_gradients
 from bnspec._kernels import Kernels
-from bnspec._layer import BatchNorm
+from bnspec._layer.layer import BatchNorm
 from bnspec._normalize import factor, scale_and_shift
 from bnspec._renorm import _clip, corrections, reference
 from bnspec._running import _move_deviations
@@ -123,7 +123,7 @@ MUTANTS = (
         row="D22",
         breaks="Goes on as plain batch normalization where renorm gets no state.",
         apply=together(
-            edit(_validate._forward, "if config.renorm is not None and state is None:", "if False:"),
+            edit(arguments._forward, "if config.renorm is not None and state is None:", "if False:"),
             edit(
                 Kernels.forward, "if config.renorm is not None:", "if config.renorm is not None and state is not None:"
             ),

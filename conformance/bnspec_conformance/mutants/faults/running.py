@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bnspec._checks.elements import _has_negative
 from bnspec._init import init
 from bnspec._running import (
     _check_counts,
@@ -14,7 +15,6 @@ from bnspec._running import (
     used_statistics,
 )
 from bnspec._update import update_running
-from bnspec._values import _has_negative
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
 
 __all__ = ["MUTANTS"]

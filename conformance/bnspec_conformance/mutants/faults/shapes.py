@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from bnspec import _arrays, _validate
 from bnspec._batch_norm import batch_norm
+from bnspec._checks import arguments, arrays
 from bnspec._derivatives import batch_norm_vjp
 from bnspec._moments import moments
 from bnspec._normalize import normalize
@@ -43,7 +43,7 @@ MUTANTS = (
         name="rank-1",
         clause="BN-SHAPE-1",
         breaks="Takes x of rank 1, as one sample.",
-        apply=edit(_validate._ranked, "if x.ndim < 2:", "if x.ndim < 1:"),
+        apply=edit(arguments._ranked, "if x.ndim < 2:", "if x.ndim < 1:"),
     ),
     Mutant(
         name="rank-5-in-part",
@@ -56,7 +56,7 @@ MUTANTS = (
         clause="BN-SHAPE-2",
         breaks="Counts a negative axis from the axis before the last.",
         apply=edit(
-            _validate.channel_axis,
+            arguments.channel_axis,
             "return config.axis % int(x.ndim)",
             "return (config.axis - (config.axis < 0)) % int(x.ndim)",
         ),
@@ -77,7 +77,7 @@ MUTANTS = (
         name="no-channels",
         clause="BN-SHAPE-4",
         breaks="Refuses x without channels.",
-        apply=edit(_validate._ranked, "if x.ndim < 2:", "if x.ndim < 2 or 0 in x.shape[1:]:"),
+        apply=edit(arguments._ranked, "if x.ndim < 2:", "if x.ndim < 2 or 0 in x.shape[1:]:"),
     ),
     Mutant(
         name="integers-converted",
@@ -92,7 +92,7 @@ MUTANTS = (
         row="D28",
         breaks="Takes complex x.",
         apply=edit(
-            _arrays.floating,
+            arrays.floating,
             "if dtype_name(x.dtype) not in FLOATING:",
             'if dtype_name(x.dtype) not in (*FLOATING, "complex64", "complex128"):',
         ),
@@ -102,7 +102,7 @@ MUTANTS = (
         clause="BN-SHAPE-6",
         breaks="Takes parameters and states of one value for all channels.",
         apply=edit(
-            _arrays.vector,
+            arrays.vector,
             "if tuple(value.shape) != (x.shape[axis],):",
             "if tuple(value.shape) not in ((x.shape[axis],), (1,)):",
         ),

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from bnspec._config import BatchNormConfig
-from bnspec._disk import write_atomically
-from bnspec._formats import _from_npy, _verify
-from bnspec._serialize import _plain, _suffix
-from bnspec._state_dict import StateDict, _copy, _present
+from bnspec._files.disk import write_atomically
+from bnspec._files.formats import _from_npy, _verify
+from bnspec._files.serialize import _plain, _suffix
+from bnspec._layer.variables import StateDict, _copy, _present
 from bnspec_conformance.mutants.mutant import Mutant, edit, together, wrap
 
 __all__ = ["MUTANTS"]

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnspec._disk import read_regular, write_atomically
 from bnspec._errors import refusal
-from bnspec._formats import DIGEST, DTYPES, HEADER, check_length, dtype_named, from_bytes, to_bytes
-from bnspec._formats import safetensors as _need_safetensors
+from bnspec._files.disk import read_regular, write_atomically
+from bnspec._files.formats import DIGEST, DTYPES, HEADER, check_length, dtype_named, from_bytes, to_bytes
+from bnspec._files.formats import safetensors as _need_safetensors
 
 if TYPE_CHECKING:  # `import bnspec` must not load NumPy
     import numpy as np

@@ -4,29 +4,22 @@ import warnings
 from typing import Any
 
 from bnspec import _context
+from bnspec._checks.arguments import channel_axis
+from bnspec._checks.scalars import plain
 from bnspec._communicator import Communicator
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext
 from bnspec._dialects import dialects
 from bnspec._discovery import get_communicator
-from bnspec._eager import in_backward_of_torch, kept_tensors
+from bnspec._dtypes import dtype_name
 from bnspec._errors import refusal
 from bnspec._init import init
-from bnspec._options import (
-    EMA_UPDATES,
-    channel_axis_of,
-    check_initializer,
-    from_aliases,
-    initialize,
-    is_channels_last,
-    own_decay,
-)
-from bnspec._precision import dtype_name
-from bnspec._scalars import plain
-from bnspec._state_dict import StateDict
-from bnspec._tape import Tape
+from bnspec._layer.eager import in_backward_of_torch, kept_tensors
+from bnspec._layer.initializers import check_initializer, initialize
+from bnspec._layer.options import EMA_UPDATES, channel_axis_of, from_aliases, is_channels_last, own_decay
+from bnspec._layer.tape import Tape
+from bnspec._layer.variables import StateDict
 from bnspec._types import Array, Params, RunningState
-from bnspec._validate import channel_axis
 
 __all__ = ["LayerConfig"]
 

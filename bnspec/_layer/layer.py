@@ -8,18 +8,19 @@ import functools
 from typing import Any, Self
 
 from bnspec import _context
+from bnspec._arrays import stop_gradient
 from bnspec._batch_norm import batch_norm, batch_norm_inference
+from bnspec._checks.scalars import switch
 from bnspec._communicator import Communicator
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext
 from bnspec._derivatives import batch_norm_vjp
-from bnspec._eager import gradients_by_torch, kept_tensors, refuse_transformation, warn_untrained
-from bnspec._layer_attributes import Attributes
-from bnspec._layer_config import LayerConfig
+from bnspec._layer.attributes import Attributes
+from bnspec._layer.configuration import LayerConfig
+from bnspec._layer.eager import gradients_by_torch, kept_tensors, refuse_transformation, warn_untrained
+from bnspec._layer.options import only_keywords
+from bnspec._layer.tape import Call, Tape
 from bnspec._locks import LAYERS
-from bnspec._options import flag, only_keywords
-from bnspec._precision import stop_gradient
-from bnspec._tape import Call, Tape
 from bnspec._types import Array, Gradients, Moments, Params, RunningState, Saved
 from bnspec._update import update_running
 
@@ -276,7 +277,9 @@ class BatchNorm(Attributes, LayerConfig):
 
     def train(self, mode: bool = True) -> Self:
         """Train, or not, where neither `training` nor a context decides; forget calls before; return the layer."""
-        self._training_mode = flag("mode", mode, "BN-UPD-7", "True to train, False to normalize by running statistics.")
+        self._training_mode = switch(
+            "mode", mode, "BN-UPD-7", "True to train, False to normalize by running statistics."
+        )
         return self.forget()
 
     def eval(self) -> Self:

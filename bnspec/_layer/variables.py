@@ -4,19 +4,18 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from bnspec._arrays import array_namespace, is_array, on_device_of, stop_gradient
+from bnspec._checks.elements import not_below_zero
 from bnspec._config import Renorm
-from bnspec._devices import on_device_of
 from bnspec._dialects import Dialect
-from bnspec._eager import kept_tensors
+from bnspec._dtypes import FLOATING, dtype_name
 from bnspec._errors import refusal
+from bnspec._layer.eager import kept_tensors
+from bnspec._layer.initializers import constant, to_numpy
+from bnspec._layer.tape import Tape
+from bnspec._layer.writing import written
 from bnspec._locks import LAYERS
-from bnspec._namespace import array_namespace
-from bnspec._options import constant, to_numpy
-from bnspec._precision import FLOATING, dtype_name, is_array, stop_gradient
-from bnspec._tape import Tape
 from bnspec._types import Array, Params, RunningState
-from bnspec._values import not_below_zero
-from bnspec._written import written
 
 __all__ = ["StateDict"]
 
@@ -128,7 +127,7 @@ class StateDict:
         ValueError, ImportError
             For another suffix, or safetensors not being installed.
         """
-        from bnspec._serialize import save_arrays
+        from bnspec._files.serialize import save_arrays
 
         values = self.state_dict()
         if not values:
@@ -149,7 +148,7 @@ class StateDict:
         ValueError, TypeError
             For a file that is damaged, holds pickles or another layer's variables; the layer stays as it was.
         """
-        from bnspec._serialize import load_arrays
+        from bnspec._files.serialize import load_arrays
 
         self.load_state_dict(load_arrays(path)[0])
 

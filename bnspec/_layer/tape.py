@@ -12,11 +12,9 @@ from typing import Any
 
 from array_api_compat import device
 
+from bnspec._arrays import array_namespace, is_array, on_device_of, stop_gradient
 from bnspec._communicator import Communicator
-from bnspec._devices import on_device_of
 from bnspec._errors import refusal
-from bnspec._namespace import array_namespace
-from bnspec._precision import is_array, stop_gradient
 from bnspec._types import Array, Saved
 
 __all__ = ["Call", "Tape"]

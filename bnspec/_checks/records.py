@@ -6,11 +6,11 @@ compiled code would read beyond the end of an array. No element is read here.
 
 from typing import Any
 
-from bnspec._arrays import floating, integers, same_home, statistic, vector
-from bnspec._arrays import mask as check_mask
+from bnspec._checks.arrays import floating, integers, same_home, statistic, vector
+from bnspec._checks.arrays import mask as check_mask
 from bnspec._config import BatchNormConfig
+from bnspec._dtypes import dtype_name
 from bnspec._errors import refusal
-from bnspec._precision import dtype_name
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
 
 __all__ = ["configuration", "groups", "is_plain_groups", "kind", "moments", "params", "saved", "state"]

@@ -6,20 +6,19 @@ same; the elements that BN-RUN-14 speaks of, in every call.
 
 from typing import Any
 
-from bnspec import _arrays, _records
-from bnspec._arrays import floating, same_home
+from bnspec._checks import arrays, records
+from bnspec._checks.arrays import floating, same_home
+from bnspec._checks.cache import look_of, once
+from bnspec._checks.elements import moments_values, state_values
 from bnspec._config import BatchNormConfig
+from bnspec._dtypes import dtype_name
 from bnspec._errors import refusal
-from bnspec._precision import dtype_name
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
-from bnspec._validation_cache import look_of, once
-from bnspec._values import moments_values, state_values
 
 __all__ = [
     "channel_axis",
     "communicator",
     "derivative",
-    "flag",
     "floating",
     "forward",
     "inference",
@@ -56,9 +55,9 @@ def forward(
 def _forward(
     x: Array, params: Params, config: BatchNormConfig, state: RunningState | None, mask: Array | None, name: str
 ) -> Groups:
-    _records.configuration(config, name)
+    records.configuration(config, name)
     axis = channel_axis(x, config, name)
-    _records.params(x, axis, params, config, name)
+    records.params(x, axis, params, config, name)
     if config.renorm is not None and state is None:
         raise refusal(
             TypeError,
@@ -68,9 +67,9 @@ def _forward(
             do="Pass the running state; the corrections are measured against it.",
         )
     if state is not None:
-        _records.state(x, axis, state, config, name)
+        records.state(x, axis, state, config, name)
     if mask is not None:
-        _arrays.mask(x, axis, mask, name)
+        arrays.mask(x, axis, mask, name)
     virtual = config.virtual_batch_size
     if virtual is None:
         return Groups(axis, 1)
@@ -103,10 +102,10 @@ def inference(x: Array, params: Params, state: RunningState, config: BatchNormCo
 
 
 def _inference(x: Array, params: Params, state: RunningState, config: BatchNormConfig, name: str) -> Groups:
-    _records.configuration(config, name)
+    records.configuration(config, name)
     axis = channel_axis(x, config, name)
-    _records.params(x, axis, params, config, name)
-    _records.state(x, axis, state, config, name)
+    records.params(x, axis, params, config, name)
+    records.state(x, axis, state, config, name)
     return Groups(axis, 1)
 
 
@@ -118,9 +117,9 @@ def running(state: RunningState, stats: Moments, config: BatchNormConfig, name: 
 
 
 def _running(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> None:
-    _records.configuration(config, name)
-    _records.moments(stats, name)
-    _records.state(stats.m2, 1, state, config, name, "stats.m2")
+    records.configuration(config, name)
+    records.moments(stats, name)
+    records.state(stats.m2, 1, state, config, name, "stats.m2")
 
 
 def statistics(state: RunningState, config: BatchNormConfig, name: str) -> None:
@@ -131,8 +130,8 @@ def statistics(state: RunningState, config: BatchNormConfig, name: str) -> None:
 
 
 def _statistics(state: RunningState, config: BatchNormConfig, name: str) -> None:
-    _records.configuration(config, name)
-    _records.kind("state", state, RunningState, "BN-RUN-2", name, "Make the state with bnspec.init.")
+    records.configuration(config, name)
+    records.kind("state", state, RunningState, "BN-RUN-2", name, "Make the state with bnspec.init.")
     floating("state.mean", state.mean, name)
     if state.mean.ndim != 1:
         raise refusal(
@@ -142,20 +141,20 @@ def _statistics(state: RunningState, config: BatchNormConfig, name: str) -> None
             expected="shape (C,)",
             do="Make the state with bnspec.init.",
         )
-    _records.state(state.mean, 0, state, config, name, "state.mean")
+    records.state(state.mean, 0, state, config, name, "state.mean")
 
 
 def moments(x: Array, groups: Groups, mask: Array | None, name: str) -> None:
     """Check what the public `bnspec.moments` takes."""
-    look = look_of(x, mask) if _records.is_plain_groups(groups) else None
+    look = look_of(x, mask) if records.is_plain_groups(groups) else None
     once(("moments", groups) if look else None, look, _moments, x, groups, mask, name)
 
 
 def _moments(x: Array, groups: Groups, mask: Array | None, name: str) -> None:
     _ranked(x, name)
-    _records.groups(x, groups, name)
+    records.groups(x, groups, name)
     if mask is not None:
-        _arrays.mask(x, groups.axis, mask, name)
+        arrays.mask(x, groups.axis, mask, name)
 
 
 def merge(a: Moments, b: Moments, name: str) -> None:
@@ -167,8 +166,8 @@ def merge(a: Moments, b: Moments, name: str) -> None:
 
 
 def _merge(a: Moments, b: Moments, name: str) -> None:
-    _records.moments(a, name, "a")
-    _records.moments(b, name, "b")
+    records.moments(a, name, "a")
+    records.moments(b, name, "b")
     same_home("a", a.m2, "b", b.m2, name)
     kinds = [f"{dtype_name(v.m2.dtype)} of shape {tuple(v.m2.shape)}" for v in (a, b)]
     if kinds[0] != kinds[1]:
@@ -186,7 +185,7 @@ def derivative(what: str, v: Array, saved: Saved, comm: Any, **more: Array | Non
     static: Any = saved.static if type(saved) is Saved else None
     look = groups = None
     known = type(static) is Static and type(static.frozen) is bool and _known(static.config, static.name)
-    if known and _records.is_plain_groups(static.groups):
+    if known and records.is_plain_groups(static.groups):
         groups = (static.groups, static.frozen)
         look = look_of(v, *saved[:-1], *more.values())
     once(("derivative", what, groups), look, _derivative, what, v, saved, more)
@@ -194,7 +193,7 @@ def derivative(what: str, v: Array, saved: Saved, comm: Any, **more: Array | Non
 
 
 def _derivative(what: str, v: Any, saved: Saved, more: dict[str, Array | None]) -> None:
-    _records.saved(saved)
+    records.saved(saved)
     name = saved.static.name
     floating(what, v, name)
     same_home("x", saved.x, what, v, name)
@@ -264,14 +263,6 @@ def communicator(comm: Any, name: str) -> None:
             expected="a bnspec.Communicator or None",
             do="Get one by its name with bnspec.get_communicator.",
         )
-
-
-def flag(what: str, value: Any, clause: str, do: str) -> bool:
-    """Return a switch as a bool; refuse every other value, so that "False" does not mean True."""
-    kind = type(value)
-    if kind is bool or (kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_")):
-        return bool(value)
-    raise refusal(TypeError, clause, got=f"{what} is {value!r}", expected="True or False", do=do)
 
 
 def _ranked(x: Array, name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bnspec._config import Renorm
-from bnspec._layer import BatchNorm
+from bnspec._layer.layer import BatchNorm
 
 __all__ = ["BatchRenorm"]
 

@@ -4,9 +4,7 @@ import os
 import threading
 from typing import Any
 
-from bnspec._devices import on_device_of
-from bnspec._namespace import array_namespace
-from bnspec._precision import library, stop_gradient
+from bnspec._arrays import array_namespace, library, on_device_of, stop_gradient
 from bnspec._types import Array
 
 __all__ = ["written"]

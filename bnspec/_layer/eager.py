@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from bnspec._arrays import array_namespace, library
 from bnspec._errors import UntrainedParametersWarning, refusal
 from bnspec._modes import transformation
-from bnspec._namespace import array_namespace
-from bnspec._precision import library
 from bnspec._types import Array, Params
 
 __all__ = [

@@ -5,13 +5,14 @@ import functools
 import inspect
 from typing import Any, Self
 
+from bnspec._arrays import is_array
+from bnspec._checks.scalars import switch
 from bnspec._config import Renorm
 from bnspec._dialects import dialects
-from bnspec._eager import kept_tensors, refuse_transformation
 from bnspec._errors import refusal
-from bnspec._options import ALIASES, flag
-from bnspec._precision import is_array
-from bnspec._tape import Tape
+from bnspec._layer.eager import kept_tensors, refuse_transformation
+from bnspec._layer.options import ALIASES
+from bnspec._layer.tape import Tape
 from bnspec._types import Gradients, Params, RunningState
 
 __all__ = ["Attributes"]
@@ -68,9 +69,9 @@ class Attributes:
     def _checked(self, name: str, value: Any) -> Any:
         if name == "training":
             do = "None asks the context and train() or eval()."
-            return None if value is None else flag(name, value, "BN-UPD-7", do)
+            return None if value is None else switch(name, value, "BN-UPD-7", do)
         if name == "trainable":
-            return flag(name, value, "BN-INF-6", "False withholds the gradients of gamma and beta.")
+            return switch(name, value, "BN-INF-6", "False withholds the gradients of gamma and beta.")
         if name == "name":
             if not isinstance(value, str):
                 raise refusal(
@@ -114,15 +115,15 @@ class Attributes:
                 do="Take all of them from one layer.",
             )
         if kind is Params:
-            for field, switch in (("gamma", "scale"), ("beta", "center")):
-                wanted = vars(self).get("_fields", {}).get(switch, True)
+            for field, option in (("gamma", "scale"), ("beta", "center")):
+                wanted = vars(self).get("_fields", {}).get(option, True)
                 if (field in arrays) != wanted:
                     raise refusal(
                         ValueError,
                         "BN-NORM-2",
-                        got=f"{who}: params with {field} {'absent' if wanted else 'given'} and {switch}={wanted}",
-                        expected=f"{field} exactly when {switch} is True",
-                        do=f"Make the layer with {switch}={not wanted}, or pass what it asks for.",
+                        got=f"{who}: params with {field} {'absent' if wanted else 'given'} and {option}={wanted}",
+                        expected=f"{field} exactly when {option} is True",
+                        do=f"Make the layer with {option}={not wanted}, or pass what it asks for.",
                     )
         refuse_transformation(who, *arrays.values())
         return value

@@ -7,11 +7,9 @@ NaN is no number below 0; it takes the way of BN-RUN-10.
 from collections.abc import Callable
 from typing import Any
 
-from bnspec._devices import on_device_of
+from bnspec._arrays import array_namespace, library, on_device_of
 from bnspec._errors import refusal
 from bnspec._modes import readable
-from bnspec._namespace import array_namespace
-from bnspec._precision import library
 from bnspec._types import Array, Moments, RunningState
 
 __all__ = ["is_readable", "moments_values", "not_below_zero", "state_values"]
