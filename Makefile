@@ -48,7 +48,7 @@ quick: $(VENV)/.stamp-dev ## While writing code: ruff, unit tests, and few cases
 # Everything that one clause hangs on: `make clause ID=BN-RUN-4`, or a family, ID=BN-RUN.
 clause: $(VENV)/.stamp-dev ## While writing a clause: ID's checks, its mutants, and whether the pages are up to date
 	@test -n "$(ID)" || { echo "which clause? make clause ID=BN-RUN-4" >&2; exit 2; }
-	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance run numpy-specification numpy strict --clause $(ID)
+	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance run numpy-specification numpy strict --clause $(ID) --max-examples 12
 	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance selftest --clause $(ID) --seed 0 --jobs $(JOBS)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m pages tests/core/test_clauses.py tests/core/test_dialects.py tests/suite tests/release tests/vectors
 

@@ -41,7 +41,7 @@ def program(calls, blocks):
 
     import bnspec
     from bnspec._sync import join_moments, signature
-    from bnspec_backends.ranks.mpi.communicator import MPICommunicator
+    from bnspec_backends.ranks import MPICommunicator
 
     config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0, center=False, scale=False)
     comm = MPICommunicator(deadline=120.0)

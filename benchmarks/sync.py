@@ -3,7 +3,7 @@
 Each row is one number of channels. In turns, so that a busy machine disturbs all alike, the ranks time
 
 - ours: `join_moments` forward and `join_sums` backward over `MPICommunicator`: one message each, merged by count;
-- seed: two averaged messages forward (mean and mean of squares, `MPI_Allreduce`), two backward, as tensorpack sends;
+- tensorpack: two averaged messages forward (mean and mean of squares, `MPI_Allreduce`), two backward;
 - gloo: `torch.distributed.all_reduce` of the bytes that ours sends, one forward and one backward;
 - bare: ours without signature, sequence and deadline: the same messages, received blindly, folded the same way.
 
@@ -26,7 +26,7 @@ from mpi4py import MPI
 
 import bnspec
 from bnspec._sync import _add, _merge, join_moments, join_sums, signature
-from bnspec_backends.ranks.mpi.communicator import MPICommunicator
+from bnspec_backends.ranks import MPICommunicator
 
 WORLD = MPI.COMM_WORLD
 RANK, SIZE = WORLD.Get_rank(), WORLD.Get_size()
@@ -61,10 +61,10 @@ class Ours(Way):
         join_sums(self.sums, self.comm, self.about[1])
 
 
-class Seed(Way):
+class Tensorpack(Way):
     """Equal-weight means over ranks, one message for each, in float32; the variance is their difference."""
 
-    name = "seed"
+    name = "tensorpack"
 
     def __init__(self, mpi):
         self.mpi = mpi
@@ -181,7 +181,7 @@ def main():
     options = parser.parse_args()
     folder = WORLD.bcast(tempfile.mkdtemp(prefix="bnspec-sync-") if RANK == 0 else None)
     comm = MPICommunicator(deadline=120.0)
-    rows = [Ours(comm), Seed(WORLD.Dup()), Bare(WORLD.Dup())]
+    rows = [Ours(comm), Tensorpack(WORLD.Dup()), Bare(WORLD.Dup())]
     said = "torch is not installed"
     try:
         rows.append(Gloo(folder))
@@ -217,9 +217,9 @@ def report(result, names, said):
         f"{SIZE} ranks on {os.cpu_count()} cores{' (oversubscribed)' if SIZE > (os.cpu_count() or 1) else ''}, "
         f"{platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}, {' '.join(library.split())}"
     )
-    print("us per call, median; bytes: what a rank sends per call in ours and in the seed's scheme\n")
+    print("us per call, median; bytes: what a rank sends per call in ours and in tensorpack's scheme\n")
     others = [name for name in names if name != "ours"]
-    head = ["direction", "C", *names, *(f"{name}/ours" for name in others), "bytes ours", "bytes seed"]
+    head = ["direction", "C", *names, *(f"{name}/ours" for name in others), "bytes ours", "bytes tensorpack"]
     print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
     for direction in ("forward", "backward"):
         for channels, values in result.items():

@@ -5,36 +5,39 @@ text, executable on the arrays of NumPy, CuPy, torch, JAX and any library that f
 """
 
 from bnspec._batch_norm import batch_norm, batch_norm_inference
+from bnspec._communicator import Communicator, Signature
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext, UpdateCollection, current_context, recompute, training_context
 from bnspec._derivatives import batch_norm_jvp, batch_norm_tangents, batch_norm_vjp
 from bnspec._dialects import Dialect, dialects
-from bnspec._errors import (
-    CollectiveMismatch,
-    CollectiveTimeout,
-    CommunicatorError,
-    FrozenStatisticsWarning,
-    UntrainedParametersWarning,
-)
-from bnspec._init import init
-from bnspec._layer import BatchNorm
-from bnspec._protocols import Backend, Communicator, Kernels, Signature
-from bnspec._registry import (
-    SpecificationKernels,
+from bnspec._discovery import (
+    Backend,
     get_backend,
     get_communicator,
     kernels_for,
     known_backends,
     use_kernels,
 )
+from bnspec._errors import (
+    CollectiveMismatch,
+    CollectiveTimeout,
+    CommunicatorError,
+    FrozenStatisticsWarning,
+    UntrainedParametersWarning,
+    refusal,
+)
+from bnspec._init import init
+from bnspec._kernels import Kernels
+from bnspec._layer import BatchNorm
 from bnspec._renorm_layer import BatchRenorm
-from bnspec._running import running_statistics, update_running
 from bnspec._statistics import merge, moments
-from bnspec._types import Gradients, Groups, Moments, Params, RunningState, Saved, Tangents
+from bnspec._types import Array, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved, Tangents
+from bnspec._update import running_statistics, update_running
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Array",
     "Backend",
     "BatchNorm",
     "BatchNormConfig",
@@ -49,12 +52,12 @@ __all__ = [
     "Groups",
     "Kernels",
     "Moments",
+    "Normalized",
     "Params",
     "Renorm",
     "RunningState",
     "Saved",
     "Signature",
-    "SpecificationKernels",
     "Tangents",
     "TrainingContext",
     "UntrainedParametersWarning",
@@ -75,6 +78,7 @@ __all__ = [
     "merge",
     "moments",
     "recompute",
+    "refusal",
     "running_statistics",
     "training_context",
     "update_running",

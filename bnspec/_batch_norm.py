@@ -1,26 +1,20 @@
 """Normalization by batch statistics and by running statistics: the two forward operations.
 
-Each is a few lines over the four primitives. There is no training flag: normalizing by the batch,
-normalizing by the running state and updating that state are three functions, and the options of a layer
+Each checks its arguments and hands them to the kernels of the array's library. There is no training flag: normalizing
+by the batch, normalizing by the running state and updating that state are three functions, and the options of a layer
 are ways to compose them.
 """
 
 from bnspec import _validate
+from bnspec._communicator import Communicator
 from bnspec._config import BatchNormConfig
 from bnspec._devices import on_device_of
-from bnspec._groups import split, spread, unsplit
-from bnspec._modes import differentiated, untraced
-from bnspec._moments import expand_mask
+from bnspec._discovery import kernels_for
+from bnspec._modes import untraced
 from bnspec._namespace import array_namespace
-from bnspec._normalize import inverse_stddev, scale_and_shift
 from bnspec._precision import arithmetic_dtype, stop_gradient
-from bnspec._protocols import Communicator, Kernels
-from bnspec._registry import as_fused, kernels_for
-from bnspec._renorm import corrections
 from bnspec._running import used_statistics
-from bnspec._sync import join_moments, signature
-from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
-from bnspec._widening import narrowed, widened
+from bnspec._types import Array, Moments, Params, RunningState, Saved, Static
 
 __all__ = ["batch_norm", "batch_norm_inference"]
 
@@ -90,42 +84,8 @@ def batch_norm(
     ([[-0.5], [0.5]], [[2.0]], [[1.0]])
     """
     groups = untraced(_validate.forward, x, params, config, state, mask, comm, name)
-    kernels = kernels_for(x)
-    if mask is None and comm is None and config.renorm is None and (fused := as_fused(kernels)):
-        both = fused.normalize_by_batch(x, params.gamma, params.beta, config.epsilon, groups)
-        if both is not None:
-            stats, inverse, y = both
-            n = array_namespace(inverse).astype(stats.count, inverse.dtype)
-            static = Static(groups, config, name)
-            return (
-                y,
-                stats,
-                Saved(x, None, params.gamma, params.beta, stats.mean, stats.mean_low, inverse, n, None, None, static),
-            )
-    kernels, (wide,), used = widened(kernels, (x,), *params)
-    local = kernels.moments(wide, groups, mask)
-    stats, divisor = join_moments(local, config, comm, signature(comm, "moments", name, x, local.m2, config))
-    inverse = inverse_stddev(stats.var, config.epsilon)
-    r = d = None
-    if config.renorm is not None:
-        assert state is not None
-        r, d = corrections(stats, state, config)
-    scale, shift = scale_and_shift(Params(*used), inverse, stats.mean_low, r, d)
-    y = narrowed(_normalize(kernels, wide, mask, stats, scale, shift, groups), x)
-    saved = Saved(
-        x,
-        mask,
-        params.gamma,
-        params.beta,
-        stats.mean,
-        stats.mean_low,
-        inverse,
-        divisor,
-        r,
-        d,
-        Static(groups, config, name),
-    )
-    return y, stats, saved
+    stats, done = kernels_for(x).forward(x, params, config, groups, state=state, mask=mask, comm=comm, name=name)
+    return done.y, stats, Saved.of(x, mask, params, done, Static(groups, config, name))
 
 
 @on_device_of("x")
@@ -172,40 +132,9 @@ def batch_norm_inference(
     [[2.0]]
     """
     groups = untraced(_validate.inference, x, params, state, config, name)
-    kernels = kernels_for(x)
     if config.averaging == "debiased":  # divided before it is rounded
-        state = state._replace(mean=_widened(state.mean, x), var=_widened(state.var, x))
+        xp, dtype = array_namespace(state.mean), arithmetic_dtype(x)
+        state = state._replace(mean=xp.astype(state.mean, dtype), var=xp.astype(state.var, dtype))
     mean, var = map(stop_gradient, used_statistics(state, config))
-    static = Static(groups, config, name)
-    if fused := as_fused(kernels):
-        found = fused.normalize_by_running(x, params.gamma, params.beta, mean, var, config.epsilon, groups)
-        if found is not None:
-            mean, low, inverse, y = found
-            return y, Saved(x, None, params.gamma, params.beta, mean, low, inverse, None, None, None, static)
-    mean, var = (_widened(v, x)[None, :] for v in (mean, var))
-    inverse = inverse_stddev(var, config.epsilon)
-    low = array_namespace(mean).zeros_like(mean)
-    scale, shift = scale_and_shift(params, inverse, low, None, None)
-    y = kernels.normalize(x, mean, scale, shift, groups)
-    return y, Saved(x, None, params.gamma, params.beta, mean, low, inverse, None, None, None, static)
-
-
-def _widened(v: Array, x: Array) -> Array:
-    return array_namespace(v).astype(v, arithmetic_dtype(x))
-
-
-def _normalize(
-    kernels: Kernels, x: Array, mask: Array | None, stats: Moments, scale: Array, shift: Array, groups: Groups
-) -> Array:
-    """Normalize; automatic differentiation takes xhat as 0 where x is masked and not finite [BN-MASK-3]."""
-    centre = stats.mean
-    if mask is None or not differentiated(x, scale, shift):
-        return kernels.normalize(x, centre, scale, shift, groups)
-    xp = array_namespace(x)
-    usable = expand_mask(mask, x, groups) | xp.isfinite(x)
-    y = kernels.normalize(xp.where(usable, x, xp.zeros_like(x)), centre, scale, shift, groups)
-    image = kernels.normalize(x, stop_gradient(centre), stop_gradient(scale), stop_gradient(shift), groups)
-    # y of an x at the mean: its derivative, added as a zero, is what the statistics and parameters see of the others.
-    middle = ((stop_gradient(centre) - centre) + stop_gradient(stats.mean_low)) * scale + shift
-    nothing = xp.where(xp.isfinite(middle), middle - stop_gradient(middle), xp.zeros_like(middle))
-    return xp.where(usable, y, unsplit(split(image, groups) + spread(nothing, x, groups), x))
+    done = kernels_for(x).infer(x, params, mean, var, config.epsilon, groups)
+    return done.y, Saved.of(x, None, params, done, Static(groups, config, name, frozen=True))

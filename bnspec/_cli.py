@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _backends(options: argparse.Namespace) -> None:
-    from bnspec._registry import known_backends
+    from bnspec._discovery import known_backends
 
     rows = [("backend", "status", "version", "devices", "dtypes")]
     remarks = []

@@ -5,18 +5,16 @@ the formulas.
 """
 
 from bnspec import _validate
+from bnspec._communicator import Communicator
 from bnspec._devices import on_device_of
-from bnspec._gradients import input_coefficients, parameter_gradients, tangent_coefficients
+from bnspec._discovery import kernels_for
+from bnspec._gradients import tangent_coefficients, usable_part
+from bnspec._kernels import narrowed, widened
 from bnspec._modes import untraced
-from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
-from bnspec._normalize import factor
 from bnspec._precision import where
-from bnspec._protocols import Communicator, Kernels
-from bnspec._registry import as_fused, kernels_for
 from bnspec._sync import join_sums, signature
 from bnspec._types import Array, Gradients, Saved, Tangents
-from bnspec._widening import narrowed, widened
 
 __all__ = ["batch_norm_jvp", "batch_norm_tangents", "batch_norm_vjp"]
 
@@ -25,8 +23,8 @@ __all__ = ["batch_norm_jvp", "batch_norm_tangents", "batch_norm_vjp"]
 def batch_norm_vjp(
     dy: Array,
     saved: Saved,
-    comm: Communicator | None = None,
     *,
+    comm: Communicator | None = None,
     dmean: Array | None = None,
     dvar: Array | None = None,
 ) -> Gradients:
@@ -74,34 +72,7 @@ def batch_norm_vjp(
     ([[-0.75], [0.75]], [2.0], [4.0])
     """
     untraced(_validate.derivative, "dy", dy, saved, comm, dmean=dmean, dvar=dvar)
-    groups, config, name = saved.static.groups, saved.static.config, saved.static.name
-    kernels = kernels_for(saved.x)
-    plain = saved.mask is None and saved.r is None and dmean is None and dvar is None
-    if plain and comm is None and saved.divisor is not None and (fused := as_fused(kernels)):
-        statistics = (saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor)
-        both = fused.pull_back(dy, saved.x, saved.gamma, *statistics, groups)
-        if both is not None:
-            s1, s2, dx = both
-            return Gradients(dx, *parameter_gradients(s1, s2, saved))
-    kernels, (g, x), _ = widened(kernels, (dy, saved.x), saved.gamma, saved.centre, saved.inverse_stddev)
-    x, s1, s2 = _cotangent_sums(kernels, g, x, saved)
-    dgamma, dbeta = parameter_gradients(s1, s2, saved)
-    if saved.divisor is None:  # an affine map: not even an infinite x reaches dx
-        xp = array_namespace(x)
-        still = xp.zeros_like(saved.centre)
-        g = g if g.dtype == x.dtype else xp.astype(g, saved.centre.dtype)
-        dx = kernels.normalize(g, still, factor(saved.gamma, None, saved.inverse_stddev), still, groups)
-        return Gradients(narrowed(dx, saved.x), dgamma, dbeta)
-
-    extra = [v for v in (dmean, dvar) if v is not None]
-    about = signature(comm, "gradients", name, saved.x, s1, config)
-    s1, s2, *extra = join_sums([s1, s2, *extra], comm, about)
-    dmean = extra.pop(0) if dmean is not None else None
-    dvar = extra.pop(0) if dvar is not None else None
-    a, b, c = input_coefficients(s1, s2, dmean, dvar, saved)
-    c = c - b * saved.centre_low
-    dx = kernels.grad_input(g, x, saved.centre, a, b, c, groups, saved.mask)
-    return Gradients(narrowed(dx, saved.x), dgamma, dbeta)
+    return kernels_for(saved.x).pull_back(dy, saved, comm=comm, dmean=dmean, dvar=dvar)
 
 
 @on_device_of("xdot")
@@ -110,6 +81,7 @@ def batch_norm_tangents(
     saved: Saved,
     gamma_dot: Array | None = None,
     beta_dot: Array | None = None,
+    *,
     comm: Communicator | None = None,
 ) -> Tangents:
     """Push a tangent of x, gamma and beta forward to y, mean and var.
@@ -157,7 +129,7 @@ def batch_norm_tangents(
     given = (xdot, saved.x)
     others = (gamma_dot, beta_dot, saved.gamma, saved.centre, saved.inverse_stddev)
     kernels, (v, x), (gamma_dot, beta_dot, *_) = widened(kernels_for(saved.x), given, *others)
-    if saved.divisor is None:
+    if saved.frozen:
         xp = array_namespace(saved.centre)
         mean_dot = var_dot = None
         still = xp.zeros_like(saved.centre)
@@ -168,11 +140,12 @@ def batch_norm_tangents(
     else:
         s1, centred = kernels.grad_sums(v, x, saved.centre, groups, saved.mask)
         s2 = centred - saved.centre_low * s1
+        assert saved.divisor is not None
         n = saved.divisor[:, None]
         about = signature(comm, "tangents", name, saved.x, s1, config)
         mean_dot, var_dot = join_sums([s1 / n, 2.0 * (s2 / n)], comm, about)
         a, b, c = tangent_coefficients(mean_dot, var_dot, gamma_dot, beta_dot, saved)
-    x, usable = _usable(x, saved)
+    x, usable = usable_part(x, saved)
     y = kernels.grad_input(v, x, saved.centre, a, b, c - b * saved.centre_low, groups, None)
     if usable is not None:  # xhat counts as 0 where x is masked and not finite
         still = kernels.grad_input(v, x, saved.centre, a, b * 0.0, c, groups, None)
@@ -185,30 +158,8 @@ def batch_norm_jvp(
     saved: Saved,
     gamma_dot: Array | None = None,
     beta_dot: Array | None = None,
+    *,
     comm: Communicator | None = None,
 ) -> Array:
     """Return the directional derivative of y alone: ``batch_norm_tangents(...).y`` [BN-GRAD-4]."""
-    return batch_norm_tangents(xdot, saved, gamma_dot, beta_dot, comm).y
-
-
-def _usable(x: Array, saved: Saved) -> tuple[Array, Array | None]:
-    """Return the saved x with 0 for masked NaN and infinity, and where x counts as it is (None: everywhere)."""
-    if saved.mask is None:
-        return x, None
-    xp = array_namespace(x)
-    usable = expand_mask(saved.mask, x, saved.static.groups) | xp.isfinite(x)
-    return where(usable, x, xp.zeros_like(x)), usable
-
-
-def _cotangent_sums(kernels: Kernels, dy: Array, x: Array, saved: Saved) -> tuple[Array, Array, Array]:
-    """Return x without masked NaN and infinity, the local ``sum g`` and ``sum g*(x - mean)``.
-
-    Every g counts, masked or not, since every y depends on the statistics; an x that is masked and not
-    finite adds nothing to the second sum [BN-MASK-3].
-    """
-    x, usable = _usable(x, saved)
-    s1, centred = kernels.grad_sums(dy, x, saved.centre, saved.static.groups, None)
-    if usable is None:
-        return x, s1, centred - saved.centre_low * s1
-    s1_usable, centred = kernels.grad_sums(dy, x, saved.centre, saved.static.groups, usable)
-    return x, s1, centred - saved.centre_low * s1_usable
+    return batch_norm_tangents(xdot, saved, gamma_dot, beta_dot, comm=comm).y

@@ -14,15 +14,25 @@ References
 Ioffe, Szegedy, "Batch Normalization", 2015, section 3 (the chain rule of algorithm 1).
 """
 
+from collections.abc import Callable
+
 from bnspec._groups import reduced_axes, split, spread, unsplit
 from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
 from bnspec._normalize import factor, row
-from bnspec._precision import arithmetic_dtype, has_headroom
+from bnspec._precision import arithmetic_dtype, has_headroom, where
 from bnspec._sums import sum_over
 from bnspec._types import Array, Groups, Saved
 
-__all__ = ["grad_input", "grad_sums", "input_coefficients", "parameter_gradients", "tangent_coefficients"]
+__all__ = [
+    "cotangent_sums",
+    "grad_input",
+    "grad_sums",
+    "input_coefficients",
+    "parameter_gradients",
+    "tangent_coefficients",
+    "usable_part",
+]
 
 
 def grad_sums(
@@ -146,3 +156,28 @@ def tangent_coefficients(
     if beta_dot is not None:
         c = c + row(beta_dot, c)
     return a, b, c
+
+
+def usable_part(x: Array, saved: Saved) -> tuple[Array, Array | None]:
+    """Return the saved x with 0 for masked NaN and infinity, and where x counts as it is (None: everywhere)."""
+    if saved.mask is None:
+        return x, None
+    xp = array_namespace(x)
+    usable = expand_mask(saved.mask, x, saved.static.groups) | xp.isfinite(x)
+    return where(usable, x, xp.zeros_like(x)), usable
+
+
+def cotangent_sums(
+    grad_sums: Callable[..., tuple[Array, Array]], dy: Array, x: Array, saved: Saved
+) -> tuple[Array, Array, Array]:
+    """Return x without masked NaN and infinity, the local ``sum g`` and ``sum g*(x - mean)``.
+
+    Every g counts, masked or not, since every y depends on the statistics; an x that is masked and not
+    finite adds nothing to the second sum [BN-MASK-3].
+    """
+    x, usable = usable_part(x, saved)
+    s1, centred = grad_sums(dy, x, saved.centre, saved.static.groups, None)
+    if usable is None:
+        return x, s1, centred - saved.centre_low * s1
+    s1_usable, centred = grad_sums(dy, x, saved.centre, saved.static.groups, usable)
+    return x, s1, centred - saved.centre_low * s1_usable

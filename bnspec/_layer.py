@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from bnspec import _context
 from bnspec._batch_norm import batch_norm, batch_norm_inference
+from bnspec._communicator import Communicator
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext
 from bnspec._derivatives import batch_norm_vjp
@@ -18,10 +19,9 @@ from bnspec._layer_config import LayerConfig
 from bnspec._locks import LAYERS
 from bnspec._options import flag, only_keywords
 from bnspec._precision import stop_gradient
-from bnspec._protocols import Communicator
-from bnspec._running import update_running
 from bnspec._tape import Call, Tape
 from bnspec._types import Array, Gradients, Moments, Params, RunningState, Saved
+from bnspec._update import update_running
 
 __all__ = ["BatchNorm"]
 
@@ -260,7 +260,7 @@ class BatchNorm(Attributes, LayerConfig):
         """
         tape = self._tape
         saved, comm = tape.answer(self.name, self.trainable)
-        grads = batch_norm_vjp(dy, saved, comm)
+        grads = batch_norm_vjp(dy, saved, comm=comm)
         kept = grads if self.trainable else Gradients(grads.x, None, None)
         with LAYERS.held():
             same = self._tape.mark is tape.mark  # else another thread has called since

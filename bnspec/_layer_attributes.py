@@ -168,7 +168,7 @@ class Attributes:
     def _carried(self) -> dict[str, Any]:
         """What a copy has of this layer: everything but batches, gradients, and initializers that did their work."""
         held = dict(vars(self))  # in one step, whatever other threads do
-        held |= {"_tape": Tape(), "gradients": None}
+        held |= {"_tape": Tape(), "gradients": None, "_configs": {}}
         if held["params"] is not None:
             held["_initializers"] = (None, None)
         return held

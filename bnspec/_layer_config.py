@@ -4,9 +4,11 @@ import warnings
 from typing import Any
 
 from bnspec import _context
+from bnspec._communicator import Communicator
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext
 from bnspec._dialects import dialects
+from bnspec._discovery import get_communicator
 from bnspec._eager import in_backward_of_torch, kept_tensors
 from bnspec._errors import refusal
 from bnspec._init import init
@@ -20,8 +22,6 @@ from bnspec._options import (
     own_decay,
 )
 from bnspec._precision import dtype_name
-from bnspec._protocols import Communicator
-from bnspec._registry import get_communicator
 from bnspec._scalars import plain
 from bnspec._state_dict import StateDict
 from bnspec._tape import Tape
@@ -42,6 +42,7 @@ class LayerConfig(StateDict):
     _ema_update: str
     _sync_statistics: str | None
     _comm: Communicator | None
+    _configs: dict[tuple[int, str, bool], BatchNormConfig]
 
     def _configure(
         self,
@@ -76,6 +77,7 @@ class LayerConfig(StateDict):
             _tape=Tape(),
             _told=False,
             _loaded=None,
+            _configs={},
         )
         self.training = own["training"]
         self._ema_update = self._check_update(ema_update)
@@ -93,7 +95,17 @@ class LayerConfig(StateDict):
             row.check(rank=rank, axis=row.axis % rank, dtype="float32", ghost=True, sync=True)
 
     def config_for(self, x: Array, *, training: bool = True) -> BatchNormConfig:
-        """Return the configuration with which this layer treats x."""
+        """Return the configuration with which this layer treats x; made once for each rank and dtype."""
+        shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
+        if shape is None or dtype is None:
+            return self._config_for(x, training=training)
+        key = (len(shape), dtype_name(dtype), training)
+        config = self._configs.get(key)
+        if config is None or config.renorm is not self.renorm:  # its limits may be set between steps
+            config = self._configs[key] = self._config_for(x, training=training)
+        return config
+
+    def _config_for(self, x: Array, *, training: bool) -> BatchNormConfig:
         axis = channel_axis_of(self._axis, self._data_format, getattr(x, "ndim", 2), self.dialect.axis)
         unused = BatchNormConfig(axis=axis, epsilon=1.0, decay=0.0, correction=0)
         axis = channel_axis(x, unused, self.name)

@@ -11,15 +11,20 @@ References
 Ioffe, Szegedy, "Batch Normalization", 2015, algorithm 1.
 """
 
+from collections.abc import Callable
+
 from bnspec._groups import split, spread, unsplit
+from bnspec._modes import differentiated
+from bnspec._moments import expand_mask
 from bnspec._namespace import array_namespace
-from bnspec._precision import arithmetic_dtype
-from bnspec._types import Array, Groups, Params
+from bnspec._precision import arithmetic_dtype, stop_gradient
+from bnspec._types import Array, Groups, Moments, Params
 
 __all__ = [
     "factor",
     "inverse_stddev",
     "normalize",
+    "normalize_usable",
     "row",
     "scale_and_shift",
 ]
@@ -87,3 +92,27 @@ def factor(gamma: Array | None, r: Array | None, inverse: Array) -> Array:
 def row(parameter: Array, like: Array) -> Array:
     """A parameter of shape (C,) as (1, C) in like's dtype."""
     return array_namespace(parameter).astype(parameter, like.dtype)[None, :]
+
+
+def normalize_usable(
+    normalize: Callable[..., Array],
+    x: Array,
+    mask: Array | None,
+    stats: Moments,
+    scale: Array,
+    shift: Array,
+    groups: Groups,
+) -> Array:
+    """Normalize; automatic differentiation takes xhat as 0 where x is masked and not finite [BN-MASK-3]."""
+    centre = stats.mean
+    if mask is None or not differentiated(x, scale, shift):
+        return normalize(x, centre, scale, shift, groups)
+    xp = array_namespace(x)
+    usable = expand_mask(mask, x, groups) | xp.isfinite(x)
+    y = normalize(xp.where(usable, x, xp.zeros_like(x)), centre, scale, shift, groups)
+    image = normalize(x, stop_gradient(centre), stop_gradient(scale), stop_gradient(shift), groups)
+    # `middle` is y at x = mean. Adding `middle - stop_gradient(middle)`, a zero, gives masked elements that are not
+    # finite the gradients of y with xhat = 0.
+    middle = ((stop_gradient(centre) - centre) + stop_gradient(stats.mean_low)) * scale + shift
+    nothing = xp.where(xp.isfinite(middle), middle - stop_gradient(middle), xp.zeros_like(middle))
+    return xp.where(usable, y, unsplit(split(image, groups) + spread(nothing, x, groups), x))

@@ -230,7 +230,7 @@ def constant(values: Any, like: Array, dtype: Any) -> Array:
 
 def to_numpy(x: Array) -> Any:
     """Copy an array to the host as NumPy's, through its backend."""
-    from bnspec._registry import get_backend
+    from bnspec._discovery import get_backend
 
     name = library(x)
     return get_backend("strict" if name == "array_api_strict" else name).to_numpy(x)

@@ -164,7 +164,16 @@ def saved(given: Any) -> None:
     for label in ("centre", "centre_low", "inverse_stddev", "r", "d"):
         if (value := getattr(given, label)) is not None or label not in ("r", "d"):
             _statistic(f"saved.{label}", value, x, "saved.x", shape, name, "BN-GRAD-1", given.centre)
-    if given.divisor is not None:
+    if type(given.static.frozen) is not bool or (given.static.frozen and given.divisor is not None):
+        raise refusal(
+            ValueError,
+            "BN-INF-3",
+            got=f"{name}: saved.static.frozen is {given.static.frozen!r} "
+            f"{'without' if given.divisor is None else 'with'} a divisor",
+            expected="True without a divisor for running statistics, False with one for those of a batch",
+            do=do,
+        )
+    if not given.static.frozen:
         _statistic("saved.divisor", given.divisor, x, "saved.x", shape[:1], name, "BN-GRAD-1", given.centre)
 
 

@@ -1,12 +1,30 @@
 """Batch renormalization as a layer (SPEC.md, "Batch renormalization")."""
 
 import dataclasses
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from bnspec._config import Renorm
 from bnspec._layer import BatchNorm
 
 __all__ = ["BatchRenorm"]
+
+
+def _showing_the_options_of(other: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let help() show the arguments of another constructor, all but renorm, in the place of ``**options``."""
+
+    def decorate(constructor: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(constructor)
+        theirs = inspect.signature(other).parameters.values()
+        kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        names = {"renorm", *(p.name for p in kept)}
+        constructor.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[*kept, *(p for p in theirs if p.name not in names)]
+        )
+        return constructor
+
+    return decorate
 
 
 class BatchRenorm(BatchNorm):
@@ -38,6 +56,7 @@ class BatchRenorm(BatchNorm):
     ['beta', 'gamma', 'moving_mean', 'moving_variance', 'moving_stddev', 'renorm_mean', 'renorm_stddev']
     """
 
+    @_showing_the_options_of(BatchNorm.__init__)
     def __init__(
         self,
         rmax: float,

@@ -16,19 +16,17 @@ import math
 import operator
 from typing import NamedTuple
 
-from bnspec import _validate
+from bnspec import _values
 from bnspec._config import BatchNormConfig
 from bnspec._counts import counts_of
-from bnspec._devices import on_device_of
 from bnspec._errors import refusal
 from bnspec._modes import untraced
 from bnspec._moments import group, merge_groups
 from bnspec._namespace import array_namespace
-from bnspec._precision import stop_gradient, values, where
-from bnspec._registry import as_fused, kernels_for
+from bnspec._precision import values, where
 from bnspec._types import Array, Moments, RunningState
 
-__all__ = ["running_statistics", "update_running", "used_statistics"]
+__all__ = ["update", "used_statistics"]
 
 
 class _Feed(NamedTuple):
@@ -41,56 +39,10 @@ class _Feed(NamedTuple):
     lacking: Array  # shape (), bool: the count is too small and the old variance is to stay
 
 
-@on_device_of("state")
-def update_running(
-    state: RunningState, stats: Moments, config: BatchNormConfig, *, name: str = "batch_norm"
-) -> RunningState:
-    """Return the running state after one batch.
-
-    Parameters
-    ----------
-    state : RunningState
-        The state before; not written [BN-RUN-12].
-    stats : Moments
-        As returned by `batch_norm`: (G, C) moments, joined across ranks.
-    config : BatchNormConfig
-        Its decay, correction, averaging, ghost_source, single_value, nonfinite and renorm apply.
-    name : str
-        The layer's name, for error texts.
-
-    Returns
-    -------
-    RunningState
-        Arrays of the old state's dtypes.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a state or moments that break a clause, such as those of another shape, or with a variance or count below 0
-        [BN-RUN-14]. If the count does not exceed the correction and ``single_value="raise"`` [BN-RUN-4].
-    FloatingPointError
-        If a statistic is not finite and ``nonfinite="raise"`` [BN-RUN-10].
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import bnspec
-    >>> config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.75, correction=1)
-    >>> params, state = bnspec.init(config, channels=1, like=np.zeros(1))
-    >>> y, stats, saved = bnspec.batch_norm(np.asarray([[1.0], [3.0]]), params, config)
-    >>> new = bnspec.update_running(state, stats, config)   # batch mean 2, corrected variance 2
-    >>> new.mean.tolist(), new.var.tolist()
-    ([0.5], [1.25])
-    """
-    untraced(_validate.running, state, stats, config, name)
-    # Constants to automatic differentiation: a state that carried its graph along would grow with every step.
-    state = RunningState(*(v if v is None else stop_gradient(v) for v in state))
-    stats = Moments(*map(stop_gradient, stats))
-    fused = as_fused(kernels_for(stats.m2))
-    if fused and (new := fused.update(state, stats, config)) is not None:
-        return new
-    _validate.state_values(state, name)
-    _validate.moments_values(stats, name)
+def update(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> RunningState:
+    """Return the running state after one batch, for a state and moments whose kinds and shapes were checked."""
+    _values.state_values(state, name)
+    _values.moments_values(stats, name)
     _check_counts(stats.count, state, config, name)
     for feed in _feeds(stats, config):
         state = _step(state, feed, config, name)
@@ -278,30 +230,6 @@ def _move_deviations(old: RunningState, new: RunningState, feed: _Feed, config: 
     return new._replace(
         renorm_mean=_move(old.renorm_mean, feed.mean, w), renorm_stddev=_move(old.renorm_stddev, sigma, w)
     )
-
-
-@on_device_of("state")
-def running_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Array, Array]:
-    """Return the mean and variance that inference uses, shape (C,), in the state's dtypes [BN-RUN-7].
-
-    They are the state's own, except under ``averaging="debiased"``: there they are divided by
-    ``1 - decay^t``, and are 0 and 1 before the first update.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a state that breaks a clause, which the text names.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.75, correction=0, averaging="debiased")
-    >>> state = RunningState(np.asarray([0.5]), np.asarray([1.0]), count=np.asarray([1]))
-    >>> [v.round(12).tolist() for v in running_statistics(state, config)]
-    [[2.0], [4.0]]
-    """
-    untraced(_validate.statistics, state, config, "running_statistics")
-    return used_statistics(state, config)
 
 
 def used_statistics(state: RunningState, config: BatchNormConfig) -> tuple[Array, Array]:

@@ -2,9 +2,9 @@
 
 from bnspec import _validate
 from bnspec._devices import on_device_of
+from bnspec._discovery import kernels_for
 from bnspec._modes import untraced
 from bnspec._moments import merge_by
-from bnspec._registry import kernels_for, merge_rows_of
 from bnspec._types import Array, Groups, Moments
 
 __all__ = ["merge", "moments"]
@@ -90,4 +90,4 @@ def merge(a: Moments, b: Moments, *, name: str = "merge") -> Moments:
     True
     """
     untraced(_validate.merge, a, b, name)
-    return merge_by(merge_rows_of, a, b)
+    return merge_by(kernels_for(a.m2).merge, a, b)

@@ -12,12 +12,11 @@ Chan, Golub, LeVeque 1983 (merging); Peng et al., "MegDet", 2018, section 3.2 (c
 import functools
 from collections.abc import Callable
 
+from bnspec._communicator import Communicator, Signature
 from bnspec._config import BatchNormConfig
 from bnspec._errors import CommunicatorError, refusal
 from bnspec._namespace import array_namespace
 from bnspec._precision import count_dtype, dtype_name, is_array, library
-from bnspec._protocols import Communicator, Signature
-from bnspec._registry import merge_rows_of
 from bnspec._types import Array, Moments
 
 __all__ = ["join_moments", "join_sums", "signature"]
@@ -43,9 +42,26 @@ def _options(config: BatchNormConfig) -> str:
 
 
 def join_moments(
-    local: Moments, config: BatchNormConfig, comm: Communicator | None, about: Signature | None
+    local: Moments,
+    config: BatchNormConfig,
+    comm: Communicator | None,
+    about: Signature | None,
+    merge: Callable[[Array, Array, int], Array],
 ) -> tuple[Moments, Array]:
     """Join the ranks' moments group by group.
+
+    Parameters
+    ----------
+    local : Moments
+        This rank's own.
+    config : BatchNormConfig
+        Its sync_weighting applies.
+    comm : Communicator or None
+        None for a rank on its own.
+    about : Signature or None
+        Facts that the ranks compare.
+    merge : callable
+        `bnspec.Kernels.merge` of the payload's library.
 
     Returns
     -------
@@ -68,7 +84,7 @@ def join_moments(
     columns = _count_columns(local.count, n, weight, by_rank)
     added, c = len(columns), int(spread.shape[1])
     payload = xp.concat([*(v[:, None] for v in columns), local.mean, local.mean_low, spread], axis=1)
-    joined = _joined(payload, functools.partial(merge_rows_of, added=added), comm, about)
+    joined = _joined(payload, lambda a, b: merge(a, b, added), comm, about)
 
     total = joined[:, added - 1]
     whole = count_dtype(xp)

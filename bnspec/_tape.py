@@ -12,11 +12,11 @@ from typing import Any
 
 from array_api_compat import device
 
+from bnspec._communicator import Communicator
 from bnspec._devices import on_device_of
 from bnspec._errors import refusal
 from bnspec._namespace import array_namespace
 from bnspec._precision import is_array, stop_gradient
-from bnspec._protocols import Communicator
 from bnspec._types import Array, Saved
 
 __all__ = ["Call", "Tape"]
@@ -51,7 +51,7 @@ class Call:
     def of(cls, saved: Saved, comm: Communicator | None, *, due: bool, trainable: bool) -> "Call":
         """Keep a call: the batch itself only if a backward is due that needs it."""
         shape, dtype, batch = tuple(saved.x.shape), saved.x.dtype, None
-        affine = saved.divisor is None and not (trainable and saved.gamma is not None)
+        affine = saved.frozen and not (trainable and saved.gamma is not None)
         if not due or affine:
             batch = (_weak(saved.x), _weak(saved.mask))
             fields: list[Any] = list(saved._replace(x=None, mask=None))
@@ -63,10 +63,10 @@ class Call:
         if self.batch is None:
             return self.saved
         x, mask = (given() for given in self.batch)
-        masked = self.saved.divisor is not None and self.batch[1] is not _absent
+        masked = not self.saved.frozen and self.batch[1] is not _absent
         if x is not None and not (masked and mask is None):
             return self.saved._replace(x=stop_gradient(x), mask=mask)
-        if self.saved.divisor is None and not (trainable and self.saved.gamma is not None):
+        if self.saved.frozen and not (trainable and self.saved.gamma is not None):
             # An affine map's dx and dbeta depend on no x: zeros of its shape and dtype serve as well.
             return self.saved._replace(x=_zeros(self.saved.centre, self.shape, self.dtype))
         return None

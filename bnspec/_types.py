@@ -16,6 +16,7 @@ __all__ = [
     "Gradients",
     "Groups",
     "Moments",
+    "Normalized",
     "Params",
     "RunningState",
     "Saved",
@@ -82,8 +83,20 @@ class Moments(NamedTuple):
         return self.m2 / (count + array_namespace(self.m2).astype(count == 0, count.dtype))
 
 
+class Normalized(NamedTuple):
+    """Result of a forward pass: y, and the statistics that it was normalized by."""
+
+    y: Array  # x's shape and dtype
+    centre: Array  # shape (G, C), arithmetic dtype: high part of the mean that was subtracted
+    centre_low: Array  # shape (G, C), arithmetic dtype: its low part
+    inverse_stddev: Array  # shape (G, C), arithmetic dtype: 1 / sqrt(var + epsilon)
+    divisor: Array | None = None  # shape (G,), arithmetic dtype: divides joined gradient sums; None: running statistics
+    r: Array | None = None  # shape (G, C): renorm's scale correction
+    d: Array | None = None  # shape (G, C): renorm's shift correction
+
+
 class Saved(NamedTuple):
-    """What the forward pass keeps for the derivatives."""
+    """Record of a forward pass for its derivatives."""
 
     x: Array  # the input
     mask: Array | None  # booleans that broadcast against x; None where every element counts
@@ -92,10 +105,20 @@ class Saved(NamedTuple):
     centre: Array  # shape (G, C), arithmetic dtype: high part of the mean that was subtracted
     centre_low: Array  # shape (G, C), arithmetic dtype: its low part
     inverse_stddev: Array  # shape (G, C), arithmetic dtype: 1 / sqrt(var + epsilon)
-    divisor: Array | None  # shape (G,), arithmetic dtype: what the joined gradient sums are divided by; None: frozen
+    divisor: Array | None  # shape (G,), arithmetic dtype: divides joined gradient sums; None where frozen
     r: Array | None  # shape (G, C): renorm's scale correction, a constant to the gradient
     d: Array | None  # shape (G, C): renorm's shift correction, a constant to the gradient
     static: "Static"
+
+    @classmethod
+    def of(cls, x: Array, mask: Array | None, params: Params, done: Normalized, static: "Static") -> "Saved":
+        """Keep a forward pass."""
+        return cls(x, mask, params.gamma, params.beta, *done[1:], static)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether x was normalized by running statistics, which are constants to the derivatives [BN-INF-3]."""
+        return self.static.frozen
 
 
 @dataclass(frozen=True)
@@ -105,6 +128,7 @@ class Static:
     groups: Groups
     config: Any  # BatchNormConfig; untyped here, because the configuration imports nothing of the arrays
     name: str
+    frozen: bool = False  # True for the running statistics of `batch_norm_inference`
 
 
 class Gradients(NamedTuple):

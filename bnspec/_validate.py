@@ -10,9 +10,9 @@ from bnspec import _arrays, _records
 from bnspec._arrays import floating, same_home
 from bnspec._config import BatchNormConfig
 from bnspec._errors import refusal
-from bnspec._looks import look_of, once
 from bnspec._precision import dtype_name
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
+from bnspec._validation_cache import look_of, once
 from bnspec._values import moments_values, state_values
 
 __all__ = [
@@ -183,10 +183,11 @@ def _merge(a: Moments, b: Moments, name: str) -> None:
 
 def derivative(what: str, v: Array, saved: Saved, comm: Any, **more: Array | None) -> None:
     """Check a cotangent or tangent of y, and those of parameters or statistics, against the saved forward pass."""
-    static = saved.static if type(saved) is Saved else None
+    static: Any = saved.static if type(saved) is Saved else None
     look = groups = None
-    if type(static) is Static and _known(static.config, static.name) and _records.is_plain_groups(static.groups):
-        groups = static.groups
+    known = type(static) is Static and type(static.frozen) is bool and _known(static.config, static.name)
+    if known and _records.is_plain_groups(static.groups):
+        groups = (static.groups, static.frozen)
         look = look_of(v, *saved[:-1], *more.values())
     once(("derivative", what, groups), look, _derivative, what, v, saved, more)
     communicator(comm, saved.static.name)
@@ -211,7 +212,7 @@ def _derivative(what: str, v: Any, saved: Saved, more: dict[str, Array | None]) 
         floating(label, value, name)
         same_home("x", saved.x, label, value, name)
         statistic = label in ("dmean", "dvar")
-        if statistic and saved.divisor is None:
+        if statistic and saved.frozen:
             raise refusal(
                 ValueError,
                 "BN-GRAD-6",

@@ -104,8 +104,8 @@ def test_torch_third_derivatives(masked: bool) -> None:
 
 def test_no_wide_copy_is_kept_where_nobody_differentiates() -> None:
     """Arrays are widened for the library's differentiation alone."""
-    from bnspec._registry import kernels_for
-    from bnspec._widening import widened
+    from bnspec._discovery import kernels_for
+    from bnspec._kernels import widened
 
     torch = pytest.importorskip("torch", reason="torch is not installed")
     for x in (np.ones((2, 3), "float16"), torch.ones(2, 3)):

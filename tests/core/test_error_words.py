@@ -10,7 +10,7 @@ from installed_here import installed
 from refusals import refused
 
 import bnspec
-from bnspec import _registry
+from bnspec import _discovery
 from bnspec._cli import main
 from bnspec_backends.ranks import threads
 
@@ -151,7 +151,7 @@ def test_a_communicator_whose_library_is_missing(
     for module in [m for m in sys.modules if f"{m}.".startswith((f"bnspec_backends.ranks.{wanted}.", f"{library}."))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(sys, "meta_path", [Missing, *sys.meta_path])
-    monkeypatch.setattr(_registry, "_communicators", {})
+    monkeypatch.setattr(_discovery, "_communicators", {})
     text = (
         f"communicator {wanted!r} cannot be imported (No module named {library!r}); expected its library to be "
         f"installed [BN-ERR-5]. Try `pip install bnspec[{extra}]`."

@@ -1,4 +1,4 @@
-"""The four primitives are the only seam: every operation goes through them, and each can be replaced alone."""
+"""`bnspec.Kernels` is the only seam: every operation goes through it, and each method can be replaced alone."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def whole(rows: Any, groups: Any, like: Any) -> Any:
     return np.moveaxis(np.concatenate(rows).reshape(shape), -1, groups.axis).astype(like.dtype)
 
 
-class Toy:
+class Toy(bnspec.Kernels):
     """The primitives in plain NumPy float64, a loop over groups, written without looking at the specification's."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Toy:
 
 def only(name: str) -> Any:
     """A toy that has one of the primitives."""
-    toy = type("Some", (), {name: vars(Toy)[name]})()
+    toy = type("Some", (bnspec.Kernels,), {name: vars(Toy)[name]})()
     toy.calls = Counter()
     return toy
 
@@ -85,7 +85,7 @@ def toy_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     toy = Toy()
     with monkeypatch.context() as patch:
         for name in PRIMITIVES:
-            patch.setattr(bnspec.SpecificationKernels, name, staticmethod(forbidden))
+            patch.setattr(bnspec.Kernels, name, forbidden)
         with bnspec.use_kernels("numpy", toy):
             yield toy
 
@@ -100,6 +100,9 @@ CONFIGS = {
 }
 
 
+PLAIN = bnspec.BatchNormConfig(epsilon=1e-3, decay=0.9, correction=0, axis=1)
+
+
 def config_of(name: str) -> Any:
     return bnspec.BatchNormConfig(epsilon=1e-3, decay=0.9, correction=0, **CONFIGS[name])
 
@@ -110,8 +113,8 @@ def training_step(config: Any, mask: Any, comm: Any = None, rows: Any = slice(No
     params = params._replace(gamma=np.linspace(0.5, 1.5, len(params.gamma), dtype=np.float32))
     mask = None if mask is None else mask[rows]
     y, stats, saved = bnspec.batch_norm(X[rows], params, config, state=state, mask=mask, comm=comm)
-    gradients = bnspec.batch_norm_vjp(DY[rows], saved, comm)
-    tangents = bnspec.batch_norm_tangents(XDOT[rows], saved, params.gamma, params.beta, comm)
+    gradients = bnspec.batch_norm_vjp(DY[rows], saved, comm=comm)
+    tangents = bnspec.batch_norm_tangents(XDOT[rows], saved, params.gamma, params.beta, comm=comm)
     new = bnspec.update_running(state, stats, config)
     return [y, stats.count, stats.mean + stats.mean_low, stats.m2, *gradients, *tangents, *new]
 
@@ -190,9 +193,6 @@ def test_one_primitive_alone_can_be_replaced(replaced: Any) -> None:
     with bnspec.use_kernels("numpy", toy) as kernels:
         assert bnspec.kernels_for(X) is kernels
         close(training_step(config, None), expected)
-        for name in PRIMITIVES:
-            theirs = getattr(kernels, name) is getattr(bnspec.SpecificationKernels, name)
-            assert theirs == (name != replaced)
     assert set(toy.calls) == {replaced}
     assert bnspec.kernels_for(X) is before
 
@@ -214,3 +214,56 @@ def test_other_libraries_keep_their_primitives() -> None:
     with bnspec.use_kernels("numpy", toy):
         bnspec.BatchNorm(axis=1)(torch.asarray(X))
     assert toy.calls == {}
+
+
+COMPOSED = ("forward", "pull_back", "infer", "update", "merge")
+
+
+@pytest.mark.parametrize("replaced", COMPOSED)
+def test_each_composed_operation_can_be_replaced_and_leave_calls_to_super(replaced):
+    calls = Counter()
+
+    def counted(self, *given, **more):
+        calls[replaced] += 1
+        return getattr(super(Counting, self), replaced)(*given, **more)
+
+    Counting = type("Counting", (bnspec.Kernels,), {replaced: counted})
+    config = config_of("ghost")
+
+    def everything(comm):
+        return [*training_step(config, None, comm, slice(0, 4) if comm.rank == 0 else slice(2, 6)), *frozen_step(PLAIN)]
+
+    with bnspec.use_kernels("numpy", bnspec.Kernels()):
+        expected = threads.run(2, everything)
+    with bnspec.use_kernels("numpy", Counting()):
+        for ours, theirs in zip(threads.run(2, everything), expected):
+            close(ours, theirs)
+    assert set(calls) == {replaced}
+
+
+def test_an_override_with_an_unknown_name_is_refused_where_it_is_defined():
+    with pytest.raises(TypeError, match=r"kernels Misspelt with normalise; expected only .*normalize.* \[BN-ERR-5\]"):
+        type("Misspelt", (bnspec.Kernels,), {"normalise": lambda self, *given: None})
+    mixin = type("Mixin", (), {"grad_sum": lambda self, *given: None})
+    with pytest.raises(TypeError, match="Mixed with grad_sum"):
+        type("Mixed", (mixin, bnspec.Kernels), {})
+    type("Helped", (bnspec.Kernels,), {"_own": 1})
+
+
+@pytest.mark.parametrize("kernels", [object(), Toy, None])
+def test_what_is_no_kernels_is_refused(kernels):
+    before = bnspec.kernels_for(X)
+    with pytest.raises(TypeError, match=r"expected an instance of bnspec.Kernels \[BN-ERR-5\]"):
+        with bnspec.use_kernels("numpy", kernels):
+            pass
+    assert bnspec.kernels_for(X) is before
+
+
+def test_what_is_saved_says_by_name_whether_it_is_frozen():
+    config = config_of("plain")
+    params, state = bnspec.init(config, channels=3, like=X)
+    trained, frozen = bnspec.batch_norm(X, params, config)[2], bnspec.batch_norm_inference(X, params, state, config)[1]
+    assert (trained.frozen, frozen.frozen) == (False, True)
+    for wrong in (trained._replace(divisor=None), frozen._replace(divisor=trained.divisor)):
+        with pytest.raises((TypeError, ValueError), match="divisor"):
+            bnspec.batch_norm_vjp(DY, wrong)

@@ -18,7 +18,7 @@ numba = pytest.importorskip("numba")
 
 from bnspec_backends.cpu.buffer_pool import SMALLEST, Pool  # noqa: E402
 from bnspec_backends.cpu.compiled import dtypes as storage  # noqa: E402
-from bnspec_backends.cpu.compiled.code_cache import Kept  # noqa: E402
+from bnspec_backends.cpu.compiled.code_cache import CodeCache  # noqa: E402
 from bnspec_backends.cpu.compiled.compile_notice import notice  # noqa: E402
 
 
@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def found(stamp: str = "one", value: int = 3) -> bool:
     """Whether a new process would find the code; it computes in any case."""
     kernel = numba.njit(square)
-    kernel._cache = Kept(square, stamp)
+    kernel._cache = CodeCache(square, stamp)
     assert kernel(value) == value * value
     return bool(sum(kernel.stats.cache_hits.values()))
 

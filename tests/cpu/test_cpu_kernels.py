@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bnspec
+from bnspec._discovery import kernels_for
 from bnspec._moments import merge_rows
-from bnspec._registry import kernels_for
 from bnspec_backends import cpu
 from bnspec_backends.cpu.buffer_pool import Pool
 from bnspec_backends.cpu.workers import Workers
 
-PLAIN = bnspec.SpecificationKernels()
+PLAIN = bnspec.Kernels()
 COMPILES = importlib.util.find_spec("numba") is not None
 KINDS = {name: cpu.make(name) for name in (("compiled", "blocked") if COMPILES else ("blocked",))}
 with_numba = pytest.mark.skipif(not COMPILES, reason="numba is not installed")
@@ -96,13 +96,13 @@ def test_primitives_are_those_of_the_specification(
     )  # fmt: skip
 
 
-class FourAlone:
+class FourAlone(bnspec.Kernels):
     """The compiled primitives without the fused passes."""
 
-    def __init__(self) -> None:
-        kernels = KINDS["compiled"]
-        self.moments, self.normalize = kernels.moments, kernels.normalize
-        self.grad_sums, self.grad_input = kernels.grad_sums, kernels.grad_input
+
+if COMPILES:
+    for primitive in ("moments", "normalize", "grad_sums", "grad_input"):
+        setattr(FourAlone, primitive, staticmethod(getattr(KINDS["compiled"], primitive)))
 
 
 def step(x: Any, dy: Any, config: Any, gamma: Any = None, beta: Any = None) -> list[Any]:
@@ -140,9 +140,11 @@ def test_no_bit_depends_on_the_number_of_threads(
     size = shape[0] // number if number > 1 else None
     config = bnspec.BatchNormConfig(axis=axis, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=size)
     gamma, beta = np.random.default_rng(3).standard_normal((2, shape[axis])).astype(np.float32)
-    monkeypatch.setattr("bnspec_backends.cpu.resources.SERIAL", 0)
+    monkeypatch.setattr(
+        sys.modules["bnspec_backends.cpu.resources"], "SERIAL", 0
+    )  # `cpu.resources` is the object in it
     if kind == "compiled":
-        monkeypatch.setattr("bnspec_backends.cpu.compiled.kernels.SERIAL", 0)
+        monkeypatch.setattr("bnspec_backends.cpu.compiled.operations.SERIAL", 0)
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(cpu.resources, "_workers", Workers(threads))
@@ -233,7 +235,8 @@ def test_merging_is_that_of_the_specification_to_the_bit(added: int) -> None:
         wanted = merge_rows(a, b, added)
     assert KINDS["compiled"].merge(a, b, added).tobytes() == wanted.tobytes()
     assert KINDS["compiled"].merge(a[:, ::-1][:, ::-1], b, added).tobytes() == wanted.tobytes()
-    assert KINDS["compiled"].merge(a.astype(np.float32), b, added) is None
+    narrow = a.astype(np.float32)
+    assert KINDS["compiled"].merge(narrow, b, added).tobytes() == merge_rows(narrow, b, added).tobytes()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -355,7 +358,7 @@ def test_torch_differentiates_the_compiled_kernels_twice(second: str) -> None:
     pytest.importorskip("torch")
     from bnspec_backends.cpu.torch_kernels import TorchCpuKernels
 
-    mine = torch_step(TorchCpuKernels(KINDS["compiled"]), second=second)
+    mine = torch_step(TorchCpuKernels(), second=second)
     wanted = torch_step(PLAIN, second=second)
     for a, b in zip(mine, wanted, strict=True):
         close(a.detach().numpy(), b.detach().numpy() + 0.0, "float32", second)
@@ -575,7 +578,7 @@ print(step()[1], half.dtype, round(float(half[3, 5, 7]), 3))
 def test_the_choice_of_kernels() -> None:
     before = cpu.in_use()
     try:
-        for name, kind in (("blocked", "BlockedKernels"), ("specification", "SpecificationKernels")):
+        for name, kind in (("blocked", "BlockedKernels"), ("specification", "Kernels")):
             cpu.use(name)
             assert type(kernels_for(np.ones((2, 2)))).__name__ == kind
         with pytest.raises(ValueError, match="one of compiled, blocked, specification"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mpi_jobs import DEADLINE, EMULATED, HERE, MARGIN, STARTING, fault, job, program
+from mpi_jobs import DEADLINE, EMULATED, MARGIN, STARTING, fault, job, program
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
 
@@ -42,17 +42,10 @@ def test_several_rounds_give_all_ranks_the_same_bits(ranks: int, joined: int, nu
     assert found["rounds"] == number
 
 
-@pytest.mark.parametrize("kind", ["mpi", "nccl", "given"])
+@pytest.mark.parametrize("kind", ["mpi", "nccl"])
 def test_parts_share_their_own_statistics(kind: str) -> None:
     found = program(3, "parts", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
     assert found == {"means": [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]], "sizes": [[3, 2], [3, 1], [3, 2]]}
-
-
-def test_layers_that_share_messages_keep_their_bits() -> None:
-    found = program(2, "batched", **EMULATED)
-    assert found["same"]
-    assert found["sent"] == 2  # one forward and one backward, for three layers
-    assert "[BN-SHAPE-1]" in found["error"]
 
 
 def test_many_communicators_end_as_one_does() -> None:
@@ -62,7 +55,7 @@ def test_many_communicators_end_as_one_does() -> None:
 
 def test_a_forked_child_has_no_place_among_the_ranks() -> None:
     found = program(2, "forks", **EMULATED)
-    assert len(found["told"]) == 6, found
+    assert len(found["told"]) == 5, found
     for told in found["told"]:
         assert "a forked child of" in told
         assert "[BN-SYNC-9]" in told
@@ -71,7 +64,7 @@ def test_a_forked_child_has_no_place_among_the_ranks() -> None:
 
 def test_after_the_end_of_mpi_communicators_are_refused() -> None:
     found = program(2, "finalized", **EMULATED)
-    assert len(found["told"]) == 5, found
+    assert len(found["told"]) == 4, found
     for told in found["told"]:
         assert "[BN-SYNC-9]" in told
         assert "after MPI.Finalize()" in told or "this communicator is closed" in told
@@ -100,12 +93,10 @@ def test_mpi_takes_device_arrays_through_host_memory() -> None:
         ("dtype", ["dtype ('float32' from ranks 0, 2 and 'float64' from rank 1)"]),
         ("config", ["options.epsilon (1e-05 from ranks 0, 2 and 0.001 from rank 1)"]),
         ("ghost", ["groups (4 from ranks 0, 2 and 2 from rank 1)"]),
-        ("batch", ["layer of layer 2 ('conv2/bn' from ranks 0, 2 and"]),
     ],
 )
-@pytest.mark.parametrize("kind", ["nccl", "given"])
-def test_ranks_that_differ_are_told_at_once(tmp_path: Path, kind: str, act: str, texts: list[Any]) -> None:
-    done, _, found = fault(tmp_path, act, **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+def test_ranks_that_differ_are_told_at_once(tmp_path: Path, act: str, texts: list[Any]) -> None:
+    done, _, found = fault(tmp_path, act, **EMULATED)
     assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
     for told in found["told"].values():
         assert told["kind"] == "CollectiveMismatch"
@@ -119,17 +110,16 @@ def test_ranks_that_differ_are_told_at_once(tmp_path: Path, kind: str, act: str,
 
 
 @pytest.mark.parametrize("mode", ["wait", "garbage"])
-@pytest.mark.parametrize("kind", ["nccl", "given"])
-def test_known_layers_in_another_order_are_noticed_on_the_device(tmp_path: Path, kind: str, mode: str) -> None:
+def test_known_layers_in_another_order_are_noticed_on_the_device(tmp_path: Path, mode: str) -> None:
     """Whatever NCCL does about messages of different lengths: nobody computes with them, and the ranks are told."""
-    done, _, found = fault(tmp_path, "order_known", **(EMULATED | {"BNSPEC_TEST_RANKS": kind, "EMULATED_NCCL": mode}))
+    done, _, found = fault(tmp_path, "order_known", **EMULATED, EMULATED_NCCL=mode)
     assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
     # The hosts were not kept from going on, and what they found there was not a number.
     assert found["value"] == {rank: {"isnan": True} for rank in range(3)}
     for told in found["told"].values():
         assert told["seconds"] < DEADLINE + MARGIN
         assert "conv1/bn'" in told["text"]
-        assert told["kind"] == ("CollectiveTimeout" if (kind, mode) == ("given", "wait") else "CollectiveMismatch")
+        assert told["kind"] == "CollectiveMismatch"
 
 
 def test_a_rank_that_met_others_elsewhere_lets_later_rounds_notice(tmp_path: Path) -> None:
@@ -171,17 +161,15 @@ def test_a_rank_that_is_late_is_named_and_told(tmp_path: Path, act: str) -> None
         assert told["seconds"] < (2 * DEADLINE if rank == 1 else 0) + DEADLINE + MARGIN
 
 
-@pytest.mark.parametrize(("kind", "pool"), [("nccl", ""), ("nccl", "reuse"), ("given", "reuse")])
-def test_a_host_that_waits_for_its_device_is_freed(tmp_path: Path, kind: str, pool: str) -> None:
+@pytest.mark.parametrize("pool", ["", "reuse"])
+def test_a_host_that_waits_for_its_device_is_freed(tmp_path: Path, pool: str) -> None:
     """And what it finds there is not a number, although the memory may still hold the same layer's last message."""
-    options = EMULATED | {"BNSPEC_TEST_RANKS": kind, "EMULATED_POOL": pool}
-    done, _, found = fault(tmp_path, "blocked_host", **options)
+    done, _, found = fault(tmp_path, "blocked_host", **EMULATED, EMULATED_POOL=pool)
     assert {rank: value["isnan"] for rank, value in found["value"].items()} == {0: True, 2: True}, done.stderr
     assert max(value["seconds"] for value in found["value"].values()) < DEADLINE + MARGIN
     for rank in (0, 2):
         assert found["told"][rank]["kind"] == "CollectiveTimeout"
-        text = "and rank 1 did not arrive" if kind == "nccl" else "and one did not arrive"
-        assert text in found["told"][rank]["text"]
+        assert "and rank 1 did not arrive" in found["told"][rank]["text"]
 
 
 def test_a_fault_that_no_call_reports_is_reported_at_the_end(tmp_path: Path) -> None:
@@ -226,9 +214,8 @@ def test_a_host_that_is_stuck_in_a_call_of_nccl_is_freed(tmp_path: Path) -> None
         assert found["told"][rank]["seconds"] < DEADLINE + MARGIN
 
 
-@pytest.mark.parametrize("kind", ["nccl", "given"])
-def test_a_split_that_meets_a_layer_is_noticed(tmp_path: Path, kind: str) -> None:
-    done, _, found = fault(tmp_path, "split_or_layer", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+def test_a_split_that_meets_a_layer_is_noticed(tmp_path: Path) -> None:
+    done, _, found = fault(tmp_path, "split_or_layer", **EMULATED)
     assert sorted(found["told"]) == [0, 1, 2], done.stdout + done.stderr
     for told in found["told"].values():
         assert told["kind"] == "CollectiveMismatch"
@@ -253,10 +240,9 @@ def test_a_part_whose_fault_was_handled_spares_the_end_of_the_whole(tmp_path: Pa
     assert found["value"] == {rank: {"finite": True} for rank in range(3)}
 
 
-@pytest.mark.parametrize("kind", ["nccl", "given"])
-def test_communicators_end_in_any_order(tmp_path: Path, kind: str) -> None:
+def test_communicators_end_in_any_order(tmp_path: Path) -> None:
     """NCCL waits for the other ranks where one ends; nobody waits for that for long."""
-    done, seconds, found = fault(tmp_path, "closing", **(EMULATED | {"BNSPEC_TEST_RANKS": kind}))
+    done, seconds, found = fault(tmp_path, "closing", **EMULATED)
     assert done.returncode == 0, done.stderr
     assert found["value"] == {rank: {"let_go": True} for rank in range(3)}
     assert seconds < MARGIN + STARTING
@@ -343,19 +329,12 @@ def test_what_a_device_cannot_send_is_refused() -> None:
     assert found["sent"] == 1
 
 
-ONE_DEVICE = EMULATED | {"BNSPEC_TEST_ONE_DEVICE": "1"}
-
-
-def test_ranks_share_a_device_only_if_asked_and_able() -> None:
+def test_ranks_that_have_one_device_are_refused() -> None:
     connect = "import rank_communicators; rank_communicators.Communicator(5.0)"
-    done, _ = job(2, "-c", connect, **ONE_DEVICE)
+    done, _ = job(2, "-c", connect, **(EMULATED | {"BNSPEC_TEST_ONE_DEVICE": "1"}))
     assert done.returncode != 0
     assert "ranks 0, 1 have the device" in done.stderr
-    assert "share_device=True" in done.stderr
-    assert program(2, "shared", **ONE_DEVICE) == {"total": [2.0, 2.0]}
-    done, _ = job(2, HERE / "rank_program.py", "shared", **ONE_DEVICE, EMULATED_NCCL_VERSION="22707")
-    assert done.returncode != 0
-    assert "and this is 2.27.7" in done.stderr
+    assert "expected a device of its own for every rank [BN-SYNC-9]" in done.stderr
 
 
 def test_a_rank_without_a_device_is_named_to_all() -> None:
@@ -364,17 +343,6 @@ def test_a_rank_without_a_device_is_named_to_all() -> None:
     assert done.returncode != 0
     assert "rank 0 has no CUDA device" in done.stderr
     assert seconds < 5.0 + STARTING
-
-
-def test_the_command_lets_ranks_share_a_device() -> None:
-    command = [sys.executable, "-m", "bnspec_conformance", "run", "nccl", "--ranks", "2", "--clause", "BN-SYNC-2"]
-    environment = os.environ | EMULATED | {"EMULATED_DEVICES": "1", "OMP_NUM_THREADS": "1"}
-    options = {"capture_output": True, "text": True, "timeout": 120, "check": False, "env": environment}
-    done = subprocess.run(command, **options)
-    assert done.returncode == 2
-    assert "ranks 0, 1 have the device" in done.stderr
-    done = subprocess.run([*command, "--share-device"], **options)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("ranks", [1, 3])

@@ -191,3 +191,13 @@ def _text_of(html: str) -> str:
     reader.feed(html)
     reader.close()
     return "".join("".join(reader.found).split())
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "RELEASING.md"])
+def test_every_path_that_a_guide_names_is_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8").replace("`suite/", "`conformance/bnspec_conformance/")
+    named = re.findall(r"`((?:bnspec|backends|conformance|tests|docs|examples|benchmarks|\.ci)/[^`\s]*)`", text)
+    assert len(named) > 3 * (name == "CONTRIBUTING.md")
+    missing = [path for path in named if "<" not in path and not (ROOT / path).exists()]
+    folders = [path.split("<")[0].rpartition("/")[0] for path in named if "<" in path]
+    assert missing + [folder for folder in folders if not (ROOT / folder).is_dir()] == []

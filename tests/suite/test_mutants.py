@@ -170,6 +170,18 @@ def test_a_survivor_is_told_and_fails_the_command(
     assert json.loads((tmp_path / "out.json").read_text())["mutants"][0]["killed"] is False
 
 
+def test_a_mutant_that_hangs_is_killed_at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    hangs = lame(edit(inverse_stddev, "1.0 /", "(__import__('time').sleep(600) or 1.0) /"), "BN-NORM-3")
+    monkeypatch.setattr(mutants, "catalogue", lambda: {"lame": hangs})
+    asked = ["--jobs", "1", "--seed", "0", "--deadline", "2", "--json", str(tmp_path / "out.json")]
+    main(["selftest", *asked])
+    assert "1 mutants, seeds 0: all killed." in capsys.readouterr().out
+    attempts = json.loads((tmp_path / "out.json").read_text())["mutants"][0]["attempts"]
+    assert "did not return within 2 s" in attempts[0]["reason"]
+
+
 def test_a_core_that_fails_its_own_checks_fails_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     with catalogue()["renorm-with-other-averages"].apply():
         assert main(["selftest", "--jobs", "1", "--seed", "0", "--mutant", "reference-with-the-layer-decay"]) == 1

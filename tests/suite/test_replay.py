@@ -110,6 +110,14 @@ def test_the_argument_comes_back_as_it_was(records: list[Record]) -> None:
     assert plain(again.violation) == plain(records[0].violation)
 
 
+def test_an_error_next_to_zero_is_told_as_it_is(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads(report.read_text())
+    content["checks"][0]["violation"] |= {"expected": 0.0, "error": 0.25, "bound": 0.125, "error_ulp": 1e44}
+    report.write_text(json.dumps(content))
+    assert main(["replay", str(report), "--subject", "numpy", "--index", "0"]) == 0
+    assert "error     0.25, bound 0.125 (absolute: expected is next to 0)\n" in capsys.readouterr().out
+
+
 def test_a_check_whose_argument_was_not_written_runs_whole_with_its_seed(
     report: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -316,6 +316,18 @@ def test_the_page_shows_foreign_text_as_text(tmp_path: Path) -> None:
     assert page.words.count(evil) > 5
 
 
+def test_the_page_tells_an_error_next_to_zero_as_it_is(tmp_path: Path) -> None:
+    numbers = {"got": 0.25, "expected": 0.0, "error": 0.25, "bound": 0.125, "error_ulp": 1e44, "bound_ulp": 5e43}
+    violation = {"clauses": ["BN-RUN-1"], "subject": "numpy", "problem": "y is off", "case": "float32(2,1)"}
+    far = violation | {"what": "y", "rank": 0, "index": (0,), "script": None, "drawn": None} | numbers
+    near = far | {"expected": 1.0, "error_ulp": 300.0, "bound_ulp": 2.0}
+    for given, said, plots in ((far, "0.25, bound 0.125 (absolute: expected", 0), (near, "300 ulp, bound 2 ulp", 1)):
+        write_html(tmp_path / "r.html", made(record("failed", violation=given)))
+        text = (tmp_path / "r.html").read_text()
+        assert said in Page(text).words
+        assert text.count('<svg class="plot" role="img"') == plots
+
+
 def test_the_page_links_a_waiver_and_shows_what_is_stale(tmp_path: Path) -> None:
     waiver = {"entry": 1, "reason": "slow path", "link": "https://example.org/7", "applied": [{"entry": 1}]}
     stale = record("stale", clauses=("BN-RUN-2",), check="w.toml::entry 3", reason="it passes; remove the entry")

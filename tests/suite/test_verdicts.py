@@ -166,6 +166,87 @@ def test_an_axis_that_is_wrong_is_no_formula() -> None:
     assert set(failed(port, "test_shapes::test_every_axis")) == {"BN-SHAPE-2"}
 
 
+def test_a_rounding_too_many_on_one_axis_is_no_wrong_axis() -> None:
+    port = Port()
+    inner = port.run
+
+    def run(case: Case) -> Outcome:
+        rank = inner(case).ranks[0]
+        last = case.config.axis % case.ranks[0].x.ndim == case.ranks[0].x.ndim - 1
+        if last or rank.y is None:
+            return Outcome((rank,))
+        return Outcome((dataclasses.replace(rank, y=rank.y * np.float32(1 + 2.0**-22)),))
+
+    port.run = run  # type: ignore[method-assign]
+    assert set(failed(port, "test_shapes::test_every_axis")) == {"BN-NORM-1"}
+
+
+def test_a_state_that_an_empty_batch_loses_is_no_formula_even_where_that_is_off_too() -> None:
+    port = Port()
+    inner = port.run
+
+    def run(case: Case) -> Outcome:
+        rank = off("state.mean")(inner(case).ranks[0])
+        if case.ranks[0].x.size or not rank.state:
+            return Outcome((rank,))
+        mean = np.full_like(rank.state["mean"], np.nan)
+        return Outcome((dataclasses.replace(rank, state={**rank.state, "mean": mean}),))
+
+    port.run = run  # type: ignore[method-assign]
+    assert "BN-RUN-9" in failed(port, "test_shapes::test_empty")
+
+
+@pytest.mark.parametrize(("more", "clause"), [((), "BN-GRAD-2"), (("mask",), "BN-MASK-5")])
+def test_a_gradient_that_an_empty_batch_loses_is_nothing_about_channels(more: tuple[str, ...], clause: str) -> None:
+    port = Port()
+    port.scope = dataclasses.replace(port.scope, profiles=PROFILES.union(more))
+    inner = port.run
+
+    def run(case: Case) -> Outcome:
+        rank = inner(case).ranks[0]
+        if case.ranks[0].x.size or rank.dgamma is None:
+            return Outcome((rank,))
+        return Outcome((dataclasses.replace(rank, dgamma=np.full_like(rank.dgamma, np.nan)),))
+
+    port.run = run  # type: ignore[method-assign]
+    assert set(failed(port, "test_shapes::test_empty")) == {clause}
+
+
+def test_a_number_that_is_off_in_16_bits_is_no_dtype_that_is_not_taken() -> None:
+    port = Port()
+    port.scope = dataclasses.replace(port.scope, dtypes=("float32", "bfloat16"))
+    inner = port.run
+
+    def run(case: Case) -> Outcome:
+        rank = inner(case).ranks[0]
+        return Outcome((off("y")(rank) if case.ranks[0].x.dtype.itemsize == 2 else rank,))
+
+    port.run = run  # type: ignore[method-assign]
+    assert set(failed(port, "test_shapes::test_dtypes")) == {"BN-PREC-2"}
+
+
+def test_a_formula_that_the_control_does_not_show_is_asked_in_an_easy_case() -> None:
+    from bnspec_conformance.checks.examples import example
+    from bnspec_conformance.checks.state.test_renorm import config
+
+    port = Port(off("dgamma"))
+    options = {"averaging": ("exponential",), "renorm.form": ("tensorpack",)}
+    port.scope = dataclasses.replace(port.scope, profiles=PROFILES | {"renorm"}, options=options, ndims=(2,))
+    check = all_checks()["test_renorm::test_corrections_are_constants"]
+    one_value = example(config("tensorpack"), [(1, 3)])  # without renorm its dgamma is 0, right or wrong
+    record = check.attempt(port, Budget(), drawn=dataclasses.replace(one_value, dmean=None, dvar=None))
+    assert record.booked["BN-GRAD-2"]["outcome"] == "failed"
+    assert record.booked["BN-RENORM-2"]["outcome"] == "untested"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_a_subject_of_one_dtype_breaks_no_check(dtype: str) -> None:
+    port = Port()
+    port.scope = dataclasses.replace(port.scope, dtypes=(dtype,))
+    records = [attempt(check, port, Budget(examples=2, shrink=False)) for check in all_checks().values()]
+    assert [record.reason for record in records if record.outcome == "failed"] == []
+
+
 def test_writing_to_an_input_is_one_clause_and_hides_nothing() -> None:
     class Writes(Port):
         def run(self, case: Case) -> Outcome:

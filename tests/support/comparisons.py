@@ -35,7 +35,7 @@ def bits(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: bits(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, bnspec.BatchNorm):
-        return {name: bits(v) for name, v in vars(value).items()}
+        return {name: bits(v) for name, v in vars(value).items() if name != "_configs"}  # made again when asked for
     return value
 
 

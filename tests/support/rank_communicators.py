@@ -1,7 +1,6 @@
 """Communicators and arrays for the ranks' programs of test_mpi.py and test_nccl.py.
 
-``BNSPEC_TEST_RANKS=nccl`` gives each process a device, which is emulated, and joins them by NCCL, which is too; with
-``given`` they get an NCCL communicator of somebody else's, and ours is made from that.
+``BNSPEC_TEST_RANKS=nccl`` gives each process an emulated device, and joins the processes by an emulated NCCL.
 """
 
 import contextlib
@@ -27,10 +26,7 @@ if KIND != "mpi":
     cupy.cuda.Device(0 if os.environ.get("BNSPEC_TEST_ONE_DEVICE") else RANK).use()
 
     def Communicator(deadline: Any) -> Any:  # noqa: N802
-        if KIND == "nccl":
-            return NCCLCommunicator(deadline=deadline)
-        identity = MPI.COMM_WORLD.bcast(cupy.cuda.nccl.get_unique_id() if RANK == 0 else None)
-        return NCCLCommunicator(cupy.cuda.nccl.NcclCommunicator(SIZE, identity, RANK), deadline)
+        return NCCLCommunicator(deadline=deadline)
 
     put, take = cupy.asarray, cupy.asnumpy
 
@@ -45,12 +41,9 @@ if KIND != "mpi":
     def rounds_of(comm: Any) -> Any:
         return comm._sender.rounds
 
-    def sent_by(comm: Any) -> Any:
-        return comm.sequence
-
 else:
-    from bnspec_backends.ranks.mpi.communicator import MPICommunicator as Communicator
-    from bnspec_backends.ranks.mpi.communicator import world
+    from bnspec_backends.ranks.mpi import MPICommunicator as Communicator
+    from bnspec_backends.ranks.mpi import world
 
     def put(x: Any) -> Any:
         return x
@@ -60,9 +53,6 @@ else:
 
     def rounds_of(comm: Any) -> Any:
         return comm._exchange.plan
-
-    def sent_by(comm: Any) -> Any:
-        return comm._exchange.sequence
 
 
 gathered = MPI.COMM_WORLD.allgather
@@ -76,7 +66,6 @@ __all__ = [
     "own_stream",
     "put",
     "rounds_of",
-    "sent_by",
     "take",
     "world",
 ]

@@ -204,16 +204,6 @@ def fold_raises(comm: Any) -> None:
     comm.all_reduce(put(np.ones(2)), combine, about._replace(layer="conv2/bn"))
 
 
-def batch(comm: Any) -> None:
-    """Ranks whose batches have other layers."""
-    net = Network(comm)
-    names = ("conv1/bn", "conv3/bn" if RANK == 1 else "conv2/bn")
-    with comm.batched() as together:
-        futures = [together.submit(net.layers[name], net.x) for name in names]
-    for future in futures:
-        future.result()
-
-
 def killed(comm: Any) -> None:
     net = Network(comm)
     net.forward("conv1/bn")
@@ -304,7 +294,7 @@ def blind(comm: Any) -> None:
     net = Network(comm)
     net.forward("conv1/bn")
     if RANK == 1:
-        comm._control.hear = lambda: 1 / 0
+        comm._control.notices = lambda: 1 / 0
     time.sleep(0.3)
     net.forward("conv2/bn")
     comm.synchronize()
@@ -373,9 +363,9 @@ def closing(comm: Any) -> None:
     first, second = (0, 1) if RANK else (1, 0)
     PARTS[first].close()
     PARTS[second].close()
-    keeper = PARTS[2]._watch.keeper
+    thread = PARTS[2]._watchdog.thread
     del PARTS[2:3]
-    note("value", let_go=keeper.ended(DEADLINE))
+    note("value", let_go=thread.ended(DEADLINE))
 
 
 def stuck_in_call(comm: Any) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 from mpi4py import MPI
-from rank_communicators import KIND, RANK, SIZE, Communicator, gathered, own_stream, put, rounds_of, sent_by, take
+from rank_communicators import KIND, RANK, SIZE, Communicator, gathered, own_stream, put, rounds_of, take
 
 import bnspec
+from bnspec_backends.ranks import MPICommunicator
 from bnspec_backends.ranks.mpi import exit
-from bnspec_backends.ranks.mpi.communicator import MPICommunicator
 
 ACT = sys.argv[1]
 
@@ -80,32 +80,6 @@ def rounds() -> None:
             rounds=len(rounds_of(comm)),
             parts=[int(each) for each in gathered(float(mine[1]))],
         )
-
-
-def batched() -> None:
-    """Layers that share their messages give the bits that each has alone, forward and backward, and send fewer."""
-    with Communicator(deadline=30.0) as comm:
-        x = put(np.random.default_rng(RANK).standard_normal((6, 5, 3)).astype("float32"))
-        alone, joined = network(comm), network(comm)
-        ys = [layer(x) for layer, _ in alone]
-        dxs = [layer.backward(y) for (layer, _), y in zip(alone, ys)]
-        before = sent_by(comm)
-        with comm.batched() as batch:
-            futures = [batch.submit(layer, x) for layer, _ in joined]
-        got = [future.result() for future in futures]
-        with comm.batched() as batch:
-            futures = [batch.submit(layer.backward, y) for (layer, _), y in zip(joined, ys)]
-        grads = [future.result() for future in futures]
-        sent = sent_by(comm) - before
-        states = [
-            (a is None and b is None) or take(a).tobytes() == take(b).tobytes()
-            for (one, _), (two, _) in zip(alone, joined)
-            for a, b in zip(one.state, two.state)
-        ]
-        bits = [take(a).tobytes() == take(b).tobytes() for a, b in zip([*ys, *dxs], [*got, *grads])]
-        with comm.batched() as batch:  # one of them is refused on every rank; the other goes on
-            bad, good = batch.submit(joined[0][0], x[0, 0]), batch.submit(joined[1][0], x)
-        say(same=all(bits) and all(states), sent=sent, error=str(bad.exception()), good=list(good.result().shape))
 
 
 def splits() -> None:
@@ -226,15 +200,6 @@ def refused() -> None:
     say(told=told, total=total.tolist(), sent=sent)
 
 
-def shared() -> None:
-    """Two ranks on one device."""
-    from bnspec_backends.ranks.nccl import NCCLCommunicator
-
-    with NCCLCommunicator(deadline=30.0, share_device=True) as comm:
-        about = bnspec.Signature("moments", "bn", 1, 1, "float32", "{}")
-        say(total=take(comm.all_reduce(put(np.ones(2)), lambda a, b: a + b, about)).tolist())
-
-
 def libraries() -> None:
     """Ranks of different libraries join; each gets arrays of its own."""
     name = os.environ.get("BNSPEC_TEST_LIBRARY", "torch") if RANK == 1 else "numpy"
@@ -286,7 +251,6 @@ def forks() -> None:
             bnspec.BatchNorm(axis=1, sync_statistics=KIND),
         )
         layer(x), named(x)
-        batch = comm.batched()
 
         def child() -> Any:
             nonlocal lost
@@ -296,7 +260,6 @@ def forks() -> None:
                 refused_by(lambda: named(x)),
                 refused_by(lambda: part.all_reduce(x, lambda a, b: a + b, about)),
                 refused_by(lambda: comm.split(0)),
-                refused_by(lambda: batch.submit(layer, x)),
                 refused_by(lambda: Communicator(deadline=30.0)),
             ]
             comm.close()
@@ -369,13 +332,9 @@ def finalized() -> None:
     x = put(np.ones((2, 3), "float32"))
     layer, named = bnspec.BatchNorm(axis=1, comm=kept), bnspec.BatchNorm(axis=1, sync_statistics=KIND)
     layer(x), named(x)
-    batch = kept.batched()
     MPI.Finalize()
     told = [refused_by(lambda: layer(x)), refused_by(lambda: named(x)), refused_by(lambda: kept.split(0))]
     told.append(refused_by(lambda: Communicator(deadline=30.0)))
-    with batch:
-        future = batch.submit(layer, x)
-    told.append(refused_by(future.result))
     kept.close()
     del dropped
     gc.collect()

@@ -9,7 +9,7 @@ import pytest
 from comparisons import bits
 
 import bnspec
-from bnspec import _context, _registry
+from bnspec import _context, _discovery
 from bnspec._clauses import clauses
 
 __all__ = ["REFUSAL", "process", "refused"]
@@ -20,7 +20,7 @@ REFUSAL = re.compile(r"\S.*; expected \S.* \[(BN-[A-Z]+-[1-9][0-9]*)\]\. \S.*[.]
 
 def process() -> tuple[Any, ...]:
     """Return what bnspec remembers outside of layers: the context, primitives that were found, warnings given."""
-    return bnspec.current_context(), _context.is_recomputing(), _context._frozen_warned, dict(_registry._kernels)
+    return bnspec.current_context(), _context.is_recomputing(), _context._frozen_warned, dict(_discovery._kernels)
 
 
 @contextmanager

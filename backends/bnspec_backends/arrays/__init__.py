@@ -1,1 +1,1 @@
-"""The arrays of each library: what `bnspec.Backend` asks for."""
+"""Backends for the arrays of each library: implementations of `bnspec.Backend`."""

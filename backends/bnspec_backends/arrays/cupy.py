@@ -6,26 +6,25 @@ from typing import Any
 
 import cupy
 
-from bnspec import SpecificationKernels
-from bnspec._protocols import Kernels
+from bnspec import Kernels
 
 __all__ = ["CupyBackend"]
 
 
 class CupyBackend:
-    """Backend "cupy"."""
+    """Backend "cupy", for arrays on CUDA devices."""
 
     name = "cupy"
 
     def __init__(self) -> None:
-        self.kernels: Kernels = SpecificationKernels()
+        self.kernels: Kernels = Kernels()
 
     def version(self) -> str:
-        """CuPy's version."""
+        """Return CuPy's version."""
         return str(cupy.__version__)
 
     def devices(self) -> Sequence[str]:
-        """Every CUDA device; none where there is no driver."""
+        """Return every CUDA device; none if there is no driver."""
         try:
             number = cupy.cuda.runtime.getDeviceCount()
         except cupy.cuda.runtime.CUDARuntimeError:
@@ -33,7 +32,7 @@ class CupyBackend:
         return tuple(f"cuda:{i}" for i in range(number))
 
     def dtypes(self) -> Sequence[str]:
-        """All four, bfloat16 only with ml_dtypes and CuPy 14 or newer."""
+        """Return all four dtypes, bfloat16 only with ml_dtypes and CuPy 14 or newer."""
         major = int(str(cupy.__version__).split(".")[0])
         extra = ("bfloat16",) if major >= 14 and importlib.util.find_spec("ml_dtypes") else ()
         return (*extra, "float16", "float32", "float64")

@@ -11,8 +11,7 @@ import jax
 import jax.numpy
 import numpy
 
-from bnspec import BatchNormConfig, SpecificationKernels
-from bnspec._protocols import Kernels
+from bnspec import BatchNormConfig, Kernels
 from bnspec._types import Groups, Static
 
 __all__ = ["JaxBackend"]
@@ -22,23 +21,23 @@ for _static in (BatchNormConfig, Groups, Static):
 
 
 class JaxBackend:
-    """Backend "jax"; float64 only where ``jax_enable_x64`` is on, else every sum carries its rounding error."""
+    """Backend "jax". Without ``jax_enable_x64`` there is no float64, and sums have the rounding error of float32."""
 
     name = "jax"
 
     def __init__(self) -> None:
-        self.kernels: Kernels = SpecificationKernels()
+        self.kernels: Kernels = Kernels()
 
     def version(self) -> str:
-        """JAX's version."""
+        """Return JAX's version."""
         return str(jax.__version__)
 
     def devices(self) -> Sequence[str]:
-        """Every device JAX sees."""
+        """Return every device that JAX sees."""
         return tuple(f"{d.platform}:{d.id}" for d in jax.devices())
 
     def dtypes(self) -> Sequence[str]:
-        """float64 only with x64 enabled."""
+        """Return all four dtypes, float64 only with x64 enabled."""
         wide = ("float64",) if jax.config.read("jax_enable_x64") else ()
         return ("bfloat16", "float16", "float32", *wide)
 

@@ -1,4 +1,4 @@
-"""NumPy arrays on the host. bfloat16 comes from ml_dtypes, where that is installed."""
+"""NumPy arrays on the host. bfloat16 comes from ml_dtypes, if that is installed."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -6,37 +6,37 @@ from typing import Any
 
 import numpy
 
-from bnspec._protocols import Kernels
+from bnspec import Kernels
 from bnspec_backends import cpu
 
 __all__ = ["NumpyBackend"]
 
 
 class NumpyBackend:
-    """Backend "numpy"."""
+    """Backend "numpy", for arrays in host memory."""
 
     name = "numpy"
 
     @property
     def kernels(self) -> Kernels:
-        """Those of `bnspec_backends.cpu`."""
+        """Kernels of `bnspec_backends.cpu`."""
         return cpu.make(cpu.in_use())
 
     @property
     def remark(self) -> str:
-        """Why the kernels are not the fastest there are; empty where they are, or were chosen."""
+        """Reason why the kernels are not the fastest there are; empty if they are, or were chosen."""
         return cpu.remark()
 
     def version(self) -> str:
-        """NumPy's version."""
+        """Return NumPy's version."""
         return numpy.__version__
 
     def devices(self) -> Sequence[str]:
-        """Always the host."""
+        """Return the host alone."""
         return ("cpu",)
 
     def dtypes(self) -> Sequence[str]:
-        """All four, bfloat16 only with ml_dtypes."""
+        """Return all four dtypes, bfloat16 only with ml_dtypes."""
         extra = ("bfloat16",) if importlib.util.find_spec("ml_dtypes") else ()
         return (*extra, "float16", "float32", "float64")
 
@@ -49,4 +49,4 @@ class NumpyBackend:
         return x
 
     def synchronize(self) -> None:
-        """Do nothing: NumPy has finished when it returns."""
+        """Do nothing: NumPy has finished when a call returns."""

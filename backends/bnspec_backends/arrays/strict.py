@@ -1,6 +1,6 @@
-"""array-api-strict: the array API standard and nothing beyond it.
+"""Arrays of array-api-strict: the array API standard and nothing beyond it.
 
-It serves no user's data; code that runs here makes no call that only one library has.
+The backend is for tests: code that runs here makes no call that only one library has.
 """
 
 from collections.abc import Sequence
@@ -9,30 +9,29 @@ from typing import Any
 import array_api_strict
 import numpy
 
-from bnspec import SpecificationKernels
-from bnspec._protocols import Kernels
+from bnspec import Kernels
 
 __all__ = ["StrictBackend"]
 
 
 class StrictBackend:
-    """Backend "strict"."""
+    """Backend "strict", for arrays of array-api-strict."""
 
     name = "strict"
 
     def __init__(self) -> None:
-        self.kernels: Kernels = SpecificationKernels()
+        self.kernels: Kernels = Kernels()
 
     def version(self) -> str:
-        """array-api-strict's version."""
+        """Return array-api-strict's version."""
         return str(array_api_strict.__version__)
 
     def devices(self) -> Sequence[str]:
-        """The host."""
+        """Return the host alone."""
         return ("cpu",)
 
     def dtypes(self) -> Sequence[str]:
-        """The standard knows no 16-bit floats."""
+        """Return float32 and float64: the standard has no 16-bit floats."""
         return ("float32", "float64")
 
     def asarray(self, values: Any) -> Any:
@@ -44,4 +43,4 @@ class StrictBackend:
         return numpy.array(numpy.from_dlpack(x))
 
     def synchronize(self) -> None:
-        """Do nothing: it computes with NumPy."""
+        """Do nothing: array-api-strict has finished when a call returns."""

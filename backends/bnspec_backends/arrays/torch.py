@@ -1,8 +1,7 @@
-"""torch tensors on the CPU or a CUDA device, differentiable as they are.
+"""torch tensors on the CPU or a CUDA device, with torch's automatic differentiation.
 
-Automatic differentiation works to any order: through the specification's own primitives, or, on the CPU, once through
-compiled ones and from there on through the specification's. bnspec's explicit derivatives are there for those who
-want no graph.
+Derivatives of any order work: through the specification's own primitives, or, on the CPU, once through compiled kernels
+and from there on through the specification's. Users who want no graph call bnspec's explicit derivatives.
 """
 
 from collections.abc import Sequence
@@ -11,8 +10,7 @@ from typing import Any
 import numpy
 import torch
 
-from bnspec import SpecificationKernels
-from bnspec._protocols import Kernels
+from bnspec import Kernels
 from bnspec_backends import cpu
 
 __all__ = ["TorchBackend"]
@@ -25,23 +23,23 @@ class TorchBackend:
 
     @property
     def kernels(self) -> Kernels:
-        """The specification's, and for tensors on the CPU compiled ones where `bnspec_backends.cpu` has them."""
+        """Kernels of the specification; for tensors on the CPU compiled ones, if `bnspec_backends.cpu` has them."""
         if cpu.in_use() != "compiled":
-            return SpecificationKernels()
+            return Kernels()
         from bnspec_backends.cpu.torch_kernels import TorchCpuKernels
 
-        return TorchCpuKernels(cpu.make("compiled"))
+        return TorchCpuKernels()
 
     def version(self) -> str:
-        """torch's version."""
+        """Return torch's version."""
         return str(torch.__version__)
 
     def devices(self) -> Sequence[str]:
-        """The host, and every CUDA device."""
+        """Return the host and every CUDA device."""
         return ("cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())))
 
     def dtypes(self) -> Sequence[str]:
-        """All four."""
+        """Return all four dtypes."""
         return ("bfloat16", "float16", "float32", "float64")
 
     def asarray(self, values: Any) -> Any:
@@ -61,6 +59,6 @@ class TorchBackend:
         return x.numpy()
 
     def synchronize(self) -> None:
-        """Wait for the CUDA devices that were used."""
+        """Wait for the CUDA devices, if any was used."""
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()

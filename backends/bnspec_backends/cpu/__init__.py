@@ -1,8 +1,8 @@
 """Batch normalization on a CPU: which kernels, how many threads, how much memory kept for results.
 
-``use`` chooses the kernels that serve NumPy arrays and, where they are compiled, torch's CPU tensors;
-``resources`` has the rest: ``resources.threads``, ``resources.pool.limit``, ``resources.counters``. The same
-can be said by the environment before the first call: BNSPEC_CPU_KERNELS, BNSPEC_NUM_THREADS, BNSPEC_POOL_BYTES.
+``use`` chooses the kernels that serve NumPy arrays and, if they are compiled, torch's CPU tensors. ``resources`` has
+the rest: ``resources.threads``, ``resources.pool.limit``, ``resources.counters``. The environment can set the same
+before the first call: BNSPEC_CPU_KERNELS, BNSPEC_NUM_THREADS, BNSPEC_POOL_BYTES.
 """
 
 import functools
@@ -11,16 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import bnspec
-from bnspec import _registry
+from bnspec import Kernels, _discovery
 from bnspec._errors import refusal
-from bnspec._protocols import Kernels
 from bnspec_backends._environment import choice
 from bnspec_backends.cpu.resources import resources
 
 __all__ = ["KERNELS", "in_use", "make", "not_compiled", "remark", "resources", "use", "using"]
 
-#: The kernels there are for NumPy arrays.
+#: Names of the kernels for NumPy arrays.
 KERNELS = ("compiled", "blocked", "specification")
 
 _chosen = ""
@@ -35,13 +33,13 @@ def in_use() -> str:
 
 
 def _asked() -> str:
-    """Return the kernels that were chosen, by a call or by the environment; an empty text where none were."""
+    """Return the kernels chosen by a call or by the environment; an empty text if none were."""
     return _chosen or choice("BNSPEC_CPU_KERNELS", KERNELS, "BN-ERR-5")
 
 
 @functools.cache
 def not_compiled() -> str:
-    """Return why there are no compiled kernels here; an empty text where there are."""
+    """Return why there are no compiled kernels here; an empty text if there are."""
     try:
         importlib.import_module("bnspec_backends.cpu.compiled.kernels")
     except ModuleNotFoundError as error:
@@ -52,7 +50,7 @@ def not_compiled() -> str:
 
 
 def remark() -> str:
-    """Return what those should know who expect compiled kernels and have others; empty where there is nothing."""
+    """Return a remark for users who expect compiled kernels and have others; empty if there is none to make."""
     if _asked() or not not_compiled():
         return ""
     return f"kernels 'blocked' in the place of 'compiled': {not_compiled()}"
@@ -103,7 +101,7 @@ def using(name: str) -> Iterator[None]:
 
 def _forget() -> None:
     for library in ("numpy", "torch"):
-        _registry.forget_kernels(library)
+        _discovery.forget_kernels(library)
 
 
 def make(name: str) -> Kernels:
@@ -118,7 +116,7 @@ def make(name: str) -> Kernels:
         )
     kernels: Any
     if name == "specification":
-        kernels = bnspec.SpecificationKernels()
+        kernels = Kernels()
     elif name == "blocked":
         from bnspec_backends.cpu.blocked import BlockedKernels
 

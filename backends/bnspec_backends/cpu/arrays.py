@@ -1,4 +1,4 @@
-"""Arrays of NumPy as the kernels take them: what is read, what is written, and what goes along with it."""
+"""NumPy arrays as the kernels take them: those that are read, those that are written, masks and factors."""
 
 from typing import Any, NamedTuple
 
@@ -17,14 +17,14 @@ _ORDERS = [tuple(range(n)) for n in range(65)]  # the axes in order, for every r
 
 
 class Source(NamedTuple):
-    """An array that is read, or a copy of it where it cannot be read in place."""
+    """Array that a kernel reads, or a copy of it if it cannot be read in place."""
 
     array: Any
     layout: Layout
 
     @property
     def line(self) -> Any:
-        """The memory from the first element to the last."""
+        """Memory from the first element to the last."""
         layout, x = self.layout, self.array
         if layout.is_dense:
             if layout.order == _ORDERS[x.ndim]:
@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
 
 def read(x: Any, groups: Groups) -> Source:
-    """Find out how an array lies in memory; copy it, and count that, where no kernel takes it as it lies."""
+    """Return an array with its layout; copy it, and count the copy, if no kernel takes it as it lies in memory."""
     layout = None
     if x.dtype.isnative and x.flags.aligned:
         layout = find_layout(x.shape, x.strides, x.itemsize, groups.axis, groups.number)
@@ -46,7 +46,7 @@ def read(x: Any, groups: Groups) -> Source:
 
 
 def read_along(v: Any, x: Any, layout: Layout, groups: Groups) -> Source:
-    """Read an array that goes along with x, element by element; of another dtype it is copied as float64."""
+    """Return an array of x's shape with x's order of elements; one of another dtype is copied as float64."""
     if v.shape != x.shape:
         raise _misfit("an array", v.shape, "x", x.shape)
     own = None
@@ -76,7 +76,7 @@ def new_like(x: Any, layout: Layout) -> tuple[Any, Any]:
 
 
 def returned(y: Any, x: Any) -> Any:
-    """Return a result in x's byte order; kernels write in the processor's own."""
+    """Return a result in x's byte order; kernels write in the processor's byte order."""
     return y if x.dtype.isnative else y.byteswap(inplace=True).view(x.dtype)
 
 
@@ -110,7 +110,7 @@ def plain(v: Any, dtype: Any = numpy.float64) -> Any:
 
 
 def _misfit(what: str, shape: tuple[int, ...], of: str, wanted: tuple[int, ...]) -> Exception:
-    """The kernels' own refusal, for who calls them past the doors of bnspec: they check no index."""
+    """Return the refusal of shapes that do not match, for direct callers: compiled code checks no index."""
     return refusal(
         ValueError,
         "BN-SHAPE-6",

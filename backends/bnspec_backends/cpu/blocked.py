@@ -1,4 +1,4 @@
-"""The four primitives in NumPy alone, block by block, so that temporary arrays stay in cache.
+"""Kernels in NumPy alone, block by block, so that temporary arrays stay in cache.
 
 Where numba is missing. The plain formula writes and reads a dozen arrays of x's size; here each block of x
 becomes float64 in a scratch array of some hundred kilobytes and is dealt with there.
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 
-from bnspec import SpecificationKernels
+from bnspec import Kernels
 from bnspec._sums import two_sum
 from bnspec._types import Groups, Moments
 from bnspec_backends.cpu.arrays import Source, factor, new_like, read, read_along, returned
@@ -26,16 +26,12 @@ BLOCK = 1 << 15
 _Slices = tuple[slice, slice, slice]
 
 
-class BlockedKernels:
-    """Kernels of `bnspec._protocols.Kernels`; what has a mask or no elements goes the specification's way."""
-
-    def __init__(self) -> None:
-        self._plain = SpecificationKernels()
+class BlockedKernels(Kernels):
+    """Kernels for NumPy arrays, block by block; masks and arrays without elements go the specification's way."""
 
     def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
-        """Primitive 1."""
         if mask is not None or not x.size:
-            return self._plain.moments(x, groups, mask)
+            return super().moments(x, groups, mask)
         source = read(x, groups)
         layout = source.layout
         values = _cube(source)
@@ -68,9 +64,8 @@ class BlockedKernels:
         return Moments(numpy.full(shape[:1], layout.elements), mean, low, m2)
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
-        """Primitive 2."""
         if not x.size:
-            return self._plain.normalize(x, centre, scale, shift, groups)
+            return super().normalize(x, centre, scale, shift, groups)
         source = read(x, groups)
         layout, values = source.layout, _cube(source)
         y, line = new_like(x, layout)
@@ -88,9 +83,8 @@ class BlockedKernels:
         return returned(y, x)
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
-        """Primitive 3."""
         if mask is not None or not x.size:
-            return self._plain.grad_sums(dy, x, centre, groups, mask)
+            return super().grad_sums(dy, x, centre, groups, mask)
         source = read(x, groups)
         layout, values = source.layout, _cube(source)
         cotangents = _cube(read_along(dy, x, layout, groups))
@@ -105,9 +99,8 @@ class BlockedKernels:
         return _sums(layout, both)
 
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
-        """Primitive 4."""
         if mask is not None or not x.size:
-            return self._plain.grad_input(dy, x, centre, a, b, c, groups, mask)
+            return super().grad_input(dy, x, centre, a, b, c, groups, mask)
         source = read(x, groups)
         layout, values = source.layout, _cube(source)
         cotangents = _cube(read_along(dy, x, layout, groups))

@@ -1,8 +1,8 @@
-"""Memory for results that is used again: fresh pages cost more than the arithmetic that fills them.
+"""Pool of memory for results: fresh pages cost more than the arithmetic that fills them.
 
-A large result is a view of a buffer. When the last view of it dies, wherever that is and whatever thread drops
-it, the buffer waits for the next result of about its size. What waits is capped and the pool can be switched
-off; then, and for small results, memory comes from NumPy.
+A large result is a view of a buffer. When its last view dies, on any thread, the buffer waits for the next result of
+about its size. The pool limits the bytes that wait and can be switched off; then, and for small results, memory comes
+from NumPy.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from bnspec_backends._deferred import Deferred
 
 __all__ = ["MOST_BYTES", "Pool"]
 
-#: The largest limit there is.
+#: Largest limit that a pool takes.
 MOST_BYTES = (1 << 63) - 1
 
 #: Results smaller than this come from the ordinary allocator, which keeps small blocks anyway.
@@ -24,7 +24,7 @@ SMALLEST = 1 << 20
 
 
 class _Lease:
-    """A buffer on loan: what every view of it keeps alive, as the base of the first array made of it."""
+    """Buffer on loan. It is the base of the first array made of it, so every view keeps it alive."""
 
     def __init__(self, pool: "Pool", raw: Any, size: int) -> None:
         self._pool, self._raw = pool, raw
@@ -36,12 +36,12 @@ class _Lease:
 
 
 class Pool:
-    """Buffers that come back.
+    """Pool of buffers that come back.
 
     Parameters
     ----------
     limit : int
-        Bytes that may wait, the longest unused going first; 0 switches the pool off.
+        Bytes that may wait; the buffer unused for longest is freed first. 0 switches the pool off.
 
     Examples
     --------
@@ -55,7 +55,7 @@ class Pool:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._returned: Deferred[Any] = Deferred(self._give_back)  # what dies may die in the middle of `_take`
+        self._returned: Deferred[Any] = Deferred(self._give_back)  # a result may die in the middle of `_take`
         self._idle: OrderedDict[int, Any] = OrderedDict()
         self._numbers = itertools.count()
         self.waiting = 0
@@ -63,7 +63,7 @@ class Pool:
 
     @property
     def limit(self) -> int:
-        """Bytes that may wait."""
+        """Most bytes that may wait."""
         return self._limit
 
     @limit.setter
@@ -90,24 +90,24 @@ class Pool:
         return numpy.asarray(_Lease(self, raw, size))
 
     def clear(self) -> None:
-        """Free what waits."""
+        """Free the buffers that wait."""
         with self._returned:
             self._idle.clear()
             self.waiting = 0
 
     def start_afresh(self) -> None:
-        """Renew the lock in a forked child, and what a thread that does not exist there may have left half done."""
+        """Renew the lock in a forked child, and the sum that a thread of the parent may have left half done."""
         self._returned.start_afresh()
         self.waiting = sum(raw.size for raw in self._idle.values())
 
     def _take(self, size: int) -> Any:
-        """Take out the buffer that wastes least, at most a quarter of the size."""
+        """Take out the buffer that wastes least, and at most a quarter of the size."""
         with self._returned:
             idle = list(self._idle.items())
             fitting = [(raw.size, -key) for key, raw in idle if size <= raw.size <= size + size // 4]
             if not fitting:
                 return None
-            _, key = min(fitting)  # the one used last, of those of a size: it may still be in cache
+            _, key = min(fitting)  # of several of one size the one used last: it may still be in cache
             raw = self._idle.pop(-key, None)
             if raw is None:  # a signal's handler took it meanwhile
                 return None

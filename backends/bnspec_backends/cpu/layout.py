@@ -1,13 +1,13 @@
-"""How an array lies in memory, as the kernels see it: rows, channels, and runs of neighbours.
+"""Layout of an array in memory, as the kernels see it: rows, channels, and runs of neighbours.
 
 An array of any rank is four numbers to a kernel. Element (row, channel, i) lies at
 
     row*row_stride + channel*channel_stride + i,    i in 0 .. run - 1
 
-where a run is what lies side by side within a channel: H*W elements of an NCHW array, one of an NHWC array.
-Normalization does not ask for the order of the elements within a group, so the axes are taken in the order
-in which memory has them. A transposed array, torch's channels_last format and most slices are thus read in
-place; what has no such form is copied once, and counted.
+where a run is the elements of a channel that lie side by side: H*W elements of an NCHW array, one of an NHWC array.
+Normalization does not depend on the order of the elements within a group, so the axes are taken in the order of their
+strides. A transposed array, torch's channels_last format and most slices are thus read in place. An array without such
+a layout is copied once, and the copy is counted.
 """
 
 import functools
@@ -19,15 +19,15 @@ from bnspec._errors import refusal
 
 __all__ = ["Layout", "dense", "find_layout"]
 
-#: Runs at least this long are summed one by one; shorter ones side by side, as columns of a row.
+#: Runs at least this long are summed one by one; shorter runs side by side, as columns of a row.
 LONG_RUN = 192
 
-#: The same for arrays of so few elements that strides cost nothing, since all is in cache.
+#: The same for arrays of so few elements that strides cost nothing, since the array is in cache.
 LONG_RUN_IN_CACHE, IN_CACHE = 64, 1 << 20
 
 
 class Layout(NamedTuple):
-    """Where the elements of an array are."""
+    """Layout of an array's elements."""
 
     order: tuple[int, ...]  # the axes, from the one of the largest stride to that of the smallest
     groups: int
@@ -40,28 +40,28 @@ class Layout(NamedTuple):
 
     @property
     def by_runs(self) -> bool:
-        """Whether a channel is summed run by run; otherwise the channels of a row stand side by side."""
+        """True if a channel is summed run by run; otherwise the channels of a row stand side by side."""
         long = LONG_RUN if self.size > IN_CACHE else LONG_RUN_IN_CACHE
         return self.run >= long or self.channel_stride != self.run
 
     @property
     def is_dense(self) -> bool:
-        """Whether the elements lie without gaps and without overlaps."""
+        """True if the elements lie without gaps and without overlaps."""
         return self.channel_stride == self.run and self.row_stride == self.run * self.channels
 
     @property
     def where(self) -> tuple[int, ...]:
-        """What goes with an array's memory to a kernel."""
+        """Numbers that a kernel takes beside an array's memory."""
         return self.row_stride, self.channel_stride, self.run, self.rows, self.channels
 
     @property
     def elements(self) -> int:
-        """Elements per group and channel."""
+        """Number of elements per group and channel."""
         return self.rows * self.run
 
     @property
     def size(self) -> int:
-        """Elements in all."""
+        """Number of all elements."""
         return self.groups * self.elements * self.channels
 
 
@@ -80,7 +80,7 @@ def find_layout(
     axis : int
         The channel axis.
     groups : int
-        Consecutive parts of axis 0 that are normalized each by itself.
+        Number of consecutive parts of axis 0, each normalized by itself.
     """
     if not 0 <= axis < len(shape) or groups < 1 or shape[0] % groups or (groups > 1 and axis == 0):
         raise refusal(

@@ -1,4 +1,4 @@
-"""How a call is cut into blocks and passes: by shape alone, so that no result depends on the number of threads."""
+"""Plan of a call: its blocks and passes, cut by shape alone, so that no result depends on the number of threads."""
 
 import functools
 from typing import Any, NamedTuple
@@ -9,33 +9,32 @@ from bnspec_backends.cpu.layout import Layout, dense
 
 __all__ = ["CANCELLATION", "Plan", "plan_for"]
 
-#: Sums of squares about the shift are trusted while the part that cancels is at most this many times the rest; else
-#: there is a second pass.
+#: Largest ratio of the cancelling part of a sum of squares to the rest; above it there is a second pass.
 CANCELLATION = 8.0
 
-#: Elements of a block: enough that handing it out costs nothing beside computing it, few enough to stay in cache.
+#: Elements of a compiled block: enough that handing it out costs nothing beside computing it, few enough for the cache.
 BLOCK = 1 << 17
 
-#: Fewer channels than this, counted over groups, are cut by rows if they are long: no thread need wait for another.
+#: Fewer channels than this, counted over groups, are cut by rows if they are long, so that every thread has work.
 FEW = 4
 
 #: Rows with more columns than this are cut by channels, so that the sums of a block stay in the first-level cache.
 WIDEST = 8192
 
-#: Columns that are summed at once where rows are cut by channels.
+#: Columns summed at once where rows are cut by channels.
 COLUMNS = 1024
 
 
 class Plan(NamedTuple):
-    """The blocks of one layout, and what else is found once for it."""
+    """Blocks of one layout, with the other numbers that are computed once for it."""
 
-    #: A row for each block, as `runs` and `columns` say.
+    #: A row for each block, as `channel_major` and `channel_minor` define it.
     blocks: Any
-    #: Partial sums of each group or task; 1 where each block holds all its rows, so that its passes may be fused.
+    #: Partial sums of each group or task; 1 if each block holds all its rows, so that its passes may be fused.
     parts: int
-    #: `runs` rather than `columns`.
+    #: `channel_major` rather than `channel_minor`.
     by_runs: bool
-    #: Where the elements of the array are, and those of a result, which has no gaps.
+    #: `Layout.where` of the array, and of a result, which has no gaps.
     where: tuple[int, ...]
     dense: tuple[int, ...]
     #: Elements of each group and channel.

@@ -1,4 +1,4 @@
-"""What all calls share: threads, memory for results, and counters."""
+"""Resources that all calls share: threads, memory for results, and counters."""
 
 import os
 from typing import Any
@@ -10,24 +10,24 @@ from bnspec_backends.cpu.workers import Workers
 
 __all__ = ["Counters", "Resources", "resources"]
 
-#: Calls with fewer elements run in the calling thread: to wake another, and to hand the interpreter lock over,
-#: takes as long as they do.
+#: Calls of NumPy kernels with fewer elements run in the calling thread: waking another thread, and handing the
+#: interpreter lock over, takes as long as the call.
 SERIAL = 1 << 19
 
-#: More threads than any machine has cores for are a mistake.
+#: Most threads that may be asked for: more than any machine has cores for are a mistake.
 MOST_THREADS = 4096
 
 
 class Counters:
-    """What the kernels did, for those who wonder."""
+    """Counts of what the kernels did."""
 
     def __init__(self) -> None:
-        #: Arrays that had to be copied because no kernel reads them in place.
+        #: Arrays that were copied because no kernel reads them in place.
         self.copies = 0
 
 
 class Resources:
-    """What the kernels share."""
+    """Threads, memory and counters that the kernels share."""
 
     def __init__(self, threads: int, pool_bytes: int) -> None:
         self.pool = Pool(pool_bytes)
@@ -36,7 +36,7 @@ class Resources:
 
     @property
     def threads(self) -> int:
-        """How many threads compute a large call, the caller included; no result depends on it."""
+        """Threads that compute a large call, the caller included; no result depends on their number."""
         return self._workers.threads
 
     @threads.setter
@@ -80,7 +80,7 @@ def _default_pool() -> int:
     return 1 << 30 if asked is None else asked
 
 
-#: The ones every call uses.
+#: The resources of every call.
 resources = Resources(_default_threads(), _default_pool())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=resources.start_afresh)

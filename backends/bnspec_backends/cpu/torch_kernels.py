@@ -1,9 +1,9 @@
-"""Compiled kernels for torch tensors on the CPU, without a copy and without losing torch's own differentiation.
+"""Kernels for torch tensors on the CPU: compiled, without a copy and without losing torch's own differentiation.
 
-Where no gradient is asked for, the kernels read and write the tensors' memory. Where one is, the two fused passes
-are one `autograd.Function`: its backward is the fused gradient, or, while a graph of the gradient itself is made,
-torch's differentiation of the specification's formulas. What cannot be fused and needs a gradient (masks,
-renorm) goes the specification's way throughout, as does every tensor whose memory is not there to be read.
+Where no gradient is asked for, the kernels read and write the tensors' memory. Where one is, the two passes of the
+forward operation are one `autograd.Function`: its backward is `pull_back`, or, while a graph of the gradient itself is
+made, torch's differentiation of the specification's formulas. Masks, ranks and renorm that need a gradient go the
+specification's way throughout, as does every tensor whose memory is not there to be read.
 """
 
 from typing import Any
@@ -11,158 +11,149 @@ from typing import Any
 import numpy
 import torch
 
-from bnspec import SpecificationKernels
-from bnspec._config import BatchNormConfig
-from bnspec._gradients import input_coefficients, parameter_gradients
+from bnspec import BatchNormConfig, Gradients, Groups, Kernels, Moments, Normalized, Params, RunningState, Saved
+from bnspec._gradients import parameter_gradients
 from bnspec._modes import readable
-from bnspec._normalize import inverse_stddev, scale_and_shift
-from bnspec._types import Groups, Moments, Params, RunningState, Saved, Static
-from bnspec._widening import narrowed, widened
+from bnspec._types import Static
+from bnspec_backends.cpu.compiled import operations
+from bnspec_backends.cpu.compiled.kernels import CompiledKernels, is_plain, is_plain_gradient
 
 __all__ = ["TorchCpuKernels"]
 
+_COMPILED = CompiledKernels()
 
-class TorchCpuKernels:
-    """Kernels of `bnspec._protocols.FusedKernels` over those for NumPy arrays.
 
-    Parameters
-    ----------
-    kernels : CompiledKernels
-        For NumPy arrays.
-    """
+class TorchCpuKernels(Kernels):
+    """Kernels for tensors on the CPU, over those for NumPy arrays."""
 
-    def __init__(self, kernels: Any) -> None:
-        self._plain = self.differentiable = SpecificationKernels()
-        self._kernels = kernels
+    def differentiable(self, *, plain_sums: bool) -> Kernels:
+        return Kernels().differentiable(plain_sums=plain_sums)
 
     def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
-        """Primitive 1."""
-        if not readable(x, mask) or _differentiated(x):
-            return self._plain.moments(x, groups, mask)
-        return Moments(*map(_tensor, self._kernels.moments(_array(x), groups, _array(mask))))
+        if not _may_read(x, mask):
+            return super().moments(x, groups, mask)
+        return Moments(*map(_tensor, _COMPILED.moments(_array(x), groups, _array(mask))))
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
-        """Primitive 2."""
-        given = (x, centre, scale, shift)
-        if not readable(*given) or _differentiated(*given):
-            return self._plain.normalize(*given, groups)
-        return _tensor(self._kernels.normalize(*map(_array, given), groups))
+        if not _may_read(x, centre, scale, shift):
+            return super().normalize(x, centre, scale, shift, groups)
+        return _tensor(_COMPILED.normalize(_array(x), _array(centre), _array(scale), _array(shift), groups))
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
-        """Primitive 3."""
-        given = (dy, x, centre)
-        if not readable(*given, mask) or _differentiated(*given):
-            return self._plain.grad_sums(*given, groups, mask)
-        s1, s2 = self._kernels.grad_sums(*map(_array, given), groups, _array(mask))
+        if not _may_read(dy, x, centre, mask):
+            return super().grad_sums(dy, x, centre, groups, mask)
+        s1, s2 = _COMPILED.grad_sums(_array(dy), _array(x), _array(centre), groups, _array(mask))
         return _tensor(s1), _tensor(s2)
 
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
-        """Primitive 4."""
-        given = (dy, x, centre, a, b, c)
-        if not readable(*given, mask) or _differentiated(*given):
-            return self._plain.grad_input(*given, groups, mask)
-        return _tensor(self._kernels.grad_input(*map(_array, given), groups, _array(mask)))
-
-    def normalize_by_batch(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> Any:
-        """Both passes of the forward operation; None for tensors that are not served."""
-        if not readable(x, gamma, beta):
-            return None
-        if not _differentiated(x, gamma, beta):
-            found = self._kernels.normalize_by_batch(*map(_array, (x, gamma, beta)), epsilon, groups)
-            return None if found is None else (Moments(*map(_tensor, found[0])), *map(_tensor, found[1:]))
-        count, mean, low, m2, inverse, y = _ByBatch.apply(  # type: ignore[no-untyped-call]
-            x, gamma, beta, epsilon, groups, self
+        if not _may_read(dy, x, centre, a, b, c, mask):
+            return super().grad_input(dy, x, centre, a, b, c, groups, mask)
+        return _tensor(
+            _COMPILED.grad_input(
+                _array(dy), _array(x), _array(centre), _array(a), _array(b), _array(c), groups, _array(mask)
+            )
         )
-        return Moments(count, mean, low, m2), inverse, y
 
-    def pull_back(
-        self, dy: Any, x: Any, gamma: Any, centre: Any, centre_low: Any, inverse: Any, divisor: Any, groups: Groups
-    ) -> Any:
-        """Both passes of the gradient; None for tensors that are not served, or while a graph is being made."""
-        given = (dy, x, gamma, centre, centre_low, inverse, divisor)
-        if not readable(*given) or _differentiated(*given):
-            return None
-        found = self._kernels.pull_back(*map(_array, given), groups)
-        return None if found is None else tuple(map(_tensor, found))
+    def forward(
+        self, x: Any, params: Params, config: BatchNormConfig, groups: Groups, **more: Any
+    ) -> tuple[Moments, Normalized]:
+        if not is_plain(config, **more) or not readable(x, *params) or not operations.serves(_array(x)):
+            return super().forward(x, params, config, groups, **more)
+        if _differentiated(x, *params):
+            found = _Forward.apply(x, *params, config, groups, self)  # type: ignore[no-untyped-call]
+        else:
+            found = _both_passes(x, *params, config, groups)
+        count, mean, low, m2, inverse, y = found
+        return Moments(count, mean, low, m2), Normalized(y, mean, low, inverse, count.to(inverse.dtype))
 
-    def normalize_by_running(
-        self, x: Any, gamma: Any, beta: Any, mean: Any, var: Any, epsilon: float, groups: Groups
-    ) -> Any:
-        """Inference; None where torch records it."""
-        given = (x, gamma, beta, mean, var)
-        if not readable(*given) or _differentiated(*given):
-            return None
-        found = self._kernels.normalize_by_running(*map(_array, given), epsilon, groups)
-        return None if found is None else tuple(map(_tensor, found))
+    def pull_back(self, dy: Any, saved: Saved, **more: Any) -> Gradients:
+        given = (saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor)
+        plain = is_plain_gradient(saved, **more) and _may_read(dy, saved.x, saved.gamma, *given)
+        if not plain or not operations.serves(*_arrays(saved.x, dy)):
+            return super().pull_back(dy, saved, **more)
+        centre, low, inverse, divisor = map(_array, given)
+        statistics = (centre, low, inverse, divisor)
+        s1, s2, dx = map(
+            _tensor,
+            operations.pull_back(_array(dy), _array(saved.x), _array(saved.gamma), *statistics, saved.static.groups),
+        )
+        return Gradients(dx, *parameter_gradients(s1, s2, saved))
 
-    def update(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> Any:
-        """Average one batch into the state; None for what is rarer, or to be refused."""
-        if not readable(*state, *stats):
-            return None
-        found = self._kernels.update(RunningState(*map(_array, state)), Moments(*map(_array, stats)), config)
-        return None if found is None else RunningState(*(None if v is None else _tensor(v) for v in found))
+    def infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
+        given = (x, *params, mean, var)
+        if not _may_read(*given) or not operations.serves(_array(x)):
+            return super().infer(x, params, mean, var, epsilon, groups)
+        gamma, beta = map(_array, params)
+        mean, low, inverse, y = map(
+            _tensor, operations.infer(_array(x), gamma, beta, _array(mean), _array(var), epsilon, groups)
+        )
+        return Normalized(y, mean, low, inverse)
+
+    def update(
+        self, state: RunningState, stats: Moments, config: BatchNormConfig, *, name: str = "batch_norm"
+    ) -> RunningState:
+        new = None
+        if readable(*state, *stats):
+            new = operations.update(RunningState(*map(_array, state)), Moments(*map(_array, stats)), config)
+        if new is None:
+            return super().update(state, stats, config, name=name)
+        return RunningState(*(None if v is None else _tensor(v) for v in new))
 
     def merge(self, a: Any, b: Any, added: int) -> Any:
-        """Join two sets' moments, as rows."""
-        if not readable(a, b) or _differentiated(a, b):
-            return None
-        found = self._kernels.merge(_array(a), _array(b), added)
-        return None if found is None else _tensor(found)
-
-    def by_primitives(self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> tuple[Moments, Any, Any]:
-        """Return what `normalize_by_batch` returns, by the primitives."""
-        kernels, (wide,), used = widened(self, (x,), gamma, beta)
-        stats = kernels.moments(wide, groups, None)
-        inverse = inverse_stddev(stats.var, epsilon)
-        scale, shift = scale_and_shift(Params(*used), inverse, stats.mean_low, None, None)
-        return stats, inverse, narrowed(kernels.normalize(wide, stats.mean, scale, shift, groups), x)
+        if not _may_read(a, b) or not operations.merges(*_arrays(a, b)):
+            return super().merge(a, b, added)
+        return _tensor(operations.merge(_array(a), _array(b), added))
 
 
-class _ByBatch(torch.autograd.Function):
+class _Forward(torch.autograd.Function):
     """x, gamma, beta to count, mean, its low part, m2, 1/sqrt(var + epsilon) and y."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups, owner: TorchCpuKernels) -> Any:
-        given = (x, gamma, beta, epsilon, groups)
-        stats, inverse, y = owner.normalize_by_batch(*given) or owner.by_primitives(*given)
-        ctx.save_for_backward(x, gamma, beta, stats.mean, stats.mean_low, inverse)
-        ctx.about = (epsilon, groups, owner, stats.count.to(torch.float64))
-        ctx.mark_non_differentiable(stats.count, stats.mean_low)
+    def forward(
+        ctx: Any, x: Any, gamma: Any, beta: Any, config: BatchNormConfig, groups: Groups, kernels: TorchCpuKernels
+    ) -> Any:
+        found = _both_passes(x, gamma, beta, config, groups)
+        count, mean, low, _, inverse, _ = found
+        ctx.save_for_backward(x, gamma, beta, mean, low, inverse)
+        ctx.about = (config, groups, kernels, count.to(torch.float64))
+        ctx.mark_non_differentiable(count, low)
         ctx.set_materialize_grads(False)
-        return *stats, inverse, y
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         _, gmean, _, gm2, ginverse, g = grads
         x, gamma, beta, mean, low, inverse = ctx.saved_tensors
-        epsilon, groups, owner, count = ctx.about
-        given = (gmean, gm2, ginverse, g)
+        config, groups, kernels, count = ctx.about
+        params = Params(gamma, beta)
         if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn
-            stats, again, y = owner.by_primitives(x, gamma, beta, epsilon, groups)
-            pairs = [(v, d) for v, d in zip((stats.mean, stats.m2, again, y), given, strict=True) if d is not None]
+            stats, done = Kernels().forward(x, params, config, groups)
+            given = zip((stats.mean, stats.m2, done.inverse_stddev, done.y), (gmean, gm2, ginverse, g), strict=True)
+            pairs = [(v, d) for v, d in given if d is not None]
             wanted = [v for v, needed in zip((x, gamma, beta), ctx.needs_input_grad, strict=False) if needed]
             outputs, directions = zip(*pairs, strict=True)
             found = iter(torch.autograd.grad(outputs, wanted, directions, create_graph=True, allow_unused=True))
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None
 
         g = torch.zeros_like(x) if g is None else g
-        saved = Saved(x, None, gamma, beta, mean, low, inverse, count, None, None, Static(groups, None, ""))
-        fused = None
-        if gmean is None and gm2 is None and ginverse is None:
-            fused = owner.pull_back(g, x, gamma, mean, low, inverse, count, groups)
-        if fused is not None:
-            s1, s2, dx = fused
-        else:
-            n = count[:, None]
-            dvar = None if gm2 is None else gm2 * n
-            if ginverse is not None:  # inverse = (var + epsilon)**(-1/2)
-                own = -0.5 * ginverse * inverse**3
-                dvar = own if dvar is None else dvar + own
-            s1, s2 = owner.grad_sums(g, x, mean, groups, None)
-            s2 = s2 - low * s1
-            a, b, c = input_coefficients(s1, s2, gmean, dvar, saved)
-            dx = owner.grad_input(g, x, mean, a, b, c - b * low, groups, None)
-        return dx, *parameter_gradients(s1, s2, saved), None, None, None
+        dvar = None if gm2 is None else gm2 * count[:, None]
+        if ginverse is not None:  # inverse = (var + epsilon)**(-1/2)
+            own = -0.5 * ginverse * inverse**3
+            dvar = own if dvar is None else dvar + own
+        done = Normalized(None, mean, low, inverse, count)
+        saved = Saved.of(x, None, params, done, Static(groups, config, ""))
+        return *kernels.pull_back(g, saved, dmean=gmean, dvar=dvar), None, None, None
+
+
+def _both_passes(x: Any, gamma: Any, beta: Any, config: BatchNormConfig, groups: Groups) -> tuple[Any, ...]:
+    """Return count, mean, its low part, m2, 1/sqrt(var + epsilon) and y."""
+    stats, inverse, y = operations.forward(_array(x), _array(gamma), _array(beta), config.epsilon, groups)
+    return *map(_tensor, stats), _tensor(inverse), _tensor(y)
+
+
+def _may_read(*tensors: Any) -> bool:
+    """Return whether the memory of tensors may be read and nobody wants a gradient of what is done with it."""
+    return readable(*tensors) and not _differentiated(*tensors)
 
 
 def _differentiated(*tensors: Any) -> bool:
@@ -180,6 +171,11 @@ def _array(v: Any) -> Any:
 
         return v.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     return v.numpy()
+
+
+def _arrays(*tensors: Any) -> Any:
+    """Return the memory of tensors as arrays of NumPy."""
+    return [_array(v) for v in tensors]
 
 
 def _tensor(v: Any) -> Any:

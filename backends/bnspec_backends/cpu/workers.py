@@ -1,58 +1,24 @@
-"""Threads that share the blocks of one call.
+"""Threads that share the blocks of one call of kernels written in NumPy, which run without the interpreter lock.
 
-The kernels run without the interpreter lock, so Python's own threads serve: unlike the threading layers of
-compilers they may be entered from any number of threads at once, and a forked child simply starts its own.
-Which thread computes a block changes no result, since blocks are cut by shape alone.
+The block that a thread computes changes no result, since blocks are cut by shape alone.
 """
 
+import contextlib
 import itertools
-import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["Workers"]
 
 
-class _Job:
-    """Blocks 0 .. number - 1 of one call, taken by whoever is free."""
-
-    def __init__(self, task: Callable[[int], None], number: int) -> None:
-        self._task, self._number = task, number
-        self._next = itertools.count()  # its next() is atomic
-        self._lock = threading.Lock()
-        self._missing = number
-        self._finished = threading.Event()
-        self._error: BaseException | None = None
-
-    def work(self) -> None:
-        """Take blocks until none is left."""
-        done = 0
-        try:
-            while self._error is None and (i := next(self._next)) < self._number:
-                self._task(i)
-                done += 1
-        except BaseException as error:
-            self._error = error
-            self._finished.set()
-        with self._lock:
-            self._missing -= done
-            if not self._missing:
-                self._finished.set()
-
-    def result(self) -> None:
-        """Wait for the blocks that others took; threads that came too late for one are not waited for."""
-        self._finished.wait()
-        if self._error is not None:
-            raise self._error
-
-
 class Workers:
-    """A fixed number of threads, started at the first call that needs them.
+    """Fixed number of threads, started at the first call that needs them.
 
     Parameters
     ----------
     threads : int
-        How many compute, the caller included.
+        Threads that compute, the caller included.
 
     Examples
     --------
@@ -64,36 +30,47 @@ class Workers:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute, the caller included."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, number: int) -> None:
+        self._threads = number
         self.start_afresh()
 
     def start_afresh(self) -> None:
         """Forget the threads: a forked child has none."""
-        self._queue: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._started = 0
-        self._lock = threading.RLock()  # a signal's handler may call, too
+        self._helpers = ThreadPoolExecutor(max(1, self._threads - 1), "bnspec-cpu")
+        self._submitting = threading.Lock()
 
     def run(self, task: Callable[[int], None], number: int) -> None:
-        """Call ``task(i)`` for each i below a number, and return when all are done; raise what one raised."""
-        helpers = min(self.threads, number) - 1
-        if helpers <= 0:
-            for i in range(number):
+        """Call ``task(i)`` for each i below a number; return when all are done; raise an error of a task."""
+        numbers = itertools.count()  # its next() is atomic
+
+        def work() -> None:
+            while (i := next(numbers)) < number:
                 task(i)
-            return
-        if self._started < helpers:
-            self._start(helpers)
-        job = _Job(task, number)
-        for _ in range(helpers):
-            self._queue.put(job)
-        job.work()
-        job.result()
 
-    def _start(self, number: int) -> None:
-        with self._lock:
-            while self._started < number:
-                threading.Thread(target=_serve, args=(self._queue,), name="bnspec-cpu", daemon=True).start()
-                self._started += 1
+        helpers = self._submit(work, min(self._threads, number) - 1)
+        begun: list[Future[None]] = []
+        try:
+            work()
+        finally:  # a helper that has not begun is not waited for
+            begun = [helper for helper in helpers if not helper.cancel()]
+        for helper in begun:
+            helper.result()
 
-
-def _serve(jobs: "queue.SimpleQueue[_Job]") -> None:
-    while True:
-        jobs.get().work()
+    def _submit(self, work: Callable[[], None], number: int) -> list[Future[None]]:
+        """Ask so many helpers; fewer if Python ends, or if the system gives no further thread."""
+        helpers: list[Future[None]] = []
+        lock = self._submitting
+        if number > 0 and lock.acquire(blocking=False):  # taken where a signal's handler computes in the middle of this
+            try:
+                with contextlib.suppress(RuntimeError):
+                    helpers.extend(self._helpers.submit(work) for _ in range(number))
+            finally:
+                lock.release()
+        return helpers

@@ -1,8 +1,9 @@
-"""Ways to join ranks: threads of one process, MPI processes, and CUDA devices through NCCL.
+"""Communicators of ranks: threads of one process, MPI processes, and CUDA devices through NCCL.
 
 `MPICommunicator` and `NCCLCommunicator` are imported when they are first asked for, and need the extras ``mpi`` and
-``cuda``. The modules beside them are plumbing: what ranks compare (`facts`), what they send (`headers`), in which order
-(`schedule`), and what becomes of a failure (`failure`, `notices`).
+``cuda``. The other modules are shared by the communicators: facts that ranks compare (`facts`), the format of messages
+(`headers`), the order of messages (`schedule`), the first failure (`failure`), notices of failures (`notices`) and
+waits with a deadline (`waiting`).
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""What ranks must agree on in a collective, and how a disagreement is told: shared by all communicators.
+"""Facts that ranks must agree on in a collective, and the texts of a disagreement; shared by all communicators.
 
 Facts are texts by name, such as ``{"layer": "'bn1'", "channels": "64"}``; they are compared field by field, so that an
-error names what differs and who sent which.
+error names each field that differs and the ranks that sent each value.
 """
 
 import json
@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 from array_api_compat import device
 
+from bnspec._communicator import Signature
 from bnspec._errors import refusal
 from bnspec._namespace import array_namespace
 from bnspec._precision import is_array
-from bnspec._protocols import Signature
 from bnspec._types import Array
 
 __all__ = ["DO_THE_SAME", "differences_of", "error_text", "facts_of", "layers_text", "met_text", "plain_array",
@@ -23,7 +23,7 @@ DO_THE_SAME = "Call the same layers in the same order, with the same options and
 
 
 def facts_of(payload: Array, signature: Signature) -> dict[str, str]:
-    """What has to be equal on all ranks of one process, field by field, as text."""
+    """Return the facts that must be equal on all ranks of one process, field by field, as text."""
     plain_array(payload, signature)
     return signature_facts(payload, signature) | {
         "payload library": array_namespace(payload).__name__.removeprefix("array_api_compat."),
@@ -32,7 +32,7 @@ def facts_of(payload: Array, signature: Signature) -> dict[str, str]:
 
 
 def signature_facts(payload: Array, signature: Signature) -> dict[str, str]:
-    """The same for ranks that need not have one library and device."""
+    """Return the facts that must be equal on ranks whose libraries and devices may differ."""
     facts = {key: repr(value) for key, value in signature._asdict().items() if key != "options"}
     try:
         facts |= {f"options.{key}": json.dumps(value) for key, value in json.loads(signature.options).items()}
@@ -65,9 +65,9 @@ def plain_array(payload: Array, signature: Signature) -> None:
 
 
 def differences_of(facts: Mapping[int, Mapping[str, str]]) -> str:
-    """Each field that is not the same on all ranks, with the ranks that sent each value; empty when all agree."""
+    """Return each field that differs between ranks, with the ranks that sent each value; empty if all agree."""
     keys = {key: None for each in facts.values() for key in each}
-    if len({each.get("operation") for each in facts.values()}) > 1:  # their fields differ by nature
+    if len({each.get("operation") for each in facts.values()}) > 1:  # operations have different fields
         keys = {key: None for key in keys if all(key in each for each in facts.values())}
     fields = []
     for key in keys:
@@ -82,7 +82,7 @@ def differences_of(facts: Mapping[int, Mapping[str, str]]) -> str:
 
 
 def layers_text(facts: Mapping[int, Mapping[str, str]]) -> str:
-    """Who came with what: ``'bn1' (moments, collective 3) from ranks 0 and 2``."""
+    """Return where the ranks are: ``layer 'bn1' (moments, collective 3) from ranks 0, 2``."""
     groups: dict[str, list[int]] = {}
     for rank, each in facts.items():
         groups.setdefault(where(each), []).append(rank)
@@ -90,20 +90,20 @@ def layers_text(facts: Mapping[int, Mapping[str, str]]) -> str:
 
 
 def met_text(facts: Mapping[int, Mapping[str, str]]) -> str:
-    """How ranks that met in one collective, with these facts each, differ."""
+    """Return how ranks that met in one collective, with these facts each, differ."""
     return f"the ranks met in one collective with {layers_text(facts)}, and differ in {differences_of(facts)}"
 
 
 def where(facts: Mapping[str, str]) -> str:
-    """One rank's place in the program: ``layer 'bn1' (moments, collective 3)``."""
+    """Return one rank's place in the program: ``layer 'bn1' (moments, collective 3)``."""
     return f"layer {facts['layer']} ({facts['operation'].strip(chr(39))}, collective {facts['sequence number']})"
 
 
 def ranks_text(ranks: Sequence[int]) -> str:
-    """``rank 1`` or ``ranks 0, 2``."""
+    """Return ``rank 1`` or ``ranks 0, 2``."""
     return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
 
 
 def error_text(error: BaseException) -> str:
-    """Type and text of an error."""
+    """Return type and text of an error."""
     return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Payloads to host memory and back, for communicators whose messages start there."""
+"""Copies of payloads to host memory and back, for communicators whose messages start there."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ __all__ = ["from_host", "to_host"]
 
 
 def to_host(payload: Array) -> Any:
-    """The payload as a C-contiguous NumPy array; a NumPy array as it is."""
+    """Return the payload as a C-contiguous NumPy array, without a copy if it is one."""
     name = library(payload)
     if name == "numpy":
         return np.ascontiguousarray(payload)
@@ -25,7 +25,7 @@ def to_host(payload: Array) -> Any:
 
 
 def from_host(values: Any, like: Array) -> Array:
-    """Values as an array of another's library, on its device."""
+    """Return values as an array of another array's library, on its device."""
     if library(like) == "numpy":
         return values
     xp = array_namespace(like)
@@ -33,7 +33,7 @@ def from_host(values: Any, like: Array) -> Array:
 
 
 def _staged(payload: Array) -> Any:
-    """A copy through page-locked memory on the current stream: the copy itself does not wait for a pageable buffer."""
+    """Copy through page-locked memory on the current stream: no pageable buffer is waited for."""
     import cupy
     import cupyx
 

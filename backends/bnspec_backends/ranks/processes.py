@@ -1,4 +1,4 @@
-"""What communicators have in common: they belong to one process, end with a `with` block, and split by colours."""
+"""Base classes of communicators: they belong to one process, end with a `with` block, and split by colours."""
 
 import os
 from abc import ABC, abstractmethod
@@ -7,14 +7,14 @@ from typing import Any, Literal, Self
 
 from bnspec._errors import CommunicatorError, refusal
 
-__all__ = ["Owned", "ProcessCommunicator", "color_of"]
+__all__ = ["Owned", "ProcessCommunicator", "checked_color"]
 
 
 class Owned:
-    """What belongs to the process that made it.
+    """Base class of objects that belong to the process that made them.
 
-    A forked child inherits the memory, but not the place among the ranks: what it sent would be taken for its
-    parent's, and the threads and locks that it would wait for are not there.
+    A forked child inherits the memory, but not the place among the ranks: its messages would be taken for its parent's,
+    and the threads and locks that it would wait for are not there.
     """
 
     _process: int
@@ -27,7 +27,7 @@ class Owned:
 
     @property
     def inherited(self) -> bool:
-        """Whether this is a forked child's memory of what belongs to its parent."""
+        """True in a forked child of the process that made the object."""
         return os.getpid() != self._process
 
     def refuse_inherited(self) -> None:
@@ -36,6 +36,7 @@ class Owned:
         Raises
         ------
         CommunicatorError
+            The object belongs to the parent.
         """
         if self.inherited:
             raise refusal(
@@ -48,18 +49,21 @@ class Owned:
 
 
 class ProcessCommunicator(Owned, ABC):
-    """One rank's end of a group of processes.
+    """Base class of one rank's end of a group of processes.
 
     Attributes
     ----------
-    rank, size : int
+    rank : int
+        This rank, 0 .. size - 1.
+    size : int
+        Number of ranks.
     """
 
     rank: int
     size: int
 
     def __repr__(self) -> str:
-        """For example ``<MPICommunicator rank 0 of 2>``."""
+        """Return for example ``<MPICommunicator rank 0 of 2>``."""
         return f"<{type(self).__name__} rank {self.rank} of {self.size}>"
 
     def __enter__(self) -> Self:
@@ -73,11 +77,11 @@ class ProcessCommunicator(Owned, ABC):
 
     @abstractmethod
     def close(self, error: BaseException | None = None) -> None:
-        """Take no further part, and tell the others; in a forked child, do nothing."""
+        """Take no further part, and notify the other ranks; in a forked child, do nothing."""
 
 
-def color_of(color: Any) -> int | str | None:
-    """What a rank gives to `split`, if it can be compared with the others'.
+def checked_color(color: Any) -> int | str | None:
+    """Return the colour that a rank gives to `split`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Who sends to whom, so that every rank ends with one array of all: a plan that depends on rank numbers alone.
+"""Schedule of messages by which every rank ends with one array of all; it depends on rank numbers alone.
 
 The ranks are cut into blocks of consecutive numbers, those into smaller blocks, down to single ranks. Round by round,
 from the smallest blocks up, each rank takes the result of every other block of its group from one of that block's
@@ -16,15 +16,15 @@ from typing import NamedTuple
 
 __all__ = ["ONE_ROUND", "Round", "factor_for", "plan"]
 
-#: Up to this many ranks every rank hears every other directly: one round, and each knows itself who is missing.
+#: Up to this many ranks every rank receives from every other: one round, and each knows by itself which one is missing.
 ONE_ROUND = 32
 
-#: Blocks that are joined in a round, at most, in larger worlds. docs/scaling.md has the model behind the choice.
+#: Most blocks joined in a round, in larger worlds. docs/scaling.md has the model behind the choice.
 _JOINED = 8
 
 
 class Round(NamedTuple):
-    """One rank's part in a round.
+    """Part of one rank in a round.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Round(NamedTuple):
 
 
 def factor_for(size: int) -> tuple[int, int]:
-    """The number of blocks joined per round, and the number of rounds.
+    """Return the number of blocks joined per round, and the number of rounds.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def factor_for(size: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=64)
 def plan(size: int, rank: int) -> tuple[Round, ...]:
-    """The rounds of one rank, in the order in which they happen.
+    """Return the rounds of one rank, in the order in which they happen.
 
     Examples
     --------
@@ -92,5 +92,5 @@ def _cut(start: int, end: int, parts: int) -> list[tuple[int, int]]:
 
 
 def _partner(offset: int, block: tuple[int, int]) -> int:
-    """The rank of a block that serves the rank with this offset in a block of its own."""
+    """Return the rank of a block that sends to the rank with this offset in its own block."""
     return block[0] + offset % (block[1] - block[0])

@@ -1,11 +1,10 @@
 """Ranks as threads of one process: `run` starts them, `ThreadCommunicator` joins their statistics.
 
-All ranks of a communicator meet at one *hub*. Each deposits what it is about to do and its payload;
-the last to arrive compares the deposits, folds the payloads in rank order and hands every rank a copy
-of its own. The fold is computed once, so the result is the same to the bit on every rank whatever the
-library does [BN-SYNC-2], and nobody leaves before it is done, so a rank may overwrite its payload
-as soon as `all_reduce` returns. A fault ends the meeting for everybody at once and for good: a
-communicator that failed stays failed, because its ranks no longer agree on where they are.
+All ranks of a communicator meet at one *rendezvous*. Each deposits the facts of its collective and its payload. The
+last to arrive compares the facts, folds the payloads in rank order and hands every rank a copy. The fold is computed
+once, so the result is the same to the bit on every rank whatever the library does [BN-SYNC-2]. No rank leaves before
+the fold is done, so a rank may overwrite its payload as soon as `all_reduce` returns. A fault ends the meeting for all
+ranks at once. A communicator that failed stays failed, because its ranks no longer agree on their place in the program.
 """
 
 import contextvars
@@ -16,13 +15,14 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
+from bnspec._communicator import Signature
 from bnspec._errors import CommunicatorError, refusal
 from bnspec._namespace import array_namespace
-from bnspec._protocols import Signature
 from bnspec._types import Array
 from bnspec_backends.ranks.facts import error_text, facts_of, ranks_text
 from bnspec_backends.ranks.processes import Owned
-from bnspec_backends.ranks.rendezvous import Hub
+from bnspec_backends.ranks.rendezvous import Rendezvous
+from bnspec_backends.ranks.waiting import checked_deadline
 
 __all__ = ["ThreadCommunicator", "current", "run"]
 
@@ -57,7 +57,7 @@ def run(size: int, fn: Callable[..., T], *, deadline: float = 60.0, args: Sequen
     Notes
     -----
     Each thread starts with a copy of the caller's context variables, so training contexts reach the
-    ranks. What a library keeps per thread (``torch.no_grad``, ``jax.enable_x64``) does not: set it in `fn`.
+    ranks. Settings that a library keeps per thread (``torch.no_grad``, ``jax.enable_x64``) do not: set them in `fn`.
 
     The other ranks get ``deadline + 5`` seconds to end after the first error; a thread that runs on is
     left behind as a daemon and named in a note. `fn` itself may take any time as long as no rank fails.
@@ -70,14 +70,7 @@ def run(size: int, fn: Callable[..., T], *, deadline: float = 60.0, args: Sequen
     size = operator.index(size)
     if size < 1:
         raise refusal(ValueError, "BN-SYNC-9", got=f"size is {size}", expected="size >= 1", do="Ask for a rank.")
-    if not 0 < deadline < threading.TIMEOUT_MAX - _GRACE:
-        raise refusal(
-            ValueError,
-            "BN-SYNC-9",
-            got=f"deadline is {deadline!r}",
-            expected="a positive, finite number of seconds",
-            do="Give each collective at least the time by which ranks may differ.",
-        )
+    deadline = checked_deadline(deadline)
     if args is not None and len(args) != size:
         raise refusal(
             ValueError,
@@ -86,11 +79,11 @@ def run(size: int, fn: Callable[..., T], *, deadline: float = 60.0, args: Sequen
             expected="one per rank",
             do="Rank r gets args[r]; what all ranks share belongs in fn.",
         )
-    return _Session(size, deadline).run(fn, args)
+    return _Run(size, deadline).run(fn, args)
 
 
 def current() -> "ThreadCommunicator":
-    """The communicator of the rank whose thread this is; the entry point ``threads`` names it.
+    """Return the communicator of the rank whose thread this is; the entry point ``threads`` names this function.
 
     Raises
     ------
@@ -107,9 +100,9 @@ def current() -> "ThreadCommunicator":
 
 
 class ThreadCommunicator(Owned):
-    """One rank's end of a group of threads, a `bnspec._protocols.Communicator`. `run` makes them.
+    """Communicator of one rank in a group of threads, a `bnspec.Communicator`. `run` makes them.
 
-    Device arrays are read as the library orders them: all ranks use one device and one stream.
+    All ranks use one device and one stream, so that device arrays are read in the library's own order.
 
     Attributes
     ----------
@@ -119,37 +112,19 @@ class ThreadCommunicator(Owned):
         Number of ranks.
     """
 
-    def __init__(self, hub: "Hub", rank: int) -> None:
+    def __init__(self, rendezvous: Rendezvous, rank: int) -> None:
         self.rank = rank
-        self.size = len(hub.members)
-        self._hub = hub
+        self.size = len(rendezvous.members)
+        self._rendezvous = rendezvous
 
     def __repr__(self) -> str:
-        """``<ThreadCommunicator rank 0 of 2>``."""
+        """Return ``<ThreadCommunicator rank 0 of 2>``."""
         return f"<ThreadCommunicator rank {self.rank} of {self.size}>"
 
     def all_reduce(self, payload: Array, combine: Callable[[Array, Array], Array], signature: Signature) -> Array:
-        """Fold the ranks' payloads in rank order; every rank gets a copy of its own, equal to the bit.
+        """Fold the ranks' payloads in rank order, as `bnspec.Communicator.all_reduce` describes.
 
-        Parameters
-        ----------
-        payload : array
-            The same shape and dtype on every rank. Only read.
-        combine : callable
-            ``combine(a, b)``, where a holds lower ranks than b.
-        signature : Signature
-            Must be equal on all ranks.
-
-        Raises
-        ------
-        CollectiveMismatch
-            On every rank, when signatures or payloads differ.
-        CollectiveTimeout
-            On every rank that waits, when one is missing at the deadline.
-        CommunicatorError
-            A rank failed or returned, or this communicator failed before.
-        TypeError
-            The payload is no array with values, for example a tracer of ``jax.jit``.
+        Each rank gets a copy of its own. A TypeError refuses a payload without values, such as a tracer of ``jax.jit``.
         """
         self.refuse_inherited()
 
@@ -158,13 +133,13 @@ class ThreadCommunicator(Owned):
             xp = array_namespace(total)
             return [xp.asarray(total, copy=True) for _ in payloads]
 
-        return self._hub.meet(self.rank, payload, lambda: facts_of(payload, signature), fold)
+        return self._rendezvous.meet(self.rank, payload, lambda: facts_of(payload, signature), fold)
 
     def split(self, color: Hashable) -> "ThreadCommunicator":
-        """The communicator of the ranks that give the same colour, numbered in their present order.
+        """Return the communicator of the ranks that give the same colour, numbered in their present order.
 
-        Every rank must call it, as it must every collective. Faults of the part poison the part; a rank that ends
-        fails every communicator it is in. Error texts of a part name its ranks by their numbers in `run`.
+        Every rank must call it, as it must every collective. A fault of the part leaves the whole usable; a rank that
+        ends fails every communicator it is in. Error texts of a part name its ranks by their numbers in `run`.
         """
         self.refuse_inherited()
 
@@ -172,40 +147,40 @@ class ThreadCommunicator(Owned):
             places: dict[Hashable, list[int]] = {}
             for place, each in enumerate(colors):
                 places.setdefault(each, []).append(place)
-            parts = {each: self._hub.part(group) for each, group in places.items()}
+            parts = {each: self._rendezvous.part(group) for each, group in places.items()}
             return [ThreadCommunicator(parts[each], places[each].index(n)) for n, each in enumerate(colors)]
 
         def facts() -> dict[str, str]:
             hash(color)
             return {"operation": "'split'", "layer": "none"}
 
-        part: ThreadCommunicator = self._hub.meet(self.rank, color, facts, regroup)
+        part: ThreadCommunicator = self._rendezvous.meet(self.rank, color, facts, regroup)
         return part
 
 
-class _Session(Owned):
-    """The threads of one `run`: their results, and their errors in the order they were raised."""
+class _Run(Owned):
+    """Threads of one `run`: their results, and their errors in the order they were raised."""
 
     def __init__(self, size: int, deadline: float) -> None:
         self.members = tuple(range(size))
         self.deadline = deadline
         self.condition = threading.Condition()
-        self.hubs: weakref.WeakSet[Hub] = weakref.WeakSet()  # split may be called every step
+        self.meetings: weakref.WeakSet[Rendezvous] = weakref.WeakSet()  # split may be called every step
         self.ended: dict[int, Any] = {}
         self.errors: list[tuple[int, BaseException]] = []
 
-    def register(self, hub: Hub) -> None:
+    def register(self, rendezvous: Rendezvous) -> None:
         with self.condition:
-            self.hubs.add(hub)
+            self.meetings.add(rendezvous)
 
     def run(self, fn: Callable[..., T], args: Sequence[Any] | None) -> list[T]:
-        hub = Hub(self, self.members)
+        rendezvous = Rendezvous(self, self.members)
         threads: dict[int, threading.Thread] = {}
         try:
             for rank in self.members:
                 rest = () if args is None else (args[rank],)
                 context = contextvars.copy_context()
-                work = functools.partial(context.run, self._work, fn, ThreadCommunicator(hub, rank), rest)
+                work = functools.partial(context.run, self._work, fn, ThreadCommunicator(rendezvous, rank), rest)
                 thread = threading.Thread(target=work, name=f"bnspec rank {rank}", daemon=True)
                 try:
                     thread.start()
@@ -218,11 +193,11 @@ class _Session(Owned):
         except BaseException as error:  # an interrupt, mostly: ranks that wait must not go on waiting
             if self.inherited:
                 raise
-            for each in self._hubs():
+            for each in self._all():
                 each.interrupt(error)
             raise
         for rank in threads.keys() & self.ended.keys():
-            threads[rank].join()  # it is past its last line of ours
+            threads[rank].join()  # the thread is past the last line of this file
         if self.errors:
             raise self._first()
         return [self.ended[rank] for rank in self.members]
@@ -233,7 +208,7 @@ class _Session(Owned):
             result = fn(comm, *rest)
         except BaseException as error:
             if self.inherited:
-                raise  # in a forked child nobody else would tell
+                raise  # in a forked child no other thread would report it
             self._leave(comm.rank, None, error)
         else:
             self._leave(comm.rank, result, None)
@@ -243,20 +218,20 @@ class _Session(Owned):
             return  # a rank's thread went on in a forked child, where the others are not
         if error is not None:
             with self.condition:
-                self.errors.append((rank, error))  # before any other rank can fail because of it
-        for hub in self._hubs():
-            if rank in hub.members:
-                hub.leave(hub.members.index(rank), error)
+                self.errors.append((rank, error))  # before another rank can fail because of this one
+        for rendezvous in self._all():
+            if rank in rendezvous.members:
+                rendezvous.leave(rendezvous.members.index(rank), error)
         with self.condition:
             self.ended[rank] = result
             self.condition.notify_all()
 
-    def _hubs(self) -> list[Hub]:
+    def _all(self) -> list[Rendezvous]:
         with self.condition:
-            return list(self.hubs)
+            return list(self.meetings)
 
     def _first(self) -> BaseException:
-        """The first error that is not another rank's in disguise: those are CommunicatorErrors with a cause."""
+        """Return the first error that a rank raised by itself; an error of another rank is the cause of the others."""
         own = [
             (rank, error)
             for rank, error in self.errors

@@ -171,7 +171,7 @@ FEATURES: tuple[Feature, ...] = (
 _FEATURE_OF = {
     "BN-MASK": "mask", "BN-SYNC": "ranks", "BN-SYNC-3": "uneven", "BN-RENORM": "renorm", "BN-GRP-2": "ghost",
     "BN-RUN-8": "ghost", "BN-SHAPE-2": "axis", "BN-GRAD-6": "cotangents", "BN-RUN-7": "debiased",
-    "BN-NORM-2": "parameters", "BN-PREC-2": "dtype", "BN-PREC-3": "dtype", "BN-SHAPE-5": "dtype", "BN-INF-2": "ghost",
+    "BN-NORM-2": "parameters", "BN-PREC-2": "dtype", "BN-PREC-3": "dtype", "BN-INF-2": "ghost",
 }  # fmt: skip
 
 

@@ -34,10 +34,10 @@ _TANGENTS = "ydot mean_dot var_dot"
 
 #: The outputs that can show that a clause is broken, words in one text; "state.var" is that array of the state alone.
 SPEAKS: Mapping[str, str] = {
-    **dict.fromkeys(("BN-SHAPE-1", "BN-SHAPE-6", "BN-GRP-3"), ""),
+    **dict.fromkeys(("BN-SHAPE-1", "BN-SHAPE-5", "BN-SHAPE-6", "BN-GRP-3"), ""),
     "BN-SHAPE-2": EVERY,
     "BN-SHAPE-3": "y dx ydot",
-    **dict.fromkeys(("BN-SHAPE-4", "BN-SHAPE-5", "BN-GRP-2", "BN-GRP-4"), EVERY),
+    **dict.fromkeys(("BN-SHAPE-4", "BN-GRP-2", "BN-GRP-4"), EVERY),
     "BN-GRP-1": "count",
     "BN-MOM-1": "count",
     "BN-MOM-2": "mean",

@@ -134,6 +134,8 @@ def _again(record: "Record", subject: "Subject", given: "Failures", deadline: fl
 
 
 def _say(number: int, record: "Record", found: "Record") -> None:
+    from bnspec_conformance.trials.violation import told_by_ulps
+
     violation = record.violation or {}
     how = "its counterexample" if violation.get("drawn") is not None else "the whole check, with the recorded seed"
     print(f"\n[{number}] {record.check} ({', '.join(record.clauses)}), {how}")
@@ -150,15 +152,18 @@ def _say(number: int, record: "Record", found: "Record") -> None:
             print("    " + line)
     elif found.outcome == "passed" and found.worst is not None:
         worst = found.worst
-        print(f"; the worst is {worst.what}, {worst.error_ulp:.4g} ulp off, bound {worst.bound_ulp:.4g} ulp")
+        off = f"{worst.error_ulp:.4g} ulp off, bound {worst.bound_ulp:.4g} ulp"
+        print(f"; the worst is {worst.what}, {off if told_by_ulps(vars(worst)) else f'{worst.share:.3g} of its bound'}")
     else:
         print(f": {found.reason}" if found.reason else "")
 
 
 def _numbers(violation: dict[str, Any]) -> None:
+    from bnspec_conformance.trials.violation import difference
+
     if "got" in violation:
         got, expected = float(violation["got"]), float(violation["expected"])
         print(f"  worst at  {list(violation['index'])} of {violation['what']}")
         print(f"  got       {got!r} ({got.hex()})")
         print(f"  expected  {expected!r} ({expected.hex()})")
-        print(f"  error     {violation['error_ulp']:.4g} ulp, bound {violation['bound_ulp']:.4g} ulp")
+        print(f"  error     {difference(violation)}")

@@ -1,7 +1,6 @@
 """``bnspec-conformance run``: put subjects to the test."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -49,19 +48,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument(
         "--ranks", type=int, metavar="N", help="with the subject mpi or nccl: start it as an MPI job of N processes"
     )
-    run.add_argument(
-        "--share-device",
-        action="store_true",
-        help="with the subject nccl: ranks may share a device (NCCL 2.30 or newer)",
-    )
     run.add_argument("--of-ranks", type=int, help=argparse.SUPPRESS)  # given to the processes of a job by `_as_job`
     run.set_defaults(call=call)
 
 
 def call(options: argparse.Namespace) -> int:
     """Run the suite; 0 only if nothing failed."""
-    if options.share_device:
-        os.environ["BNSPEC_NCCL_SHARE_DEVICE"] = "1"
     if options.ranks is not None:
         return _as_job(options)
     if options.of_ranks is not None:

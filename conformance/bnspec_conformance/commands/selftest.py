@@ -8,6 +8,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from bnspec_conformance.commands.numbers import seconds
+
 if TYPE_CHECKING:
     from bnspec_conformance.mutants import Mutant
     from bnspec_conformance.mutants.killing import Killing
@@ -29,6 +31,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--seed", action="append", type=int, metavar="N", help="a seed of all cases; may be repeated (default: 0, 1, 2)"
     )
     selftest.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each processor)")
+    selftest.add_argument("--deadline", type=seconds, metavar="SECONDS", help="for one case (default 120)")
     selftest.add_argument("--json", metavar="FILE", help="write the result as JSON")
     selftest.add_argument("--list", action="store_true", help="list the mutants and stop")
     selftest.add_argument("--table", action="store_true", help="print the page of all mutants as Markdown and stop")
@@ -79,14 +82,14 @@ def call(options: argparse.Namespace) -> int:
             shrunk = [m for m in chosen if m.name in SHRUNK]
             attempts = [*_plain(chosen, seeds), *_shrunk(shrunk, seeds)]
             checks = [*_plain_checks(checks_for(chosen), seeds), *_shrunk_checks(checks_for(shrunk), seeds)]
-            killings, records = _run(pool, attempts, checks)
+            killings, records = _run(pool, attempts, checks, options.deadline)
     except BrokenProcessPool as error:
         print(f"a process ended before its time, for want of memory perhaps ({error}); try --jobs 1.", file=sys.stderr)
         return 1
-    seconds = time.perf_counter() - started
-    well = show(chosen, killings, records, seeds, seconds)
+    took = time.perf_counter() - started
+    well = show(chosen, killings, records, seeds, took)
     if options.json:
-        result = to_json(chosen, killings, records, seeds, seconds)
+        result = to_json(chosen, killings, records, seeds, took)
         write_text(options.json, json.dumps(result, indent=1) + "\n")
     return 0 if well else 1
 
@@ -119,7 +122,7 @@ def _shrunk_checks(checks: Sequence[str], seeds: Sequence[int]) -> list[_Attempt
 
 
 def _run(
-    pool: Executor, mutants: Sequence[_Attempt], checks: Sequence[_Attempt]
+    pool: Executor, mutants: Sequence[_Attempt], checks: Sequence[_Attempt], deadline: float | None
 ) -> "tuple[list[Killing], list[Record]]":
     """Return all attempts in their order. The core comes last, in processes that held mutants."""
     with _progress(len(mutants) + len(checks), sys.stdout) as advance:
@@ -129,26 +132,26 @@ def _run(
                 result = future.result()
                 advance(f"{result.mutant} survived" if getattr(result, "check", "-") == "" else "")
 
-        killing: list[Future[Any]] = [pool.submit(_kill, *each) for each in mutants]
-        checking: list[Future[Any]] = [pool.submit(_clean, *each) for each in checks]
+        killing: list[Future[Any]] = [pool.submit(_kill, *each, deadline) for each in mutants]
+        checking: list[Future[Any]] = [pool.submit(_clean, *each, deadline) for each in checks]
         for future in (*killing, *checking):
             future.add_done_callback(note)
         return [future.result() for future in killing], [future.result() for future in checking]
 
 
-def _kill(name: str, seed: int, shrink: bool, declines: str) -> "Killing":
+def _kill(name: str, seed: int, shrink: bool, declines: str, deadline: float | None) -> "Killing":
     """Return one attempt at one mutant, in a process of the pool."""
     from bnspec_conformance.mutants import catalogue
     from bnspec_conformance.mutants.killing import kill
 
-    return kill(catalogue()[name], seed, shrink=shrink, declines=declines)
+    return kill(catalogue()[name], seed, shrink=shrink, declines=declines, deadline=deadline)
 
 
-def _clean(check: str, seed: int, shrink: bool, declines: str) -> "Record":
+def _clean(check: str, seed: int, shrink: bool, declines: str, deadline: float | None) -> "Record":
     """Return one check of the core itself, in a process of the pool."""
     from bnspec_conformance.mutants.killing import clean
 
-    return clean(check, seed, shrink=shrink, declines=declines)
+    return clean(check, seed, shrink=shrink, declines=declines, deadline=deadline)
 
 
 class _Here(Executor):

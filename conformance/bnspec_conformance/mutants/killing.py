@@ -12,6 +12,7 @@ from bnspec_conformance.mutants.declining import FEW, declining
 from bnspec_conformance.mutants.mutant import CannotApply, Mutant
 from bnspec_conformance.run.engine import Check, all_checks, attempt, checks_of
 from bnspec_conformance.subjects import Subject, find_subject
+from bnspec_conformance.subjects.time_limit import PATIENCE
 from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record, outcome_of
 
@@ -62,7 +63,9 @@ def checks_for(mutants: Iterable[Mutant]) -> list[str]:
     return [check.name for check in all_checks().values() if wanted & set(check.clauses)]
 
 
-def kill(mutant: Mutant, seed: int, *, shrink: bool = False, declines: str = "") -> Killing:
+def kill(
+    mutant: Mutant, seed: int, *, shrink: bool = False, declines: str = "", deadline: float | None = None
+) -> Killing:
     """Put a mutant of bnspec on NumPy to the checks of its clause, and stop at the first that blames this clause.
 
     A check that breaks, or fails by an error of the mutant's own making such as a NameError, kills nothing: a mutant
@@ -73,7 +76,7 @@ def kill(mutant: Mutant, seed: int, *, shrink: bool = False, declines: str = "")
     try:
         with mutant.apply():
             for check in checks_of(mutant.clause):
-                record = _attempt(check, seed, shrink=shrink, declines=declines)
+                record = _attempt(check, seed, shrink=shrink, declines=declines, deadline=deadline)
                 said = record.reason.split("\n", 1)[0]
                 if outcome_of(record, mutant.clause) != "failed":
                     if record.outcome == "failed":  # of other clauses, which is no finding of this one
@@ -90,16 +93,17 @@ def kill(mutant: Mutant, seed: int, *, shrink: bool = False, declines: str = "")
     return Killing(mutant.name, seed, "", 0, time.perf_counter() - started, reason, shrink, declines)
 
 
-def clean(check: str, seed: int, *, shrink: bool = False, declines: str = "") -> Record:
+def clean(check: str, seed: int, *, shrink: bool = False, declines: str = "", deadline: float | None = None) -> Record:
     """Put bnspec on NumPy, as it is or declining some cases, to a check."""
-    return _attempt(all_checks()[check], seed, shrink=shrink, declines=declines)
+    return _attempt(all_checks()[check], seed, shrink=shrink, declines=declines, deadline=deadline)
 
 
-def _attempt(check: Check, seed: int, *, shrink: bool, declines: str) -> Record:
+def _attempt(check: Check, seed: int, *, shrink: bool, declines: str, deadline: float | None) -> Record:
     # It is the specification's own formulas that are mutated. NaN and overflow are what some mutants are about.
     with cpu.using("specification"), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        budget = Budget(examples=FEW if shrink else None, seed=seed, shrink=shrink)
+        limit = PATIENCE if deadline is None else deadline
+        budget = Budget(examples=FEW if shrink else None, seed=seed, shrink=shrink, deadline=limit)
         return attempt(check, declining(_subject(), declines), budget)
 
 

@@ -16,6 +16,7 @@ from bnspec_conformance.report.markdown import plain, rendered
 from bnspec_conformance.report.plot import Scale, axis, interval
 from bnspec_conformance.report.summary import VERDICTS
 from bnspec_conformance.trials.record import outcome_of, reason_of
+from bnspec_conformance.trials.violation import difference, told_by_ulps
 
 __all__ = ["write_html"]
 
@@ -44,7 +45,8 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
         finalize=_seen,
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
     )
-    environment.filters |= {"number": _number, "seconds": _seconds, "hex": _hex}
+    filters: dict[str, Any] = {"number": _number, "seconds": _seconds, "hex": _hex, "difference": difference}
+    environment.filters |= filters
     page = environment.get_template("report.html.jinja").render(
         style=Markup(folder.joinpath("report.css").read_text("utf-8")),
         code=Markup(folder.joinpath("report.js").read_text("utf-8")),
@@ -165,13 +167,17 @@ def _cell(clause: str, name: str, entry: Mapping[str, Any] | None) -> dict[str, 
 
 
 def _line(name: str, clause: str, entry: Mapping[str, Any], checks: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a subject's line in the table of a clause; its plot is of the worst failure, else of the worst error."""
-    violations = [v for c in checks for v in _violations(c, clause) if "error_ulp" in v]
+    """Return a subject's line in the table of a clause; its plot is of the worst failure, else of the worst error.
+
+    The plot is in units of the last place; what these do not tell, next to 0, has none.
+    """
+    compared = [v for c in checks for v in _violations(c, clause) if "error_ulp" in v]
+    violations = [v for v in compared if told_by_ulps(v)]
     numbers, what = None, ""
     if violations:
         worst = max(violations, key=lambda v: _size(v["error_ulp"]))
         numbers, what = (float(worst["error_ulp"]), float(worst["bound_ulp"])), worst.get("what", "")
-    elif entry["worst"]:
+    elif entry["worst"] and not compared and told_by_ulps(entry["worst"]):
         numbers, what = (float(entry["worst"]["error_ulp"]), float(entry["worst"]["bound_ulp"])), entry["worst"]["what"]
     counted = [f"{entry[o]} {o}" for o in ("failed", "stale", "waived", "passed", "untested", "not supported")]
     told = [(outcome_of(c, clause), c) for c in checks]

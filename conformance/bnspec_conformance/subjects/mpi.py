@@ -92,7 +92,7 @@ class OursOnMPI(Ours):
 
 def mpi() -> OursOnMPI:
     """bnspec on NumPy and the processes of this MPI job."""
-    from bnspec_backends.ranks.mpi.communicator import MPICommunicator
+    from bnspec_backends.ranks import MPICommunicator
 
     pool = MPIRankPool(MPICommunicator(deadline=APART))
     return OursOnMPI("mpi", bnspec.get_backend("numpy"), examples=20, pool=pool, library=mpi_version())

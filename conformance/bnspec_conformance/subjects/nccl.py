@@ -5,17 +5,13 @@ communicator of so many ranks serves one case after the other until it fails. Ea
 a check must see an error at the call that it is about.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import bnspec
 from bnspec_conformance.subjects.mpi import APART, MPIRankPool, OursOnMPI, mpi_version
 
-__all__ = ["SHARE", "NCCLRankPool", "nccl"]
-
-#: The environment variable by which ``run nccl --share-device`` lets ranks share one.
-SHARE = "BNSPEC_NCCL_SHARE_DEVICE"
+__all__ = ["NCCLRankPool", "nccl"]
 
 
 class NCCLRankPool(MPIRankPool):
@@ -30,7 +26,7 @@ class NCCLRankPool(MPIRankPool):
         """Call a function and keep every exception (`RankPool.outcomes`); close a communicator whose ranks differ."""
         found = super().outcomes(size, fn, deadline=deadline)
         part = self._parts[size]
-        state = f"{part.well} {part.sequence}" if self._control.rank < size else "outside"
+        state = f"{part.usable} {part.sequence}" if self._control.rank < size else "outside"
         states = self._control.all_gather(state.encode(), operation="state", what=str(size))
         if len(set(states[:size])) > 1 or states[0].startswith(b"False"):  # the ranks no longer agree where they are
             self._parts.pop(size).close(RuntimeError("a case that failed"))
@@ -50,19 +46,17 @@ def nccl() -> OursOnMPI:
     backend = bnspec.get_backend("cupy")
     from mpi4py import MPI
 
-    from bnspec_backends.ranks.mpi.communicator import MPICommunicator
-    from bnspec_backends.ranks.nccl import NCCLCommunicator
+    from bnspec_backends.ranks import MPICommunicator, NCCLCommunicator
     from bnspec_backends.ranks.nccl.start import version_text
 
     devices = len(backend.devices())
     local = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
-    share = bool(os.environ.get(SHARE))
     if not devices:
         raise ImportError("CuPy is installed, but there is no CUDA device")
     import cupy
 
     cupy.cuda.Device(local.rank % devices).use()  # a launcher may have shown each process another one already
-    everyone = NCCLCommunicator(deadline=APART, blocking=True, share_device=share)
+    everyone = NCCLCommunicator(deadline=APART, blocking=True)
     pool = NCCLRankPool(MPICommunicator(deadline=APART), everyone)
     library = f"NCCL {version_text()}, {mpi_version()}"
     return OursOnMPI("nccl", backend, examples=6, pool=pool, library=library)

@@ -104,10 +104,10 @@ def _run(
         if state is not None and update:
             result["state"] = bnspec.update_running(state, stats, config)
     if dy is not None:
-        grads = bnspec.batch_norm_vjp(dy, saved, comm, dmean=more[0], dvar=more[1])
+        grads = bnspec.batch_norm_vjp(dy, saved, comm=comm, dmean=more[0], dvar=more[1])
         result |= {"dx": grads.x, "dgamma": grads.gamma, "dbeta": grads.beta}
     if xdot is not None:
-        tangents = bnspec.batch_norm_tangents(xdot, saved, *dots, comm)
+        tangents = bnspec.batch_norm_tangents(xdot, saved, *dots, comm=comm)
         result |= {"ydot": tangents.y, "mean_dot": tangents.mean, "var_dot": tangents.var}
     return result
 

@@ -6,8 +6,9 @@ it is wrong there too, the formula's clause is, whether or not the check at hand
 """
 
 import functools
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.subjects.time_limit import TooLong, deadline
 from bnspec_conformance.trials.under_test import UnderTest
 
-__all__ = ["Control", "Controls", "array_of"]
+__all__ = ["Control", "Controls", "Size", "array_of"]
 
 #: What a comparison is held against: a simpler case, or another way to the results of the same one.
 Control = Case | Callable[[], Outcome]
@@ -35,7 +36,42 @@ _OWN, _EASY = "the check's own control", "an easy case"
 _PRECISION, _CUT = "BN-PREC-", 2.0**-7
 
 #: What an element must exceed its bound by to tell an error: next to 0 everything is right.
-_TELLS = 2.0**8
+_TELLS = 2.0**5
+
+#: The factor that two errors of one fault may lie apart. A rounding that is just inside its bound in the control and
+#: just outside it in the case has nothing to do with what the case has besides.
+_ALIKE = 8.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of an error.
+
+    Attributes
+    ----------
+    share : float
+        The error as a share of its bound; infinite where there is no number.
+    lost : bool
+        Whether NaN or an infinity stands where a finite number is expected.
+    """
+
+    share: float = math.inf
+    lost: bool = False
+
+    @staticmethod
+    def of(where: Mapping[str, Any]) -> "Size":
+        """Take the size from the details of a violation.
+
+        Parameters
+        ----------
+        where : mapping
+            With got, expected, error and bound, or without any of them.
+        """
+        if "got" not in where:
+            return Size()
+        error, bound = float(where["error"]), float(where["bound"])
+        lost = math.isfinite(where["expected"]) and not math.isfinite(where["got"])
+        return Size(error / bound if bound > 0 and math.isfinite(error) else math.inf, lost)
 
 
 @dataclass
@@ -56,8 +92,8 @@ class Controls:
     given: Control | None = None
     _ran: dict[str, tuple[Case, Outcome | None] | None] = field(default_factory=dict)
 
-    def blamed(self, output: str, cited: Sequence[str]) -> tuple[str, ...]:
-        """The clauses that are broken where this output of the case is wrong.
+    def blamed(self, output: str, cited: Sequence[str], size: Size | None = None) -> tuple[str, ...]:
+        """Name the clauses that are broken where this output of the case is wrong.
 
         Parameters
         ----------
@@ -65,43 +101,56 @@ class Controls:
             Such as "y" or "state.mean".
         cited : sequence of str
             The clauses of the check. Others may be blamed: then those of the check could not be tested.
+        size : Size, optional
+            How far the output is off; by default too far for a rounding.
         """
-        case = self.case
+        case, size = self.case, size or Size()
         own = [clause for clause in formulas(case, output) if clause in cited]
         others = [clause for clause in cited if clause not in own and speaks(clause, case, output)]
         if self.given is not None:
             coarse = bool(others) and all(clause.startswith(_PRECISION) for clause in others)
-            if self._right(_OWN, output, coarse=coarse) is not False:
+            if self._right(_OWN, output, size, coarse=coarse) is not False:
                 return tuple(others or own or formulas(case, output)[:1])
             if isinstance(self.given, Case):
-                return Controls(self.trial, self.given).blamed(output, own)
+                return Controls(self.trial, self.given).blamed(output, own, size)
             others = []
-        about = [clause for clause in others if self._is_about(clause, output)]
+        about = [clause for clause in others if self._is_about(clause, output, size)]
         if about or own:
             return tuple(about or own)
-        return self._elsewhere(output, others)
+        return self._elsewhere(output, others, size)
 
-    def _is_about(self, clause: str, output: str) -> bool:
-        """Whether the output is right in the case without the feature that the clause is about."""
+    def _is_about(self, clause: str, output: str, size: Size) -> bool:
+        """Return whether the output is right in the case without the feature that the clause is about."""
         feature = feature_of(clause, self.case)
         coarse = clause.startswith(_PRECISION)
-        return feature is not None and self._right(feature.name, output, coarse=coarse) is not False
+        return feature is not None and self._right(feature.name, output, size, coarse=coarse) is not False
 
-    def _elsewhere(self, output: str, candidates: Sequence[str]) -> tuple[str, ...]:
-        """The clause of a formula or a feature that the check is not about."""
+    def _elsewhere(self, output: str, candidates: Sequence[str], size: Size) -> tuple[str, ...]:
+        """Name the clause of a formula or a feature that the check is not about."""
         formula = formulas(self.case, output)[:1]
         present = [feature for feature in FEATURES if feature.has(self.case)]
-        if not present or self._right("", output) is False:
+        if not present or self._right("", output, size) is False:
             return formula
         for feature in present:
-            if self._right(feature.name, output) is True:
+            if self._right(feature.name, output, size) is True:
                 return feature.by_output.get(output, feature.by_output.get(output.split(".")[0], formula))
         return tuple(candidates) or formula
 
-    def _right(self, control: str, output: str, *, coarse: bool = False) -> bool | None:
-        """Whether an output is right in a control: a feature, "" for a plain batch, or others; None if nothing tells.
+    def _right(self, control: str, output: str, size: Size, *, coarse: bool = False) -> bool | None:
+        """Return whether an output is right in a control, or None if nothing tells.
 
-        A clause about precision is not cleared by a control that is off by a rounding too, hence `coarse`.
+        Right is an error within its bound that is far smaller than that of the case besides, so that it does not
+        explain it. A clause about precision is about roundings, and not cleared by a control that is off by one too:
+        `coarse`.
+
+        Parameters
+        ----------
+        control : str
+            A feature, "" for a plain batch, or another one.
+        output : str
+        size : Size
+            Of the error in the case.
+        coarse : bool
         """
         if control not in self._ran:
             self._ran[control] = self._run(control)
@@ -109,10 +158,14 @@ class Controls:
         if ran is None:
             return None
         case, outcome = ran
-        right = False if outcome is None else _right(self.trial, case, outcome, output, _CUT if coarse else 0.0)
-        if right is None and control not in ("", _EASY):  # nothing would show there: the formula is asked itself
-            right = None if self._right(_EASY, output, coarse=coarse) is not False else False
-        return right
+        found = Size() if outcome is None else _size(self.trial, case, outcome, output, _CUT if coarse else 0.0)
+        if found is None:  # nothing would show there: the formula is asked itself
+            asked = control != _EASY and self._right(_EASY, output, size, coarse=coarse) is False
+            return False if asked else None
+        if found.share > 1:
+            return control == _OWN and outcome is not None and size.lost and not found.lost
+        same = case.ranks[0].x.dtype == self.case.ranks[0].x.dtype
+        return coarse or not same or size.share > _ALIKE * found.share
 
     def _run(self, control: str) -> tuple[Case, Outcome | None] | None:
         """A control and its outcome; no outcome where it failed, nothing where the subject does not take it."""
@@ -160,14 +213,14 @@ def _quietly(run: Callable[[], Any], seconds: float) -> Outcome | None:
     return found if isinstance(found, Outcome) else None
 
 
-def _right(trial: UnderTest, case: Case, outcome: Outcome, output: str, rounding: float) -> bool | None:
-    """Whether an output is within its bound, and a relative rounding besides; None if nothing shows it."""
+def _size(trial: UnderTest, case: Case, outcome: Outcome, output: str, rounding: float) -> Size | None:
+    """Return how far an output is off, a relative rounding aside; None if nothing shows it."""
     formless = {each.output for each in complaints(outcome, case, trial.subject.scope, ()) if not each.clause}
     if formless & {"", output}:
-        return False
+        return Size()
     reference = exact(case)
     allowed = trial.bounds(case, reference)
-    told: bool | None = None
+    told, largest, lost = False, 0.0, False
     for got, want, bound in zip(outcome.ranks, reference.ranks, allowed.ranks):
         names = [f"state.{key}" for key in want.state or {}] if output == "state" else [output]
         for name in names:
@@ -175,19 +228,22 @@ def _right(trial: UnderTest, case: Case, outcome: Outcome, output: str, rounding
             if expected is None or limit is None:
                 continue
             if value is None or value.shape != expected.shape:
-                return False
+                return Size()
             whole = np.issubdtype(value.dtype, np.integer)
             statistic = output not in ("y", "dx", "ydot", "dgamma", "dbeta")
+            there = as_float64(value)
             with np.errstate(all="ignore"):
                 limit = np.broadcast_to(np.asarray(limit, np.float64), expected.shape)
-                tells = np.isfinite(expected) & (np.abs(expected) > _TELLS * limit)
+                told |= bool(np.any(np.isfinite(expected) & (np.abs(expected) > _TELLS * limit)))
                 limit = np.where(np.isfinite(expected), limit + rounding * np.abs(expected), limit)
+                share = np.abs(there - expected) / limit
             wrong = (
-                as_float64(value) != expected
-                if whole
-                else violations(value, expected, limit, value.dtype, any_nonfinite=statistic)
+                there != expected if whole else violations(value, expected, limit, value.dtype, any_nonfinite=statistic)
             )
+            lost |= bool(np.any(np.isfinite(expected) & ~np.isfinite(there) & wrong))
             if np.any(wrong):
-                return False
-            told = told or bool(np.any(tells)) or None
-    return told
+                off = share[wrong]
+                largest = max(largest, float(np.max(np.where(np.isfinite(off) & (off > 1), off, np.inf))))
+            elif not whole and np.any(np.isfinite(share)):
+                largest = max(largest, float(min(1.0, np.max(share[np.isfinite(share)]))))
+    return Size(largest, lost) if told or largest > 1 else None

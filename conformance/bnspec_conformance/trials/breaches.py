@@ -6,7 +6,7 @@ from typing import Any
 
 from bnspec_conformance.cases.case import Case
 from bnspec_conformance.cases.outputs import speaks
-from bnspec_conformance.trials.attribution import Control, Controls
+from bnspec_conformance.trials.attribution import Control, Controls, Size
 from bnspec_conformance.trials.under_test import UnderTest
 from bnspec_conformance.trials.violation import Found, Violation, violation
 
@@ -60,7 +60,7 @@ class Breaches(UnderTest):
             Further arguments of `violation`.
         """
         __tracebackhide__ = True
-        clauses = self._blamed(case, output, proves, control, controls)
+        clauses = self._blamed(case, output, proves, control, controls, Size.of(where))
         self.found.keep(violation(self.subject, clauses, problem, case, **where))
 
     def require(self, condition: bool, otherwise: str, case: Case | None = None, **blame: Any) -> None:
@@ -87,6 +87,7 @@ class Breaches(UnderTest):
         proves: tuple[str, ...] | None,
         control: Control | None,
         controls: Controls | None,
+        size: Size,
     ) -> tuple[str, ...]:
         cited = self.clauses if proves is None else proves
         if not output or case is None:
@@ -97,4 +98,4 @@ class Breaches(UnderTest):
             return proves
         if controls is None and proves is None:  # two results of the subject's own
             return tuple(c for c in cited if speaks(c, case, output)) or cited
-        return (controls or Controls(self, case)).blamed(output, cited)
+        return (controls or Controls(self, case)).blamed(output, cited, size)

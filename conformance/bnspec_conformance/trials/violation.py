@@ -1,6 +1,6 @@
 """Violations: an exception with the clauses that it breaks, and the collection of all that a check has seen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from bnspec_conformance.cases.case import Case
 from bnspec_conformance.subjects import Subject, asked_as
 from bnspec_conformance.trials.script import script
 
-__all__ = ["Found", "Violation", "difference", "in_ulps", "violation"]
+__all__ = ["Found", "Violation", "difference", "in_ulps", "told_by_ulps", "violation"]
 
 
 class Violation(AssertionError):
@@ -152,13 +152,31 @@ def violation(subject: Subject, clauses: Sequence[str], problem: str, case: Case
 _MOST_ULPS = 2.0**52
 
 
-def difference(where: dict[str, Any]) -> str:
-    """Return an error and its bound in words: in units of the last place, or as such where these mean nothing."""
-    off, allowed = float(where["error_ulp"]), float(where["bound_ulp"])
-    near_zero = float(where["expected"]) == 0.0 or (np.isfinite(off) and off > _MOST_ULPS)
-    if near_zero and np.isfinite(off) and "error" in where:
-        return f"{float(where['error']):.4g}, bound {float(where['bound']):.4g} (absolute: expected is next to 0)"
-    return f"{off:.4g} ulp, bound {allowed:.4g} ulp"
+def difference(where: Mapping[str, Any]) -> str:
+    """Say an error and its bound in units of the last place, or as such where these mean nothing.
+
+    Parameters
+    ----------
+    where : mapping
+        The details of a violation.
+    """
+    if not told_by_ulps(where) and "error" in where:
+        error, bound = float(where["error"]), float(where["bound"])
+        return f"{error:.4g}, bound {bound:.4g} (absolute: expected is next to 0)"
+    return f"{float(where['error_ulp']):.4g} ulp, bound {float(where['bound_ulp']):.4g} ulp"
+
+
+def told_by_ulps(where: Mapping[str, Any]) -> bool:
+    """Return whether units of the last place mean something: not next to 0, where they are too small for that.
+
+    Parameters
+    ----------
+    where : mapping
+        The details of a violation, or the worst error of a record as a mapping, which has no ``expected``.
+    """
+    off = float(where["error_ulp"])
+    near_zero = float(where.get("expected", 1.0)) == 0.0 or off > _MOST_ULPS
+    return not (near_zero and np.isfinite(off))
 
 
 def in_ulps(error: float, reference: float, dtype: Any) -> float:

@@ -1,8 +1,8 @@
 """Integers that threads share without the interpreter lock, and locks that put a thread to sleep.
 
-Each function is a few of LLVM's own instructions on element i of an array of int64. The locks are Python's own
-(``PyThread_allocate_lock``), which every platform has and which may be used without the interpreter lock; they
-are given by address, as is the function that takes or frees them.
+Each function is a few LLVM instructions on element i of an array of int64. The locks are Python's own
+(``PyThread_allocate_lock``). Every platform has them, and no interpreter lock is needed to use them. A lock is given by
+its address, as is the function that takes or frees it.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ _INT, _LONG, _ORDER = ir.IntType(32), ir.IntType(64), "seq_cst"
 
 @instructions  # type: ignore[untyped-decorator]
 def load(context: Any, shared: Any, i: Any) -> Any:
-    """The value."""
+    """Return the value."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load_atomic(_place(context, builder, signature, arguments), _ORDER, 8)
@@ -40,7 +40,7 @@ def store(context: Any, shared: Any, i: Any, value: Any) -> Any:
 
 @instructions  # type: ignore[untyped-decorator]
 def swap(context: Any, shared: Any, i: Any, value: Any) -> Any:
-    """Set the value; what it was."""
+    """Set the value; return the one before."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.atomic_rmw("xchg", _place(context, builder, signature, arguments), arguments[2], _ORDER)
@@ -50,7 +50,7 @@ def swap(context: Any, shared: Any, i: Any, value: Any) -> Any:
 
 @instructions  # type: ignore[untyped-decorator]
 def add(context: Any, shared: Any, i: Any, value: Any) -> Any:
-    """Add to the value; what it was."""
+    """Add to the value; return the one before."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.atomic_rmw("add", _place(context, builder, signature, arguments), arguments[2], _ORDER)
@@ -60,7 +60,7 @@ def add(context: Any, shared: Any, i: Any, value: Any) -> Any:
 
 @instructions  # type: ignore[untyped-decorator]
 def replace(context: Any, shared: Any, i: Any, old: Any, new: Any) -> Any:
-    """Set the value if it is the old one; whether it was."""
+    """Set the value if it is still the old one; return whether it was."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _place(context, builder, signature, arguments)
@@ -71,7 +71,7 @@ def replace(context: Any, shared: Any, i: Any, old: Any, new: Any) -> Any:
 
 @instructions  # type: ignore[untyped-decorator]
 def pause(context: Any) -> Any:
-    """Let the processor know that this loop waits, where it can be told."""
+    """Tell the processor that this loop waits, on processors that have an instruction for it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if builder.module.triple.startswith("x86_64"):
@@ -94,7 +94,7 @@ def wait(context: Any, acquire: Any, lock: Any) -> Any:
 
 @instructions  # type: ignore[untyped-decorator]
 def free(context: Any, release: Any, lock: Any) -> Any:
-    """Free a lock that is taken, whoever took it; by the address of ``PyThread_release_lock``."""
+    """Free a taken lock, also one that another thread took; by the address of ``PyThread_release_lock``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [_LONG]).as_pointer()

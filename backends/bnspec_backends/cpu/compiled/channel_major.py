@@ -4,10 +4,10 @@ The second pass over a channel finds it in cache where it fits, so the fused ker
 read each array from memory once. Their arithmetic is that of the four primitives, in the same order.
 
 An array is a pair of its memory and (row_stride, channel_stride, run, rows, channels) of its `Layout`; a mask is
-such a pair, or None. A task t is the channel ``t % channels`` of the group ``t // channels``; a block is (first
-task, last, first row, last, part): some tasks, or, where there are too few of them for many threads, some rows of
-one. Statistics are one number a task, sums one for each of its parts. With ``stream`` results are written past the
-cache. ``mail`` is that of `gang.each`. `channels` has the loops.
+such a pair, or None. A task t is the channel ``t % channels`` of the group ``t // channels``. A block is (first
+task, last, first row, last, part): some tasks, or some rows of one task where there are too few tasks for the threads.
+Statistics are one number a task, sums one number for each part of a task. With ``stream`` results are written past the
+cache. ``control`` is the control block of `thread_team.each`. The loops are in `channel_major_loops`.
 """
 
 from typing import Any
@@ -33,17 +33,17 @@ __all__ = ["backward", "forward", "grad_input", "grad_sums", "moments", "normali
 
 
 @compiled
-def moments(x: Any, mask: Any, blocks: Any, parts: int, count: Any, stats: Any, mail: Any) -> None:
-    """Primitive 1: leaves mean, its low part and m2; count is one number a group."""
+def moments(x: Any, mask: Any, blocks: Any, parts: int, count: Any, stats: Any, control: Any) -> None:
+    """Write mean, its low part and m2 to ``stats``; ``count`` is one number a group."""
     if parts == 1:
-        each(_moments_of, (x, mask, blocks, count, stats), len(blocks), mail)
+        each(_moments_of, (x, mask, blocks, count, stats), len(blocks), control)
         return
     tasks, channels = stats.shape[1], x[1][4]
     shift, sums, second = numpy.empty(tasks), numpy.empty((2, tasks, parts)), numpy.empty((1, tasks, parts))
     again = False
     for t in range(tasks):
         shift[t] = choose_shift(x, mask, t)
-    each(_sums_of, (x, mask, blocks, shift, sums), len(blocks), mail)
+    each(_sums_of, (x, mask, blocks, shift, sums), len(blocks), control)
     _join(sums)
     for t in range(tasks):
         if count[t // channels] == 0:
@@ -53,7 +53,7 @@ def moments(x: Any, mask: Any, blocks: Any, parts: int, count: Any, stats: Any, 
         stats[0, t], stats[1, t], stats[2, t] = found[0], found[1], found[2]
         again = again or found[3]
     if again:
-        each(_squares_of, (x, mask, blocks, stats, second), len(blocks), mail)
+        each(_squares_of, (x, mask, blocks, stats, second), len(blocks), control)
         _join(second)
         for t in range(tasks):
             n = count[t // channels]
@@ -92,9 +92,9 @@ def _squares_of(job: Any, i: int) -> None:
 
 
 @compiled
-def normalize(x: Any, y: Any, blocks: Any, centre: Any, scale: Any, shift: Any, stream: bool, mail: Any) -> None:
-    """Primitive 2."""
-    each(_normalize_of, (x, y, blocks, centre, scale, shift, stream), len(blocks), mail)
+def normalize(x: Any, y: Any, blocks: Any, centre: Any, scale: Any, shift: Any, stream: bool, control: Any) -> None:
+    """Write ``(x - centre)*scale + shift`` to y."""
+    each(_normalize_of, (x, y, blocks, centre, scale, shift, stream), len(blocks), control)
 
 
 @internal
@@ -107,9 +107,9 @@ def _normalize_of(job: Any, i: int) -> None:
 
 
 @compiled
-def grad_sums(dy: Any, x: Any, mask: Any, blocks: Any, centre: Any, sums: Any, mail: Any) -> None:
-    """Primitive 3: leaves the sums in the first part of each task."""
-    each(_grad_sums_of, (dy, x, mask, blocks, centre, sums), len(blocks), mail)
+def grad_sums(dy: Any, x: Any, mask: Any, blocks: Any, centre: Any, sums: Any, control: Any) -> None:
+    """Sum dy and ``dy*(x - centre)`` into the first part of each task."""
+    each(_grad_sums_of, (dy, x, mask, blocks, centre, sums), len(blocks), control)
     _join(sums)
 
 
@@ -122,9 +122,9 @@ def _grad_sums_of(job: Any, i: int) -> None:
 
 
 @compiled
-def grad_input(dy: Any, x: Any, dx: Any, mask: Any, blocks: Any, factors: Any, stream: bool, mail: Any) -> None:
-    """Primitive 4; factors are centre, a, b, c."""
-    each(_grad_input_of, (dy, x, dx, mask, blocks, factors, stream), len(blocks), mail)
+def grad_input(dy: Any, x: Any, dx: Any, mask: Any, blocks: Any, factors: Any, stream: bool, control: Any) -> None:
+    """Write ``a*dy + b*(x - centre) + c`` to dx; the factors are centre, a, b, c."""
+    each(_grad_input_of, (dy, x, dx, mask, blocks, factors, stream), len(blocks), control)
 
 
 @internal
@@ -139,10 +139,10 @@ def _grad_input_of(job: Any, i: int) -> None:
 
 @compiled
 def forward(
-    x: Any, y: Any, blocks: Any, count: int, epsilon: float, affine: Any, stats: Any, stream: bool, mail: Any
+    x: Any, y: Any, blocks: Any, count: int, epsilon: float, affine: Any, stats: Any, stream: bool, control: Any
 ) -> None:
-    """Primitives 1 and 2 of each channel in turn, with what lies between them; leaves mean, low, m2 and inverse."""
-    each(_forward_of, (x, y, blocks, count, epsilon, affine, stats, stream), len(blocks), mail)
+    """Measure and normalize one channel after the other; write mean, low, m2 and inverse to ``stats``."""
+    each(_forward_of, (x, y, blocks, count, epsilon, affine, stats, stream), len(blocks), control)
 
 
 @internal
@@ -169,13 +169,14 @@ def backward(
     stats: Any,
     sums: Any,
     stream: bool,
-    mail: Any,
+    control: Any,
 ) -> None:
-    """Primitives 3 and 4 of each channel in turn, by mean, low and inverse.
+    """Sum and differentiate one channel after the other; ``stats`` is mean, low and inverse.
 
-    Leaves the sum of g, and that of g*(x - mean) about both parts of the mean; divisor is one number a group.
+    Writes to ``sums`` the sum of g, and the sum of g*(x - mean) about both parts of the mean; ``divisor`` is one number
+    a group.
     """
-    each(_backward_of, (dy, x, dx, blocks, divisor, gamma, stats, sums, stream), len(blocks), mail)
+    each(_backward_of, (dy, x, dx, blocks, divisor, gamma, stats, sums, stream), len(blocks), control)
 
 
 @internal

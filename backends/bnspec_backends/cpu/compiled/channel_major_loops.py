@@ -1,6 +1,6 @@
-"""The loops over one channel in long runs, or over some rows of it.
+"""Loops over one channel in long runs, or over some rows of it.
 
-A task t is the channel ``t % channels`` of the group ``t // channels``; arrays and masks are as in `runs`.
+A task t is the channel ``t % channels`` of the group ``t // channels``; arrays and masks are as in `channel_major`.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ __all__ = [
 
 @internal
 def _start(array: Any, t: int) -> Any:
-    """Where the first element of a task is."""
+    """Return the index of the first element of a task."""
     row_stride, channel_stride, _, rows, channels = array[1]
     return t // channels * rows * row_stride + t % channels * channel_stride
 
 
 @internal
 def _run(array: Any, t: int, n: int) -> Any:
-    """Row n of a task."""
+    """Return row n of a task."""
     at = _start(array, t) + n * array[1][0]
     return array[0][at : at + array[1][2]]
 
@@ -66,7 +66,7 @@ def sum_deviations(x: Any, mask: Any, t: int, first: int, last: int, shift: floa
 
 @internal
 def sum_squares(x: Any, mask: Any, t: int, first: int, last: int, high: float, low: float) -> Any:
-    """Sum the squared deviations from the mean over some rows: the second pass where the first cancelled."""
+    """Sum the squared deviations from the mean over some rows: the second pass of a channel that cancelled."""
     run = x[1][2]
     m2 = 0.0
     for n in range(first, last):
@@ -87,7 +87,7 @@ def sum_squares(x: Any, mask: Any, t: int, first: int, last: int, high: float, l
 
 @internal
 def finish(shift: float, s1: float, s2: float, count: int) -> Any:
-    """Turn sums about the shift into mean, its low part and m2, and whether a second pass is needed."""
+    """Return mean, its low part and m2 from sums about the shift, and whether a second pass is needed."""
     offset = s1 / count
     high, low = exact_sum(shift, offset)
     m2 = s2 - s1 * offset
@@ -96,7 +96,7 @@ def finish(shift: float, s1: float, s2: float, count: int) -> Any:
 
 @internal
 def moments_of_channel(x: Any, mask: Any, t: int, count: int) -> Any:
-    """Mean in two parts and m2 of one channel: one pass around a value of it, a second where that cancelled."""
+    """Return mean, its low part and m2 of a channel, from one pass, and a second one if the first cancelled."""
     if count == 0:
         return 0.0, 0.0, 0.0
     shift, rows = choose_shift(x, mask, t), x[1][3]
@@ -111,14 +111,14 @@ def moments_of_channel(x: Any, mask: Any, t: int, count: int) -> Any:
 def normalize_channel(
     x: Any, y: Any, t: int, first: int, last: int, centre: float, scale: float, shift: float, stream: bool
 ) -> None:
-    """Primitive 2 for some rows."""
+    """Write ``(x - centre)*scale + shift`` for some rows."""
     for n in range(first, last):
         normalize_rows(_run(x, t, n), 0, _run(y, t, n), 0, 1, x[1][2], centre, scale, shift, stream)
 
 
 @internal
 def sum_gradients(dy: Any, x: Any, mask: Any, t: int, first: int, last: int, centre: float) -> Any:
-    """Primitive 3 for some rows."""
+    """Sum dy and ``dy*(x - centre)`` over some rows."""
     run = x[1][2]
     s1 = 0.0
     s2 = 0.0
@@ -148,7 +148,7 @@ def differentiate_channel(
     dy: Any, x: Any, dx: Any, mask: Any, t: int, first: int, last: int, centre: float, a: float, b: float, c: float,
     stream: bool,
 ) -> None:  # fmt: skip
-    """Primitive 4 for some rows."""
+    """Write ``a*dy + b*(x - centre) + c`` for some rows."""
     size = x[1][2]
     for n in range(first, last):
         g, of, to = _run(dy, t, n), _run(x, t, n), _run(dx, t, n)

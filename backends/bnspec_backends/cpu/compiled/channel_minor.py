@@ -2,10 +2,10 @@
 
 A *block* is some rows of one group by some channels, (first row, rows, first channel, channels, step, group, part):
 all channels of some rows where a row is short, all rows of some channels where it is long, then ``step`` channels at
-a time. `parts` has the loops.
+a time. The loops are in `channel_minor_loops`.
 
-Arrays, masks and ``mail`` are as in `runs`. Statistics have a row for each group and a number for each channel;
-sums also have a row for each part of a group, and parts are added in their order.
+Arrays, masks and ``control`` are as in `channel_major`. Statistics have a row for each group and a number for each
+channel; sums also have a row for each part of a group, and parts are added in their order.
 """
 
 from typing import Any
@@ -43,12 +43,12 @@ def _block(blocks: Any, i: int) -> Any:
 
 
 @compiled
-def moments(x: Any, mask: Any, blocks: Any, parts: int, count: Any, stats: Any, mail: Any) -> None:
-    """Primitive 1: leaves mean, its low part and m2; count is one number a group."""
+def moments(x: Any, mask: Any, blocks: Any, parts: int, count: Any, stats: Any, control: Any) -> None:
+    """Write mean, its low part and m2 to ``stats``; ``count`` is one number a group."""
     groups, channels = stats.shape[1], stats.shape[2]
     shift, sums = numpy.empty((groups, channels)), numpy.empty((2, groups, parts, channels))
-    each(_shifts_of, (x, mask, shift), groups * ((channels + _PIECE - 1) // _PIECE), mail)
-    each(_sums_of, (x, mask, blocks, shift, sums), len(blocks), mail)
+    each(_shifts_of, (x, mask, shift), groups * ((channels + _PIECE - 1) // _PIECE), control)
+    each(_sums_of, (x, mask, blocks, shift, sums), len(blocks), control)
     join(sums)
     again = False
     for g in range(groups):
@@ -56,7 +56,7 @@ def moments(x: Any, mask: Any, blocks: Any, parts: int, count: Any, stats: Any, 
         again |= finish(shift[g], s1, s2, count[g], 0, channels, stats[0, g], stats[1, g], stats[2, g])
     if again:
         second = numpy.empty((1, groups, parts, channels))
-        each(_squares_of, (x, mask, blocks, stats, second), len(blocks), mail)
+        each(_squares_of, (x, mask, blocks, stats, second), len(blocks), control)
         join(second)
         for g in range(groups):
             correct(sums[0, g, 0], count[g], second[0, g, 0], 0, channels, stats[2, g])
@@ -88,9 +88,9 @@ def _squares_of(job: Any, i: int) -> None:
 
 
 @compiled
-def normalize(x: Any, y: Any, blocks: Any, centre: Any, scale: Any, shift: Any, stream: bool, mail: Any) -> None:
-    """Primitive 2."""
-    each(_normalize_of, (x, y, blocks, centre, scale, shift, stream), len(blocks), mail)
+def normalize(x: Any, y: Any, blocks: Any, centre: Any, scale: Any, shift: Any, stream: bool, control: Any) -> None:
+    """Write ``(x - centre)*scale + shift`` to y."""
+    each(_normalize_of, (x, y, blocks, centre, scale, shift, stream), len(blocks), control)
 
 
 @internal
@@ -104,9 +104,9 @@ def _normalize_of(job: Any, i: int) -> None:
 
 
 @compiled
-def grad_sums(dy: Any, x: Any, mask: Any, blocks: Any, centre: Any, sums: Any, mail: Any) -> None:
-    """Primitive 3: leaves the sums in the first part of each group."""
-    each(_grad_sums_of, (dy, x, mask, blocks, centre, sums), len(blocks), mail)
+def grad_sums(dy: Any, x: Any, mask: Any, blocks: Any, centre: Any, sums: Any, control: Any) -> None:
+    """Sum dy and ``dy*(x - centre)`` into the first part of each group."""
+    each(_grad_sums_of, (dy, x, mask, blocks, centre, sums), len(blocks), control)
     join(sums)
 
 
@@ -119,9 +119,9 @@ def _grad_sums_of(job: Any, i: int) -> None:
 
 
 @compiled
-def grad_input(dy: Any, x: Any, dx: Any, mask: Any, blocks: Any, factors: Any, stream: bool, mail: Any) -> None:
-    """Primitive 4; factors are centre, a, b, c."""
-    each(_grad_input_of, (dy, x, dx, mask, blocks, factors, stream), len(blocks), mail)
+def grad_input(dy: Any, x: Any, dx: Any, mask: Any, blocks: Any, factors: Any, stream: bool, control: Any) -> None:
+    """Write ``a*dy + b*(x - centre) + c`` to dx; the factors are centre, a, b, c."""
+    each(_grad_input_of, (dy, x, dx, mask, blocks, factors, stream), len(blocks), control)
 
 
 @internal
@@ -137,10 +137,10 @@ def _grad_input_of(job: Any, i: int) -> None:
 
 @compiled
 def forward(
-    x: Any, y: Any, blocks: Any, count: int, epsilon: float, affine: Any, stats: Any, stream: bool, mail: Any
+    x: Any, y: Any, blocks: Any, count: int, epsilon: float, affine: Any, stats: Any, stream: bool, control: Any
 ) -> None:
-    """Primitives 1 and 2 where each block holds all rows of its group; leaves mean, low, m2 and inverse."""
-    each(_forward_of, (x, y, blocks, count, epsilon, affine, stats, stream), len(blocks), mail)
+    """Measure and normalize blocks that hold all rows of their group; write mean, low, m2 and inverse to ``stats``."""
+    each(_forward_of, (x, y, blocks, count, epsilon, affine, stats, stream), len(blocks), control)
 
 
 @internal
@@ -166,7 +166,7 @@ def _forward_of(job: Any, i: int) -> None:
 
 @compiled
 def between_forward(stats: Any, count: Any, epsilon: float, affine: Any, factors: Any) -> None:
-    """What lies between primitives 1 and 2 where they cannot follow each other block by block."""
+    """Turn moments into scale and shift, where the two passes cannot follow each other block by block."""
     for g in range(stats.shape[1]):
         _scale_and_shift(stats[:, g], count[g], epsilon, affine, 0, stats.shape[2], factors[0, g], factors[1, g])
 
@@ -175,7 +175,7 @@ def between_forward(stats: Any, count: Any, epsilon: float, affine: Any, factors
 def _scale_and_shift(
     stats: Any, count: int, epsilon: float, affine: Any, first: int, last: int, scale: Any, shift: Any
 ) -> None:
-    """What lies between the primitives: 1/sqrt(var + epsilon), and what x - mean is multiplied by and gets added."""
+    """Compute 1/sqrt(var + epsilon), the factor of x - mean, and the term added to it."""
     for c in range(first, last):
         stats[3, c] = inverse_stddev(stats[2, c], count, epsilon)
         scale[c] = affine[0, c] * stats[3, c]
@@ -193,10 +193,10 @@ def backward(
     stats: Any,
     sums: Any,
     stream: bool,
-    mail: Any,
+    control: Any,
 ) -> None:
-    """Primitives 3 and 4 where each block holds all rows of its group; leaves what `runs.backward` does."""
-    each(_backward_of, (dy, x, dx, blocks, divisor, gamma, stats, sums, stream), len(blocks), mail)
+    """Sum and differentiate blocks that hold all rows of their group; write the sums of `channel_major.backward`."""
+    each(_backward_of, (dy, x, dx, blocks, divisor, gamma, stats, sums, stream), len(blocks), control)
 
 
 @internal
@@ -218,7 +218,7 @@ def _backward_of(job: Any, i: int) -> None:
 
 @compiled
 def between_backward(sums: Any, low: Any, inverse: Any, divisor: Any, gamma: Any, factors: Any) -> None:
-    """What lies between primitives 3 and 4 where they cannot follow each other block by block."""
+    """Turn gradient sums into a, b and c, where the two passes cannot follow each other block by block."""
     for g in range(sums.shape[1]):
         s1, s2, a, b, c = sums[0, g], sums[1, g], factors[0, g], factors[1, g], factors[2, g]
         _coefficients(s1, s2, low[g], inverse[g], divisor[g], gamma, 0, s1.size, a, b, c)
@@ -228,7 +228,7 @@ def between_backward(sums: Any, low: Any, inverse: Any, divisor: Any, gamma: Any
 def _coefficients(
     s1: Any, s2: Any, low: Any, inverse: Any, n: float, gamma: Any, first: int, last: int, a: Any, b: Any, c: Any
 ) -> None:
-    """Move s2 to both parts of the mean, and find what the second primitive takes."""
+    """Correct s2 for the low part of the mean, and compute a, b and c of the second pass."""
     for i in range(first, last):
         s2[i] -= low[i] * s1[i]
         a[i], b[i], c[i] = coefficients(s1[i], s2[i], n, gamma[i], inverse[i], low[i])

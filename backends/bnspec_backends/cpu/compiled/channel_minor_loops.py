@@ -1,8 +1,8 @@
-"""The loops over the columns of a part: some rows of one group, by neighbouring channels.
+"""Loops over the columns of a part: some rows of one group, by neighbouring channels.
 
 A row of memory holds all channels, so sums go down the columns. A part is (first row, rows, first channel,
 channels). Narrow rows that follow each other without a gap are folded into one, so that the inner loop is long.
-Arrays and masks are as in `runs`; statistics are one number a channel.
+Arrays and masks are as in `channel_major`; statistics are one number a channel.
 """
 
 from typing import Any
@@ -24,13 +24,13 @@ _WIDE = 512
 
 @internal
 def part_of(block: Any, channel: int) -> Any:
-    """The channels of a block that are dealt with at once: (first row, rows, first channel, channels)."""
+    """Return the channels of a block that are computed at once: (first row, rows, first channel, channels)."""
     return block[0], block[1], channel, min(block[4], block[2] + block[3] - channel)
 
 
 @internal
 def _fold(part: Any, a: Any, b: Any, c: Any) -> Any:
-    """How many rows the inner loop takes at once: several only where they follow each other in all arrays."""
+    """Return how many rows the inner loop takes at once: several only if they follow each other in all arrays."""
     period = a[1][2] * part[3]
     if a[1][0] != period or b[1][0] != period or c[1][0] != period:
         return 1
@@ -39,14 +39,14 @@ def _fold(part: Any, a: Any, b: Any, c: Any) -> Any:
 
 @internal
 def _row(array: Any, part: Any, n: int, size: int) -> Any:
-    """Row n of a part, and as many of the next as the size says."""
+    """Return ``size`` elements from the start of row n of a part."""
     at = (part[0] + n) * array[1][0] + part[2] * array[1][2]
     return array[0][at : at + size]
 
 
 @internal
 def _rows(array: Any, part: Any, n: int) -> Any:
-    """Row n of a part and all that follows."""
+    """Return the elements from the start of row n of a part to the end of the array."""
     return array[0][(part[0] + n) * array[1][0] + part[2] * array[1][2] :]
 
 
@@ -147,7 +147,7 @@ def finish(shift: Any, s1: Any, s2: Any, count: int, first: int, last: int, mean
 
 @internal
 def sum_squares(x: Any, mask: Any, part: Any, high: Any, low: Any, m2: Any) -> None:
-    """Sum the squared deviations from the mean: the second pass where the first cancelled."""
+    """Sum the squared deviations from the mean, in the second pass of channels whose first one cancelled."""
     run = x[1][2]
     k, rest = _tile(high, part, run, 1), _tile(low, part, run, 1)
     b = numpy.zeros(k.size)
@@ -167,7 +167,7 @@ def sum_squares(x: Any, mask: Any, part: Any, high: Any, low: Any, m2: Any) -> N
 
 @internal
 def correct(s1: Any, count: int, second: Any, first: int, last: int, m2: Any) -> None:
-    """Take the second pass where the first cancelled."""
+    """Replace m2 by the result of the second pass in channels whose first one cancelled."""
     for c in range(first, last):
         if count > 0 and needs_second_pass(s1[c] * (s1[c] / count), m2[c]):
             m2[c] = second[c]
@@ -187,7 +187,7 @@ def join(sums: Any) -> None:
 
 @internal
 def normalize_part(x: Any, y: Any, part: Any, centre: Any, scale: Any, shift: Any, stream: bool) -> None:
-    """Primitive 2."""
+    """Write ``(x - centre)*scale + shift`` for a part."""
     run = x[1][2]
     fold = _fold(part, x, y, y)
     k, a, b = _tile(centre, part, run, fold), _tile(scale, part, run, fold), _tile(shift, part, run, fold)
@@ -203,7 +203,7 @@ def normalize_part(x: Any, y: Any, part: Any, centre: Any, scale: Any, shift: An
 
 @internal
 def sum_gradients(dy: Any, x: Any, mask: Any, part: Any, centre: Any, s1: Any, s2: Any) -> None:
-    """Primitive 3."""
+    """Sum dy and ``dy*(x - centre)`` over a part."""
     run = x[1][2]
     fold = _fold(part, x, dy, dy) if mask is None else _fold(part, x, dy, mask)
     k = _tile(centre, part, run, fold)
@@ -239,7 +239,7 @@ def sum_gradients(dy: Any, x: Any, mask: Any, part: Any, centre: Any, s1: Any, s
 
 @internal
 def differentiate_part(dy: Any, x: Any, dx: Any, mask: Any, part: Any, factors: Any, stream: bool) -> None:
-    """Primitive 4; factors are centre, a, b, c."""
+    """Write ``a*dy + b*(x - centre) + c`` for a part; the factors are centre, a, b, c."""
     run = x[1][2]
     fold = _fold(part, x, dy, dx)
     if mask is not None:

@@ -1,8 +1,9 @@
-"""Compiled code on disk: what is found there is used only if it is whole and ours, and nothing there fails a call.
+"""Cache of compiled code on disk. A damaged or foreign file is never used, and no fault of the disk fails a call.
 
-Each compiled function has one file for each kind of arguments. It begins with two digests, of what the code was made
-from and of the file itself, so that a file that was cut, overwritten or changed is noticed before anything in it is
-read. Files are written beside and then renamed; two processes that write the same one write the same.
+Each compiled function has one file for each kind of arguments. The file begins with two digests, one of the sources
+that the code was made from and one of the file itself. So a file that was cut, overwritten or changed is noticed before
+anything in it is read. A file is written under another name and then renamed; two processes that write the same file
+write the same bytes.
 """
 
 import contextlib
@@ -23,31 +24,31 @@ from numba.core.serialize import dumps
 
 from bnspec_backends.cpu.compiled.compile_notice import notice
 
-__all__ = ["Kept"]
+__all__ = ["CodeCache"]
 
 _SIZE = hashlib.sha256().digest_size
 
-#: Seconds after which a file that was being written is taken for what a process left that was killed.
+#: Seconds after which an unfinished file is taken for one of a process that was killed.
 _ABANDONED = 3600.0
 
-#: Settings of numba's that change what it makes of one source; the processor is part of numba's own key.
+#: Settings of numba that change the code made from one source; the processor is part of numba's own key.
 _SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "DISABLE_INTEL_SVML")
 
 
 class Damaged(Exception):
-    """A file is not what was written."""
+    """Error of a file that does not hold what was written to it."""
 
 
 class _Files:
-    """The files of one function, in the place of numba's own index and data files.
+    """Files of one function, in the place of numba's own index and data files.
 
     Parameters
     ----------
     folder : str
     base : str
-        What their names begin with.
+        Beginning of the files' names.
     stamp : str
-        What the code was made from.
+        Digest of the sources that the code was made from.
     """
 
     def __init__(self, folder: str, base: str, stamp: str) -> None:
@@ -56,7 +57,7 @@ class _Files:
         self._source = "\n".join([stamp, numba.__version__, llvmlite.__version__, *settings])
 
     def load(self, key: Any) -> Any:
-        """What was kept for a key of numba's; None where that is nothing, or was made from something else.
+        """Return the data kept for one of numba's keys; None if there is none, or if it was made from other sources.
 
         Raises
         ------
@@ -75,7 +76,7 @@ class _Files:
         return data if found == key else None
 
     def save(self, key: Any, data: Any) -> None:
-        """Keep something for a key.
+        """Keep data for a key.
 
         Raises
         ------
@@ -95,7 +96,7 @@ class _Files:
         self._tidy()
 
     def flush(self) -> None:
-        """Forget everything."""
+        """Remove all files."""
         for path in self._folder.glob(f"{self._base}.*.nbc"):
             path.unlink(missing_ok=True)
 
@@ -103,15 +104,15 @@ class _Files:
         return self._folder / f"{self._base}.{_digest(repr(key).encode()).hex()[:16]}.nbc"
 
     def _tidy(self) -> None:
-        """Remove what killed processes left."""
+        """Remove the unfinished files of processes that were killed."""
         with contextlib.suppress(OSError):
             for path in self._folder.glob(f"{self._base}.*.tmp.*"):
                 if time.time() - path.stat().st_mtime > _ABANDONED:
                     path.unlink(missing_ok=True)
 
 
-class Kept(FunctionCache):  # type: ignore[misc]
-    """A function's compiled code on disk, in the folder that numba chooses for it.
+class CodeCache(FunctionCache):  # type: ignore[misc]
+    """Cache of one function's compiled code, in the folder that numba chooses for it.
 
     Raises
     ------
@@ -124,7 +125,7 @@ class Kept(FunctionCache):  # type: ignore[misc]
         self._cache_file = _Files(self.cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """What is kept, or None: then it is compiled."""
+        """Return the kept code, or None; then numba compiles."""
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # whatever it is, code can be compiled
@@ -132,7 +133,7 @@ class Kept(FunctionCache):  # type: ignore[misc]
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep it, where that can be."""
+        """Keep the code, if the disk lets us."""
         try:
             super().save_overload(sig, data)
         except Exception as error:  # a full disk, mostly
@@ -146,8 +147,8 @@ def _digest(*parts: bytes) -> bytes:
     return found.digest()
 
 
-# A child that is forked while another thread compiles would wait for ever for numba's lock, and find its tables half
-# written; so a fork waits until that is done.
+# A child that is forked while another thread compiles would wait for ever for numba's lock, and find numba's tables
+# half written. So a fork waits until the other thread has compiled.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=global_compiler_lock.acquire,

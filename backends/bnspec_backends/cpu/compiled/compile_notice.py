@@ -1,4 +1,4 @@
-"""Say once how long compiling took, and why it was necessary: a first call that takes seconds is no riddle then."""
+"""Notice of how long compiling took and why it was needed, so that a first call of several seconds is explained."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ _LOG = logging.getLogger("bnspec")
 
 
 class _Notice(event.Listener):  # type: ignore[misc]
-    """Adds up the time that our own kernels compile, those within others counted once."""
+    """Sum of the time in which our kernels compile; a kernel compiled inside of another is counted once."""
 
     def __init__(self) -> None:
         self._unkept = ""  # why compiled code cannot be kept
@@ -23,14 +23,14 @@ class _Notice(event.Listener):  # type: ignore[misc]
         self._seconds = 0.0
 
     def on_start(self, event: Any) -> None:
-        """Some kernel begins to compile; not called for one that is found on disk."""
+        """Note the start of a compilation; numba does not call this for code found on disk."""
         if _ours(event):
             if self._depth == 0:
                 self._began = time.perf_counter()
             self._depth += 1
 
     def on_end(self, event: Any) -> None:
-        """It is done."""
+        """Note the end of a compilation."""
         if _ours(event):
             self._depth -= 1
             if self._depth == 0:
@@ -38,18 +38,18 @@ class _Notice(event.Listener):  # type: ignore[misc]
                 self._pending = True
 
     def unkept(self, folder: str, error: Exception) -> None:
-        """From now on, say that code is not kept, and why."""
+        """Say from now on that code is not kept, and why."""
         self._unkept = f"nothing can be written to {folder} ({type(error).__name__}: {error})"
 
     def damaged(self, folder: str, error: Exception) -> None:
-        """Say once that what was kept cannot be used."""
+        """Warn once that kept code cannot be used."""
         if not self._damage_told:
             self._damage_told = True
             text = "bnspec compiles CPU kernels anew where what was kept of them in %s cannot be read (%s: %s)"
             _LOG.warning(text, folder, type(error).__name__, error)
 
-    def tell(self) -> None:
-        """Say it, if anything was compiled since the last time."""
+    def log(self) -> None:
+        """Log the time, if anything was compiled since the last call."""
         if not self._pending:
             return
         self._pending = False

@@ -1,6 +1,6 @@
-"""The elementwise passes along neighbours in memory, for channels in runs as for channels in columns.
+"""Elementwise passes along neighbours in memory, for channels in long runs and for channels side by side.
 
-A factor is one number for the whole row, where it is a run of one channel, or an array with one for each element.
+A factor is one number, where the whole row is a run of one channel, or an array with one number for each element.
 """
 
 from typing import Any
@@ -12,8 +12,8 @@ from bnspec_backends.cpu.compiled.simd import affine_lines, gradient_lines, head
 
 __all__ = ["AT_ONCE", "gradient_masked", "gradient_rows", "normalize_rows"]
 
-#: So many rows are dealt with at once where factors are arrays, which are then loaded once for all of them. Past the
-#: cache memory is the limit, and it takes one row after the other best.
+#: Rows computed at once where the factors are arrays, so that a factor is loaded once for all of them. Results that are
+#: written past the cache are limited by memory, which takes one row after the other best.
 AT_ONCE = 4
 
 _affine_one, _affine_some, _affine_past = affine_lines(1), affine_lines(AT_ONCE), affine_lines(1, past_cache=True)
@@ -29,7 +29,7 @@ def normalize_rows(
     x: Any, x_stride: int, y: Any, y_stride: int, rows: int, size: int, centre: Any, scale: Any, shift: Any,
     past_cache: bool,
 ) -> None:  # fmt: skip
-    """``y = (x - centre)*scale + shift`` for one row, or, not past the cache, `AT_ONCE` rows a stride apart."""
+    """Write ``(x - centre)*scale + shift`` for one row, or, not past the cache, for `AT_ONCE` rows a stride apart."""
     start = min(head(y), size) if past_cache else 0
     stop = whole(y, start, size, past_cache)
     if past_cache:
@@ -50,7 +50,7 @@ def gradient_rows(
     dy: Any, dy_stride: int, x: Any, x_stride: int, dx: Any, dx_stride: int, rows: int, size: int, centre: Any,
     a: Any, b: Any, c: Any, past_cache: bool,
 ) -> None:  # fmt: skip
-    """``dx = a*dy + (b*(x - centre) + c)``, as in `normalize_rows`."""
+    """Write ``a*dy + (b*(x - centre) + c)`` for the rows of `normalize_rows`."""
     start = min(head(dx), size) if past_cache else 0
     stop = whole(dx, start, size, past_cache)
     if past_cache:
@@ -68,7 +68,7 @@ def gradient_rows(
 
 @instructions  # type: ignore[untyped-decorator]
 def _of(context: Any, factor: Any, i: Any) -> Any:
-    """A factor's number for element i."""
+    """Return the factor of element i."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if signature.args[0] == types.float64:
@@ -81,7 +81,7 @@ def _of(context: Any, factor: Any, i: Any) -> Any:
 
 @inlined
 def gradient_masked(dy: Any, x: Any, target: Any, centre: Any, a: Any, b: Any, c: Any, keep: Any) -> None:
-    """``target = a*dy + m*(b*(x - centre) + c)`` for one row; m is ``keep`` as 0 and 1."""
+    """Write ``a*dy + m*(b*(x - centre) + c)`` for one row; m is ``keep`` as 0 and 1."""
     for i in range(target.size):
         statistics = affine(widen(x[i]) - _of(centre, i), _of(b, i), _of(c, i)) if keep[i] else 0.0
         target[i] = narrow(affine(widen(dy[i]), _of(a, i), statistics), target)

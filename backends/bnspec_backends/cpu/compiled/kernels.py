@@ -1,283 +1,80 @@
-"""The four primitives, and the two passes of a channel at once, on compiled loops for arrays of NumPy."""
+"""Kernels for NumPy arrays on compiled loops; what they do not serve goes to the blocked ones, or the specification."""
 
-import functools
 from typing import Any
 
-import numpy
-
-from bnspec._config import BatchNormConfig
-from bnspec._types import Groups, Moments, RunningState
-from bnspec_backends.cpu.arrays import counts, factor, new_like, plain, read, read_along, returned, spread_mask
+from bnspec import BatchNormConfig, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved
+from bnspec._gradients import parameter_gradients
 from bnspec_backends.cpu.blocked import BlockedKernels
-from bnspec_backends.cpu.compiled import channel_major as runs
-from bnspec_backends.cpu.compiled import channel_minor as columns
-from bnspec_backends.cpu.compiled import merging
-from bnspec_backends.cpu.compiled import running_state as averages
-from bnspec_backends.cpu.compiled.compile_notice import notice
-from bnspec_backends.cpu.compiled.dtypes import as_storage, compiles_half
-from bnspec_backends.cpu.compiled.thread_team import gang
-from bnspec_backends.cpu.layout import Layout
-from bnspec_backends.cpu.plan import Plan, plan_for
-from bnspec_backends.cpu.resources import resources
+from bnspec_backends.cpu.compiled import operations
 
-__all__ = ["CompiledKernels"]
-
-#: Results of so many bytes are written past the cache: larger than what a core may expect to keep of it.
-STREAM = 1 << 24
-
-#: Calls with fewer elements run in the calling thread: to wake another takes as long as they do.
-SERIAL = 1 << 14
-
-_Pair = tuple[Any, tuple[int, ...]]
+__all__ = ["CompiledKernels", "is_plain", "is_plain_gradient"]
 
 
-class CompiledKernels:
-    """Kernels of `bnspec._protocols.FusedKernels`."""
+class CompiledKernels(BlockedKernels):
+    """Kernels that do both passes over a channel while it is in cache.
 
-    def __init__(self) -> None:
-        self._plain = BlockedKernels()  # for arrays without elements, and float16 on processors without it
+    Not served are arrays without elements, and float16 on processors that do not convert it.
+    """
 
     def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
-        """Primitive 1."""
-        if not _served(x):
-            return self._plain.moments(x, groups, mask)
-        layout, plan, given = _given(x, groups)
-        keep = _mask(mask, x, layout, plan)
-        count = plan.count.copy() if mask is None else counts(mask, x, groups, layout)
-        stats = numpy.empty((3, layout.groups, layout.channels))
-        _moments(given, keep, plan, count, stats, _mail(x))
-        notice.tell()
-        mean, low, m2 = stats
-        return Moments(count, mean, low, m2)
+        if not operations.serves(x):
+            return super().moments(x, groups, mask)
+        return operations.moments(x, groups, mask)
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
-        """Primitive 2."""
-        if not _served(x):
-            return self._plain.normalize(x, centre, scale, shift, groups)
-        layout, plan, given = _given(x, groups)
-        y, target, stream = _new(x, layout, plan)
-        _normalize(given, target, plan, [factor(v, layout) for v in (centre, scale, shift)], stream, _mail(x))
-        notice.tell()
-        return returned(y, x)
+        if not operations.serves(x):
+            return super().normalize(x, centre, scale, shift, groups)
+        return operations.normalize(x, centre, scale, shift, groups)
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
-        """Primitive 3."""
-        if not _served(x, dy):
-            return self._plain.grad_sums(dy, x, centre, groups, mask)
-        layout, plan, given = _given(x, groups)
-        cotangent, keep = _along(dy, x, layout, groups), _mask(mask, x, layout, plan)
-        s1, s2 = _grad_sums(cotangent, given, keep, plan, factor(centre, layout), _mail(x))
-        notice.tell()
-        return s1, s2
+        if not operations.serves(x, dy):
+            return super().grad_sums(dy, x, centre, groups, mask)
+        return operations.grad_sums(dy, x, centre, groups, mask)
 
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
-        """Primitive 4."""
-        if not _served(x, dy):
-            return self._plain.grad_input(dy, x, centre, a, b, c, groups, mask)
-        layout, plan, given = _given(x, groups)
-        cotangent, keep = _along(dy, x, layout, groups), _mask(mask, x, layout, plan)
-        dx, target, stream = _new(x, layout, plan)
-        factors = tuple(factor(v, layout) for v in (centre, a, b, c))
-        _grad_input(cotangent, given, target, keep, plan, factors, stream, _mail(x))
-        notice.tell()
-        return returned(dx, x)
+        if not operations.serves(x, dy):
+            return super().grad_input(dy, x, centre, a, b, c, groups, mask)
+        return operations.grad_input(dy, x, centre, a, b, c, groups, mask)
 
-    def normalize_by_batch(
-        self, x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups
-    ) -> tuple[Moments, Any, Any] | None:
-        """Both passes of the forward operation; None for arrays that are not served."""
-        if not _served(x):
-            return None
-        layout, plan, given = _given(x, groups)
-        y, target, stream = _new(x, layout, plan)
-        affine, count, mail = _affine(gamma, beta, layout), plan.count.copy(), _mail(x)
-        stats = numpy.empty((4, layout.groups, layout.channels))
-        if plan.parts > 1:
-            _moments(given, None, plan, count, stats[:3], mail)
-            _normalize(given, target, plan, _between(stats, count, epsilon, affine), stream, mail)
-        elif plan.by_runs:
-            runs.forward(given, target, plan.blocks, layout.elements, epsilon, affine, _flat(stats), stream, mail)
-        else:
-            columns.forward(given, target, plan.blocks, layout.elements, epsilon, affine, stats, stream, mail)
-        notice.tell()
-        mean, low, m2, inverse = stats
-        return Moments(count, mean, low, m2), inverse, returned(y, x)
+    def forward(
+        self, x: Any, params: Params, config: BatchNormConfig, groups: Groups, **more: Any
+    ) -> tuple[Moments, Normalized]:
+        if not is_plain(config, **more) or not operations.serves(x):
+            return super().forward(x, params, config, groups, **more)
+        stats, inverse, y = operations.forward(x, *params, config.epsilon, groups)
+        return stats, Normalized(y, stats.mean, stats.mean_low, inverse, stats.count.astype(inverse.dtype))
 
-    def pull_back(
-        self, dy: Any, x: Any, gamma: Any, centre: Any, centre_low: Any, inverse: Any, divisor: Any, groups: Groups
-    ) -> tuple[Any, Any, Any] | None:
-        """Both passes of the gradient; None for arrays that are not served."""
-        if not _served(x, dy):
-            return None
-        layout, plan, given = _given(x, groups)
-        cotangent, (dx, target, stream) = _along(dy, x, layout, groups), _new(x, layout, plan)
-        scale = numpy.empty((layout.channels,))
-        scale[...] = 1.0 if gamma is None else gamma
-        divisor = plain(numpy.broadcast_to(divisor, (layout.groups,)) if divisor.shape != (layout.groups,) else divisor)
-        stats, mail = tuple(factor(v, layout) for v in (centre, centre_low, inverse)), _mail(x)
-        arrays = (cotangent, given, target, plan.blocks)
-        if plan.parts > 1:
-            sums = numpy.stack(_grad_sums(cotangent, given, None, plan, stats[0], mail))
-            factors = numpy.empty((3, layout.groups, layout.channels))
-            columns.between_backward(sums, *stats[1:], divisor, scale, factors)
-            _grad_input(cotangent, given, target, None, plan, (stats[0], *factors), stream, mail)
-        else:
-            sums = numpy.empty((2, layout.groups, layout.channels))
-            if plan.by_runs:
-                flat = tuple(map(_flat, stats))
-                runs.backward(*arrays, divisor, scale, flat, _flat(sums)[:, :, None], stream, mail)
-            else:
-                columns.backward(*arrays, divisor, scale, stats, sums, stream, mail)
-        notice.tell()
-        return sums[0], sums[1], returned(dx, x)
+    def pull_back(self, dy: Any, saved: Saved, **more: Any) -> Gradients:
+        if not is_plain_gradient(saved, **more) or not operations.serves(saved.x, dy):
+            return super().pull_back(dy, saved, **more)
+        statistics = (saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor)
+        s1, s2, dx = operations.pull_back(dy, saved.x, saved.gamma, *statistics, saved.static.groups)
+        return Gradients(dx, *parameter_gradients(s1, s2, saved))
 
-    def normalize_by_running(
-        self, x: Any, gamma: Any, beta: Any, mean: Any, var: Any, epsilon: float, groups: Groups
-    ) -> tuple[Any, Any, Any, Any] | None:
-        """Inference; None for arrays that are not served."""
-        if not _served(x):
-            return None
-        layout, plan, given = _given(x, groups)
-        y, target, stream = _new(x, layout, plan)
-        stats = numpy.empty((4, 1, layout.channels))
-        stats[0], stats[1], stats[2] = mean, 0.0, var  # a variance is an m2 over one element
-        factors = _between(stats, _ONE, epsilon, _affine(gamma, beta, layout))
-        _normalize(given, target, plan, factors, stream, _mail(x))
-        notice.tell()
-        return stats[0], stats[1], stats[3], returned(y, x)
+    def infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
+        if not operations.serves(x):
+            return super().infer(x, params, mean, var, epsilon, groups)
+        mean, low, inverse, y = operations.infer(x, *params, mean, var, epsilon, groups)
+        return Normalized(y, mean, low, inverse)
 
-    def update(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> RunningState | None:
-        """Average one batch of one group into the state; None for what is rarer, or to be refused."""
-        n = int(stats.count[0]) - config.correction if stats.m2.shape == (1, state.mean.size) else 0
-        if n < 1 or config.averaging == "pooled" or config.renorm is not None or not _averaged(state, stats, config):
-            return None
-        old = plain(state.mean, state.mean.dtype), plain(state.var, state.var.dtype)
-        new = numpy.empty_like(old[0]), numpy.empty_like(old[1])
-        counter, most = None, 0
-        if state.count is not None:
-            counter = plain(state.count, state.count.dtype), numpy.empty(state.count.shape, state.count.dtype)
-            most = int(numpy.iinfo(state.count.dtype).max)
-        moments = tuple(plain(v[0]) for v in stats[1:])
-        top, cumulative = _top(old[0].dtype), config.averaging == "cumulative"
-        usable = averages.step(moments, n, 1.0 - config.decay, top, old, new, counter, most, cumulative)
-        notice.tell()
-        return RunningState(*new, None if counter is None else counter[1]) if usable else None
+    def update(
+        self, state: RunningState, stats: Moments, config: BatchNormConfig, *, name: str = "batch_norm"
+    ) -> RunningState:
+        new = operations.update(state, stats, config)
+        return super().update(state, stats, config, name=name) if new is None else new
 
     def merge(self, a: Any, b: Any, added: int) -> Any:
-        """Join two sets' moments, as rows; None for other dtypes than float64."""
-        if not a.dtype == b.dtype == numpy.float64 or a.shape != b.shape:
-            return None
-        out = numpy.empty(a.shape)
-        merging.merge(plain(a), plain(b), added, out)
-        notice.tell()
-        return out
+        return operations.merge(a, b, added) if operations.merges(a, b) else super().merge(a, b, added)
 
 
-def _averaged(state: RunningState, stats: Moments, config: BatchNormConfig) -> bool:
-    """Whether a state has the fields and dtypes that `averages` knows."""
-    mean, var, count, *others = state
-    if not (stats.mean.shape == stats.mean_low.shape == stats.m2.shape and var.shape == mean.shape):
-        return False
-    if count is not None and count.shape != mean.shape:
-        return False
-    if (count is None) == config.counts_updates or any(v is not None for v in others):
-        return False
-    if count is not None and not (count.dtype.kind == "i" and count.dtype.isnative):
-        return False
-    wide = all(v.dtype == numpy.float64 and v.dtype.isnative for v in stats[1:])
-    return bool(wide and mean.dtype == var.dtype and mean.dtype.isnative)
+def is_plain(
+    config: BatchNormConfig, *, state: Any = None, mask: Any = None, comm: Any = None, name: str = "batch_norm"
+) -> bool:
+    """Return whether nothing comes between the two passes of a forward operation: no ranks, mask or renorm."""
+    return mask is None and comm is None and config.renorm is None
 
 
-_ONE = numpy.ones(1, numpy.int64)
-
-
-@functools.cache
-def _top(dtype: Any) -> float:
-    return float(numpy.finfo(dtype).max)
-
-
-def _moments(x: _Pair, mask: _Pair | None, plan: Plan, count: Any, stats: Any, mail: Any) -> None:
-    if plan.by_runs:
-        runs.moments(x, mask, plan.blocks, plan.parts, count, _flat(stats), mail)
-    else:
-        columns.moments(x, mask, plan.blocks, plan.parts, count, stats, mail)
-
-
-def _normalize(x: _Pair, y: _Pair, plan: Plan, factors: Any, stream: bool, mail: Any) -> None:
-    if plan.by_runs:
-        runs.normalize(x, y, plan.blocks, *map(_flat, factors), stream, mail)
-    else:
-        columns.normalize(x, y, plan.blocks, *factors, stream, mail)
-
-
-def _grad_sums(dy: _Pair, x: _Pair, mask: _Pair | None, plan: Plan, centre: Any, mail: Any) -> tuple[Any, Any]:
-    groups, channels = centre.shape
-    if plan.by_runs:
-        sums = numpy.empty((2, groups * channels, plan.parts))
-        runs.grad_sums(dy, x, mask, plan.blocks, _flat(centre), sums, mail)
-        return sums[0, :, 0].reshape(centre.shape), sums[1, :, 0].reshape(centre.shape)
-    sums = numpy.empty((2, groups, plan.parts, channels))
-    columns.grad_sums(dy, x, mask, plan.blocks, centre, sums, mail)
-    return sums[0, :, 0], sums[1, :, 0]
-
-
-def _grad_input(
-    dy: _Pair, x: _Pair, dx: _Pair, mask: _Pair | None, plan: Plan, factors: Any, stream: bool, mail: Any
-) -> None:
-    if plan.by_runs:
-        runs.grad_input(dy, x, dx, mask, plan.blocks, tuple(map(_flat, factors)), stream, mail)
-    else:
-        columns.grad_input(dy, x, dx, mask, plan.blocks, factors, stream, mail)
-
-
-def _between(stats: Any, count: Any, epsilon: float, affine: Any) -> tuple[Any, Any, Any]:
-    """Fill in 1/sqrt(var + epsilon); return centre, scale and shift."""
-    factors = numpy.empty((2, *stats.shape[1:]))
-    columns.between_forward(stats, count, epsilon, affine, factors)
-    return stats[0], factors[0], factors[1]
-
-
-def _affine(gamma: Any, beta: Any, layout: Layout) -> Any:
-    """Gamma and beta as float64."""
-    affine = numpy.empty((2, layout.channels))
-    affine[0], affine[1] = 1.0 if gamma is None else gamma, 0.0 if beta is None else beta
-    return affine
-
-
-def _served(x: Any, *others: Any) -> bool:
-    """Whether compiled code takes these arrays."""
-    return bool(x.size) and (compiles_half() or all(v.dtype.char != "e" for v in (x, *others)))
-
-
-def _given(x: Any, groups: Groups) -> tuple[Layout, Plan, _Pair]:
-    """Return how an array lies, the blocks it is cut into, and the array as kernels take it."""
-    source = read(x, groups)
-    plan = plan_for(source.layout)
-    return source.layout, plan, (as_storage(source.line), plan.where)
-
-
-def _along(dy: Any, x: Any, layout: Layout, groups: Groups) -> _Pair:
-    """Return an array that goes along with x as kernels take it."""
-    source = read_along(dy, x, layout, groups)
-    return as_storage(source.line), source.layout.where
-
-
-def _mail(x: Any) -> Any:
-    """Who computes: the calling thread alone where there are few elements."""
-    return gang.alone if x.size < SERIAL else gang.mail(resources.threads)
-
-
-def _flat(v: Any) -> Any:
-    """Numbers per group and channel with these as one axis: the tasks of `runs`."""
-    return v.reshape(-1) if v.ndim == 2 else v.reshape(v.shape[0], -1)
-
-
-def _mask(mask: Any, x: Any, layout: Layout, plan: Plan) -> _Pair | None:
-    """A mask as kernels take it."""
-    return None if mask is None else (spread_mask(mask, x, layout), plan.dense)
-
-
-def _new(x: Any, layout: Layout, plan: Plan) -> tuple[Any, _Pair, bool]:
-    """Return a new array like x, the same as kernels take it, and whether to write it past the cache."""
-    y, line = new_like(x, layout)
-    return y, (as_storage(line), plan.dense), y.nbytes >= STREAM
+def is_plain_gradient(saved: Saved, *, comm: Any = None, dmean: Any = None, dvar: Any = None) -> bool:
+    """Return whether nothing comes between the two passes of a gradient, and the batch's own statistics do."""
+    absent = saved.mask is None and saved.r is None and dmean is None and dvar is None
+    return absent and comm is None and not saved.frozen

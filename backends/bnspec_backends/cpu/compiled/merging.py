@@ -1,4 +1,4 @@
-"""Moments of two sets of elements joined: `bnspec._moments.merge_rows`, operation by operation."""
+"""Merging of the moments of two sets: the operations of `bnspec._moments.merge_rows`, in the same order."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ __all__ = ["merge"]
 
 @compiled
 def merge(a: Any, b: Any, added: int, out: Any) -> None:
-    """Merge rows of columns that are added, the last of them the weight, and then mean, its low part and m2."""
+    """Merge rows: ``added`` columns that are summed, the last of them the weight, then mean, its low part and m2."""
     channels = (a.shape[1] - added) // 3
     for g in range(a.shape[0]):
         na, nb = a[g, added - 1], b[g, added - 1]

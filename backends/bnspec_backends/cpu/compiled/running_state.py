@@ -1,4 +1,4 @@
-"""One step of the running averages of a batch with one group: the everyday case of `bnspec.update_running`."""
+"""Step of the running averages for a batch of one group: the common case of `bnspec.update_running`."""
 
 from typing import Any
 
@@ -11,18 +11,18 @@ __all__ = ["step"]
 def step(
     moments: Any, n: int, weight: float, top: float, old: Any, new: Any, counter: Any, most: int, cumulative: bool
 ) -> Any:
-    """``new = old + weight*(batch - old)`` for mean and variance; return whether all that is as it should be.
+    """Write ``old + weight*(batch - old)`` to ``new``, for mean and variance; return whether the result may be used.
 
-    It is not where a number is infinite, NaN or, against BN-RUN-14, below 0; the specification's steps say what then.
+    False means that a number is infinite, NaN or, against BN-RUN-14, below 0. Then the specification's own step serves.
 
     Parameters
     ----------
     moments : tuple of array
-        mean, its low part, and m2 of the batch.
+        Mean, its low part, and m2 of the batch.
     n : int
-        What m2 is divided by.
+        Divisor of m2.
     weight : float
-        The share of the batch, unless ``cumulative``: then ``1/(updates before + 1)``.
+        Weight of the batch. With ``cumulative`` it is ``1/(updates before + 1)`` instead.
     top : float
         The largest number that the state can hold.
     old, new : tuple of array
@@ -49,7 +49,7 @@ def step(
 
 @internal
 def _moved(old: float, batch: float, w: float) -> Any:
-    """Weight 1 takes the batch and weight 0 keeps the old to the bit [BN-RUN-11]."""
+    """Return the average; weight 1 takes the batch and weight 0 keeps the old value, to the bit [BN-RUN-11]."""
     if w == 1.0:
         return batch
     return old if w == 0.0 else old + w * (batch - old)

@@ -1,7 +1,6 @@
-"""What a kernel does once a channel: the shift, the exact mean, the factors of both passes.
+"""Arithmetic of one channel: the shift, the exact mean, the factors of both passes.
 
-The same formulas as in `bnspec._normalize` and `bnspec._gradients`, in the same order, for what is done at once that
-the specification does in several steps.
+The formulas are those of `bnspec._normalize` and `bnspec._gradients`, in the same order.
 """
 
 from typing import Any
@@ -13,17 +12,17 @@ from bnspec_backends.cpu.plan import CANCELLATION
 
 __all__ = ["coefficients", "exact_sum", "inverse_stddev", "needs_second_pass", "shift_of", "shifts_of_columns"]
 
-#: How many elements of a channel the shift is chosen from.
+#: Number of elements among which the shift of a channel is chosen.
 _CANDIDATES = 16
 
 
 @internal
 def shift_of(x: Any, at: int, row_stride: int, run: int, rows: int, mask: Any, mask_at: int, mask_row: int) -> Any:
-    """Return a value of the channel near its mean, from where deviations are measured.
+    """Return the shift of a channel: an element near its mean, from which deviations are measured.
 
-    It is a value of the data, so that a constant channel deviates by exact zeros [BN-MOM-5]; and the one of the
-    first few that is nearest to their mean, so that an outlier among them is not taken. With a mask it is
-    the first element that counts.
+    An element serves because a constant channel then deviates by exact zeros [BN-MOM-5]. Among the first few elements
+    the one nearest to their mean is chosen, so that an outlier is not. With a mask the first element that counts is
+    chosen.
     """
     if mask is not None:
         for n in range(rows):
@@ -52,7 +51,7 @@ def shift_of(x: Any, at: int, row_stride: int, run: int, rows: int, mask: Any, m
 
 @internal
 def shifts_of_columns(x: Any, at: int, stride: int, rows: int, shift: Any) -> None:
-    """Choose what `shift_of` does for neighbouring channels of runs of one: side by side, as rows have them."""
+    """Choose the shifts of `shift_of` for neighbouring channels whose runs have one element, row by row."""
     middle, distance = numpy.zeros(shift.size), numpy.empty(shift.size)
     taken = min(rows, _CANDIDATES)
     for n in range(taken):
@@ -84,7 +83,7 @@ def exact_sum(a: float, b: float) -> Any:
 
 @internal
 def needs_second_pass(cancelled: float, m2: float) -> Any:
-    """Whether ``sum (x - shift)^2 - n*(mean - shift)^2`` lost digits, overflowed or is no number."""
+    """Return whether ``sum (x - shift)^2 - n*(mean - shift)^2`` lost digits, overflowed or is NaN."""
     return not cancelled <= CANCELLATION * m2
 
 

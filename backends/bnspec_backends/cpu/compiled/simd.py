@@ -1,11 +1,11 @@
-"""The elementwise passes, vector by vector, in LLVM's own instructions.
+"""Elementwise passes, vector by vector, in LLVM's own instructions.
 
-A compiler makes vectors of a loop, but not these: several rows at once, so that the factors of a column are loaded
-once for all of them; and results written past the cache. An ordinary store first reads the line it writes to, and
-leaves it in cache, where a result larger than the cache is of no use; stores with LLVM's ``nontemporal`` mark do
-neither, but must fill aligned vectors.
+A compiler turns a loop into vectors, but does not do two things that pay here. Several rows are computed at once, so
+that the factors of a column are loaded once for all of them. And results can be written past the cache: an ordinary
+store first reads the line it writes to and leaves it in cache, where a result larger than the cache is of no use; a
+store with LLVM's ``nontemporal`` mark does neither, but must fill aligned vectors.
 
-All is in float64, also for arrays of 16 bits: where terms cancel, float32 would leave less than 16 bits.
+The arithmetic is float64, also for arrays of 16 bits: where terms cancel, float32 would leave less than 16 bits.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ LINE = 64
 
 @instructions  # type: ignore[untyped-decorator]
 def _address(context: Any, array: Any) -> Any:
-    """The address of an array's first element."""
+    """Return the address of an array's first element."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -35,26 +35,26 @@ def _address(context: Any, array: Any) -> Any:
 
 @internal
 def head(target: Any) -> Any:
-    """How many elements lie before the first that begins a line."""
+    """Return how many elements lie before the first that begins a line of cache."""
     return min(target.size, (-_address(target) % LINE) // target.itemsize)
 
 
 @internal
 def whole(target: Any, start: int, size: int, past_cache: bool) -> Any:
-    """Where the last whole piece of those that begin at an element ends."""
+    """Return the end of the longest sequence of whole vectors that begins at ``start``."""
     each = (LINE if past_cache else LINE // 2) // target.itemsize
     return start + (size - start) // each * each
 
 
 def _bytes(past_cache: bool) -> int:
-    """What is dealt with at once: a line, so that it is written whole; or half of one, so that registers last."""
+    """Return the bytes of a vector: a whole line past the cache, else half a line, which spares registers."""
     return LINE if past_cache else LINE // 2
 
 
 def affine_lines(rows: int, past_cache: bool = False, lanes: int = 0) -> Any:
-    """Make a loop for ``target[i] = (x[i] - centre)*scale + shift``; each factor is a number, or one for each i.
+    """Make a loop for ``target[i] = (x[i] - centre)*scale + shift``; each factor is a number, or an array over i.
 
-    It takes the elements from start to stop of so many rows, a stride apart, in pieces of ``lanes`` elements.
+    The loop takes the elements from ``start`` to ``stop`` of ``rows`` rows a stride apart, ``lanes`` at a time.
     """
 
     @instructions  # type: ignore[untyped-decorator]
@@ -104,7 +104,7 @@ def gradient_lines(rows: int, past_cache: bool = False, lanes: int = 0) -> Any:
 
 @instructions  # type: ignore[untyped-decorator]
 def fence(context: Any) -> Any:
-    """Let what was written past the cache be seen before what is written after this."""
+    """Make earlier writes past the cache visible before any later write."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if builder.module.triple.startswith("x86_64"):
@@ -115,7 +115,7 @@ def fence(context: Any) -> Any:
 
 
 class _Loop:
-    """Writes the instructions of a loop over pieces of the first argument."""
+    """Writer of the instructions of a loop over vectors of the first argument."""
 
     def __init__(self, context: Any, builder: Any, kinds: Any, arguments: Any, past_cache: bool, lanes: int) -> None:
         self._context, self._builder, self._kinds, self._arguments = context, builder, kinds, arguments
@@ -126,36 +126,36 @@ class _Loop:
         }
 
     def over(self, start: int, stop: int) -> Any:
-        """A loop from one argument to another, a piece at a time; gives the index."""
+        """Begin a loop from one argument to another, a vector at a time; the context gives the index."""
         step = ir.Constant(ir.IntType(64), self._lanes)
         return _Index(cgutils.for_range_slice(self._builder, self._arguments[start], self._arguments[stop], step))
 
     def place(self, i: Any, row: int, stride: int) -> Any:
-        """The index of the same column some rows on."""
+        """Return the index of the same column some rows on."""
         if row == 0:
             return i
         distance = self._builder.mul(self._arguments[stride], ir.Constant(ir.IntType(64), row))
         return self._builder.add(i, distance)
 
     def read(self, n: int, i: Any) -> Any:
-        """The values of a piece of an argument."""
+        """Load a vector of an argument as float64."""
         kind = self._kinds[n].dtype
         bits = self._builder.load(self._at(self._kinds[n], self._arguments[n], i), align=kind.bitwidth // 8)
         return widened(self._builder, kind, bits, self._lanes)
 
     def factor(self, n: int, i: Any) -> Any:
-        """A factor for each element of a piece."""
+        """Load the factors of a vector's elements."""
         if n in self._splats:
             return self._splats[n]
         return self._builder.load(self._at(self._kinds[n], self._arguments[n], i), align=8)
 
     def affine(self, value: Any, scale: Any, shift: Any) -> Any:
-        """``value*scale + shift``, rounded once where the processor can."""
+        """Return ``value*scale + shift``, rounded once if the processor can."""
         product = self._builder.fmul(value, scale, flags=("contract",))
         return self._builder.fadd(product, shift, flags=("contract",))
 
     def write(self, n: int, i: Any, values: Any) -> None:
-        """Store a piece."""
+        """Store a vector."""
         kind = self._kinds[n].dtype
         bits = narrowed(self._builder, kind, values, self._lanes)
         align = LINE if self._past_cache else kind.bitwidth // 8
@@ -176,7 +176,7 @@ class _Loop:
 
 
 class _Index:
-    """The index alone of a loop of numba's, which also counts its turns."""
+    """Loop of numba that gives its index alone; numba's own also counts its turns."""
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop

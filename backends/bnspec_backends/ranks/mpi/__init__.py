@@ -1,6 +1,6 @@
-"""Ranks as MPI processes: `MPICommunicator` joins their statistics through mpi4py.
+"""Communicator of MPI processes, through mpi4py.
 
-`communicator` is what layers call, `exchange` is one collective, `transport` moves its messages, and `exit` ends the
+Layers call `communicator`; `exchange` is one collective, `transport` moves its messages, and `exit` ends the
 communicators of a program.
 """
 

@@ -1,8 +1,8 @@
-"""The collectives of one rank among others: rounds of frames, and every way in which they can fail.
+"""Collectives of one rank among others: rounds of messages, and every way in which a round can fail.
 
-A rank that waits never waits for ever, and never takes one layer's numbers for another's. A rank that is missing,
-differs or has failed ends the collective for everybody with an error that names it, and after that the ranks no longer
-agree on where they are: an exchange that failed stays failed.
+No rank waits for ever, and none takes one layer's numbers for another's. A rank that is missing, differs or has failed
+ends the collective for all ranks with an error that names it. After that the ranks no longer agree on their place in
+the program: an exchange that failed stays failed.
 """
 
 import contextlib
@@ -16,44 +16,44 @@ from mpi4py import MPI
 
 from bnspec._errors import CollectiveMismatch, CommunicatorError
 from bnspec_backends.ranks.facts import DO_THE_SAME, error_text, met_text, where
-from bnspec_backends.ranks.failure import ERRORS, Health
+from bnspec_backends.ranks.failure import ERRORS, FirstFailure
 from bnspec_backends.ranks.headers import HEADER, SAME, About, Header, body_text, of_facts, parse_header
 from bnspec_backends.ranks.mpi.exit import ENDING
 from bnspec_backends.ranks.mpi.library import refuse_unless_running, running
-from bnspec_backends.ranks.mpi.receive_buffers import Room, Rooms
+from bnspec_backends.ranks.mpi.receive_buffers import BufferCache, ReceiveBuffers
 from bnspec_backends.ranks.mpi.transport import Group, Peers
-from bnspec_backends.ranks.notices import News, reason_of
+from bnspec_backends.ranks.notices import Notice, end_of
 from bnspec_backends.ranks.schedule import Round, plan
 
 __all__ = ["Exchange", "close_together"]
 
-#: Seconds by which a later round waits longer than the one before, so that news of what happened there come first.
+#: Seconds by which a round waits longer than the one before, so that notices of failures there come first.
 _LATER = 0.5
 
 
 class Exchange:
-    """One rank's end of a group of ranks.
+    """End of one rank in a group of ranks.
 
     Attributes
     ----------
     peers : Peers
-        Who carries the frames.
+        The transport of the messages.
     number : int
-        The own rank in the MPI communicator, as in all that is sent and said.
+        The own rank in the MPI communicator, as in all messages and texts.
     members : tuple of int
         The group's ranks there, in order.
     deadline : float
         Seconds that a rank waits for the others in one collective.
     sequence : int
-        Of the last collective that was entered.
+        Number of the last collective that was entered.
     plan : list of Round
-        Whom this rank hears and tells.
-    heard : set of int
-        Whom it hears, in all.
+        The sources and targets of this rank.
+    sources : set of int
+        The ranks that this one receives from, in all rounds.
     group : str
         The group's id, the same on all of its ranks, as a hexadecimal number; empty for the whole communicator.
     group_bytes : bytes
-        The same in sixteen bytes, as headers have it.
+        The group's id in sixteen bytes, as in headers.
     """
 
     def __init__(self, peers: Peers, members: tuple[int, ...], deadline: float, group: str = "") -> None:
@@ -67,17 +67,17 @@ class Exchange:
         ]
         self._tag, self.group_bytes = peers.tag_of(group), bytes.fromhex(group).ljust(16, b"\0")
         self._busy = threading.Lock()
-        self.health = Health(self._told_of, members if len(members) < peers.size else ())
-        self._news: list[News] = []  # in the order in which they came
-        self._described: set[bytes] = set()  # digests whose facts the others have
-        self._facts: dict[tuple[int, bytes], Mapping[str, str]] = {}  # what those of the others stand for
-        self._rooms = Rooms(self.number)
-        self.heard = {rank for each in self.plan for rank in each.sources} - {self.number}
-        peers.join(group, Group(self._news.append, set(self.heard), lambda: self.deadline, self._tag))
+        self.failure = FirstFailure(self._announce, members if len(members) < peers.size else ())
+        self._notices: list[Notice] = []  # in the order in which they came
+        self._described: set[bytes] = set()  # digests whose facts the other ranks have
+        self._facts: dict[tuple[int, bytes], Mapping[str, str]] = {}  # facts of the other ranks' digests
+        self._buffers = BufferCache(self.number)
+        self.sources = {rank for each in self.plan for rank in each.sources} - {self.number}
+        peers.join(group, Group(self._notices.append, set(self.sources), lambda: self.deadline, self._tag))
         ENDING.exchanges.add(self)
 
     def begin(self, until: float) -> None:
-        """Wait for all ranks to make the same; nobody has to, where it is made of what they have just compared."""
+        """Wait for all ranks to make the group; a part needs no such wait, since its ranks have just met in `split`."""
         self.sequence = -1
         facts = of_facts({"operation": "'open'", "layer": "none"})
         try:
@@ -89,21 +89,21 @@ class Exchange:
     def collective(
         self, own: About, payload: Any, fold: Callable[[Sequence[Any]], Any], *, same_size: bool = True
     ) -> Any:
-        """Fold the arrays of all ranks, in order; each rank does, and gets the same bits.
+        """Fold the arrays of all ranks, in order, on each rank, so that all get the same bits.
 
         Parameters
         ----------
         own : About
-            What this rank is about to do; must be equal on all. Its facts may have a sequence number of their own.
+            The facts of this collective; must be equal on all ranks. They may have a sequence number of their own.
         payload : array
-            Of NumPy, contiguous.
+            A contiguous NumPy array.
         fold : callable
-            A list of arrays, of consecutive ranks or of groups of them, to one.
+            Turns a list of arrays, of consecutive ranks or groups of ranks, into one.
         same_size : bool
-            Whether all must have one shape and dtype; otherwise they are arrays of bytes.
+            Whether all arrays must have one shape and dtype; otherwise they are arrays of bytes.
         """
         if not self._busy.acquire(blocking=False):
-            self.health.fail(
+            self.failure.fail(
                 f"rank {self.number} entered {self._where(own, 1)} on one thread while it waits on another",
                 "one collective at a time on each rank",
                 "Give each thread a communicator of its own with split().",
@@ -118,10 +118,10 @@ class Exchange:
     ) -> Any:
         try:
             refuse_unless_running(f"rank {self.number} cannot enter {self._where(own, 1)}")
-            if not self.health.well:
-                self.health.refuse(f"rank {self.number} cannot enter {self._where(own, 1)}")
+            if not self.failure.usable:
+                self.failure.refuse(f"rank {self.number} cannot enter {self._where(own, 1)}")
             self.sequence += 1
-            if self._news and self._alarming() is not None:
+            if self._notices and self._alarm() is not None:
                 self._end(own)
             for number, each in enumerate(self.plan):
                 blocks = self._round(each, own, payload, until + number * _LATER, same_size)
@@ -130,45 +130,49 @@ class Exchange:
             return payload
         except CommunicatorError:
             raise
-        except BaseException as error:  # an interrupt, a fold that fails: this rank no longer knows where it is
+        except (
+            BaseException
+        ) as error:  # after an interrupt or a fold that fails, this rank's place in the program is unknown
             text = f"rank {self.number} raised {error_text(error)} in {self._where(own)}"
-            self.health.poison(text, "it to finish", f"Correct the error of rank {self.number}.", cause=error)
+            self.failure.record(text, "it to finish", f"Correct the error of rank {self.number}.", cause=error)
             raise
 
     def close(self, error: BaseException | None = None) -> None:
-        """Tell the other ranks that this one takes no further part; they must not wait for it.
+        """Notify the other ranks that this one takes no further part, so that they do not wait for it.
 
         Parameters
         ----------
         error : BaseException, optional
-            Why, where it is not that all is done.
+            The error by which this rank ends, if it ends by one.
         """
         close_together([self], error)
 
     def drop(self) -> None:
-        """Close it for a communicator that nobody has any more: from within a finalizer, so without waiting."""
-        if not self.health.closed and running():
+        """Close the exchange of a communicator that was dropped: from within a finalizer, so without waiting."""
+        if not self.failure.closed and running():
             self.peers.lock.leave(self.close)
 
     def release(self) -> None:
-        """Give back the room for frames."""
-        self._rooms.clear()
+        """Free the receive buffers."""
+        self._buffers.clear()
         ENDING.exchanges.discard(self)
 
-    def told(self) -> list[int]:
-        """The ranks that this one ever sends to; they tell those that they send to."""
+    def notified(self) -> list[int]:
+        """Return the ranks to notify. Each passes a failure on to its own targets, so that all ranks get it."""
         return sorted({rank for each in self.plan for rank in each.targets})
 
-    def failure(self) -> CommunicatorError | None:
-        """The first failure of this group that is known here; for those who do not wait in a collective."""
-        told = next((news for news in self._news if news.kind in ERRORS), None)
-        if told is not None:
-            self.health.keep(told.text, ERRORS[told.kind])
-        return self.health.error
+    def known_failure(self) -> CommunicatorError | None:
+        """Return the first failure of this group that is known here, for callers that do not wait in a collective."""
+        notice = next((notice for notice in self._notices if notice.kind in ERRORS), None)
+        if notice is not None:
+            self.failure.keep(notice.text, ERRORS[notice.kind])
+        return self.failure.error
 
     def _round(self, each: Round, own: About, payload: Any, until: float, same_size: bool) -> Sequence[Any]:
-        """Exchange the arrays of one round; every block's, in order."""
-        buffer = self._rooms.of(each.sources, payload) if same_size else Room(each.sources, self.number, payload)
+        """Exchange the arrays of one round; return the arrays of all blocks, in order."""
+        buffer = (
+            self._buffers.of(each.sources, payload) if same_size else ReceiveBuffers(each.sources, self.number, payload)
+        )
         size, frame = payload.nbytes, buffer.frames[buffer.mine]
         head = own.header(self.sequence, size, self.group_bytes, 0)
         frame[:HEADER] = head
@@ -179,11 +183,11 @@ class Exchange:
         try:
             others, missing = self.peers.exchange(sent, self._tag, each.targets, buffer.waits, until, self._interrupted)
         except MPI.Exception as error:
-            if self._interrupted():  # a rank that gave up may have ended while its message was being read
+            if self._interrupted():  # a rank that gave up may have ended while its message was read
                 self._end(own)
             place = self._where(own)
-            self.health.fail(f"MPI failed in {place}: {error}", "it to deliver", "See its own message.", cause=error)
-        if self._interrupted():  # also where all has come: the others may have given up just before
+            self.failure.fail(f"MPI failed in {place}: {error}", "it to deliver", "See its own message.", cause=error)
+        if self._interrupted():  # also if all messages have come: the other ranks may have given up just before
             self._end(own)
         if missing:
             self._late(own, missing)
@@ -198,12 +202,12 @@ class Exchange:
                 for source, frame in zip(each.sources, frames)
             ]
         for i, source in enumerate(each.sources):
-            if source in others:  # it came with a text behind it
+            if source in others:  # this message has a text behind the array
                 buffer.frames[i][HEADER:] = memoryview(others[source])[HEADER : HEADER + size]
         return buffer.arrays
 
     def _compare(self, sources: Sequence[int], frames: Sequence[Any], own: About) -> dict[int, Header]:
-        """The headers of frames that are not like the own one; they may differ in their length only."""
+        """Return the headers of messages unlike the own one; fail unless they differ in their length only."""
         same = bytes(frames[sources.index(self.number)][:SAME])
         heads: dict[int, Header] = {}
         for source, frame in zip(sources, frames):
@@ -219,7 +223,7 @@ class Exchange:
         return heads
 
     def _waited(self, own: About) -> str:
-        """How long this rank waited, and where."""
+        """Return where this rank waited, and how long."""
         if self.sequence:
             return f"{self._where(own)} waited {self.deadline:g} s on rank {self.number}"
         return f"rank {self.number} waited {self.deadline:g} s for the others to make their communicator"
@@ -230,29 +234,29 @@ class Exchange:
         return where({"sequence number": str(self.sequence + ahead), **own.facts})
 
     def _interrupted(self) -> bool:
-        """Whether this collective cannot be completed: for what another thread did, or for what others told."""
-        self.peers.hand_out_news()
-        return self.health.error is not None or self._alarming() is not None
+        """Return whether another thread or another rank has made this collective impossible to complete."""
+        self.peers.deliver_notices()
+        return self.failure.error is not None or self._alarm() is not None
 
-    def _alarming(self) -> News | None:
-        """The first news of a rank that has no part in this collective; those about a later one are for then."""
-        return next((news for news in self._news if news.sequence < self.sequence), None)
+    def _alarm(self) -> Notice | None:
+        """Return the first notice of a rank that is missed in this collective, not in a later one."""
+        return next((notice for notice in self._notices if notice.sequence < self.sequence), None)
 
     def _end(self, own: About) -> NoReturn:
-        if self.health.error is not None:
-            self.health.throw()
-        news = self._alarming()
-        assert news is not None
+        if self.failure.error is not None:
+            self.failure.throw()
+        notice = self._alarm()
+        assert notice is not None
         place = self._where(own)
-        if news.kind in ERRORS:
-            self.health.keep(news.text, ERRORS[news.kind])
-            self.health.throw()
-        self.health.poison_gone(news, f"{place} waited on rank {self.number}")
-        self.health.throw()
+        if notice.kind in ERRORS:
+            self.failure.keep(notice.text, ERRORS[notice.kind])
+            self.failure.throw()
+        self.failure.record_gone(notice, f"{place} waited on rank {self.number}")
+        self.failure.throw()
 
     def _late(self, own: About, missing: Sequence[int]) -> NoReturn:
-        self.health.poison_late(missing, self._waited(own))
-        self.health.throw()
+        self.failure.record_late(missing, self._waited(own))
+        self.failure.throw()
 
     def _differ(self, heads: Mapping[int, Any], own: About) -> NoReturn:
         facts: dict[int, Mapping[str, str]] = {}
@@ -260,35 +264,35 @@ class Exchange:
             known = own.facts if header is None or header.digest == own.digest else self._facts[source, header.digest]
             number, group = (self.sequence, self.group_bytes) if header is None else (header.sequence, header.group)
             facts[source] = {"sequence number": str(number), **known, "group": group.hex()}
-        self.health.fail(
+        self.failure.fail(
             met_text(facts),
             "the same on every rank",
             DO_THE_SAME,
             kind=CollectiveMismatch,
         )
 
-    def _told_of(self, kind: str, text: str) -> None:
-        with contextlib.suppress(MPI.Exception):  # nobody can be told any more; the others' deadlines remain
-            self.peers.tell(self.told(), {self.group: self.sequence - 1}, kind, text)
+    def _announce(self, kind: str, text: str) -> None:
+        with contextlib.suppress(MPI.Exception):  # no message gets through; the other ranks have their deadlines
+            self.peers.notify(self.notified(), {self.group: self.sequence - 1}, kind, text)
 
 
 def close_together(exchanges: Iterable[Exchange], error: BaseException | None = None) -> None:
-    """Close some, with one message to each rank for all that it has to hear; those that are closed stay so."""
+    """Close exchanges that are open, with one notice to each rank about all of them."""
     done: dict[tuple[Peers, int], dict[str, int]] = {}
     left: dict[Peers, list[str]] = {}
     for each in exchanges:
-        if each.health.closed:
+        if each.failure.closed:
             continue
-        each.health.closed = True
+        each.failure.closed = True
         each.release()
         left.setdefault(each.peers, []).append(each.group)
-        for rank in each.told():
+        for rank in each.notified():
             done.setdefault((each.peers, rank), {})[each.group] = each.sequence
     if not running():
-        return  # nobody is left to be told
+        return  # no other rank can be notified
     for (peers, rank), groups in done.items():
         with contextlib.suppress(MPI.Exception):
-            peers.tell([rank], groups, *reason_of(error))
+            peers.notify([rank], groups, *end_of(error))
     for peers, names in left.items():
         with contextlib.suppress(MPI.Exception):
             peers.leave(names)

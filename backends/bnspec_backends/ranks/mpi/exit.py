@@ -1,6 +1,6 @@
-"""The end of a program whose ranks are MPI processes: nobody waits for a rank that is gone, and the job ends too.
+"""End of a program whose ranks are MPI processes: no rank waits for one that is gone, and the job ends too.
 
-However many communicators there are, the ranks tell each other once, and all that is waited for is waited for together.
+A rank sends one notice for all of its communicators, and waits for all of them together.
 """
 
 import atexit
@@ -15,36 +15,36 @@ from mpi4py import MPI
 
 from bnspec._errors import CollectiveTimeout
 from bnspec_backends.ranks.mpi.library import keep_for_parent, running
-from bnspec_backends.ranks.notices import GRACE, wait
+from bnspec_backends.ranks.waiting import GRACE, wait
 
 __all__ = ["ENDING", "close_before_finalize"]
 
 
 class Ending:
-    """What the end of the program has to know.
+    """State that the end of the program needs.
 
     Attributes
     ----------
     exchanges : set of Exchange
-        Those that are open.
+        The open exchanges.
     peers : list of Peers
-        Who carries their messages, or did.
+        The transports of open and former exchanges.
     before : list of callable
-        What else is to be closed, and needs MPI; called with the error that ended the program, or None.
-    stuck : bool
+        Called first, while MPI still runs, with the error that ended the program, or None.
+    unfinished : bool
         Whether a collective of MPI's own was begun and never ended.
-    late : bool
-        Whether an error came to light when the program had ended already, as if all were well.
+    failed_late : bool
+        Whether an error was found after the program had ended without one.
     error : BaseException or None
-        That ended the program.
+        The error that ended the program.
     """
 
     def __init__(self) -> None:
         self.exchanges: set[Any] = set()
         self.peers: list[Any] = []
         self.before: list[Callable[[BaseException | None], None]] = []
-        self.stuck = False
-        self.late = False
+        self.unfinished = False
+        self.failed_late = False
         self.error: BaseException | None = None
         self._hook, sys.excepthook = sys.excepthook, self._uncaught
 
@@ -53,10 +53,10 @@ class Ending:
         self._hook(kind, error, trace)
 
     def patience(self) -> float:
-        """Seconds that this rank gives the others to end too, before it ends the job.
+        """Return the seconds that this rank gives the others to end, before it ends the job.
 
-        Where it is a rank that did not come in time, the others have waited already. After another error they may
-        still be computing, and hear of it when they come to their next collective.
+        After a timeout the other ranks have waited already. After another error they may still be computing, and get
+        the notice in their next collective.
         """
         if isinstance(self.error, CollectiveTimeout):
             return GRACE
@@ -64,7 +64,7 @@ class Ending:
         return max(waiting, default=0.0) + GRACE
 
     def close(self, error: BaseException | None) -> None:
-        """Close all that is open, and wait until the others could hear of it, for so long as is reasonable in all."""
+        """Close all open exchanges, and wait a short time until the other ranks have the notices."""
         from bnspec_backends.ranks.mpi.exchange import close_together
 
         for close in self.before:
@@ -79,7 +79,7 @@ ENDING = Ending()
 
 @functools.cache
 def close_before_finalize() -> None:
-    """Close what is open when the program itself ends MPI: what MPI's own communicator has goes first."""
+    """Close open exchanges when the program itself ends MPI, which deletes the attributes of COMM_SELF first."""
     MPI.COMM_SELF.Set_attr(MPI.Comm.Create_keyval(delete_fn=_finalizing), ENDING)
 
 
@@ -90,9 +90,9 @@ def _finalizing(comm: "MPI.Comm", key: int, ending: Ending) -> None:
 
 @atexit.register
 def _leave() -> None:
-    """Let nobody wait for a rank that has ended; and where it ended by an error, let the job end too.
+    """Close all exchanges at exit; after an error, end the job if the other ranks do not end.
 
-    MPI's own end waits for every rank, so that one that is stuck would keep the job from ending.
+    MPI's own end waits for every rank, so that a stuck rank would keep the job from ending.
     """
     if not running():
         keep_for_parent()
@@ -102,6 +102,6 @@ def _leave() -> None:
     if ENDING.error is not None:
         until = time.perf_counter() + ENDING.patience()
         left = wait(lambda: not sum(not peers.all_left() for peers in ENDING.peers), until)
-    if ENDING.stuck or ENDING.late or not left:
+    if ENDING.unfinished or ENDING.failed_late or not left:
         sys.stderr.flush()
         MPI.COMM_WORLD.Abort(1)

@@ -1,6 +1,6 @@
-"""Whether MPI can be called: it runs from its beginning to its end, in the process that began it.
+"""State of the MPI library: it can be called between its beginning and its end, in the process that began it.
 
-Every function of MPI's that is called outside of that ends the process by the library's own text, at best.
+A call of MPI at another time ends the process, at best with the library's own text.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ __all__ = ["keep_for_parent", "refuse_unless_running", "running"]
 
 
 class _Child:
-    """Whether this process is a forked child, in which MPI runs only by its memory."""
+    """Mark of a forked child, which inherited MPI's memory and is no rank."""
 
     def __init__(self) -> None:
         self.inherited = False
@@ -31,9 +31,9 @@ _KEPT: list[Any] = []
 
 
 def keep_for_parent() -> None:
-    """Keep MPI from ending in a forked child that ends in order, where mpi4py ends it as if the child were the rank.
+    """Keep mpi4py from ending MPI in a forked child that ends in order, as if the child were the rank.
 
-    MPI ends for good with the last of its sessions, and this one the child never ends.
+    MPI ends with the last of its sessions, and the child never ends this one.
     """
     if _CHILD.inherited and MPI.Is_initialized() and not MPI.Is_finalized():
         with contextlib.suppress(NotImplementedError, MPI.Exception):  # before MPI 4 there are none
@@ -41,17 +41,17 @@ def keep_for_parent() -> None:
 
 
 def running() -> bool:
-    """Whether MPI has begun, has not ended, and is this process's own."""
+    """Return whether MPI has begun, has not ended, and was begun by this process."""
     return MPI.Is_initialized() and not MPI.Is_finalized() and not _CHILD.inherited
 
 
 def refuse_unless_running(what: str) -> None:
-    """Refuse to begin something that needs MPI.
+    """Refuse a call that needs MPI, if MPI does not run.
 
     Raises
     ------
     CommunicatorError
-        It says what it was, and why MPI cannot be called.
+        MPI cannot be called; the text has `what` and the reason.
     """
     if running():
         return

@@ -1,4 +1,4 @@
-"""Room for the frames of one round, used again by collectives of one shape, one after the other."""
+"""Receive buffers for the messages of one round, used again by collectives of one shape."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,14 +7,14 @@ import numpy as np
 
 from bnspec_backends.ranks.headers import HEADER
 
-__all__ = ["Room", "Rooms"]
+__all__ = ["BufferCache", "ReceiveBuffers"]
 
-#: Shapes for which room is kept.
+#: Most cached buffers, one per (sources, shape, dtype).
 _MOST = 256
 
 
-class Room:
-    """Room for the frames of one round, all of one length: as bytes, and the arrays in them."""
+class ReceiveBuffers:
+    """Buffers for the messages of one round, all of one length: as bytes, and as the arrays in them."""
 
     def __init__(self, sources: Sequence[int], own: int, like: Any) -> None:
         rows = np.empty((len(sources), HEADER + like.nbytes), np.uint8)
@@ -24,8 +24,8 @@ class Room:
         self.waits = {source: frame for source, frame in zip(sources, self.frames) if source != own}
 
 
-class Rooms:
-    """The rooms of one rank's end of a group.
+class BufferCache:
+    """Cache of the receive buffers of one rank's end of a group.
 
     Parameters
     ----------
@@ -35,18 +35,18 @@ class Rooms:
 
     def __init__(self, own: int) -> None:
         self._own = own
-        self._kept: dict[Any, Room] = {}
+        self._kept: dict[Any, ReceiveBuffers] = {}
 
-    def of(self, sources: tuple[int, ...], payload: Any) -> Room:
-        """The room for frames of these ranks with arrays like this one."""
+    def of(self, sources: tuple[int, ...], payload: Any) -> ReceiveBuffers:
+        """Return the buffers for messages of these ranks with arrays like this one."""
         key = sources, payload.shape, payload.dtype.str
         found = self._kept.get(key)
         if found is None:
             if len(self._kept) >= _MOST:
                 self._kept.clear()
-            found = self._kept[key] = Room(sources, self._own, payload)
+            found = self._kept[key] = ReceiveBuffers(sources, self._own, payload)
         return found
 
     def clear(self) -> None:
-        """Give all of it back."""
+        """Free all buffers."""
         self._kept.clear()

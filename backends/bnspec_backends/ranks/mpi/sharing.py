@@ -1,7 +1,7 @@
-"""One `Peers` for each MPI communicator that ranks are given: what is made of it shares the messages' way.
+"""Sharing of one duplicate of an MPI communicator by all communicators that are made of it.
 
-MPI has only so many communicators, a few thousand. So the caller's is duplicated once, at the first use, and the
-duplicate is kept as an attribute of it, which is MPI's own way to find it again and to hear that it is freed.
+MPI has a few thousand communicators in all. So the caller's is duplicated once, at the first use. The duplicate is kept
+as an attribute of the caller's communicator: MPI finds it there again, and calls back when the caller frees it.
 """
 
 import functools
@@ -15,15 +15,15 @@ from bnspec._errors import CollectiveTimeout, refusal
 from bnspec_backends.ranks.mpi.exchange import Exchange
 from bnspec_backends.ranks.mpi.exit import ENDING, close_before_finalize
 from bnspec_backends.ranks.mpi.transport import Peers
-from bnspec_backends.ranks.notices import wait
+from bnspec_backends.ranks.waiting import wait
 
 __all__ = ["open_exchange"]
 
 _LOCK = threading.Lock()
 
 
-class _Kept:
-    """What an MPI communicator has as an attribute."""
+class _Attribute:
+    """Attribute of an MPI communicator: the transport that its communicators share."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -31,12 +31,12 @@ class _Kept:
 
 
 def open_exchange(comm: "MPI.Intracomm", deadline: float) -> Exchange:
-    """A group of all ranks of an MPI communicator, each of which must do this.
+    """Open a group of all ranks of an MPI communicator; every rank must call this.
 
     Raises
     ------
     CollectiveTimeout
-        Not every rank did so before the deadline.
+        Not every rank called it before the deadline.
     """
     until = time.perf_counter() + deadline
     _give_back()
@@ -50,7 +50,7 @@ def open_exchange(comm: "MPI.Intracomm", deadline: float) -> Exchange:
 
 
 def _give_back() -> None:
-    """Free what is left of MPI communicators that their owners have freed, as far as the other ranks have left too."""
+    """Free the duplicates of MPI communicators that were freed, if the other ranks have left too."""
     with _LOCK:
         for peers in [each for each in ENDING.peers if each.retired]:
             if peers.give_back():
@@ -61,7 +61,7 @@ def _peers_of(comm: "MPI.Intracomm", deadline: float, until: float) -> Peers:
     with _LOCK:
         kept: Any = comm.Get_attr(_key())
         if kept is None:
-            kept = _Kept()
+            kept = _Attribute()
             comm.Set_attr(_key(), kept)
     with kept.lock:
         if kept.peers is None:
@@ -75,7 +75,7 @@ def _peers_of(comm: "MPI.Intracomm", deadline: float, until: float) -> Peers:
 def _duplicate(comm: "MPI.Intracomm", deadline: float, until: float) -> "MPI.Intracomm":
     own, request = comm.Idup()
     if not wait(request.Test, until):
-        ENDING.stuck = True  # this collective cannot be taken back, and MPI's own end would wait for it
+        ENDING.unfinished = True  # this collective cannot be cancelled, and MPI's own end would wait for it
         raise refusal(
             CollectiveTimeout,
             "BN-SYNC-9",
@@ -94,6 +94,6 @@ def _key() -> int:
 
 
 def _retire(comm: "MPI.Comm", key: int, kept: Any) -> None:
-    """The owner frees an MPI communicator, or MPI ends."""
+    """Note that the owner frees an MPI communicator, or that MPI ends."""
     if kept.peers is not None:
         kept.peers.retired = True

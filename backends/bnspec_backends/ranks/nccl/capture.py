@@ -1,9 +1,8 @@
-"""Asking for events beside a stream that is being captured.
+"""Event queries beside a stream that is being captured.
 
 While any thread captures a stream in CUDA's mode "global", which is torch's default, an event query of any thread is an
-error, and it spoils the capture too. A thread that queries says that it does not mind: for the time of the query its
-own capture mode becomes "relaxed", which concerns no other thread. CuPy has no function for it, so the driver's is
-called.
+error, and it spoils the capture too. So a thread that queries changes its own capture mode to "relaxed" for the time of
+the query, which affects no other thread. CuPy has no function for that, so the driver's is called.
 
 References
 ----------
@@ -29,7 +28,7 @@ def beside_captures() -> Iterator[None]:
     Raises
     ------
     RuntimeError
-        If the driver refuses.
+        The driver refuses.
     """
     mode = ctypes.c_int(_RELAXED)
     _exchange(mode)  # now the thread's own mode is in it

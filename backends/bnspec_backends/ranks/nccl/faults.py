@@ -1,4 +1,4 @@
-"""What CUDA and NCCL say when they do not work any more, as errors that say so."""
+"""Failures of CUDA and NCCL, as exceptions."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,29 +11,29 @@ from bnspec_backends.ranks.nccl.capture import beside_captures
 
 __all__ = ["DeviceFault", "Fault", "NCCLFault", "calling_nccl", "passed"]
 
-#: What CUDA says of an event that the device has not come to; everything else but 0 is a fault of the device.
+#: CUDA's status of an event that the device has not come to; every other status but 0 is a fault of the device.
 _NOT_READY = 600
 
 
 class Fault(RuntimeError):
-    """Something below the communicator failed; nothing that is queued will be done."""
+    """Failure below the communicator; queued work will not be done."""
 
 
 class DeviceFault(Fault):
-    """The device does not work any more."""
+    """Failure of the device."""
 
 
 class NCCLFault(Fault):
-    """NCCL refused a call, or reports that its network or another rank failed."""
+    """Failure of NCCL: a refused call, or a report that its network or another rank failed."""
 
 
 def passed(event: Any) -> bool:
-    """Whether the device has come past an event.
+    """Return whether the device has come past an event.
 
     Raises
     ------
     DeviceFault
-        Where `Event.done` would say not yet, for ever.
+        The device failed; `Event.done` would return False for ever.
     """
     with beside_captures():
         status = cupy.cuda.runtime.eventQuery(event.ptr)
@@ -44,12 +44,12 @@ def passed(event: Any) -> bool:
 
 @contextlib.contextmanager
 def calling_nccl() -> Iterator[None]:
-    """Around calls of NCCL's.
+    """Turn errors of NCCL calls into faults.
 
     Raises
     ------
     NCCLFault
-        In place of what CuPy raises: its own error, or a KeyError where it has no name for the status.
+        CuPy raised its own error, or a KeyError, as it does for a status without a name.
     """
     try:
         yield

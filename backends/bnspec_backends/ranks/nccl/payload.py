@@ -1,18 +1,18 @@
-"""What can be sent from a device: floating arrays of CuPy's on the communicator's device and a running stream."""
+"""Check of payloads: floating CuPy arrays on the communicator's device, on a stream that is not captured."""
 
 from typing import Any
 
 import cupy
 
+from bnspec._communicator import Signature
 from bnspec._errors import refusal
-from bnspec._protocols import Signature
 from bnspec._types import Array
 
-__all__ = ["check"]
+__all__ = ["check_payload"]
 
 
-def check(payload: Array, signature: Signature, device: Any) -> None:
-    """Refuse what cannot be sent: no array of CuPy's, one of another device, one without NaN; and a captured stream."""
+def check_payload(payload: Array, signature: Signature, device: Any) -> None:
+    """Refuse a payload that is no CuPy array, is on another device or has no NaN; and a captured stream."""
     kind = type(payload)
     if not isinstance(payload, cupy.ndarray):
         raise refusal(

@@ -1,12 +1,13 @@
-"""Queueing a collective on a stream: messages, NCCL's calls, the fold, and the comparison of what came.
+"""Queueing of a collective on a stream: the message, NCCL's calls, the fold, and the comparison of headers.
 
-A rank compares the headers that came with its own on the device, so that no number of another layer is ever used: where
-they differ, or the communicator was aborted meanwhile, the result is NaN. The host gets the same headers, to say what
-differed. It waits for nothing here, but that NCCL itself connects the ranks in the first calls.
+A message is an array of 64-bit words on the device: 8 words of header, then the payload. A rank compares the received
+headers with its own on the device, so that no number of another layer is ever used: if they differ, or the communicator
+was aborted meanwhile, the result is NaN. The host gets the same headers, for the text of the error. The host does not
+wait here, except that NCCL itself connects the ranks in its first calls.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,99 +17,107 @@ import numpy as np
 from cupy.cuda import nccl
 
 from bnspec._types import Array
-from bnspec_backends.ranks.batched import Request
-from bnspec_backends.ranks.headers import About
-from bnspec_backends.ranks.nccl.flight import Flight
-from bnspec_backends.ranks.nccl.keeper import Keeper
-from bnspec_backends.ranks.nccl.messages import HEAD, Layout
+from bnspec_backends.ranks.headers import HEADER, About
+from bnspec_backends.ranks.nccl.control import Control
+from bnspec_backends.ranks.nccl.pending import PendingCollective
+from bnspec_backends.ranks.nccl.polling_thread import PollingThread
 from bnspec_backends.ranks.schedule import Round, plan
 
 __all__ = ["Sender"]
 
+#: Words of a header.
+_HEAD = HEADER // 8
+
 
 class Sender:
-    """One rank's end of an NCCL communicator.
+    """Sender of one rank's messages through an NCCL communicator.
 
     Parameters
     ----------
-    keeper : Keeper
-        Of the NCCL communicator.
-    rank, size : int
-    members : tuple of int
-        The ranks' numbers in what is said.
-    group : bytes
-        Sixteen bytes that stand for these ranks in headers.
+    thread : PollingThread
+        Owner of the NCCL communicator.
+    control : Control
+        Control of the same ranks.
 
     Attributes
     ----------
     rounds : tuple of Round
-        Those of `bnspec_backends.ranks.schedule`; a single rank has one too, with itself.
+        Rounds of `bnspec_backends.ranks.schedule`; a single rank has one too, with itself.
     """
 
-    def __init__(self, keeper: Keeper, rank: int, size: int, members: tuple[int, ...], group: bytes) -> None:
-        self.rounds = plan(size, rank) or (Round((rank,), ()),)
-        self._keeper, self._comm, self._rank, self._size = keeper, keeper.comm, rank, size
-        self._members, self._group = members, group
+    def __init__(self, thread: PollingThread, control: Control) -> None:
+        self._rank, self._size = control.rank, len(control.members)
+        self.rounds = plan(self._size, self._rank) or (Round((self._rank,), ()),)
+        self._thread, self._comm = thread, thread.comm
+        self._members, self._group = control.members, control.group
 
     def send(
         self,
         own: About,
         sequence: int,
-        requests: Sequence[Request],
-        begin: Callable[[Flight], None],
+        payload: Array,
+        combine: Callable[[Array, Array], Array],
+        begin: Callable[[PendingCollective], None],
         entry: Callable[[], AbstractContextManager[None]],
-    ) -> list[Array]:
+    ) -> Array:
         """Queue a collective on the current stream.
 
         Parameters
         ----------
         own : About
+            The facts of this rank.
         sequence : int
-        requests : sequence of Request
-            What to join, in one message.
+            The collective's number.
+        payload : array
+            The array to join.
+        combine : callable
+            ``combine(a, b)``, where a holds lower ranks than b.
         begin : callable
-            Is told of the flight before NCCL is called.
+            Called with the pending collective before NCCL is called.
         entry : callable
             Makes the context in which NCCL is called.
 
         Returns
         -------
-        list of array
-            The joined payloads: their values follow.
+        array
+            The joined payload, whose values follow on the stream.
         """
         stream = cupy.cuda.get_current_stream()
-        payloads = [request.payload for request in requests]
-        layout = Layout.of(payloads)
-        # The sequence number also tells what came from what a former message left in the same memory.
-        text = own.header(sequence, 8 * (layout.words - HEAD), self._group, 0)
-        sent = cupyx.empty_pinned(HEAD, np.uint64)
+        words = -(-payload.nbytes // 8)
+        shape, dtype, size = payload.shape, payload.dtype, payload.size
+
+        def array_in(message: Array) -> Array:
+            return message[_HEAD:].view(dtype)[:size].reshape(shape)
+
+        # The sequence number also distinguishes the header from that of a former message in the same memory.
+        text = own.header(sequence, 8 * words, self._group, 0)
+        sent = cupyx.empty_pinned(_HEAD, np.uint64)
         sent[...] = np.frombuffer(text, np.uint64)
-        head = cupy.empty(HEAD, cupy.uint64)
+        head = cupy.empty(_HEAD, cupy.uint64)
         head.set(sent, stream=stream)
-        flight = Flight(own, sequence, text, _event(stream), sent)
-        begin(flight)
+        pending = PendingCollective(own, sequence, text, _event(stream), sent)
+        begin(pending)
         right: Any = None
         for each in self.rounds:
-            message = cupy.empty(layout.words, cupy.uint64)
-            # A rank that met others in another collective makes sure that those of later rounds notice.
-            message[:HEAD] = head if right is None else cupy.where(right, head, cupy.zeros_like(head))
-            layout.fill(message, payloads)
+            message = cupy.empty(_HEAD + words, cupy.uint64)
+            # After a mismatch the header is zeroed, so that the ranks of later rounds see it.
+            message[:_HEAD] = head if right is None else cupy.where(right, head, cupy.zeros_like(head))
+            array_in(message)[...] = payload
             with entry():
                 rows = self._exchange(each, message, stream)
-            heads = cupy.ascontiguousarray(rows[:, :HEAD])
-            right = cupy.all(heads == head)  # with the own one of this round, which tells of those before
+            heads = cupy.ascontiguousarray(rows[:, :_HEAD])
+            right = cupy.all(heads == head)  # the own header is among them: a mismatch in an earlier round shows here
             came = cupyx.empty_pinned(heads.shape, np.uint64)
             heads.get(stream=stream, out=came, blocking=False)
-            flight.found.append(([self._members[source] for source in each.sources], came))
-            parts = zip(*(layout.payloads(row) for row in rows))
-            payloads = [functools.reduce(request.combine, part) for request, part in zip(requests, parts)]
-        # Half a message may have come when an abort breaks it off, with the header in it.
-        right = cupy.logical_and(right, self._keeper.alive(stream)[0] == 1)
-        flight.landed = _event(stream)
-        return [cupy.where(right, each, each.dtype.type(np.nan)) for each in payloads]
+            pending.headers.append(([self._members[source] for source in each.sources], came))
+            payload = functools.reduce(combine, [array_in(row) for row in rows])
+        # An abort may break off a message of which the header and half of the payload have come.
+        right = cupy.logical_and(right, self._thread.alive(stream)[0] == 1)
+        pending.ended = _event(stream)
+        return cupy.where(right, payload, payload.dtype.type(np.nan))
 
     def _exchange(self, each: Round, message: Array, stream: Any) -> Array:
-        """Queue one round: the messages of all its sources, in order, as rows."""
+        """Queue one round; return the messages of all its sources, in order, as rows."""
         words = int(message.size)
         rows = cupy.empty((len(each.sources), words), cupy.uint64)
         if len(each.sources) == self._size:

@@ -56,7 +56,10 @@ def names(subject: Subject) -> st.SearchStrategy[str]:
     """Names of cases such as "2 values, float16, masked"; fewest values first, in which the parts cancel most."""
     if subject.backend is not None and subject.backend.name not in ("torch", "jax"):
         raise NotSupported(f"{subject.name} does not differentiate")
-    kinds = itertools.product((2, 3, 1), (d for d in DTYPES if d in subject.scope.dtypes), KINDS)
+    dtypes = [dtype for dtype in DTYPES if dtype in subject.scope.dtypes]
+    if not dtypes:
+        raise NotSupported(f"{subject.name} has no dtype of {', '.join(DTYPES)}")
+    kinds = itertools.product((2, 3, 1), dtypes, KINDS)
     return st.sampled_from([f"{values} values, {dtype}, {kind}" for values, dtype, kind in kinds])
 
 

@@ -37,7 +37,7 @@ def steps(backend: Any, case: Case, comm: Any, name: str = "layer") -> dict[str,
     mask = None if rank.mask is None else put(rank.mask)
     more = {k: put(v[number]) for k, v in (("dmean", case.dmean), ("dvar", case.dvar)) if v is not None}
     y, stats, saved = bnspec.batch_norm(put(rank.x), params, case.config, state=state, mask=mask, comm=comm, name=name)
-    grads = bnspec.batch_norm_vjp(put(rank.dy), saved, comm, **more)
+    grads = bnspec.batch_norm_vjp(put(rank.dy), saved, comm=comm, **more)
     tangents = bnspec.batch_norm_tangents(put(rank.xdot), saved, comm=comm)
     found = {"y": y, "mean": stats.mean, "low": stats.mean_low, "m2": stats.m2, "dx": grads.x,
              "mean_dot": tangents.mean, "var_dot": tangents.var}  # fmt: skip

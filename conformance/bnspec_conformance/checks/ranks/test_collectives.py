@@ -110,7 +110,7 @@ def test_mismatch(t: Trial) -> None:
             if operation == "moments":
                 return usual(comm)
             if operation == "gradients":
-                return bnspec.batch_norm_vjp(saved.x, saved, comm)
+                return bnspec.batch_norm_vjp(saved.x, saved, comm=comm)
             return bnspec.batch_norm_tangents(saved.x, saved, comm=comm)
 
         return act
@@ -169,7 +169,7 @@ def test_silence(t: Trial) -> None:
                 sent.append(len(seen.messages))
         assert layer.state is not None and layer.params is not None
         _, saved = bnspec.batch_norm_inference(x, layer.params, layer.state, case.config)
-        bnspec.batch_norm_vjp(x, saved, seen)
+        bnspec.batch_norm_vjp(x, saved, comm=seen)
         bnspec.batch_norm_tangents(x, saved, comm=seen)
         _, stats, _ = bnspec.batch_norm(x, layer.params, case.config)
         bnspec.update_running(layer.state, stats, case.config)

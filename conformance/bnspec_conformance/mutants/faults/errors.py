@@ -4,9 +4,9 @@ from bnspec import _arrays
 from bnspec._config import BatchNormConfig, _decay
 from bnspec._context import UpdateCollection
 from bnspec._dialects import _Dialects
+from bnspec._discovery import get_backend
 from bnspec._errors import refusal
 from bnspec._layer import BatchNorm
-from bnspec._registry import get_backend
 from bnspec._tape import Tape
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
 

@@ -1,7 +1,8 @@
 """Mutants of the derivatives: terms of dx, parameter gradients, tangents, and the frozen derivatives."""
 
-from bnspec._derivatives import batch_norm_tangents, batch_norm_vjp
+from bnspec._derivatives import batch_norm_tangents
 from bnspec._gradients import grad_sums, input_coefficients, parameter_gradients, tangent_coefficients
+from bnspec._kernels import Kernels
 from bnspec_conformance.mutants.mutant import Mutant, edit
 
 __all__ = ["MUTANTS"]
@@ -11,7 +12,7 @@ _B = "b = -a * (inverse * (inverse * (s2 / n)))"
 _C = "c = -a * (s1 / n)"
 _TANGENT_B = "b = -a * (inverse * (inverse * (var_dot * 0.5)))"
 
-_FROZEN = "dx = kernels.normalize(g, still, factor(saved.gamma, None, saved.inverse_stddev), still, groups)"
+_FROZEN = "dx = kernels.normalize(g, still, scale, still, groups)"
 
 MUTANTS = (
     Mutant(
@@ -38,7 +39,7 @@ MUTANTS = (
         row="D27",
         breaks="Gives dx = 0, which is right for every loss that is a sum of y.",
         apply=edit(
-            batch_norm_vjp,
+            Kernels.pull_back,
             "dx = kernels.grad_input(g, x, saved.centre, a, b, c, groups, saved.mask)",
             "dx = array_namespace(x).zeros_like(x)",
         ),
@@ -135,7 +136,7 @@ MUTANTS = (
         row="D20",
         breaks="Takes the mean of g off a frozen dx, as if running statistics were the batch's.",
         apply=edit(
-            batch_norm_vjp,
+            Kernels.pull_back,
             _FROZEN,
             _FROZEN + "\n        axes = tuple(k for k in range(dx.ndim) if k != groups.axis)"
             "\n        dx = dx - (xp.mean(dx, axis=axes, keepdims=True) if dx.size else 0)",
@@ -147,7 +148,7 @@ MUTANTS = (
         row="D20",
         breaks="Gives frozen parameters no gradients but zeros.",
         apply=edit(
-            batch_norm_vjp,
+            Kernels.pull_back,
             _FROZEN,
             "dgamma, dbeta = (v if v is None else v * 0.0 for v in (dgamma, dbeta))\n        " + _FROZEN,
         ),

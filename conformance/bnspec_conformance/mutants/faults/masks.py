@@ -3,10 +3,11 @@
 from typing import Any
 
 from bnspec import _arrays
-from bnspec._batch_norm import _normalize, batch_norm
-from bnspec._derivatives import _cotangent_sums, _usable, batch_norm_vjp
-from bnspec._gradients import grad_input
+from bnspec._batch_norm import batch_norm
+from bnspec._gradients import cotangent_sums, grad_input, usable_part
+from bnspec._kernels import Kernels
 from bnspec._moments import moments
+from bnspec._normalize import normalize_usable
 from bnspec._running import _step
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
 
@@ -14,7 +15,7 @@ __all__ = ["MUTANTS"]
 
 _TOTAL = "values = xp.where(keep, values, xp.zeros_like(values))"
 _SELECT = "deviation = xp.where(keep, deviation, xp.zeros_like(deviation))"
-_PLAIN = "return kernels.normalize(x, centre, scale, shift, groups)"
+_PLAIN = "return normalize(x, centre, scale, shift, groups)"
 _MASKED = "y = " + _PLAIN.removeprefix("return ") + "\n        return y if mask is None else "
 
 
@@ -56,14 +57,16 @@ MUTANTS = (
         clause="BN-MASK-2",
         row="D14",
         breaks="Gives 0 for y at masked positions.",
-        apply=edit(_normalize, _PLAIN, _MASKED + "array_namespace(x).where(expand_mask(mask, x, groups), y, y * 0)"),
+        apply=edit(
+            normalize_usable, _PLAIN, _MASKED + "array_namespace(x).where(expand_mask(mask, x, groups), y, y * 0)"
+        ),
     ),
     Mutant(
         name="masked-output-x",
         clause="BN-MASK-2",
         row="D14",
         breaks="Hands x through at masked positions.",
-        apply=edit(_normalize, _PLAIN, _MASKED + "array_namespace(x).where(expand_mask(mask, x, groups), y, x)"),
+        apply=edit(normalize_usable, _PLAIN, _MASKED + "array_namespace(x).where(expand_mask(mask, x, groups), y, x)"),
     ),
     Mutant(
         name="mask-multiplies",
@@ -84,9 +87,9 @@ MUTANTS = (
         row="D17",
         breaks="Lets a masked NaN into sum g*xhat.",
         apply=edit(
-            _cotangent_sums,
-            "s1, centred = kernels.grad_sums(dy, x,",
-            "s1, centred = kernels.grad_sums(dy, saved.x,",
+            cotangent_sums,
+            "s1, centred = grad_sums(dy, x,",
+            "s1, centred = grad_sums(dy, saved.x,",
             "if usable is None:",
             "if True:",
         ),
@@ -96,7 +99,7 @@ MUTANTS = (
         clause="BN-MASK-3",
         row="D17",
         breaks="Lets a masked NaN into its own dx and tangent.",
-        apply=edit(_usable, "return where(usable, x, xp.zeros_like(x)), usable", "return x, usable"),
+        apply=edit(usable_part, "return where(usable, x, xp.zeros_like(x)), usable", "return x, usable"),
     ),
     Mutant(
         name="masked-cotangents-dropped",
@@ -104,9 +107,9 @@ MUTANTS = (
         row="D14",
         breaks="Leaves g of masked positions out of the sums, although their y depends on the statistics.",
         apply=edit(
-            batch_norm_vjp,
-            "x, s1, s2 = _cotangent_sums(kernels, g, x, saved)",
-            "x, s1, s2 = _cotangent_sums(kernels, g, x, saved)\n"
+            Kernels.pull_back,
+            "x, s1, s2 = _gradients.cotangent_sums(kernels.grad_sums, g, x, saved)",
+            "x, s1, s2 = _gradients.cotangent_sums(kernels.grad_sums, g, x, saved)\n"
             "    if saved.mask is not None:\n"
             "        s1, s2 = kernels.grad_sums(g, x, saved.centre, groups, saved.mask)\n"
             "        s2 = s2 - saved.centre_low * s1",

@@ -3,8 +3,9 @@
 from typing import Any
 
 from bnspec import _records
-from bnspec._batch_norm import batch_norm, batch_norm_inference
+from bnspec._batch_norm import batch_norm
 from bnspec._errors import refusal
+from bnspec._kernels import Kernels
 from bnspec._normalize import factor, inverse_stddev, normalize, scale_and_shift
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
 
@@ -62,7 +63,9 @@ MUTANTS = (
         row="D5",
         breaks="Leaves epsilon out where it normalizes by running statistics.",
         apply=edit(
-            batch_norm_inference, "inverse = inverse_stddev(var, config.epsilon)", "inverse = inverse_stddev(var, 0.0)"
+            Kernels.infer,
+            "inverse = _normalize.inverse_stddev(var, epsilon)",
+            "inverse = _normalize.inverse_stddev(var, 0.0)",
         ),
     ),
     Mutant(
@@ -71,9 +74,9 @@ MUTANTS = (
         row="D26",
         breaks="Folds inference with 1e-20 in the place of epsilon.",
         apply=edit(
-            batch_norm_inference,
-            "inverse = inverse_stddev(var, config.epsilon)",
-            "inverse = inverse_stddev(var, 1e-20)",
+            Kernels.infer,
+            "inverse = _normalize.inverse_stddev(var, epsilon)",
+            "inverse = _normalize.inverse_stddev(var, 1e-20)",
         ),
     ),
     Mutant(
@@ -82,10 +85,10 @@ MUTANTS = (
         row="D26",
         breaks="Folds inference without gamma as if the deviation were gone with it.",
         apply=edit(
-            batch_norm_inference,
-            "inverse = inverse_stddev(var, config.epsilon)",
-            "inverse = inverse_stddev(var, config.epsilon)\n"
-            "    inverse = inverse if config.scale else inverse * 0.0 + 1.0",
+            Kernels.infer,
+            "inverse = _normalize.inverse_stddev(var, epsilon)",
+            "inverse = _normalize.inverse_stddev(var, epsilon)\n"
+            "    inverse = inverse * 0.0 + 1.0 if params.gamma is None else inverse",
         ),
     ),
     Mutant(
@@ -106,9 +109,9 @@ MUTANTS = (
         row="D26",
         breaks="Folds inference into x*scale + shift, which cancels where the mean is large.",
         apply=edit(
-            batch_norm_inference,
-            "y = kernels.normalize(x, mean, scale, shift, groups)",
-            "y = kernels.normalize(x, low, scale, shift - mean * scale, groups)",
+            Kernels.infer,
+            "self.normalize(x, mean, scale, shift, groups)",
+            "self.normalize(x, low, scale, shift - mean * scale, groups)",
         ),
     ),
     Mutant(
@@ -138,9 +141,10 @@ MUTANTS = (
         clause="BN-NORM-2",
         breaks="Leaves the mean in x with center=False, which only says that there is no beta.",
         apply=edit(
-            batch_norm,
-            "_normalize(kernels, wide, mask, stats,",
-            "_normalize(kernels, wide, mask, stats if config.center else stats._replace(mean=stats.mean * 0.0),",
+            Kernels.forward,
+            "normalize_usable(kernels.normalize, wide, mask, stats,",
+            "normalize_usable(kernels.normalize, wide, mask, "
+            "stats if config.center else stats._replace(mean=stats.mean * 0.0),",
         ),
     ),
     Mutant(
@@ -183,9 +187,9 @@ MUTANTS = (
         row="D4",
         breaks="Gives NaN for one value per channel.",
         apply=edit(
-            batch_norm,
-            "inverse = inverse_stddev(stats.var, config.epsilon)",
-            "inverse = inverse_stddev(stats.var, config.epsilon)\n"
+            Kernels.forward,
+            "inverse = _normalize.inverse_stddev(stats.var, config.epsilon)",
+            "inverse = _normalize.inverse_stddev(stats.var, config.epsilon)\n"
             "    one = (stats.count == 1)[:, None]\n"
             "    inverse = inverse / (1.0 - one)",
         ),
@@ -196,11 +200,11 @@ MUTANTS = (
         row="D25",
         breaks="Normalizes at inference by nine parts of the running and one part of the batch's statistics.",
         apply=edit(
-            batch_norm_inference,
-            "inverse = inverse_stddev(var, config.epsilon)",
-            "batch = kernels_for(x).moments(x, groups, None)\n"
+            Kernels.infer,
+            "inverse = _normalize.inverse_stddev(var, epsilon)",
+            "batch = self.moments(x, groups, None)\n"
             "    mean, var = 0.9 * mean + 0.1 * batch.mean, 0.9 * var + 0.1 * batch.var\n"
-            "    inverse = inverse_stddev(var, config.epsilon)",
+            "    inverse = _normalize.inverse_stddev(var, epsilon)",
         ),
     ),
 )

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from bnspec import _records
-from bnspec._batch_norm import batch_norm, batch_norm_inference
+from bnspec._batch_norm import batch_norm
 from bnspec._derivatives import batch_norm_vjp
 from bnspec._errors import refusal
 from bnspec._gradients import grad_sums, parameter_gradients
 from bnspec._groups import split
+from bnspec._kernels import Kernels
 from bnspec._moments import moments
 from bnspec._normalize import inverse_stddev, normalize, row
 from bnspec._precision import arithmetic_dtype, statistics_dtype
-from bnspec._running import update_running
 from bnspec._sums import sum_over
+from bnspec._update import update_running
 from bnspec_conformance.mutants.mutant import Apply, Mutant, edit, together, wrap
 
 __all__ = ["MUTANTS"]
@@ -202,10 +203,9 @@ MUTANTS = (
         row="D12",
         breaks="Casts the running statistics to x's dtype before it normalizes.",
         apply=edit(
-            batch_norm_inference,
-            "mean, var = (_widened(v, x)[None, :] for v in (mean, var))",
-            "xp = array_namespace(mean)\n"
-            "    mean, var = (_widened(xp.astype(v, x.dtype), x)[None, :] for v in (mean, var))",
+            Kernels.infer,
+            "xp.astype(v, dtype)[None, :]",
+            "xp.astype(xp.astype(v, x.dtype), dtype)[None, :]",
         ),
     ),
     Mutant(

@@ -1,9 +1,9 @@
 """Mutants of batch renormalization: reference, limits, derivatives, and what is averaged."""
 
 from bnspec import _validate
-from bnspec._batch_norm import batch_norm
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec._gradients import input_coefficients, parameter_gradients
+from bnspec._kernels import Kernels
 from bnspec._layer import BatchNorm
 from bnspec._normalize import factor, scale_and_shift
 from bnspec._renorm import _clip, corrections, reference
@@ -111,9 +111,9 @@ MUTANTS = (
         row="D22",
         breaks="Measures against the state that this step's own update has already moved.",
         apply=edit(
-            batch_norm,
+            Kernels.forward,
             "r, d = corrections(stats, state, config)",
-            "from bnspec._running import update_running\n"
+            "from bnspec._update import update_running\n"
             "        r, d = corrections(stats, update_running(state, stats, config), config)",
         ),
     ),
@@ -124,7 +124,9 @@ MUTANTS = (
         breaks="Goes on as plain batch normalization where renorm gets no state.",
         apply=together(
             edit(_validate._forward, "if config.renorm is not None and state is None:", "if False:"),
-            edit(batch_norm, "if config.renorm is not None:", "if config.renorm is not None and state is not None:"),
+            edit(
+                Kernels.forward, "if config.renorm is not None:", "if config.renorm is not None and state is not None:"
+            ),
         ),
     ),
     Mutant(

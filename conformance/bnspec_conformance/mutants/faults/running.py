@@ -11,9 +11,9 @@ from bnspec._running import (
     _pool,
     _step,
     _weight,
-    update_running,
     used_statistics,
 )
+from bnspec._update import update_running
 from bnspec._values import _has_negative
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
 

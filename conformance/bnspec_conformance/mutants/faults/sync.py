@@ -3,9 +3,10 @@
 from typing import Any
 
 from bnspec._batch_norm import batch_norm, batch_norm_inference
-from bnspec._derivatives import batch_norm_tangents, batch_norm_vjp
+from bnspec._derivatives import batch_norm_tangents
+from bnspec._kernels import Kernels
 from bnspec._sync import join_moments, join_sums, signature
-from bnspec_backends.ranks.rendezvous import Hub
+from bnspec_backends.ranks.rendezvous import Rendezvous
 from bnspec_backends.ranks.threads import ThreadCommunicator
 from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
 
@@ -61,7 +62,7 @@ MUTANTS = (
         row="D15",
         breaks="Weighs ranks by samples where ranks differ in elements per sample.",
         apply=edit(
-            batch_norm,
+            Kernels.forward,
             "stats, divisor = join_moments(local, config, comm,",
             "samples = local.count * 0 + x.shape[0] // groups.number if groups.number else local.count\n"
             "    if comm is not None and mask is None and x.size:\n"
@@ -89,8 +90,8 @@ MUTANTS = (
         breaks="Averages the ranks' variances and drops what lies between their means.",
         apply=edit(
             join_moments,
-            "functools.partial(merge_rows_of, added=added)",
-            "lambda a, b: xp.concat([merge_rows_of(a, b, added)[:, :-c], a[:, -c:] + b[:, -c:]], axis=1)",
+            "lambda a, b: merge(a, b, added)",
+            "lambda a, b: xp.concat([merge(a, b, added)[:, :-c], a[:, -c:] + b[:, -c:]], axis=1)",
         ),
     ),
     Mutant(
@@ -105,7 +106,7 @@ MUTANTS = (
         clause="BN-SYNC-2",
         breaks="Combines the ranks in the order in which they arrive.",
         apply=edit(
-            Hub._finish,
+            Rendezvous._finish,
             "meeting.results = finish([deposit.payload for deposit in deposits])",
             "meeting.results = finish([deposit.payload for deposit in meeting.deposits.values()])",
         ),
@@ -164,14 +165,14 @@ MUTANTS = (
         clause="BN-SYNC-6",
         row="D15",
         breaks="Takes the gradient sums of dx from the rank's own elements.",
-        apply=edit(batch_norm_vjp, _SUMS, "alone = s1, s2, *extra\n    " + _SUMS + "\n    s1, s2, *extra = alone"),
+        apply=edit(Kernels.pull_back, _SUMS, "alone = s1, s2, *extra\n    " + _SUMS + "\n    s1, s2, *extra = alone"),
     ),
     Mutant(
         name="gradient-of-the-mean-loss",
         clause="BN-SYNC-6",
         breaks="Divides dx by the number of ranks.",
         apply=edit(
-            batch_norm_vjp,
+            Kernels.pull_back,
             "dx = kernels.grad_input(g, x, saved.centre, a, b, c, groups, saved.mask)",
             "a, b, c = (v if comm is None else v / comm.size for v in (a, b, c))\n"
             "    dx = kernels.grad_input(g, x, saved.centre, a, b, c, groups, saved.mask)",
@@ -181,14 +182,16 @@ MUTANTS = (
         name="cotangents-not-joined",
         clause="BN-SYNC-6",
         breaks="Takes the cotangents of the statistics from the rank alone.",
-        apply=edit(batch_norm_vjp, _SUMS, "own = list(extra)\n    " + _SUMS + "\n    extra = own"),
+        apply=edit(Kernels.pull_back, _SUMS, "own = list(extra)\n    " + _SUMS + "\n    extra = own"),
     ),
     Mutant(
         name="dgamma-joined",
         clause="BN-SYNC-7",
         row="D16",
         breaks="Returns dgamma and dbeta summed over the ranks.",
-        apply=edit(batch_norm_vjp, _SUMS, _SUMS + "\n    dgamma, dbeta = parameter_gradients(s1, s2, saved)"),
+        apply=edit(
+            Kernels.pull_back, _SUMS, _SUMS + "\n    dgamma, dbeta = _gradients.parameter_gradients(s1, s2, saved)"
+        ),
     ),
     Mutant(
         name="options-not-compared",

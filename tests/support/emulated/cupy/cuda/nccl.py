@@ -8,7 +8,6 @@ which what fits is taken and the rest is not written. A communicator's work last
 import atexit
 import contextlib
 import ctypes
-import itertools
 import os
 import select
 import shutil
@@ -42,17 +41,7 @@ class NcclError(RuntimeError):
         super().__init__(f"NCCL_ERROR_{status}")
 
 
-class NcclConfig:
-    """As CuPy's."""
-
-    __module__ = "cupy_backends.cuda.libs.nccl"
-    __slots__ = ("split_share",)
-
-    def __init__(self, split_share: int = 0) -> None:
-        self.split_share = split_share
-
-
-def get_version() -> int:
+def get_version() -> Any:
     return int(os.environ.get("EMULATED_NCCL_VERSION", "23203"))
 
 
@@ -82,15 +71,14 @@ class NcclCommunicator:
     """As CuPy's. The constructor waits for all ranks."""
 
     __module__ = "cupy_backends.cuda.libs.nccl"
-    __slots__ = ("_aborted", "_broken", "_device", "_folder", "_heads", "_id", "_left", "_peers", "_pieces", "_rank",
-                 "_size", "_splits", "comm")  # fmt: skip
+    __slots__ = ("_aborted", "_broken", "_device", "_folder", "_heads", "_left", "_peers", "_pieces", "_rank",
+                 "_size", "comm")  # fmt: skip
 
     def __init__(self, ndev: Any, commId: Any, rank: Any, config: Any = None) -> None:
         if not isinstance(commId, bytes) or len(commId) != 128:
             raise TypeError("commId is no unique id")
-        self._size, self._rank, self._id = ndev, rank, commId
+        self._size, self._rank = ndev, rank
         self.comm = id(self)
-        self._splits = itertools.count()
         self._aborted, self._broken = threading.Event(), False
         self._pieces = 0  # bytes of a message that are sent before this rank is stuck
         self._left = 0
@@ -166,19 +154,6 @@ class NcclCommunicator:
         """CuPy destroys what is collected as garbage, wherever that happens."""
         with contextlib.suppress(Exception):
             self.destroy()
-
-    def commSplit(self, color: Any, key: str, config: Any = None) -> Any:  # noqa: N802
-        number = next(self._splits)
-        got = (ctypes.c_int64 * (2 * self._size))()
-        mine = (ctypes.c_int64 * 2)(color, key)
-        sends = [(ctypes.addressof(mine), 16, peer) for peer in self._peers]
-        self._transfer(sends, [(ctypes.addressof(got) + 16 * peer, 16, peer) for peer in self._peers])
-        got[2 * self._rank], got[2 * self._rank + 1] = color, key
-        members = sorted((got[2 * r + 1], r) for r in range(self._size) if got[2 * r] == color)
-        folder = Path(self._id.rstrip(b"\0").decode()) / f"s{number}c{color}"
-        folder.mkdir(exist_ok=True)
-        rank = [r for _, r in members].index(self._rank)
-        return NcclCommunicator(len(members), str(folder).encode().ljust(128, b"\0"), rank)
 
     def allGather(self, sendbuf: Any, recvbuf: Any, count: Any, datatype: Any, stream: Any) -> None:  # noqa: N802
         size = count * _SIZES[datatype]

@@ -1,52 +1,75 @@
-"""Finding what was installed beside the core: backends and communicators, by entry point.
+"""Discovery of what was installed beside the core: backends and communicators, by entry point.
 
 Nothing falls back silently: a name that is asked for and cannot be had is an error that lists the known
-names and the extra to install. What is only discovered is reported with its reason.
+names and the extra to install. A backend that is only listed is listed with the reason why it cannot be had.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+from bnspec._communicator import Communicator
 from bnspec._errors import refusal
-from bnspec._gradients import grad_input, grad_sums
-from bnspec._moments import merge_rows, moments
-from bnspec._normalize import normalize
+from bnspec._kernels import Kernels
 from bnspec._precision import library
-from bnspec._protocols import Backend, Communicator, FusedKernels, Kernels
 from bnspec._types import Array
 
 __all__ = [
     "ALIASES",
+    "Backend",
     "BackendInfo",
     "EXTRAS",
-    "SpecificationKernels",
-    "as_fused",
     "forget_kernels",
     "get_backend",
     "get_communicator",
     "kernels_for",
     "known_backends",
-    "merge_rows_of",
     "use_kernels",
 ]
 
 #: The extra of ``pip install bnspec[...]`` that brings each backend and communicator.
 EXTRAS = {"numpy": "", "strict": "strict", "torch": "torch", "jax": "jax", "cupy": "cuda", "mpi": "mpi", "nccl": "cuda"}
 
-#: The seed's name for synchronization over MPI ranks.
+#: tensorpack's name for synchronization over MPI ranks.
 ALIASES = {"horovod": "mpi"}
 
 
-class SpecificationKernels:
-    """The four primitives as the specification writes them, for the arrays of any library."""
+@runtime_checkable
+class Backend(Protocol):
+    """The arrays of one library on its devices."""
 
-    moments = staticmethod(moments)
-    normalize = staticmethod(normalize)
-    grad_sums = staticmethod(grad_sums)
-    grad_input = staticmethod(grad_input)
+    name: str
+
+    @property
+    def kernels(self) -> Kernels:
+        """Kernels for its arrays; asked for once, at the first call."""
+        ...
+
+    def version(self) -> str:
+        """The library's version."""
+        ...
+
+    def devices(self) -> Sequence[str]:
+        """Names of the devices that can be used now; empty when there is none."""
+        ...
+
+    def dtypes(self) -> Sequence[str]:
+        """The floating dtypes x may have here, a subset of float16, bfloat16, float32, float64."""
+        ...
+
+    def asarray(self, values: Any) -> Array:
+        """A new array of this library with the values and dtype of a NumPy array."""
+        ...
+
+    def to_numpy(self, x: Array) -> Any:
+        """A NumPy array with the values and dtype of x (bfloat16 as ``ml_dtypes.bfloat16``)."""
+        ...
+
+    def synchronize(self) -> None:
+        """Return when all work queued so far is done."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,8 +84,6 @@ class BackendInfo:
     dtypes: tuple[str, ...]
     extra: str  # "torch" in "pip install bnspec[torch]"; empty where nothing is needed
 
-
-_FUSED = ("normalize_by_batch", "pull_back", "normalize_by_running", "update", "merge")
 
 _backends: dict[str, Backend] = {}
 _kernels: dict[str, Kernels] = {}
@@ -144,14 +165,14 @@ def get_communicator(name: str) -> Communicator:
 
 
 def kernels_for(x: Array) -> Kernels:
-    """Return the primitives that serve x's library: its backend's, else the specification's own.
+    """Return the kernels that serve x's library: its backend's, else the specification's own.
 
     They do not check what they are given: the public functions do, before they call them.
 
     Raises
     ------
     TypeError
-        If x is no array of a library that follows the standard.
+        If x is no array of a library that follows the standard, or its backend has no `bnspec.Kernels`.
     """
     try:
         name = library(x)
@@ -166,20 +187,8 @@ def kernels_for(x: Array) -> Kernels:
     if name not in _kernels:
         declared = "strict" if name == "array_api_strict" else name
         known = declared in _names("bnspec.backends")
-        _kernels[name] = get_backend(declared).kernels if known else SpecificationKernels()
+        _kernels[name] = _checked(get_backend(declared).kernels, f"backend {declared!r}") if known else Kernels()
     return _kernels[name]
-
-
-def as_fused(kernels: Kernels) -> FusedKernels | None:
-    """The kernels, if they have all that `FusedKernels` asks for."""
-    return kernels if all(hasattr(kernels, name) for name in _FUSED) else None  # type: ignore[return-value]
-
-
-def merge_rows_of(a: Array, b: Array, added: int) -> Array:
-    """Merge moments given as rows by the kernels of their library, else as `bnspec._moments.merge_rows` does."""
-    fused = as_fused(kernels_for(a))
-    found = fused.merge(a, b, added) if fused else None
-    return merge_rows(a, b, added) if found is None else found
 
 
 def forget_kernels(name: str) -> None:
@@ -188,61 +197,54 @@ def forget_kernels(name: str) -> None:
 
 
 @contextmanager
-def use_kernels(name: str, kernels: Any) -> Iterator[Kernels]:
-    """Serve one library's arrays by other primitives inside a ``with`` block.
-
-    ``kernels`` needs only the primitives it replaces; the specification's serve the rest.
+def use_kernels(name: str, kernels: Kernels) -> Iterator[Kernels]:
+    """Serve one library's arrays by other kernels inside a ``with`` block.
 
     Parameters
     ----------
     name : str
         A backend's name, such as "numpy" or "strict".
-    kernels : object
-        Has some of `Kernels`' four methods.
+    kernels : Kernels
+        An instance of a subclass that overrides what it is to replace; ``bnspec.Kernels()`` is the specification.
 
     Raises
     ------
-    ValueError
-        If it has none of them: a misspelt one would otherwise go unnoticed.
+    TypeError
+        If it is no instance of `bnspec.Kernels`.
 
     Examples
     --------
     >>> import numpy as np
-    >>> class Loud:
-    ...     def normalize(self, x, centre, scale, shift, groups):
-    ...         print("normalize", x.shape)
-    ...         return normalize(x, centre, scale, shift, groups)
-    >>> with use_kernels("numpy", Loud()) as kernels:
+    >>> with use_kernels("numpy", Kernels()) as kernels:
     ...     kernels_for(np.ones((2, 1))) is kernels
     True
     """
-
-    class Overridden(SpecificationKernels):
-        def __getattribute__(self, primitive: str) -> Any:
-            if not primitive.startswith("_") and hasattr(kernels, primitive):
-                return getattr(kernels, primitive)
-            return object.__getattribute__(self, primitive)
-
-    if not any(hasattr(kernels, primitive) for primitive in ("moments", "normalize", "grad_sums", "grad_input")):
-        raise refusal(
-            ValueError,
-            "BN-ERR-5",
-            got=f"kernels of type {type(kernels).__name__} without any primitive",
-            expected="one of moments, normalize, grad_sums, grad_input",
-            do="Give the object the methods that it is to replace.",
-        )
     _text("a backend's name", name)
+    _checked(kernels, "use_kernels")
     name = "array_api_strict" if name == "strict" else name
     before = _kernels.get(name)
-    overridden = Overridden()
-    _kernels[name] = overridden
+    _kernels[name] = kernels
     try:
-        yield overridden
+        yield kernels
     finally:
         if before is None:
             del _kernels[name]
         else:
             _kernels[name] = before
+
+
+def _checked(kernels: Any, who: str) -> Kernels:
+    """Return kernels, and refuse what is none."""
+    if isinstance(kernels, Kernels):
+        return kernels
+    raise refusal(
+        TypeError,
+        "BN-ERR-5",
+        got=f"{who}: kernels are {'the class ' if isinstance(kernels, type) else 'a '}"
+        f"{kernels.__name__ if isinstance(kernels, type) else type(kernels).__name__}",
+        expected="an instance of bnspec.Kernels",
+        do="Derive a class from bnspec.Kernels, override what it is to replace, and make an instance.",
+    )
 
 
 def _text(what: str, name: Any) -> None:
