@@ -42,8 +42,6 @@ ORDER = (
 CIRCLES = {
     # The exchange tells how a process ends, and the end of the process closes what exchanges it left open.
     frozenset({"bnspec_backends.ranks.mpi.exchange", "bnspec_backends.ranks.mpi.exit"}),
-    # The formulas take the kernels that evaluate them, as a type only; the kernels' defaults are these formulas.
-    frozenset({"bnspec._gradients", "bnspec._kernels", "bnspec._normalize", "bnspec._widening"}),
 }
 
 
