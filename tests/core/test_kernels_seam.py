@@ -33,7 +33,7 @@ class Toy:
     """The primitives in plain NumPy float64, a loop over groups, written without looking at the specification's."""
 
     def __init__(self) -> None:
-        self.calls = Counter()
+        self.calls: Counter[str] = Counter()
 
     def moments(self, x: Any, groups: Any, mask: Any) -> Any:
         self.calls["moments"] += 1

@@ -15,22 +15,22 @@ FIELDS = ("gamma", "beta", "mean", "var", "count")
 @pytest.mark.parametrize(
     ("library", "subject", "unnamed"),
     [
-        ("torch", "_torch_nn:layer", set()),
-        ("torch", "_torch_nn:functional", {"gamma", "beta", "mean", "var", "count"}),
-        ("flax", "_flax:linen", {"count"}),
-        ("flax", "_flax:nnx", {"count"}),
-        ("haiku", "_haiku:haiku", {"count"}),
-        ("equinox", "_equinox:ema", {"mean", "var", "count"}),
-        ("keras", "_keras:keras", {"count"}),
-        ("onnx", "_onnx:reference", {"count"}),
-        ("tf_keras", "_tf_keras:tf_keras", {"count"}),
+        ("torch", "torch_nn:layer", set()),
+        ("torch", "torch_nn:functional", {"gamma", "beta", "mean", "var", "count"}),
+        ("flax", "flax:linen", {"count"}),
+        ("flax", "flax:nnx", {"count"}),
+        ("haiku", "haiku:haiku", {"count"}),
+        ("equinox", "equinox:ema", {"mean", "var", "count"}),
+        ("keras", "keras:keras", {"count"}),
+        ("onnx", "onnx:reference", {"count"}),
+        ("tf_keras", "tf_keras:tf_keras", {"count"}),
     ],
 )
 def test_the_layers_of_frameworks_are_what_their_rows_say_but_for_what_they_declare(
     library: str, subject: str, unnamed: set[Any]
 ) -> None:
     pytest.importorskip(library)
-    made = find_subject("bnspec_conformance.subjects." + subject)
+    made: Any = find_subject("bnspec_conformance.subjects.frameworks." + subject)
     found = {f.convention: f for f in probe(made)}
     assert [f for f in found.values() if f.verdict == "differs"] == []
     assert {n for n in FIELDS if found[f"name of {n}"].verdict == "not observable"} == unnamed

@@ -170,7 +170,7 @@ class NcclCommunicator:
     def commSplit(self, color: Any, key: str, config: Any = None) -> Any:  # noqa: N802
         number = next(self._splits)
         got = (ctypes.c_int64 * (2 * self._size))()
-        mine = (ctypes.c_int64 * 2)(color, key)
+        mine = (ctypes.c_int64 * 2)(color, int(key))
         sends = [(ctypes.addressof(mine), 16, peer) for peer in self._peers]
         self._transfer(sends, [(ctypes.addressof(got) + 16 * peer, 16, peer) for peer in self._peers])
         got[2 * self._rank], got[2 * self._rank + 1] = color, key
