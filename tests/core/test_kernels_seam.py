@@ -33,7 +33,7 @@ class Toy(bnspec.Kernels):
     """The primitives in plain NumPy float64, a loop over groups, written without looking at the specification's."""
 
     def __init__(self) -> None:
-        self.calls = Counter()
+        self.calls: Counter[str] = Counter()
 
     def moments(self, x: Any, groups: Any, mask: Any) -> Any:
         self.calls["moments"] += 1
@@ -220,17 +220,17 @@ COMPOSED = ("forward", "pull_back", "infer", "update", "merge")
 
 
 @pytest.mark.parametrize("replaced", COMPOSED)
-def test_each_composed_operation_can_be_replaced_and_leave_calls_to_super(replaced):
-    calls = Counter()
+def test_each_composed_operation_can_be_replaced_and_leave_calls_to_super(replaced: str) -> None:
+    calls: Counter[str] = Counter()
 
-    def counted(self, *given, **more):
+    def counted(self: Any, *given: Any, **more: Any) -> Any:
         calls[replaced] += 1
         return getattr(super(Counting, self), replaced)(*given, **more)
 
     Counting = type("Counting", (bnspec.Kernels,), {replaced: counted})
     config = config_of("ghost")
 
-    def everything(comm):
+    def everything(comm: Any) -> list[Any]:
         return [*training_step(config, None, comm, slice(0, 4) if comm.rank == 0 else slice(2, 6)), *frozen_step(PLAIN)]
 
     with bnspec.use_kernels("numpy", bnspec.Kernels()):
@@ -241,7 +241,7 @@ def test_each_composed_operation_can_be_replaced_and_leave_calls_to_super(replac
     assert set(calls) == {replaced}
 
 
-def test_an_override_with_an_unknown_name_is_refused_where_it_is_defined():
+def test_an_override_with_an_unknown_name_is_refused_where_it_is_defined() -> None:
     with pytest.raises(TypeError, match=r"kernels Misspelt with normalise; expected only .*normalize.* \[BN-ERR-5\]"):
         type("Misspelt", (bnspec.Kernels,), {"normalise": lambda self, *given: None})
     mixin = type("Mixin", (), {"grad_sum": lambda self, *given: None})
@@ -251,7 +251,7 @@ def test_an_override_with_an_unknown_name_is_refused_where_it_is_defined():
 
 
 @pytest.mark.parametrize("kernels", [object(), Toy, None])
-def test_what_is_no_kernels_is_refused(kernels):
+def test_what_is_no_kernels_is_refused(kernels: Any) -> None:
     before = bnspec.kernels_for(X)
     with pytest.raises(TypeError, match=r"expected an instance of bnspec.Kernels \[BN-ERR-5\]"):
         with bnspec.use_kernels("numpy", kernels):
@@ -259,7 +259,7 @@ def test_what_is_no_kernels_is_refused(kernels):
     assert bnspec.kernels_for(X) is before
 
 
-def test_what_is_saved_says_by_name_whether_it_is_frozen():
+def test_what_is_saved_says_by_name_whether_it_is_frozen() -> None:
     config = config_of("plain")
     params, state = bnspec.init(config, channels=3, like=X)
     trained, frozen = bnspec.batch_norm(X, params, config)[2], bnspec.batch_norm_inference(X, params, state, config)[1]

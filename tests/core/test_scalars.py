@@ -121,7 +121,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("field", "value"), [(f, v) for f, (_, values) in BAD.items() for v in values], ids=_named)
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, (_, values) in BAD.items() for v in values], ids=_named)  # type: ignore[attr-defined]
 def test_every_option_refuses_what_is_out_of_its_range_by_its_name(field: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         made(**{field: value})

@@ -53,7 +53,7 @@ def calling() -> Iterator[None]:
 
 def seen(run: Callable[[Callable[..., Any], Any], Any]) -> list[tuple[str | None, str | None, bool]]:
     """What is answered inside a transformation, for the tensor it passes and for one from outside."""
-    answers = []
+    answers: list[Any] = []
 
     def f(v: Any) -> Any:
         answers.extend((transformation(t), observer(t), readable(t)) for t in (v, X))
@@ -90,9 +90,9 @@ def test_place_holders_are_named() -> None:
         assert transformation(torch.ones(2)) == "FakeTensorMode"
     assert transformation(mode.from_tensor(X)) == "FakeTensor"
 
-    answers = []
+    answers: list[Any] = []
 
-    class Twice(torch.autograd.Function):
+    class Twice(torch.autograd.Function):  # type: ignore[misc, name-defined]
         @staticmethod
         def forward(ctx: Any, x: Any) -> Any:
             return x * 2
@@ -115,7 +115,7 @@ def test_watchers_see_values() -> None:
     with torch.autograd.forward_ad.dual_level():
         assert (transformation(X), observer(X), readable(X)) == (None, "torch.autograd.forward_ad", False)
 
-    class Metres(torch.Tensor):
+    class Metres(torch.Tensor):  # type: ignore[misc, name-defined]
         pass
 
     metres = X.as_subclass(Metres)

@@ -22,9 +22,9 @@ from bnspec_backends import cpu
 from bnspec_backends.cpu.buffer_pool import Pool
 from bnspec_backends.cpu.workers import Workers
 
-PLAIN = bnspec.Kernels()
+PLAIN: Any = bnspec.Kernels()
 COMPILES = importlib.util.find_spec("numba") is not None
-KINDS = {name: cpu.make(name) for name in (("compiled", "blocked") if COMPILES else ("blocked",))}
+KINDS: dict[str, Any] = {name: cpu.make(name) for name in (("compiled", "blocked") if COMPILES else ("blocked",))}
 with_numba = pytest.mark.skipif(not COMPILES, reason="numba is not installed")
 CONFIG = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
 
@@ -446,7 +446,8 @@ def test_kernels_may_be_called_from_many_threads() -> None:
 
 
 def test_workers_do_every_block_once_and_pass_errors_on() -> None:
-    workers, seen = Workers(3), []
+    workers = Workers(3)
+    seen: list[Any] = []
     workers.run(seen.append, 100)
     assert sorted(seen) == list(range(100))
 

@@ -92,12 +92,13 @@ def test_the_emulator_describes_itself(emulated: Any) -> None:
 
 
 def test_cupy_has_all_names(emulated: Any, real: Any) -> None:
-    missing, different = [], []
+    missing: list[Any] = []
+    different: list[Any] = []
     for name, parameters in emulated["names"].items():
         module, path = name.split(":")
         value = importlib.import_module(module)
         for part in path.split("."):
-            value = getattr(value, part, missing)
+            value = getattr(value, part, missing)  # type: ignore[assignment]
         if value is missing:
             missing.append(name)
             continue

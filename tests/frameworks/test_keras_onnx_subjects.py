@@ -57,7 +57,8 @@ def case_for(made: Any, ndim: int = 4, dtype: Any = np.float32, *, last: bool = 
     case = made.scope.fit(example(config, [SHAPES[ndim]]))
     given = {k: v.astype(dtype) for k, v in vars(case.ranks[0]).items() if v is not None}
     kept = {k: v.astype("float64" if dtype == np.float64 else "float32") for k, v in (case.state or {}).items()}
-    return dataclasses.replace(case, ranks=(RankInputs(**given),), state=kept)
+    changed: Case = dataclasses.replace(case, ranks=(RankInputs(**given),), state=kept)
+    return changed
 
 
 def masked(case: Case) -> Case:

@@ -30,7 +30,7 @@ def test_the_layers_of_frameworks_are_what_their_rows_say_but_for_what_they_decl
     library: str, subject: str, unnamed: set[Any]
 ) -> None:
     pytest.importorskip(library)
-    made = find_subject("bnspec_conformance.subjects.frameworks." + subject)
+    made: Any = find_subject("bnspec_conformance.subjects.frameworks." + subject)
     found = {f.convention: f for f in probe(made)}
     assert [f for f in found.values() if f.verdict == "differs"] == []
     assert {n for n in FIELDS if found[f"name of {n}"].verdict == "not observable"} == unnamed

@@ -33,7 +33,8 @@ def case_for(made: Any, ndim: int = 4, dtype: Any = np.float32, **fields: Any) -
     config = BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 1} | fields))
     case = made.scope.fit(example(config, [SHAPES[ndim]]))
     given = {name: getattr(case.ranks[0], name).astype(dtype) for name in ("x", "dy", "xdot")}
-    return dataclasses.replace(case, ranks=(RankInputs(**given),))
+    changed: Case = dataclasses.replace(case, ranks=(RankInputs(**given),))
+    return changed
 
 
 def agree(made: Any, case: Case, *fields: str) -> None:

@@ -141,7 +141,7 @@ class Own(bnspec.BatchNorm):
     """A user's layer with attributes of its own."""
 
     def __init__(self, **options: Any) -> None:
-        self.calls = []
+        self.calls: list[Any] = []
         super().__init__(**options)
         self.factor = 3
 

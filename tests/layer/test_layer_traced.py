@@ -77,7 +77,7 @@ def test_no_transformation_of_torch_takes_a_layer(name: str, mode: str) -> None:
     def run(layer: Any) -> Any:
         return TORCH[name](torch, lambda v: layer(v), x)
 
-    run.x = x
+    run.x = x  # type: ignore[attr-defined]
     refused(made(x, mode), name, run)
 
 
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_torch_updates_once(reentrant: bool) -> None:
 def test_a_layer_says_that_a_module_of_torch_does_not_have_it() -> None:
     torch = pytest.importorskip("torch")
 
-    class Net(torch.nn.Module):
+    class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
         def __init__(self, **options: Any) -> None:
             super().__init__()
             self.bn, self.linear = bnspec.BatchNorm(**options), torch.nn.Linear(3, 3)
@@ -172,7 +172,7 @@ def test_no_transformation_of_jax_takes_a_layer(name: str, mode: str) -> None:
     def run(layer: Any) -> Any:
         return JAX[name](jax, lambda v: layer(v), x)
 
-    run.x = x
+    run.x = x  # type: ignore[attr-defined]
     refused(made(x, mode), name, run)
 
 

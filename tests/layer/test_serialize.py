@@ -223,7 +223,7 @@ def test_a_name_that_cannot_be_stored_is_refused(path: Path, name: str) -> None:
 
 def test_names_and_metadata_must_be_strings(path: Path) -> None:
     with pytest.raises(TypeError, match="an array is named 3"):
-        save_arrays(path, {3: np.ones(1)}, {})
+        save_arrays(path, {3: np.ones(1)}, {})  # type: ignore[dict-item]
     for metadata in ({"epoch": 3}, {3: "epoch"}):
         with pytest.raises(TypeError, match=r"metadata maps .*; expected strings mapped to strings"):
             save_arrays(path, {}, metadata)
@@ -270,7 +270,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     if step == "write":
 
         class Full(io.FileIO):
-            def write(self, data: Any) -> None:
+            def write(self, data: Any) -> None:  # type: ignore[override]
                 super().write(bytes(data)[:10])
                 full_disk()
 

@@ -141,7 +141,7 @@ def test_a_hook_that_fails_is_a_difference_and_one_that_declines_is_none() -> No
         def with_momentum(self, m: Any) -> None:
             raise RuntimeError("no such argument")
 
-        def variable_names(self) -> None:
+        def variable_names(self) -> Any:
             raise NotSupported("it is a function")
 
     found = measured(Failing(), "layer")
@@ -249,7 +249,7 @@ def test_no_two_hypotheses_predict_the_same() -> None:
                 np.concatenate([np.ravel(np.broadcast_to(v, (2, *np.shape(v)[1:]))) for v in g.predicted.values()])
                 for g in (one, other)
             ]
-            assert not np.allclose(*numbers, rtol=1e-3), (one, other)
+            assert not np.allclose(*numbers, rtol=1e-3), (one, other)  # type: ignore[misc]
 
 
 def test_guesses_are_compared_within_roundoff_and_not_beyond() -> None:

@@ -106,7 +106,7 @@ class Refusing(Wrong):
     error = ValueError("not this one")
 
     def run(self, case: Any) -> Any:
-        if self.refused(case):
+        if self.refused(case):  # type: ignore[attr-defined]
             raise self.error
         return super().run(case)
 
@@ -125,7 +125,7 @@ def test_what_breaks_does_not_refuse(error: Any) -> None:
     class Breaking(Refusing):
         pass
 
-    Breaking.error = error or ProgramError("it ended with status 139")
+    Breaking.error = error or ProgramError("it ended with status 139")  # type: ignore[assignment]
     spoilt = Breaking(refused=lambda case: np.isnan(case.ranks[0].x).any(), scope=FLOAT32)
     finding = measured(spoilt, "edges")["nonfinite (asked: raise)"]
     assert (finding.verdict, finding.measured) == ("differs", "none of the known")
@@ -208,7 +208,7 @@ def test_a_refusal_of_one_sample_is_no_refusal_of_a_remainder() -> None:
     scope = Scope(dtypes=("float32",), world=1, options={"virtual_batch_size": (None, 2)})
     fussy = grouped(smaller, 2)(scope=scope)
 
-    class Fussy(type(fussy)):  # it takes one sample in no call
+    class Fussy(type(fussy)):  # type: ignore[misc]  # it takes one sample in no call
         def run(self, case: Any) -> Any:
             if case.mode == "batch" and len(case.ranks[0].x) == 1:
                 raise ValueError("Expected more than 1 value per channel when training")

@@ -561,7 +561,8 @@ def test_a_rank_that_does_not_end_is_left_and_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_system_without_threads_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, begun = threading.Thread.start, []
+    start = threading.Thread.start
+    begun: list[Any] = []
 
     def limited(thread: Any) -> None:
         if thread.name.startswith("bnspec rank"):
@@ -599,7 +600,7 @@ def test_an_interrupted_caller_ends_the_ranks(monkeypatch: pytest.MonkeyPatch) -
             return super().wait_for(predicate, timeout)
 
     caller = threading.current_thread()
-    monkeypatch.setattr(threads.threading, "Condition", Interrupted)
+    monkeypatch.setattr("bnspec_backends.ranks.threads.threading.Condition", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         threads.run(2, body, deadline=15)
     monkeypatch.undo()

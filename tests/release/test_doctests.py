@@ -47,7 +47,8 @@ def sessions(what: Any) -> list[Any]:
 
 def run(what: Any) -> Any:
     """Run the examples; return how many there were."""
-    runner, output = doctest.DocTestRunner(verbose=False), []
+    runner = doctest.DocTestRunner(verbose=False)
+    output: list[str] = []
     number = 0
     for session in sessions(what):
         number += len(session.examples)

@@ -5,6 +5,7 @@ import functools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markdown_text import ROUGH, meant, outside_code, shown
@@ -133,7 +134,7 @@ def _rows() -> list[MatrixRow]:
 
 
 @functools.cache
-def _report() -> dict:
+def _report() -> dict[str, Any]:
     entry = {"verdict": "not supported", "reasons": list(HOSTILE), "worst": None, "seconds": 0.0}
     counted = dict.fromkeys(("passed", "failed", "stale", "waived", "untested"), 0) | {"not supported": 1}
     checks = [

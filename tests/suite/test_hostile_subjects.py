@@ -97,7 +97,7 @@ def test_what_is_no_subject_is_refused(made: object, words: str) -> None:
 
 def test_a_module_that_does_not_import_is_told_without_our_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # type: ignore[no-untyped-def]
+) -> None:
     (tmp_path / "torn.py").write_text("import nowhere_to_be_found\n")
     (tmp_path / "wrong.py").write_text("def port(:\n")
     monkeypatch.chdir(tmp_path)

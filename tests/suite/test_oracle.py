@@ -254,7 +254,7 @@ def test_ghost_is_each_slice_and_sync_is_the_concatenation() -> None:
     sync = _drawn(3, (3, 2, 2), ranks=3, correction=1)
     joined = Case(
         config=sync.config,
-        ranks=(RankInputs(*(np.concatenate([getattr(r, n) for r in sync.ranks]) for n in ("x", "dy")), None,
+        ranks=(RankInputs(*(np.concatenate([getattr(r, n) for r in sync.ranks]) for n in ("x", "dy")), None,  # type: ignore[call-arg]
                           np.concatenate([r.xdot for r in sync.ranks])),),
         gamma=sync.gamma,
         beta=sync.beta,

@@ -209,7 +209,7 @@ def test_what_it_cannot_or_must_not_do_is_said(
         "ranks": (RankInputs(np.ones((2, 3), "float32")),),
     }
     with pytest.raises(raised, match=re.escape(said)):
-        port.run(Case(**(given | change)))  # type: ignore[arg-type]
+        port.run(Case(**(given | change)))
 
 
 @needs_compiler

@@ -271,7 +271,7 @@ def test_an_interrupted_answer_is_not_taken_for_the_next(script: str) -> None:
         pass
 
     def interrupt(line: str) -> None:
-        program._process.ask = stop  # type: ignore[union-attr, method-assign, assignment]
+        program._process.ask = stop  # type: ignore[method-assign]
 
     def stop(line: bytes, deadline: float) -> bytes:
         raise Interrupted

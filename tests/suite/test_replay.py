@@ -104,7 +104,7 @@ def test_the_argument_comes_back_as_it_was(records: list[Record]) -> None:
         find_subject("wrong_subjects:forgetful"),
         Budget(),
         drawn=argument_from_json(records[0].violation["drawn"]),
-    )  # type: ignore[index]
+    )
     assert again.violation is not None
     assert records[0].violation is not None
     assert plain(again.violation) == plain(records[0].violation)

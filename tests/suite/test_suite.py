@@ -99,7 +99,7 @@ def test_agree_refuses_other_shapes_and_values_that_are_not_finite(spoil: object
     case, t = a_case(), trial()
     y = t.run(case).ranks[0].y
     with pytest.raises(Violation, match="BN-NORM-1"):
-        t.agree(case, "y", outcome=Outcome((RankOutcome(y=spoil(y)),)))  # type: ignore[operator]
+        t.agree(case, "y", outcome=Outcome((RankOutcome(y=spoil(y)),)))
 
 
 def test_same_compares_bits_but_not_the_sign_of_zero() -> None:

@@ -92,11 +92,11 @@ def test_the_map_knows_every_clause_and_only_outputs() -> None:
 
 
 def test_what_an_output_proves_speaks_of_it() -> None:
+    from bnspec_conformance.checks.examples import example as made
     from bnspec_conformance.checks.forward.test_inference import inference_example
     from bnspec_conformance.checks.forward.test_masks import masked_example
     from bnspec_conformance.checks.ranks.test_sync import world
     from bnspec_conformance.checks.state.test_renorm import config
-    from bnspec_conformance.checks.state.test_renorm import example as made
 
     cases = [inference_example(), masked_example(np.ones((4, 1), bool), virtual_batch_size=2), world(4, 2)]
     for case in [*cases, *(made(config(form)) for form in ("tensorpack", "paper"))]:
@@ -393,13 +393,13 @@ def test_an_error_next_to_zero_is_told_as_it_is() -> None:
             assert rank.dbeta is not None
             return Outcome((dataclasses.replace(rank, dbeta=np.where(rank.dbeta == 0, 1e-3, rank.dbeta)),))
 
+    from bnspec_conformance.checks.examples import example as made
     from bnspec_conformance.checks.forward.test_masks import config
-    from bnspec_conformance.checks.forward.test_masks import example as made
 
     case = made(config())
     rank = dataclasses.replace(case.ranks[0], dy=np.zeros_like(case.ranks[0].x), xdot=None)
     still = dataclasses.replace(case, ranks=(rank,), dmean=None, dvar=None, state=None, gamma_dot=None, beta_dot=None)
-    trial = Trial(Off(), ("BN-GRAD-3",))  # type: ignore[arg-type]
+    trial = Trial(Off(), ("BN-GRAD-3",))
     with pytest.raises(Violation, match=r"error     0\.001, bound .*absolute") as caught:
         trial.agree(still, "dbeta")
     assert "ulp" not in str(caught.value)

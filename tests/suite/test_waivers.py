@@ -47,7 +47,7 @@ def waivers(*entries: Waiver, update: bool = False) -> Waivers:
 
 def waiver(**fields: object) -> Waiver:
     target = {} if "check" in fields else {"clause": "BN-RUN-1"}
-    return Waiver(**({"entry": 0, "reason": "slow path"} | target | fields))  # type: ignore[arg-type]
+    return Waiver(**({"entry": 0, "reason": "slow path"} | target | fields))
 
 
 def test_a_waiver_of_one_clause_does_not_hide_the_failure_of_another() -> None:

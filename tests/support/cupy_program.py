@@ -91,8 +91,9 @@ def refusals() -> None:
     found = {}
     one, two = (cupy.asarray(np.ones((n, 3), "float32")) for n in (1, 2))
     half = cupy.asarray(np.asarray([[True], [False]]))
-    for name, x, mask, averaging in (("shape", one, None, "exponential"), ("mask", two, half, "exponential"),
-                                     ("pooled", one, None, "pooled"), ("two", two, None, "exponential")):  # fmt: skip
+    counts: Any = (("shape", one, None, "exponential"), ("mask", two, half, "exponential"),
+                   ("pooled", one, None, "pooled"), ("two", two, None, "exponential"))  # fmt: skip
+    for name, x, mask, averaging in counts:
         config = dataclasses.replace(CONFIG, averaging=averaging)
         params, state = bnspec.init(config, channels=3, like=x)
         try:
@@ -110,7 +111,8 @@ def refusals() -> None:
 def devices() -> None:
     """What is done with arrays of device 1 happens there, although device 0 is current; the numbers are the same."""
     values = RNG.standard_normal((8, 4, 3)).astype("float32")
-    found, first = {}, {}
+    found: dict[str, Any] = {}
+    first: dict[str, Any] = {}
     for device in (0, 1):
         with cupy.cuda.Device(device):
             x = cupy.asarray(values)

@@ -40,7 +40,7 @@ def program(ranks: Any, act: str, *arguments: Any, **options: Any) -> Any:
 def fault(folder: Path, act: str, ranks: int = 3, **options: Any) -> tuple[Any, ...]:
     """Run an act of rank_faults.py: the job, how long it took, and what each rank wrote, by name and rank."""
     done, seconds = job(ranks, HERE / "rank_faults.py", act, folder, **options)
-    found = {}
+    found: dict[str, dict[int, Any]] = {}
     for path in sorted(folder.glob("*.json")):
         name, rank = path.stem.rsplit("-", 1)
         found.setdefault(name, {})[int(rank)] = json.loads(path.read_text())

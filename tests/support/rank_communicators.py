@@ -42,14 +42,14 @@ if KIND != "mpi":
         return comm._sender.rounds
 
 else:
-    from bnspec_backends.ranks.mpi import MPICommunicator as Communicator
-    from bnspec_backends.ranks.mpi import world
+    from bnspec_backends.ranks.mpi import MPICommunicator as Communicator  # type: ignore[assignment]
+    from bnspec_backends.ranks.mpi import world  # type: ignore[assignment]
 
     def put(x: Any) -> Any:
         return x
 
     take = put
-    own_stream = contextlib.nullcontext
+    own_stream = contextlib.nullcontext  # type: ignore[assignment]
 
     def rounds_of(comm: Any) -> Any:
         return comm._exchange.plan

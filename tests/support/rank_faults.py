@@ -38,7 +38,7 @@ class Network:
             self.y = self.layers[name](self.x)
 
     def backward(self, *names: Any) -> None:
-        for name in names or reversed(self.layers):
+        for name in names or reversed(list(self.layers)):
             self.layers[name].backward(self.x)
 
 
@@ -396,7 +396,7 @@ def late_known(comm: Any) -> None:
     net.forward("conv2/bn")
 
 
-PARTS = []
+PARTS: list[Any] = []
 
 
 def unread() -> None:

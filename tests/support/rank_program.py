@@ -271,7 +271,8 @@ def forks() -> None:
         if RANK == 0 and MPI.VERSION >= 4:
             assert forked(lambda: "done", sys.exit) == "done"
             ended = multiprocessing.get_context("fork").Process(target=child)
-            ended.start(), ended.join(10)
+            ended.start()
+            ended.join(10)
             assert ended.exitcode == 0
         before = take(layer.state.mean).tolist()
         layer(x), named(x)
@@ -311,7 +312,8 @@ def used_again(number: Any) -> None:
             if i % 10 == 0:
                 bnspec.BatchNorm(axis=1, comm=comm)(x), bnspec.BatchNorm(axis=1, comm=part)(x)
             if i % 2:
-                comm.close(), part.close()
+                comm.close()
+                part.close()
             elif i % 20 == 0:  # the ranks differ
                 told = refused_by(lambda c=comm: bnspec.BatchNorm(axis=1, comm=c, name=f"of rank {RANK}")(x))
                 assert "differ in layer" in told, told

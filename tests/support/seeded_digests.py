@@ -75,7 +75,7 @@ def drawn(seed: int, dtypes: tuple[str, ...]) -> dict[str, Any]:
         mask = rng.random(extent) < 0.7
         mask[: shape[0] // 2] = True
     renorm = pick(_RENORM)
-    averaging = pick(_AVERAGING) if renorm is None else "exponential"
+    averaging: Any = pick(_AVERAGING) if renorm is None else "exponential"
     config = bnspec.BatchNormConfig(
         axis=axis,
         epsilon=pick((1e-5, 1e-3)),
@@ -111,7 +111,7 @@ def _dtype(name: str) -> np.dtype[Any]:
         return np.dtype(name)
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
 
 
 def functional(given: dict[str, Any], make: Callable[[Any], Any], digest: Digest, comm: Any = None) -> None:
@@ -136,7 +136,7 @@ def functional(given: dict[str, Any], make: Callable[[Any], Any], digest: Digest
 def _layer(seed: int, make: Callable[[Any], Any], digest: Digest) -> None:
     """Train a layer for three steps, and predict after each."""
     rng = np.random.default_rng(seed)
-    more = {"virtual_batch_size": 4} if seed % 3 == 0 else {}
+    more: dict[str, Any] = {"virtual_batch_size": 4} if seed % 3 == 0 else {}
     layer = bnspec.BatchNorm(axis=int(rng.integers(2)) or -1, momentum=0.9, epsilon=1e-5, **more)
     for _ in range(3):
         x = make(rng.standard_normal((8, 6, 6)).astype(np.float32))

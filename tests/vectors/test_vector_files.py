@@ -46,14 +46,17 @@ def call(*arguments: object) -> int:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Exports of two processes: with other hashes, and with NumPy held from the instructions it would choose here."""
-    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+    from numpy._core._multiarray_umath import (  # type: ignore[import-not-found]
+        __cpu_dispatch__,
+        __cpu_features__,
+    )
 
     parent = tmp_path_factory.mktemp("vectors")
     features = " ".join(name for name in __cpu_dispatch__ if __cpu_features__[name])
     code = "import sys; from pathlib import Path; from bnspec_conformance.vectors.export import export"
     code += "; export(Path(sys.argv[1]))"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "backends"), str(ROOT / "conformance")])
-    both = []
+    both: list[Any] = []
     for name, more in (("one", {}), ("other", {"NPY_DISABLE_CPU_FEATURES": features} if features else {})):
         environment = os.environ | {"PYTHONHASHSEED": str(len(both) + 1), "PYTHONPATH": paths} | more
         both.append(subprocess.Popen([sys.executable, "-c", code, str(parent / name)], env=environment))
@@ -535,7 +538,8 @@ def test_a_result_file_keeps_to_its_schema(tmp_path: Path, numpy_answers: dict[s
     jsonschema.Draft202012Validator.check_schema(schema)
     some = {k: v for k, v in numpy_answers["results"].items() if k.split("/")[0] in ("running", "refused", "jvp")}
     jsonschema.validate(numpy_answers | {"results": some}, schema)
-    for value in ({"ranks": [{"Y": []}]}, {"ranks": [{"y": "a"}], "refused": ""}, {"ranks": [{"y": ["0.5"]}]}):
+    values: list[Any] = [{"ranks": [{"Y": []}]}, {"ranks": [{"y": "a"}], "refused": ""}, {"ranks": [{"y": ["0.5"]}]}]
+    for value in values:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(numpy_answers | {"results": {"core/x": value}}, schema)
 
@@ -662,7 +666,7 @@ int main(void) {
     run = subprocess.run([str(tmp_path / "right")], input="\n".join(lines), capture_output=True, text=True, check=True)
     for row, said in zip(rows, run.stdout.split(), strict=True):
         got, want, bound, dtype, statistic = row
-        wrong = violations(
+        wrong = violations(  # type: ignore[misc]
             *(np.asarray([v]) for v in (got, want, bound)), dtype_named(dtype), any_nonfinite=bool(statistic)
         )
         assert bool(int(said)) is not bool(wrong[0]), row

@@ -66,7 +66,7 @@ class Case:
 
     def compare(self, results: Any) -> None:
         """``results[rank][step]`` are (y, Gradients, RunningState)."""
-        far = {}
+        far: dict[str, Any] = {}
 
         def note(key: str, ours: Any, theirs: Any) -> None:
             far[key] = max(far.get(key, 0.0), deviation(ours, theirs))
@@ -142,7 +142,7 @@ def test_the_functions_repeat_a_run(entry: Any) -> None:
                     state = bnspec.update_running(state, stats, config)
             else:
                 y, saved = bnspec.batch_norm_inference(x, params, state, config)
-            results.append((y, bnspec.batch_norm_vjp(dy, saved, used), state))
+            results.append((y, bnspec.batch_norm_vjp(dy, saved, comm=used), state))
         return results
 
     case.compare(threads.run(case.ranks, run))
@@ -177,7 +177,7 @@ def test_the_layer_repeats_a_run(entry: Any) -> None:
         start = {names[field]: case.arrays[key] for key, field in STATE.items() if key in case.arrays}
         start |= {name: case.arrays[name] for name in ("gamma", "beta") if name in case.arrays}
         layer.load_state_dict(start)
-        results = [[] for _ in range(case.ranks if case.towers else 1)]
+        results: list[list[Any]] = [[] for _ in range(case.ranks if case.towers else 1)]
         for step in range(case.steps):
             before = layer.variables
             updates = bnspec.UpdateCollection()

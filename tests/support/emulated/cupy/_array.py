@@ -20,11 +20,11 @@ _VIEWING = {"atleast_1d", "atleast_2d", "broadcast_arrays", "broadcast_to", "dia
             "transpose", "unstack"}  # fmt: skip
 
 #: Memory that is in use, by address, so that a bare pointer is found to belong to something.
-_memory = weakref.WeakValueDictionary()
+_memory: Any = weakref.WeakValueDictionary()
 
 
 #: Memory that was freed, by size, to be used again with what is in it: as from CuPy's pool, if the environment says so.
-_freed = collections.defaultdict(list)
+_freed: Any = collections.defaultdict(list)
 _REUSE = bool(os.environ.get("EMULATED_POOL"))
 
 
@@ -232,7 +232,7 @@ class ndarray:  # noqa: N801
     def __repr__(self) -> str:
         return repr(self.get())
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: Any) -> Any:
         arrays = list(arrays_in(key if isinstance(key, tuple) else (key,)))
         if any(each.dtype == bool and each.ndim for each in arrays):
             return from_host(self.get()[_replaced(key, lambda a: a.get())])
@@ -242,7 +242,7 @@ class ndarray:  # noqa: N801
         view = self._host[key]
         return ndarray._view(view if isinstance(view, np.ndarray) else self._host[(*key, ...)], self)
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, np.ndarray) and value.ndim:
             raise TypeError(f"Unsupported type {type(value)}")
 
@@ -281,11 +281,11 @@ def is_pinned(array: Any) -> bool:
     return False
 
 
-_pinned = weakref.WeakValueDictionary()
+_pinned: Any = weakref.WeakValueDictionary()
 
 
 def _method(name: str) -> Any:
-    def method(self, *args: Any, **kwargs: Any) -> Any:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         return call(name, getattr(np, name), (self, *args), kwargs)
 
     return method
@@ -301,15 +301,15 @@ def _operators() -> None:
                  "matmul", "eq", "ne", "lt", "le", "gt", "ge"):  # fmt: skip
         function = getattr(operator, f"__{name}__")
 
-        def forward(self, other: Any, function: Any = function) -> Any:
+        def forward(self: Any, other: Any, function: Any = function) -> Any:
             if other is None or isinstance(other, str):
                 return NotImplemented
             return call(function.__name__, function, (self, other), {})
 
-        def backward(self, other: Any, function: Any = function) -> Any:
+        def backward(self: Any, other: Any, function: Any = function) -> Any:
             return call(function.__name__, function, (other, self), {})
 
-        def inplace(self, other: Any, function: Any = function) -> Any:
+        def inplace(self: Any, other: Any, function: Any = function) -> Any:
             self[...] = function(self, other)
             return self
 

@@ -9,7 +9,7 @@ _CDLL = ctypes.CDLL
 
 
 class _Driver:
-    def cuThreadExchangeStreamCaptureMode(self, mode: str) -> int:  # noqa: N802
+    def cuThreadExchangeStreamCaptureMode(self, mode: Any) -> int:  # noqa: N802
         """As the driver's: exchange the mode behind a pointer; 0 is success."""
         pointed = mode._obj
         pointed.value = _stream.exchange_capture_mode(pointed.value)

@@ -10,8 +10,8 @@ from typing import Any
 __all__ = ["Event", "Stream", "get_current_stream", "synchronizations"]
 
 _local = threading.local()
-_streams = weakref.WeakValueDictionary()
-_events = weakref.WeakValueDictionary()
+_streams: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_events: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _numbers = itertools.count(1)
 
 #: How often the host has waited for a device; what a training step must not do.
@@ -38,9 +38,9 @@ class Stream:
     ) -> None:
         self.ptr = 0 if null else next(_numbers)
         _streams[self.ptr] = self
-        self._queue = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._thread = None
+        self._thread: Any = None
         self._left = 0
         self._capturing = False
 
@@ -119,7 +119,8 @@ class Stream:
 
 
 #: Streams that are being captured, with the mode; and those whose capture came to nothing.
-_captures, _spoiled = {}, set()
+_captures: dict[Any, Any] = {}
+_spoiled: set[Any] = set()
 _GLOBAL, _RELAXED = 0, 2
 
 
@@ -154,7 +155,7 @@ class Event:
     __module__ = "cupy.cuda.stream"
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
-        self._reached = None
+        self._reached: Any = None
         self.ptr = next(_numbers)
         _events[self.ptr] = self
 
@@ -165,7 +166,7 @@ class Event:
 
     @property
     def done(self) -> bool:
-        return self._query() == 0
+        return bool(self._query() == 0)
 
     def record(self, stream: Any = None) -> None:
         self._reached = threading.Event()

@@ -8,7 +8,7 @@ import numpy as np
 from cupy import _array
 
 #: Page-locked memory is used again as soon as nobody has it: the pool knows nothing of streams.
-_freed = collections.defaultdict(list)
+_freed: Any = collections.defaultdict(list)
 
 
 def empty_pinned(shape: Any, dtype: Any = float, order: str = "C") -> Any:

@@ -8,4 +8,4 @@ __all__ = ["Device", "Event", "Stream", "get_current_stream", "is_available", "r
 
 
 def is_available() -> bool:
-    return runtime.getDeviceCount() > 0
+    return bool(runtime.getDeviceCount() > 0)
