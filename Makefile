@@ -88,6 +88,7 @@ bench-cpu: $(MATRIX_VENV)/.stamp-bench ## Time batch normalization on the CPU be
 lint: $(VENV)/.stamp-dev ## Check format, style and types
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python .ci/docstrings.py
 	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/python -m pyright --pythonpath $(VENV)/bin/python
 

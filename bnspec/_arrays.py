@@ -53,7 +53,7 @@ def array_namespace(x: Any) -> Any:
 
 
 def is_array(x: Any) -> bool:
-    """Whether x is an array of a library that follows the standard."""
+    """Return whether x is an array of a library that follows the standard."""
     return bool(array_api_compat.is_array_api_obj(x))
 
 

@@ -42,7 +42,7 @@ def batch_norm(
     params : Params
         gamma and beta, shape (C,), None where the configuration has none.
     config : BatchNormConfig
-        What to compute.
+        Options of the computation.
     state : RunningState, optional
         Only read, and only by renorm, which needs it.
     mask : array of bool, optional
@@ -59,7 +59,7 @@ def batch_norm(
     stats : Moments
         count (G,), mean, mean_low, m2 (G, C): what `update_running` takes; ``stats.var`` is m2/count.
     saved : Saved
-        What `batch_norm_vjp` and `batch_norm_jvp` take.
+        Argument of `batch_norm_vjp` and `batch_norm_jvp`.
 
     Raises
     ------

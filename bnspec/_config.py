@@ -1,7 +1,7 @@
 """The choices on which implementations of batch normalization differ, as one validated record.
 
-Nothing in this file touches an array. What frameworks disagree on most (the channel axis, epsilon,
-decay and the variance that feeds the running state) has no default: whoever builds a configuration
+Nothing in this file touches an array. The options that frameworks disagree on most (the channel axis, epsilon,
+decay and the variance that feeds the running state) have no default: whoever builds a configuration
 writes it down, or takes a framework's row from `bnspec.dialects`.
 """
 
@@ -103,10 +103,10 @@ class BatchNormConfig:
     renorm : Renorm or None
         Batch renormalization [BN-RENORM-1].
     single_value : {"raise", "keep", "floor"}
-        What a count of 1 means to correction=1: an error; the running variance stays; or the
+        Meaning of a count of 1 for correction=1: an error; the running variance stays; or the
         divisor is max(count - 1, 1), TensorFlow's and Chainer's rule [BN-RUN-4].
     nonfinite : {"propagate", "skip", "raise"}
-        What a NaN or infinite batch statistic does to the running state [BN-RUN-10].
+        Effect of a NaN or infinite batch statistic on the running state [BN-RUN-10].
 
     Raises
     ------
@@ -242,7 +242,7 @@ class BatchNormConfig:
 
     @property
     def counts_updates(self) -> bool:
-        """Whether the running state carries a count."""
+        """Return whether the running state carries a count."""
         return self.averaging != "exponential"
 
 

@@ -1,6 +1,6 @@
 """The context behind ``training=None``: whether we train, which replica this is, who collects updates.
 
-It is tensorpack's tower context. A layer that is not told whether to train asks the context; without one it
+The context is tensorpack's tower context. A layer that is not told whether to train asks the context; without one it
 asks its own `train`/`eval` switch. Running-state updates that a layer hands to the *collection* wait in
 ``context.updates`` until the caller runs them (SPEC.md, "Update timing").
 """
@@ -73,7 +73,7 @@ class UpdateCollection:
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What a layer asks when it is not told.
+    """Context of layers that are not told whether to train.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class TrainingContext:
 
     @property
     def is_main_training_tower(self) -> bool:
-        """Whether this is the one replica that updates."""
+        """Return whether this is the one replica that updates."""
         return self.is_training and self.tower == 0
 
 
@@ -172,7 +172,7 @@ def recompute() -> Iterator[None]:
 
 
 def is_recomputing() -> bool:
-    """Whether we are inside `recompute`."""
+    """Return whether we are inside `recompute`."""
     return _recomputing.get()
 
 

@@ -1,4 +1,4 @@
-"""What each framework means by batch normalization: one row of data per framework.
+"""Dialects: what each framework means by batch normalization, one row of data per framework.
 
 A row gives the values of the configuration that reproduce the framework, the words it uses for them, the
 names of its variables and what it refuses. Nothing else in bnspec knows a framework by name.
@@ -28,7 +28,7 @@ class Dialect:
     name, title : str
         Short name, and what exactly was looked at.
     momentum_weighs : {"old", "new"}
-        What the framework's own "momentum" multiplies: the old running value (then it is our decay) or
+        The value that the framework's own "momentum" multiplies: the old running value (then it is our decay) or
         the new batch (then decay is its complement).
     fused_correction : bool
         Whether `correction` holds only on the fused path: rank 4, no ghost, no sync, no renorm, and not
@@ -40,7 +40,7 @@ class Dialect:
     ghost_with_sync, wide_ghost_and_sync : bool
         Whether it takes ghost together with sync, and float64 input with either.
     default_update : {"internal", "collection"}
-        What ``ema_update="default"`` means.
+        The update mode that ``ema_update="default"`` stands for.
     ghost_and_sync_update_inside : bool
         Whether ghost and sync layers update inside the call although a collection was asked for.
     communicators : tuple of str or None

@@ -53,5 +53,5 @@ def count_dtype(xp: Any) -> Any:
 
 
 def has_headroom(x: Array) -> bool:
-    """Whether sums are in float64 and x is narrower, so that plain sums are as good as exact ones."""
+    """Return whether sums are in float64 and x is narrower, so that plain sums are as good as exact ones."""
     return dtype_name(arithmetic_dtype(x)) == "float64" != dtype_name(x.dtype)

@@ -1,4 +1,4 @@
-"""How bnspec words a refusal, and the error types that are more than a built-in.
+"""Errors: the wording of a refusal, and the error types that are more than a built-in.
 
 Every refusal says four things in one order: what came, what was expected, which clause of
 ``SPEC.md`` says so, and what to do about it. Building the text in one place keeps that order.

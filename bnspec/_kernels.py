@@ -202,7 +202,7 @@ def widened(
     Parameters
     ----------
     kernels : Kernels
-        Those of the arrays' library.
+        Kernels of the arrays' library.
     arrays : sequence of array
         Of x's shape; the first decides the dtype.
     *others : array or None
@@ -213,7 +213,7 @@ def widened(
     kernels : Kernels
         Primitives that the library differentiates, whose sums are those of the narrow arrays to the bit.
     arrays, others : list
-        What was given where nobody differentiates it.
+        The given arrays themselves where nobody differentiates them.
     """
     if not differentiated(*arrays, *others):
         return kernels, list(arrays), list(others)

@@ -1,7 +1,7 @@
 """A lock that a forked child finds free.
 
 A child of `os.fork` has one thread, the one that forked. A lock that another thread of the parent held would never be
-let go in the child, so every lock of the core is one of these. What a lock guards is changed in one step, by one
+let go in the child, so every lock of the core is one of these. The guarded value changes in one step, by one
 assignment, so that a child finds the old or the new of it whenever the fork came.
 """
 

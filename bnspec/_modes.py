@@ -1,4 +1,4 @@
-"""What a library does with the operations on its arrays now: run them, record them, or put something in their place.
+"""Modes of libraries: whether operations on arrays run now, are recorded, or are replaced by something else.
 
 A fast path, or a layer that keeps what it computed, must not decide by the arrays alone. Inside ``torch.jit.trace``
 or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Four questions
@@ -101,7 +101,7 @@ def observer(*arrays: Array | None) -> str | None:
 
 
 def differentiated(*arrays: Array | None) -> bool:
-    """Whether the library may differentiate what is done with arrays now, as far as can be told beforehand.
+    """Return whether the library may differentiate what is done with arrays now, as far as can be told beforehand.
 
     A tracer of JAX may be differentiated later, whatever made it; so may what a mode of torch records.
 
@@ -122,7 +122,7 @@ def differentiated(*arrays: Array | None) -> bool:
 
 
 def readable(*tensors: Any) -> bool:
-    """Whether the memory of torch's tensors may be read and results made of it, since nobody is to see it.
+    """Return whether the memory of torch's tensors may be read and results made of it, since nobody is to see it.
 
     So it is for tensors of torch's own class in the memory of the host while no mode of torch is active. Modes that
     only watch count too: what is done past torch they would miss.
@@ -184,7 +184,7 @@ def untraced(check: Callable[..., _R], *given: Any, **more: Any) -> _R:
 
 
 def _busy(torch: Any) -> bool:
-    """Whether any mode of torch is active; made to be asked often."""
+    """Return whether any mode of torch is active; made to be asked often."""
     if torch.compiler.is_compiling():  # first: the others cannot be asked while torch compiles
         return True
     c = torch._C
@@ -262,5 +262,5 @@ def _function_modes(torch: Any) -> list[Any]:
 
 
 def _is_device(torch: Any, mode: Any) -> bool:
-    """Whether a mode is that of a default device, which is not asked about memory that is there."""
+    """Return whether a mode is that of a default device, which is not asked about memory that is there."""
     return isinstance(mode, torch.utils._device.DeviceContext)

@@ -1,6 +1,6 @@
 """The standard streams of a command, which may be closed, full, or a pipe that nobody reads.
 
-What a command prints holds text of others: names, reasons, what a program wrote. Control characters in it become
+Commands print text of others: names, reasons, the output of programs. Control characters in it become
 escapes here, where all of it comes by; colours and the like pass on a terminal only.
 """
 
@@ -63,7 +63,7 @@ class Screen:
         self._attempt(self._stream.flush)
 
     def isatty(self) -> bool:
-        """Whether this is a terminal."""
+        """Return whether this is a terminal."""
         return bool(self._stream.isatty())
 
     def _drawn(self) -> bool:
@@ -128,7 +128,7 @@ def command(name: str, body: Callable[[], int]) -> int:
     name : str
         Of the command, for messages.
     body : callable
-        Prints as ever. What it lets through of an operating system's refusal, of want of memory and of Ctrl-C becomes a
+        Prints as ever. A refusal of the operating system, want of memory and Ctrl-C that it lets through become a
         sentence and a status.
 
     Raises

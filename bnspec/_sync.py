@@ -1,8 +1,8 @@
 """Joining ranks: one message forward, one backward (SPEC.md, "Synchronization").
 
 Forward, each rank sends (count, weight, mean, m2) of its groups and they are merged in rank order, so that
-every rank ends with the same bits; backward, the gradient sums are added in the same order. What is sent
-and how two of it combine is decided here; a communicator only moves arrays.
+every rank ends with the same bits; backward, the gradient sums are added in the same order. The payload and the
+way in which two payloads combine are decided here; a communicator only moves arrays.
 
 References
 ----------
@@ -29,7 +29,7 @@ _LANE = 4096
 def signature(
     comm: Communicator | None, operation: str, name: str, x: Array, statistics: Array, config: BatchNormConfig
 ) -> Signature | None:
-    """What the ranks must agree on for this collective [BN-SYNC-9]; None where nobody asks."""
+    """Return the facts that ranks must agree on for this collective [BN-SYNC-9]; None without a communicator."""
     if comm is None:
         return None
     number, size = map(int, statistics.shape)
@@ -99,7 +99,7 @@ def join_moments(
 
 
 def _count_columns(count: Array, n: Array, weight: Array, by_rank: bool) -> list[Array]:
-    """What is added over ranks: the count, in one number or two, and the weight; float64 holds both in one."""
+    """Return the columns added over ranks: the count, and the weight; below float64 the count takes two numbers."""
     if dtype_name(n.dtype) == "float64":
         return [n, weight] if by_rank else [n]
     xp = array_namespace(n)

@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Groups:
-    """How the batch falls into groups: static, the same for every array of one call.
+    """Division of the batch into groups: static, the same for every array of one call.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Params(NamedTuple):
 
 
 class RunningState(NamedTuple):
-    """What a layer remembers of the batches it saw. Fields a configuration does not use are None."""
+    """Running statistics of the batches that a layer saw. Fields a configuration does not use are None."""
 
     mean: Array  # shape (C,), statistics dtype; average of the batch means
     var: Array  # shape (C,), statistics dtype; average of the batch variances, m2 / (count - correction)
@@ -114,7 +114,7 @@ class Saved(NamedTuple):
 
     @property
     def frozen(self) -> bool:
-        """Whether x was normalized by running statistics, which are constants to the derivatives [BN-INF-3]."""
+        """Return whether x was normalized by running statistics, which are constants to the derivatives [BN-INF-3]."""
         return self.static.frozen
 
 

@@ -22,7 +22,7 @@ class Deferred(Generic[T]):
     Parameters
     ----------
     work : callable
-        What is to be done, with the lock held, about each thing that was left.
+        Function that is called, with the lock held, with each thing that was left.
 
     Examples
     --------

@@ -14,7 +14,7 @@ def whole_number(variable: str, least: int, most: int, clause: str) -> int | Non
     Raises
     ------
     ValueError
-        It holds something else.
+        If the variable holds something else.
     """
     text = os.environ.get(variable, "").strip()
     if not text:
@@ -36,7 +36,7 @@ def choice(variable: str, names: Sequence[str], clause: str) -> str:
     Raises
     ------
     ValueError
-        It holds something else.
+        If the variable holds something else.
     """
     text = os.environ.get(variable, "").strip()
     if not text or text in names:

@@ -278,7 +278,7 @@ def _ranked(x: Array, name: str) -> None:
 
 
 def _known(config: Any, name: Any) -> bool:
-    """Whether a check that is not made again would have found these in order."""
+    """Return whether a check that is not made again would have found these in order."""
     return type(config) is BatchNormConfig and type(name) is str
 
 

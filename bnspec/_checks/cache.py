@@ -1,4 +1,6 @@
-"""What a check was told once need not be checked again: it sees types, shapes, dtypes and devices, and no values.
+"""Cache of input checks.
+
+A check reads only types, shapes, dtypes and devices, so arrays that share them are checked once.
 
 To look at every array takes longer than to normalize a few thousand numbers.
 """
@@ -24,7 +26,7 @@ def once(what: object, look: tuple[Any, ...] | None, check: Callable[..., Any], 
 
 @functools.lru_cache(maxsize=4096)
 def _passed(what: object, look: tuple[Any, ...]) -> list[Any]:
-    """What a check returned for arrays of this look, or nothing yet."""
+    """Return the list that holds the result of a check for arrays of this look; an empty one before the first check."""
     return []
 
 

@@ -31,7 +31,7 @@ def state_values(
     name : str
         The layer's name, for the error text.
     fields : tuple of str
-        Those that are read.
+        Names of the fields that are read.
     wait : bool
         True reads arrays of every device and library, and waits for them: for a state that is loaded.
 
@@ -66,7 +66,7 @@ def not_below_zero(what: str, v: Array, name: str, do: str, *, wait: bool = Fals
 
 
 def is_readable(v: Array) -> bool:
-    """Whether the elements of an array can be read now, without waiting and unseen by what traces or transforms."""
+    """Return whether an array's elements can be read now, without waiting and outside of every transformation."""
     return _READABLE[library(v)](v) if library(v) in _READABLE else False
 
 

@@ -1,7 +1,7 @@
 """Checks of the records that callers can make: `Params`, `RunningState`, `Moments`, `Groups` and `Saved`.
 
-What bnspec returned passes. What a caller put together may be of another shape, dtype or library in any field, and
-compiled code would read beyond the end of an array. No element is read here.
+Records that bnspec returned pass. A record that a caller put together may have any shape, dtype or library in any
+field, and compiled code would read beyond the end of an array. No element is read here.
 """
 
 from typing import Any
@@ -133,7 +133,7 @@ def groups(x: Array, given: Any, name: str) -> None:
 
 
 def is_plain_groups(given: Any) -> bool:
-    """Whether these are groups that can be hashed."""
+    """Return whether these are groups that can be hashed."""
     return type(given) is Groups and type(given.axis) is int and type(given.number) is int
 
 

@@ -1,7 +1,7 @@
 """Options that are one number, one switch or one word: what is taken for one, and how a refusal names what came.
 
-A scalar of another library is a number too. It is stored as Python's own, so that a configuration compares, prints and
-travels as JSON whatever it was written with. Nothing in this file imports an array library.
+A scalar of another library is a number too. bnspec stores it as Python's own number, so that a configuration compares,
+prints and travels as JSON whatever it was written with. Nothing in this file imports an array library.
 """
 
 import math

@@ -43,7 +43,7 @@ def read_regular(path: str | os.PathLike[str], check: Callable[[BinaryIO, int], 
     FileNotFoundError
         There is no such file.
     ValueError
-        It is a directory, a FIFO, a socket or a device [BN-STATE-5].
+        If the path is a directory, a FIFO, a socket or a device [BN-STATE-5].
     """
     _refuse_others(path, os.stat(path).st_mode)
     # Without O_NONBLOCK a FIFO that took the file's place since would be waited for.

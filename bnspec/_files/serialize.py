@@ -96,8 +96,8 @@ def load_arrays(path: str | os.PathLike[str]) -> "tuple[dict[str, np.ndarray[Any
         The path ends in ``.safetensors`` and that package is missing, or the file holds bfloat16
         and ``ml_dtypes`` is missing.
     ValueError
-        It is no regular file, or is truncated, damaged, of another format or version, or holds anything but plain
-        arrays [BN-STATE-5].
+        If the path is no regular file, or the file is truncated, damaged, of another format or version, or holds
+        anything but plain arrays [BN-STATE-5].
     """
     suffix = _suffix(path)
     length = None

@@ -167,7 +167,7 @@ class Attributes:
         return f"<{type(self).__name__}({', '.join(options)}), {channels}, {mode}()>"
 
     def _carried(self) -> dict[str, Any]:
-        """What a copy has of this layer: everything but batches, gradients, and initializers that did their work."""
+        """Return the attributes of a copy: all but batches, gradients, and initializers that did their work."""
         held = dict(vars(self))  # in one step, whatever other threads do
         held |= {"_tape": Tape(), "gradients": None, "_configs": {}}
         if held["params"] is not None:
@@ -196,7 +196,7 @@ class Attributes:
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle holds; a communicator belongs to its process and is refused."""
+        """Return the attributes that a pickle holds; a communicator belongs to its process and is refused."""
         held = self._carried()
         if held["_comm"] is not None:
             raise refusal(

@@ -1,4 +1,4 @@
-"""What a layer's options come to at a call: its configuration, variables, communicator, and who updates."""
+"""Options of a layer, and what follows from them at a call: configuration, variables, communicator, update mode."""
 
 import warnings
 from typing import Any
@@ -176,7 +176,7 @@ class LayerConfig(StateDict):
         return sync_statistics.lower()
 
     def _update_mode(self, context: TrainingContext, explicit: bool, x: Array, *, ghost: bool, sync: bool) -> str:
-        """Who updates after this call: "internal", "collection" or, for nobody, "skip" [BN-UPD-1 to 7]."""
+        """Return who updates after this call: "internal", "collection" or, for nobody, "skip" [BN-UPD-1 to 7]."""
         mode = self._ema_update
         if mode == "collection" and (ghost or sync) and self.dialect.ghost_and_sync_update_inside:
             mode = "internal"

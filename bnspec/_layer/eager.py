@@ -1,4 +1,4 @@
-"""What a layer asks of the library whose arrays it is called with, since it keeps what it computes.
+"""Questions of a layer to the library of its arrays, since the layer keeps what it computes.
 
 The functions can be traced, differentiated and batched by a library. A layer cannot: what it would keep exists only
 inside the transformation. So it asks who is at work before it computes, and before it keeps anything.
@@ -52,7 +52,7 @@ def kept_tensors() -> Iterator[None]:
 
 
 def gradients_by_torch(y: Array) -> bool:
-    """Whether torch records what y was made by, or was told that no gradient is wanted."""
+    """Return whether torch records what y was made by, or was told that no gradient is wanted."""
     if library(y) != "torch":
         return False
     torch: Any = sys.modules["torch"]
@@ -60,7 +60,7 @@ def gradients_by_torch(y: Array) -> bool:
 
 
 def in_backward_of_torch(x: Array) -> bool:
-    """Whether a backward pass of torch is running, inside of which a forward pass can only be a repeated one."""
+    """Return whether a backward pass of torch is running, inside of which a forward pass can only be a repeated one."""
     if library(x) != "torch":
         return False
     torch: Any = sys.modules["torch"]
@@ -93,7 +93,7 @@ def warn_untrained(name: str, y: Array, params: Params, first: bool) -> bool:
 
 
 def _in_call_of_module(torch: Any) -> bool:
-    """Whether a module of torch is being called. No locals of a frame are looked at, which it would keep alive then."""
+    """Return whether a module of torch is being called; reading no frame's locals, which would keep them alive."""
     call = torch.nn.Module._call_impl.__code__
     frame = sys._getframe(1).f_back
     while frame is not None and frame.f_code is not call:

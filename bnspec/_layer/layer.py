@@ -55,7 +55,7 @@ class BatchNorm(Attributes, LayerConfig):
         Where the channels are when axis is None and the rank is not 2; by default where the dialect has
         them, which is last in bnspec's and tensorpack's.
     ema_update : {"default", "collection", "internal", "skip"}
-        Who updates the running state: the call itself ("internal"), the caller later by
+        The one who updates the running state: the call itself ("internal"), the caller later by
         ``context.updates.run()`` ("collection"), nobody ("skip"). "default" is "internal", and under the
         tensorpack dialect "collection".
     sync_statistics : str, optional
@@ -82,7 +82,7 @@ class BatchNorm(Attributes, LayerConfig):
     state : RunningState or None
         The running state; every update replaces it.
     gradients : Gradients or None
-        What the last `backward` computed.
+        Result of the last `backward`.
     training, trainable, name
         As given; may be set between calls. Every other option is read at construction only, and refused afterwards.
 

@@ -40,7 +40,7 @@ def from_aliases(given: Mapping[str, Any], aliases: Mapping[str, Any], layer: st
     given : mapping
         The arguments under their own names; those left at None may be given by alias.
     aliases : mapping
-        What else the caller passed by keyword.
+        Further arguments that the caller passed by keyword.
     layer : str
         The class's name, for the error text.
 
@@ -125,7 +125,7 @@ def channel_axis_of(axis: int | None, data_format: str | None, rank: int, defaul
 
 
 def is_channels_last(data_format: str) -> bool:
-    """Whether the layout's name puts the channels last; refuse an unknown name."""
+    """Return whether the layout's name puts the channels last; refuse an unknown name."""
     if not isinstance(data_format, str) or data_format not in _CHANNELS_LAST:
         raise refusal(
             ValueError,

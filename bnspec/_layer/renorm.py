@@ -39,7 +39,7 @@ class BatchRenorm(BatchNorm):
     renorm_decay : float
         Decay of the "tensorpack" form's reference.
     **options
-        Those of `BatchNorm`, by keyword, such as axis.
+        Options of `BatchNorm`, by keyword, such as axis.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What a layer keeps of its calls for `backward`, and which of them a backward may answer [BN-ERR-4].
+"""Tape: the calls that a layer keeps for `backward`, and which of them a backward may answer [BN-ERR-4].
 
 A training call whose gradients nobody but `backward` can give is kept whole until it is answered. Of every other call
 (inference, torch without gradients, torch that records the graph itself) the batch is not kept: x and the mask are
@@ -29,13 +29,13 @@ class Call:
     saved : Saved
         Without x and mask where these are only referred to.
     comm : Communicator or None
-        What joined the ranks.
+        Communicator of the forward pass.
     due : bool
         Whether the call is a step of training that a backward is to answer.
     batch : tuple of callables or None
         Give x and mask, or None for one that nobody holds any more; None where `saved` has them.
     shape, dtype
-        Those of x.
+        Shape and dtype of x.
     """
 
     saved: Saved

@@ -24,7 +24,7 @@ _RENORM = {"stddev": "moving_stddev", "renorm_mean": "renorm_mean", "renorm_stdd
 
 
 class StateDict:
-    """What `BatchNorm` does with its variables as named arrays."""
+    """Base of `BatchNorm`: its variables as named arrays."""
 
     name: str
     dialect: Dialect
@@ -211,7 +211,7 @@ class StateDict:
 
 
 def _present(params: Params, state: RunningState) -> dict[str, Array]:
-    """The fields that exist, parameters first, in the seed's order."""
+    """The fields that exist, parameters first, in tensorpack's order."""
     order = ("mean", "var", "stddev", "renorm_mean", "renorm_stddev", "count")
     fields = {"beta": params.beta, "gamma": params.gamma} | {f: getattr(state, f) for f in order}
     return {field: value for field, value in fields.items() if value is not None}

@@ -45,7 +45,7 @@ def written(old: tuple[Array | None, ...], new: tuple[Array | None, ...]) -> tup
 
 
 def _writable(v: Any) -> bool:
-    """Whether values can be put into an array, each into a place of its own."""
+    """Return whether values can be put into an array, each into a place of its own."""
     kind = library(v)
     if kind == "jax":
         return False

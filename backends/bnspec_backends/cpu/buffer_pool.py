@@ -24,7 +24,7 @@ SMALLEST = 1 << 20
 
 
 class _Lease:
-    """Buffer on loan. It is the base of the first array made of it, so every view keeps it alive."""
+    """Buffer on loan, which is the base of the first array made of it, so every view keeps it alive."""
 
     def __init__(self, pool: "Pool", raw: Any, size: int) -> None:
         self._pool, self._raw = pool, raw

@@ -157,7 +157,7 @@ def _may_read(*tensors: Any) -> bool:
 
 
 def _differentiated(*tensors: Any) -> bool:
-    """Whether torch records what is done with one of them."""
+    """Return whether torch records what is done with one of them."""
     return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
 
 

@@ -1,4 +1,4 @@
-"""Which clauses a wrong output breaks: those whose statement is at fault, and no other.
+"""Attribution: a wrong output breaks the clauses whose statement is at fault, and no other.
 
 An output may be wrong because its formula is, or because of something that the case has: a mask, say. A control, the
 same case without the mask, tells them apart. Where the output is right there, the clause about masks is broken; where

@@ -180,7 +180,7 @@ def merge(a: Any, b: Any, added: int) -> Any:
 
 
 def _averaged(state: RunningState, stats: Moments, config: BatchNormConfig) -> bool:
-    """Whether a state has the fields and dtypes that `running_state` knows."""
+    """Return whether a state has the fields and dtypes that `running_state` knows."""
     mean, var, count, *others = state
     if not (stats.mean.shape == stats.mean_low.shape == stats.m2.shape and var.shape == mean.shape):
         return False

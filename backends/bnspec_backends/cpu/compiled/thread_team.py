@@ -257,7 +257,7 @@ def _new_control_block(helpers: int) -> Any:
 
 
 def _new_lock() -> int:
-    """Return the address of a Python lock that is taken. It is never freed: a thread may sleep on it to the end."""
+    """Return the address of a taken Python lock. The lock is never freed: a thread may sleep on it to the end."""
     allocate = ctypes.PYFUNCTYPE(ctypes.c_void_p)(("PyThread_allocate_lock", ctypes.pythonapi))
     acquire = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)(
         ("PyThread_acquire_lock", ctypes.pythonapi)

@@ -51,7 +51,7 @@ class MPICommunicator(ProcessCommunicator):
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm, optional
-        ``MPI.COMM_WORLD`` by default. It is duplicated at the first use, in which all of its ranks must take part, so
+        ``MPI.COMM_WORLD`` by default. Its first use duplicates it, in which all of its ranks must take part, so
         that no message of the caller's can be mistaken for ours.
     deadline : float
         Seconds that a rank waits for the others: here, and in each collective. They may be as far apart as that.

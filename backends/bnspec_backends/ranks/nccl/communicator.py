@@ -1,9 +1,9 @@
 """Communicator that queues one message per layer and direction on CuPy's current stream.
 
-The host never waits in a training step. It queues a message, the collective, the fold in rank order, and a comparison
-of the received headers with the own one. If they differ, the result is NaN on the device, and the host raises in its
-next call. Every rank folds the same arrays in the same order by the same kernels, so that all end with the same bits if
-their devices are of one kind.
+The host never waits in a training step. The host queues a message, the collective, the fold in rank order, and a
+comparison of the received headers with the own one. If they differ, the result is NaN on the device, and the host
+raises in its next call. Every rank folds the same arrays in the same order by the same kernels, so that all end with
+the same bits if their devices are of one kind.
 
 References
 ----------

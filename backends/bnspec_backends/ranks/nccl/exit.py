@@ -18,7 +18,7 @@ def close_together(watchdogs: Iterable[Watchdog], error: BaseException | None) -
     Parameters
     ----------
     watchdogs : iterable of Watchdog
-        Those that are closed stay so.
+        Communicators that are closed stay so.
     error : BaseException or None
         The error by which this rank ends. With one, pending collectives are given up, else waited for.
     """
