@@ -721,7 +721,7 @@ def test_a_forked_child_has_no_place_among_the_ranks(pause: float) -> None:
 import os, sys, time
 import numpy as np
 from bnspec import CommunicatorError, Signature
-from bnspec_backends import threads
+from bnspec_backends.ranks import threads
 about = Signature("moments", "bn1", 3, 1, "float32", "{{}}")
 def summed(comm):
     return comm.all_reduce(np.ones(3), lambda a, b: a + b, about).tolist()
