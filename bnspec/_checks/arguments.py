@@ -1,6 +1,6 @@
 """The checks at the door: what each public function takes is checked here as a whole, before anything is computed.
 
-Nothing here changes a value. Kinds, shapes, dtypes, libraries and devices are checked once for all calls that look the
+Nothing here changes a value. Kinds, shapes, dtypes, libraries and devices are checked once for all calls that key the
 same; the elements that BN-RUN-14 speaks of, in every call.
 """
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from bnspec._checks import arrays, records
 from bnspec._checks.arrays import floating, same_home
-from bnspec._checks.cache import look_of, once
+from bnspec._checks.cache import cached, key_of
 from bnspec._checks.elements import moments_values, state_values
 from bnspec._config import BatchNormConfig
 from bnspec._dtypes import dtype_name
@@ -42,10 +42,10 @@ def forward(
     name: str,
 ) -> Groups:
     """Check what `batch_norm` takes and return the groups of x."""
-    look = None
+    key = None
     if _known(config, name) and type(params) is Params and (state is None or type(state) is RunningState):
-        look = look_of(x, mask, *params, *(state or ()))
-    found: Groups = once(("forward", config), look, _forward, x, params, config, state, mask, name)
+        key = key_of(x, mask, *params, *(state or ()))
+    found: Groups = cached(("forward", config), key, _forward, x, params, config, state, mask, name)
     communicator(comm, name)
     if config.renorm is not None and state is not None:
         state_values(state, name, fields=("stddev", "renorm_stddev"))
@@ -95,8 +95,8 @@ def _forward(
 def inference(x: Array, params: Params, state: RunningState, config: BatchNormConfig, name: str) -> Groups:
     """Check what `batch_norm_inference` takes; ghost groups do not exist there."""
     known = _known(config, name) and type(params) is Params and type(state) is RunningState
-    look = look_of(x, *params, *state) if known else None
-    found: Groups = once(("inference", config), look, _inference, x, params, state, config, name)
+    key = key_of(x, *params, *state) if known else None
+    found: Groups = cached(("inference", config), key, _inference, x, params, state, config, name)
     state_values(state, name, fields=_read(config))
     return found
 
@@ -112,8 +112,8 @@ def _inference(x: Array, params: Params, state: RunningState, config: BatchNormC
 def running(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> None:
     """Check a state against the statistics that are to update it; whoever computes looks at the values."""
     known = _known(config, name) and type(stats) is Moments and type(state) is RunningState
-    look = look_of(*stats, *state) if known else None
-    once(("running", config), look, _running, state, stats, config, name)
+    key = key_of(*stats, *state) if known else None
+    cached(("running", config), key, _running, state, stats, config, name)
 
 
 def _running(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> None:
@@ -125,7 +125,7 @@ def _running(state: RunningState, stats: Moments, config: BatchNormConfig, name:
 def statistics(state: RunningState, config: BatchNormConfig, name: str) -> None:
     """Check what `running_statistics` takes."""
     known = _known(config, name) and type(state) is RunningState
-    once(("statistics", config), look_of(*state) if known else None, _statistics, state, config, name)
+    cached(("statistics", config), key_of(*state) if known else None, _statistics, state, config, name)
     state_values(state, name, fields=_read(config))
 
 
@@ -146,8 +146,8 @@ def _statistics(state: RunningState, config: BatchNormConfig, name: str) -> None
 
 def moments(x: Array, groups: Groups, mask: Array | None, name: str) -> None:
     """Check what the public `bnspec.moments` takes."""
-    look = look_of(x, mask) if records.is_plain_groups(groups) else None
-    once(("moments", groups) if look else None, look, _moments, x, groups, mask, name)
+    key = key_of(x, mask) if records.is_plain_groups(groups) else None
+    cached(("moments", groups) if key else None, key, _moments, x, groups, mask, name)
 
 
 def _moments(x: Array, groups: Groups, mask: Array | None, name: str) -> None:
@@ -160,7 +160,7 @@ def _moments(x: Array, groups: Groups, mask: Array | None, name: str) -> None:
 def merge(a: Moments, b: Moments, name: str) -> None:
     """Check what the public `bnspec.merge` takes."""
     known = type(a) is Moments and type(b) is Moments
-    once("merge", look_of(*a, *b) if known else None, _merge, a, b, name)
+    cached("merge", key_of(*a, *b) if known else None, _merge, a, b, name)
     moments_values(a, name, "a")
     moments_values(b, name, "b")
 
@@ -183,12 +183,12 @@ def _merge(a: Moments, b: Moments, name: str) -> None:
 def derivative(what: str, v: Array, saved: Saved, comm: Any, **more: Array | None) -> None:
     """Check a cotangent or tangent of y, and those of parameters or statistics, against the saved forward pass."""
     static: Any = saved.static if type(saved) is Saved else None
-    look = groups = None
+    key = groups = None
     known = type(static) is Static and type(static.frozen) is bool and _known(static.config, static.name)
     if known and records.is_plain_groups(static.groups):
         groups = (static.groups, static.frozen)
-        look = look_of(v, *saved[:-1], *more.values())
-    once(("derivative", what, groups), look, _derivative, what, v, saved, more)
+        key = key_of(v, *saved[:-1], *more.values())
+    cached(("derivative", what, groups), key, _derivative, what, v, saved, more)
     communicator(comm, saved.static.name)
 
 

@@ -144,7 +144,7 @@ def test_no_bit_depends_on_the_number_of_threads(
         sys.modules["bnspec_backends.cpu.resources"], "SERIAL", 0
     )  # `cpu.resources` is the object in it
     if kind == "compiled":
-        monkeypatch.setattr("bnspec_backends.cpu.compiled.operations.SERIAL", 0)
+        monkeypatch.setattr("bnspec_backends.cpu.operations.SERIAL", 0)
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(cpu.resources, "_workers", Workers(threads))

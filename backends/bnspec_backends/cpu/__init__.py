@@ -41,7 +41,7 @@ def _asked() -> str:
 def not_compiled() -> str:
     """Return why there are no compiled kernels here; an empty text if there are."""
     try:
-        importlib.import_module("bnspec_backends.cpu.compiled.kernels")
+        importlib.import_module("bnspec_backends.cpu.compiled_kernels")
     except ModuleNotFoundError as error:
         return f"{error.name} is not installed"
     except Exception as error:  # a numba that does not fit its NumPy may raise anything
@@ -130,7 +130,7 @@ def make(name: str) -> Kernels:
                 expected="numba to be installed, and to compile",
                 do="Try `pip install bnspec[cpu]`.",
             )
-        from bnspec_backends.cpu.compiled.kernels import CompiledKernels
+        from bnspec_backends.cpu.compiled_kernels import CompiledKernels
 
         kernels = CompiledKernels()
     return kernels  # type: ignore[no-any-return]

@@ -15,8 +15,8 @@ from bnspec import BatchNormConfig, Gradients, Groups, Kernels, Moments, Normali
 from bnspec._gradients import parameter_gradients
 from bnspec._modes import readable
 from bnspec._types import Static
-from bnspec_backends.cpu.compiled import operations
-from bnspec_backends.cpu.compiled.kernels import CompiledKernels, is_plain, is_plain_gradient
+from bnspec_backends.cpu import operations
+from bnspec_backends.cpu.compiled_kernels import CompiledKernels, is_plain, is_plain_gradient
 
 __all__ = ["TorchCpuKernels"]
 

@@ -65,10 +65,6 @@ def compiled(function: Any) -> Any:
     return kernel
 
 
-#: Modules that call compiled code and hold none.
-_CALLERS = ("kernels.py", "operations.py")
-
-
 @functools.cache
 def _stamp() -> str:
     """Return a digest of all that compiled code was made from; numba looks at the file of the function only.
@@ -81,7 +77,6 @@ def _stamp() -> str:
     folder = importlib.resources.files("bnspec_backends.cpu")
     files = [*folder.joinpath("compiled").iterdir(), folder.joinpath("plan.py")]
     sources = sorted((path.name, path.read_bytes()) for path in files if path.name.endswith(".py"))
-    sources = [source for source in sources if source[0] not in _CALLERS]
     if not sources:
         raise FileNotFoundError("the sources of this package are not there")
     return hashlib.sha256(repr(sources).encode()).hexdigest()

@@ -4,8 +4,8 @@ from typing import Any
 
 from bnspec import BatchNormConfig, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved
 from bnspec._gradients import parameter_gradients
+from bnspec_backends.cpu import operations
 from bnspec_backends.cpu.blocked import BlockedKernels
-from bnspec_backends.cpu.compiled import operations
 
 __all__ = ["CompiledKernels", "is_plain", "is_plain_gradient"]
 
