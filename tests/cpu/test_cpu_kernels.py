@@ -539,6 +539,33 @@ def test_compiled_code_is_kept_on_disk_and_compiling_is_told_once(tmp_path: Path
     assert sorted(tmp_path.rglob("*")) == files
 
 
+BITS = """
+import hashlib
+import numpy as np, bnspec
+x = (np.arange(2.0 * 40 * 81) * 0.37 % 5.1).reshape(2, 40, 9, 9)
+config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+params, _ = bnspec.init(config, channels=40, like=x)
+def step(**more):
+    y, stats, saved = bnspec.batch_norm(x, params, config, **more)
+    return b"".join(v.tobytes() for v in (y, *stats, *bnspec.batch_norm_vjp(x * x, saved)))
+"""
+
+
+@with_numba
+def test_bits_depend_neither_on_who_compiled_nor_on_what_was_called_before(tmp_path: Path) -> None:
+    """Runs of 81 float64: sums may take any order, and each copy of a loop could be made into other vectors."""
+    folder = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    masked = "step(mask=np.arange(2).reshape(2, 1, 1, 1) > -1)\n"
+    found = []
+    for before in ("", "", masked, masked):  # the first and the third compile
+        status, said, told = run_python(
+            BITS + before + "print(hashlib.sha256(step()).hexdigest())", **folder, BNSPEC_CPU_KERNELS="compiled"
+        )
+        assert status == 0, told
+        found.append(said)
+    assert len(set(found)) == 1
+
+
 @with_numba
 def test_code_compiled_from_other_sources_is_not_used(tmp_path: Path) -> None:
     text = "from bnspec_backends.cpu.compiled import dtypes\ndtypes._stamp = lambda: {!r}\n" + STEP

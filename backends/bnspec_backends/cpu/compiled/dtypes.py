@@ -83,8 +83,13 @@ def _stamp() -> str:
 
 
 def internal(function: Any) -> Any:
-    """Compile a function for compiled callers only: skip the Python wrapper, which would double the compile time."""
-    return _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    """Compile a function for compiled callers only, into each of them, without the wrapper that Python would need.
+
+    As a function of its own it would be a symbol that several kernels have a copy of, each made beside other code. A
+    process would link the copy that it met first, and sums that may be reordered would differ in their last bits with
+    the order of the calls, and between a process that compiled a kernel and one that loaded it.
+    """
+    return _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)(function)
 
 
 def inlined(function: Any) -> Any:
