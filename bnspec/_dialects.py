@@ -211,7 +211,7 @@ _TORCH = {
 _KERAS = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "var": "moving_variance", "count": "count"}
 
 _ROWS = (
-    Dialect(name="bnspec", title="this specification, with the seed's defaults and names", epsilon=1e-5, decay=0.9,
+    Dialect(name="bnspec", title="this specification, with tensorpack's defaults and names", epsilon=1e-5, decay=0.9,
             axis=-1, names=_TENSORPACK, renorm_names=_RENORM),
     Dialect(name="tensorpack", title="tensorpack 0.11 on TensorFlow 2.15", epsilon=1e-5, decay=0.9, correction=1,
             fused_correction=True, single_value="floor", sync_weighting="rank", axis=-1, names=_TENSORPACK,
