@@ -17,7 +17,9 @@ import bnspec_conformance
 OPTIONAL = ("cupy", "jax", "mpi4py", "safetensors", "torch", "array_api_strict", "rich")
 
 ROOT = Path(bnspec.__file__).parent.parent
-TEXTS = [path for path in (ROOT / "bnspec" / "SPEC.md", ROOT / "README.md") if path.exists()]
+TEXTS = [
+    path for path in (ROOT / "bnspec" / "SPEC.md", ROOT / "README.md", ROOT / "docs" / "way-of-x.md") if path.exists()
+]
 
 
 def modules_of(package: Any) -> list[Any]:
