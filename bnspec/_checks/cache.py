@@ -1,7 +1,7 @@
 """Cache of input checks.
 
-A check reads only types, shapes, dtypes and devices, so arrays that share them are checked once. To check every array of
-every call takes longer than to normalize a few thousand numbers.
+A check reads only types, shapes, dtypes and devices, so arrays that share them are checked once. To check every array
+of every call takes longer than to normalize a few thousand numbers.
 """
 
 import functools

@@ -8,15 +8,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import bnspec
+from bnspec import _discovery
 from bnspec._clauses import clauses as specification
 from bnspec._normalize import inverse_stddev
+from bnspec._running import used_statistics
+from bnspec_backends import cpu
 from bnspec_conformance import mutants
 from bnspec_conformance.cli import main
 from bnspec_conformance.mutants import ROWS, CannotApply, Mutant, catalogue
-from bnspec_conformance.mutants.killing import kill
-from bnspec_conformance.mutants.mutant import edit, holders, together, wrap
+from bnspec_conformance.mutants.declining import DECLINERS, SHRUNK
+from bnspec_conformance.mutants.edited import EDITED
+from bnspec_conformance.mutants.editing import Edit, edit
+from bnspec_conformance.mutants.killing import Way, kernels_of, kill
+from bnspec_conformance.mutants.mutant import parts, together
+from bnspec_conformance.mutants.overriding import Override, inside, override
+from bnspec_conformance.mutants.replacing import holders, wrap
 from bnspec_conformance.mutants.summary import markdown
 
 PAGE = Path(__file__).parents[2] / "docs" / "mutants.md"
@@ -28,21 +38,27 @@ Core = list[tuple[Any, dict[str, Any]]]
 
 
 def core() -> Core:
-    """Every module and class of bnspec and its backends, with what it holds."""
+    """Every module and class of bnspec and its backends, with what it holds; and the kernels in use."""
     holds = holders(inverse_stddev)  # loads what there is to load
     assert holds
     modules = [m for name, m in sorted(sys.modules.items()) if name.split(".")[0] in ("bnspec", "bnspec_backends")]
     classes = [v for m in modules for v in vars(m).values() if isinstance(v, type) and v.__module__ == m.__name__]
-    return [(owner, dict(vars(owner))) for owner in (*modules, *classes)]
+    _discovery.kernels_for(np.empty(0))
+    return [(Kernels, dict(_discovery._kernels)), *((owner, dict(vars(owner))) for owner in (*modules, *classes))]
+
+
+class Kernels:
+    """Stand-in for the owner of the kernels in use."""
 
 
 def changed(before: Core) -> list[str]:
     """What is held now and was not, or the other way round."""
+    now = [_discovery._kernels if owner is Kernels else vars(owner) for owner, _ in before]
     return [
         f"{owner.__name__}.{name}"
-        for owner, held in before
-        for name in held.keys() | vars(owner).keys()
-        if name not in held or vars(owner).get(name, before) is not held[name]
+        for (owner, held), holds in zip(before, now, strict=True)
+        for name in held.keys() | holds.keys()
+        if name not in held or holds.get(name, before) is not held[name]
     ]
 
 
@@ -84,6 +100,40 @@ def test_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str])
     assert all(f"| `{name}` |" in printed for name in catalogue())
 
 
+def test_the_table_names_every_function_that_is_edited() -> None:
+    edited: dict[str, set[str]] = {}
+    for mutant in catalogue().values():
+        for part in parts(mutant.apply):
+            if isinstance(part, Edit):
+                edited.setdefault(part.edited, set()).add(mutant.name)
+    assert {name: tuple(sorted(by)) for name, by in sorted(edited.items())} == EDITED
+    assert list(EDITED) == sorted(EDITED)
+
+
+@pytest.mark.parametrize("name", sorted({name for by in EDITED.values() for name in by}))
+def test_every_text_that_is_edited_stands_once_in_the_source(name: str) -> None:
+    for part in parts(catalogue()[name].apply):
+        if isinstance(part, Edit):
+            compile(part.source(), part.edited, "exec")  # names the function, and the text that is not there
+
+
+def test_most_mutants_name_no_text_of_the_core() -> None:
+    assert len({name for by in EDITED.values() for name in by}) < len(catalogue()) / 4
+    through_the_seam = [m for m in catalogue().values() if all(isinstance(p, Override) for p in parts(m.apply))]
+    assert len(through_the_seam) > len(catalogue()) / 2
+
+
+@pytest.mark.skipif(bool(cpu.not_compiled()), reason="there are no compiled kernels without numba")
+def test_mutants_that_override_are_made_from_the_compiled_kernels_too() -> None:
+    assert kernels_of(catalogue()["epsilon-twice"]) == ("specification", "compiled")
+    assert kernels_of(catalogue()["one-value-refused"]) == ("specification",)
+
+
+def test_searches_with_shrinking_have_every_word() -> None:
+    assert set(SHRUNK) <= set(catalogue())
+    assert set(SHRUNK.values()) == {"", *DECLINERS}
+
+
 # Applying -----------------------------------------------------------------------------------------------------
 
 
@@ -103,8 +153,8 @@ def test_an_error_inside_leaves_the_core_as_it_was() -> None:
 
 
 def test_a_function_is_replaced_wherever_it_was_imported() -> None:
-    places = {(getattr(owner, "__name__", ""), name) for owner, name in holders(inverse_stddev)}
-    assert {("bnspec._normalize", "inverse_stddev"), ("bnspec._batch_norm", "inverse_stddev")} <= places
+    places = {(getattr(owner, "__name__", ""), name) for owner, name in holders(used_statistics)}
+    assert {("bnspec._running", "used_statistics"), ("bnspec._batch_norm", "used_statistics")} <= places
 
 
 @pytest.mark.parametrize("texts", [("no such text", ""), ("var", "v"), ("Return", "Give")])
@@ -126,12 +176,58 @@ def test_several_changes_are_one_mutant() -> None:
     import bnspec._normalize as module
 
     with together(edit(inverse_stddev, "1.0 /", "2.0 /"), wrap(module.factor, also))():
-        import numpy as np
-
         assert module.inverse_stddev(np.asarray([3.0]), 1.0).tolist() == [1.0]
         module.factor(None, None, np.ones(1))
     assert seen == ["called"]
     assert module.inverse_stddev is inverse_stddev
+
+
+# Overriding ---------------------------------------------------------------------------------------------------
+
+KERNELS = [name for name in cpu.KERNELS if name != "compiled" or not cpu.not_compiled()]
+CONFIG = bnspec.BatchNormConfig(axis=1, epsilon=3.0, decay=0.9, correction=0, center=False, scale=False)
+X = np.asarray([[1.0], [3.0]])
+
+
+def pulled_back() -> Any:
+    y, _, saved = bnspec.batch_norm(X, bnspec.Params(None, None), CONFIG)
+    return y.tolist(), bnspec.batch_norm_vjp(np.asarray([[0.0], [4.0]]), saved).x.tolist()
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_an_overridden_primitive_takes_effect_in_what_is_composed_of_it(kernels: str) -> None:
+    def shifted(original: Any, x: Any, groups: Any, mask: Any) -> Any:
+        return original(x + 1.0, groups, mask)
+
+    with cpu.using(kernels):
+        right = pulled_back()
+        assert right == ([[-0.5], [0.5]], [[-0.75], [0.75]])
+        with override(moments=shifted)():
+            assert isinstance(_discovery.kernels_for(X), type(cpu.make(kernels)))
+            assert pulled_back()[0] == [[-1.0], [0.0]]
+        assert pulled_back() == right
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_an_overridden_operation_leaves_the_others_as_they_were(kernels: str) -> None:
+    def detached(original: Any, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, *rest: Any) -> Any:
+        return original(dy, x, centre, a, 0.0 * b, 0.0 * c, *rest)
+
+    with cpu.using(kernels), override(pull_back=inside(grad_input=detached))():
+        assert pulled_back() == ([[-0.5], [0.5]], [[0.0], [2.0]])
+        made = type(_discovery.kernels_for(X))
+        assert made.forward is type(cpu.make(kernels)).forward
+        assert made.grad_input is type(cpu.make(kernels)).grad_input
+
+
+def test_a_method_that_kernels_do_not_have_is_refused() -> None:
+    with pytest.raises((TypeError, AttributeError), match="normalise"), override(normalise=lambda *given: None)():
+        pass
+
+
+@pytest.mark.parametrize("kernels", [name for name in KERNELS if name != "blocked"])
+def test_a_mutant_is_killed_on_the_kernels_that_it_is_made_from(kernels: str) -> None:
+    assert kill(catalogue()["epsilon-twice"], Way(0, kernels=kernels)).check == "test_normalize::test_formula"
 
 
 # Killing ------------------------------------------------------------------------------------------------------
@@ -153,7 +249,7 @@ SAME = edit(inverse_stddev, "1.0 /", "1.0  /")
     ],
 )
 def test_what_is_not_wrong_about_batch_normalization_survives(mutant: Mutant, reason: str) -> None:
-    killing = kill(mutant, 0)
+    killing = kill(mutant, Way(0))
     assert killing.check == ""
     assert reason in killing.reason
 

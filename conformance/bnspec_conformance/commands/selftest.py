@@ -12,7 +12,7 @@ from bnspec_conformance.commands.numbers import seconds
 
 if TYPE_CHECKING:
     from bnspec_conformance.mutants import Mutant
-    from bnspec_conformance.mutants.killing import Killing
+    from bnspec_conformance.mutants.killing import Killing, Way
     from bnspec_conformance.trials.record import Record
 
 __all__ = ["call", "register"]
@@ -45,8 +45,6 @@ def call(options: argparse.Namespace) -> int:
     import time
 
     from bnspec_conformance.mutants import catalogue
-    from bnspec_conformance.mutants.declining import SHRUNK
-    from bnspec_conformance.mutants.killing import checks_for
     from bnspec_conformance.mutants.summary import markdown, show, to_json
     from bnspec_conformance.report.atomic_write import write_text
     from bnspec_conformance.run.items import matches
@@ -79,10 +77,7 @@ def call(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     try:
         with _pool(jobs) as pool:
-            shrunk = [m for m in chosen if m.name in SHRUNK]
-            attempts = [*_plain(chosen, seeds), *_shrunk(shrunk, seeds)]
-            checks = [*_plain_checks(checks_for(chosen), seeds), *_shrunk_checks(checks_for(shrunk), seeds)]
-            killings, records = _run(pool, attempts, checks, options.deadline)
+            killings, records = _run(pool, *_planned(chosen, seeds, options.deadline))
     except BrokenProcessPool as error:
         print(f"a process ended before its time, for want of memory perhaps ({error}); try --jobs 1.", file=sys.stderr)
         return 1
@@ -94,35 +89,40 @@ def call(options: argparse.Namespace) -> int:
     return 0 if well else 1
 
 
-#: A name, a seed, whether to shrink, and what is declined.
-_Attempt = tuple[str, int, bool, str]
+#: The name of a mutant or a check, and how it is run.
+_Attempt = tuple[str, "Way"]
 
 
-def _plain(mutants: "Sequence[Mutant]", seeds: Sequence[int]) -> list[_Attempt]:
-    return [(mutant.name, seed, False, "") for mutant in mutants for seed in seeds]
+def _planned(
+    mutants: "Sequence[Mutant]", seeds: Sequence[int], deadline: float | None
+) -> tuple[list[_Attempt], list[_Attempt]]:
+    """Return the attempts at mutants, and the checks of the core itself.
 
+    Both are made with every seed on the specification's kernels; on the compiled ones, and with shrinking, where
+    nothing new would be found by another, with the first seed.
+    """
+    from bnspec_conformance.mutants.declining import SHRUNK
+    from bnspec_conformance.mutants.killing import Way, checks_for, kernels_of
 
-def _shrunk(mutants: "Sequence[Mutant]", seeds: Sequence[int]) -> list[_Attempt]:
-    """With shrinking: as they are, and declining cases that the search comes across."""
-    from bnspec_conformance.mutants.declining import DECLINERS
+    ways = [Way(seed, deadline=deadline) for seed in seeds]
+    attempts = [(mutant.name, way) for mutant in mutants for way in ways]
+    checks = [(check, way) for check in checks_for(mutants) for way in ways]
 
-    whats = ("", *DECLINERS)
-    return [(mutant.name, seed, True, what) for mutant in mutants for seed in seeds for what in whats]
+    compiled = [mutant for mutant in mutants if "compiled" in kernels_of(mutant)]
+    way = Way(seeds[0], kernels="compiled", deadline=deadline)
+    attempts += [(mutant.name, way) for mutant in compiled]
+    checks += [(check, way) for check in checks_for(compiled)]
 
-
-def _plain_checks(checks: Sequence[str], seeds: Sequence[int]) -> list[_Attempt]:
-    return [(check, seed, False, "") for check in checks for seed in seeds]
-
-
-def _shrunk_checks(checks: Sequence[str], seeds: Sequence[int]) -> list[_Attempt]:
-    """Return the core where it declines cases; with one seed, since nothing is found that could be made smaller."""
-    from bnspec_conformance.mutants.declining import DECLINERS
-
-    return [(check, seed, True, what) for check in checks for seed in seeds[:1] for what in DECLINERS]
+    for mutant in mutants:
+        if mutant.name in SHRUNK:
+            way = Way(seeds[0], shrink=True, declines=SHRUNK[mutant.name], deadline=deadline)
+            attempts.append((mutant.name, way))
+            checks += [(check, way) for check in checks_for([mutant]) if way.declines]
+    return attempts, checks
 
 
 def _run(
-    pool: Executor, mutants: Sequence[_Attempt], checks: Sequence[_Attempt], deadline: float | None
+    pool: Executor, mutants: Sequence[_Attempt], checks: Sequence[_Attempt]
 ) -> "tuple[list[Killing], list[Record]]":
     """Return all attempts in their order. The core comes last, in processes that held mutants."""
     with _progress(len(mutants) + len(checks), sys.stdout) as advance:
@@ -132,26 +132,26 @@ def _run(
                 result = future.result()
                 advance(f"{result.mutant} survived" if getattr(result, "check", "-") == "" else "")
 
-        killing: list[Future[Any]] = [pool.submit(_kill, *each, deadline) for each in mutants]
-        checking: list[Future[Any]] = [pool.submit(_clean, *each, deadline) for each in checks]
+        killing: list[Future[Any]] = [pool.submit(_kill, *each) for each in mutants]
+        checking: list[Future[Any]] = [pool.submit(_clean, *each) for each in checks]
         for future in (*killing, *checking):
             future.add_done_callback(note)
         return [future.result() for future in killing], [future.result() for future in checking]
 
 
-def _kill(name: str, seed: int, shrink: bool, declines: str, deadline: float | None) -> "Killing":
+def _kill(name: str, way: "Way") -> "Killing":
     """Return one attempt at one mutant, in a process of the pool."""
     from bnspec_conformance.mutants import catalogue
     from bnspec_conformance.mutants.killing import kill
 
-    return kill(catalogue()[name], seed, shrink=shrink, declines=declines, deadline=deadline)
+    return kill(catalogue()[name], way)
 
 
-def _clean(check: str, seed: int, shrink: bool, declines: str, deadline: float | None) -> "Record":
+def _clean(check: str, way: "Way") -> "Record":
     """Return one check of the core itself, in a process of the pool."""
     from bnspec_conformance.mutants.killing import clean
 
-    return clean(check, seed, shrink=shrink, declines=declines, deadline=deadline)
+    return clean(check, way)
 
 
 class _Here(Executor):

@@ -47,7 +47,7 @@ _FAMILIES = (
 
 @functools.cache
 def catalogue() -> Mapping[str, Mutant]:
-    """Every mutant by name.
+    """Return every mutant by name.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Whether a mutant is killed: one attempt at it by the checks of its clause, and the same checks on the core itself."""
+"""Attempts to kill a mutant by the checks of its clause, and the same checks of the core itself."""
 
 import time
 import warnings
@@ -9,14 +9,15 @@ import numpy as np
 
 from bnspec_backends import cpu
 from bnspec_conformance.mutants.declining import FEW, declining
-from bnspec_conformance.mutants.mutant import CannotApply, Mutant
+from bnspec_conformance.mutants.mutant import CannotApply, Mutant, parts
+from bnspec_conformance.mutants.overriding import Override
 from bnspec_conformance.run.engine import Check, all_checks, attempt, checks_of
-from bnspec_conformance.subjects import Subject, find_subject
+from bnspec_conformance.subjects import find_subject
 from bnspec_conformance.subjects.time_limit import PATIENCE
 from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record, outcome_of
 
-__all__ = ["Killing", "checks_for", "clean", "kill"]
+__all__ = ["Killing", "Way", "checks_for", "clean", "kernels_of", "kill"]
 
 #: How a check says that it could not finish. That is no finding of its clause.
 _BROKE = ": the check broke: "
@@ -26,13 +27,38 @@ _ACCIDENTS = tuple(f": raised {name}:" for name in ("NameError", "UnboundLocalEr
 
 
 @dataclass(frozen=True)
+class Way:
+    """One way of putting a check to bnspec on NumPy.
+
+    Attributes
+    ----------
+    seed : int
+        Of all cases.
+    kernels : {"specification", "compiled"}
+        Name of the kernels that serve NumPy arrays, or that a mutant's are made from.
+    shrink : bool
+        Whether the check looks for the smallest case.
+    declines : str
+        Cases that are declined, one of `declining.DECLINERS`, or nothing.
+    deadline : float or None
+        Seconds for one case; None for the usual ones.
+    """
+
+    seed: int
+    kernels: str = "specification"
+    shrink: bool = False
+    declines: str = ""
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
 class Killing:
-    """One attempt at one mutant with one seed.
+    """One attempt at one mutant in one way.
 
     Attributes
     ----------
     mutant : str
-    seed : int
+    way : Way
     check : str
         The check that found it; empty if it survived.
     examples : int
@@ -40,21 +66,15 @@ class Killing:
     seconds : float
         Of all checks up to this one.
     reason : str
-        What the check said; or why the mutant survived.
-    shrink : bool
-        Whether the check looked for the smallest case.
-    declines : str
-        What the mutant declined, one of `declining.DECLINERS`, or nothing.
+        Text of the check's finding; or why the mutant survived.
     """
 
     mutant: str
-    seed: int
+    way: Way
     check: str
     examples: int
     seconds: float
     reason: str
-    shrink: bool = False
-    declines: str = ""
 
 
 def checks_for(mutants: Iterable[Mutant]) -> list[str]:
@@ -63,9 +83,13 @@ def checks_for(mutants: Iterable[Mutant]) -> list[str]:
     return [check.name for check in all_checks().values() if wanted & set(check.clauses)]
 
 
-def kill(
-    mutant: Mutant, seed: int, *, shrink: bool = False, declines: str = "", deadline: float | None = None
-) -> Killing:
+def kernels_of(mutant: Mutant) -> tuple[str, ...]:
+    """Name the kernels that a mutant can be made from here: any, if it consists of overridden methods alone."""
+    overrides = all(isinstance(part, Override) for part in parts(mutant.apply))
+    return ("specification", "compiled") if overrides and not cpu.not_compiled() else ("specification",)
+
+
+def kill(mutant: Mutant, way: Way) -> Killing:
     """Put a mutant of bnspec on NumPy to the checks of its clause, and stop at the first that blames this clause.
 
     A check that breaks, or fails by an error of the mutant's own making such as a NameError, kills nothing: a mutant
@@ -74,9 +98,9 @@ def kill(
     started = time.perf_counter()
     reason = f"no check of {mutant.clause} failed"
     try:
-        with mutant.apply():
+        with cpu.using(way.kernels), mutant.apply():
             for check in checks_of(mutant.clause):
-                record = _attempt(check, seed, shrink=shrink, declines=declines, deadline=deadline)
+                record = _attempt(check, way)
                 said = record.reason.split("\n", 1)[0]
                 if outcome_of(record, mutant.clause) != "failed":
                     if record.outcome == "failed":  # of other clauses, which is no finding of this one
@@ -87,25 +111,22 @@ def kill(
                     reason = f"{check.name} failed for no reason of its clause: {said}"
                     continue
                 seconds = time.perf_counter() - started
-                return Killing(mutant.name, seed, check.name, record.examples, seconds, said, shrink, declines)
+                return Killing(mutant.name, way, check.name, record.examples, seconds, said)
     except CannotApply as error:
         reason = f"it cannot be applied: {error}"
-    return Killing(mutant.name, seed, "", 0, time.perf_counter() - started, reason, shrink, declines)
+    return Killing(mutant.name, way, "", 0, time.perf_counter() - started, reason)
 
 
-def clean(check: str, seed: int, *, shrink: bool = False, declines: str = "", deadline: float | None = None) -> Record:
+def clean(check: str, way: Way) -> Record:
     """Put bnspec on NumPy, as it is or declining some cases, to a check."""
-    return _attempt(all_checks()[check], seed, shrink=shrink, declines=declines, deadline=deadline)
+    with cpu.using(way.kernels):
+        return _attempt(all_checks()[check], way)
 
 
-def _attempt(check: Check, seed: int, *, shrink: bool, declines: str, deadline: float | None) -> Record:
-    # It is the specification's own formulas that are mutated. NaN and overflow are what some mutants are about.
-    with cpu.using("specification"), warnings.catch_warnings(), np.errstate(all="ignore"):
+def _attempt(check: Check, way: Way) -> Record:
+    # NaN and overflow are what some mutants are about.
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        limit = PATIENCE if deadline is None else deadline
-        budget = Budget(examples=FEW if shrink else None, seed=seed, shrink=shrink, deadline=limit)
-        return attempt(check, declining(_subject(), declines), budget)
-
-
-def _subject() -> Subject:
-    return find_subject("numpy")
+        limit = PATIENCE if way.deadline is None else way.deadline
+        budget = Budget(examples=FEW if way.shrink else None, seed=way.seed, shrink=way.shrink, deadline=limit)
+        return attempt(check, declining(find_subject("numpy"), way.declines), budget)

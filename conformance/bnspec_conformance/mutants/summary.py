@@ -1,4 +1,4 @@
-"""What is told of the mutants: the page of them, the table of a selftest, and its JSON."""
+"""Pages, tables and JSON about the mutants and a selftest of them."""
 
 import dataclasses
 import platform
@@ -22,6 +22,7 @@ _HEAD = """# Mutants
 
 Wrong implementations that `bnspec-conformance selftest` makes out of bnspec itself, one at a time. Each must be found
 by a check of the clause that it breaks, with every seed; and bnspec as it is must pass the same checks.
+Most override methods of `bnspec.Kernels`, and are made from the compiled kernels too where numba is installed.
 `bnspec-conformance selftest --table` writes this page.
 
 | mutant | clause | what is wrong | divergence |
@@ -40,7 +41,7 @@ re-create one side of it.
 
 
 def markdown() -> str:
-    """Every mutant, and every divergence that some of them re-create, as Markdown."""
+    """Return every mutant, and every divergence that some of them re-create, as Markdown."""
     mutants = catalogue().values()
     text = _HEAD
     for mutant in mutants:
@@ -65,11 +66,11 @@ def show(
     survivors = 0
     for mutant in mutants:
         every = [k for k in killings if k.mutant == mutant.name]
-        mine, alive = [k for k in every if not k.shrink], [k for k in every if not k.check]
+        mine, alive = [k for k in every if _is_plain(k)], [k for k in every if not k.check]
         survivors += bool(alive)
         by = Text("\n".join(dict.fromkeys(k.check for k in mine)), style="green")
         if alive:
-            seeds_alive = ", ".join(dict.fromkeys(str(k.seed) for k in alive))
+            seeds_alive = ", ".join(dict.fromkeys(str(k.way.seed) for k in alive))
             by = Text(f"SURVIVED seed {seeds_alive}{_how(alive[0])}: {alive[0].reason}", style="bold red")
         examples = ", ".join(str(k.examples) for k in mine if k.check)
         spent = f"{sum(k.seconds for k in mine):.1f}"
@@ -84,17 +85,27 @@ def show(
         f"\n{len(mutants)} mutants, seeds {', '.join(map(str, seeds))}: {killed}. The core itself {itself} the "
         f"{len(checks)} checks of their clauses. {seconds:.0f} s"
     )
-    shrunk = sorted({k.mutant for k in killings if k.shrink})
+    shrunk = [f"{k.mutant}{_declining(k)}" for k in killings if k.way.shrink]
     if shrunk:
-        hows = ", ".join(dict.fromkeys(f"declining {k.declines} cases" for k in killings if k.shrink and k.declines))
-        console.print(f"With shrinking, as they are and {hows}: {', '.join(shrunk)}.")
+        console.print(f"With shrinking: {'; '.join(dict.fromkeys(shrunk))}.")
+    if compiled := {k.mutant for k in killings if k.way.kernels == "compiled"}:
+        console.print(f"Made from the compiled kernels too: {len(compiled)} mutants.")
     return not survivors and not failed
 
 
+def _is_plain(killing: Killing) -> bool:
+    return not killing.way.shrink and killing.way.kernels == "specification"
+
+
+def _declining(killing: Killing) -> str:
+    return f", declining {killing.way.declines} cases" if killing.way.declines else ""
+
+
 def _how(killing: Killing) -> str:
-    """In what way an attempt differs from a plain one."""
-    words = ["with shrinking"] if killing.shrink else []
-    return "".join(f", {word}" for word in [*words, *([f"declining {killing.declines}"] if killing.declines else [])])
+    """Return the difference of an attempt from a plain one, in words."""
+    way = killing.way
+    compiled = ", on compiled kernels" if way.kernels == "compiled" else ""
+    return compiled + (", with shrinking" if way.shrink else "") + _declining(killing)
 
 
 def to_json(
@@ -107,12 +118,14 @@ def to_json(
     """The result of a selftest as a JSON value."""
     found = []
     for mutant in mutants:
-        attempts = [dataclasses.asdict(k) for k in killings if k.mutant == mutant.name]
+        mine = [k for k in killings if k.mutant == mutant.name]
         told = {"name": mutant.name, "clause": mutant.clause, "row": mutant.row, "breaks": mutant.breaks}
-        attempts = [{key: v for key, v in a.items() if key != "mutant"} for a in attempts]
-        killed = all(a["check"] for a in attempts)
-        plain, shrunk = ([a for a in attempts if a["shrink"] is shrink] for shrink in (False, True))
-        found.append(told | {"killed": killed, "attempts": plain, "shrunk": shrunk})
+        others = {
+            "attempts": [_attempt(k) for k in mine if _is_plain(k)],
+            "compiled": [_attempt(k) for k in mine if k.way.kernels == "compiled"],
+            "shrunk": [_attempt(k) for k in mine if k.way.shrink],
+        }
+        found.append(told | {"killed": all(k.check for k in mine)} | others)
     return {
         "format": "bnspec-selftest/1",
         "bnspec": bnspec.__version__,
@@ -123,3 +136,9 @@ def to_json(
         "mutants": found,
         "core": [record.to_json() for record in records],
     }
+
+
+def _attempt(killing: Killing) -> dict[str, Any]:
+    told = dataclasses.asdict(killing)
+    way = told.pop("way")
+    return {"seed": way["seed"], "declines": way["declines"]} | {k: v for k, v in told.items() if k != "mutant"}

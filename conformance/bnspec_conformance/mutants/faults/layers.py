@@ -1,18 +1,111 @@
 """Mutants of the layer: who updates the running statistics, when, and which switch does what."""
 
-from bnspec._batch_norm import batch_norm_inference
-from bnspec._context import UpdateCollection, warn_frozen
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from bnspec import Gradients, batch_norm_inference
+from bnspec._context import UpdateCollection, forget_frozen_warning, is_recomputing, warn_frozen
+from bnspec._layer.configuration import LayerConfig
 from bnspec._layer.layer import BatchNorm
-from bnspec_conformance.mutants.mutant import Mutant, edit, together, wrap
+from bnspec_conformance.mutants.editing import edit
+from bnspec_conformance.mutants.mutant import Apply, Mutant, together
+from bnspec_conformance.mutants.replacing import wrap
 
-__all__ = ["MUTANTS"]
+__all__ = ["MUTANTS", "called_with"]
 
-_MODE = "mode = self._ema_update\n"
-_TRAINING = "training = context.is_training if self.training is None else self.training"
 _UPDATE = "state = self._updated(current, stats, config)\n"
 _COLLECT = "context.updates.add(functools.partial(self._update, stats, config))"
 _GRADIENTS = "kept = grads if self.trainable else"
 _INFERRED = "self._keep(params, state, saved, None, due=explicit is not None and context.is_training, y=y)"
+
+
+def called_with(when: Callable[[Any], bool], **attributes: Any) -> Apply:
+    """Call a layer as if some attributes were others.
+
+    Parameters
+    ----------
+    when : callable
+        Tells of the layer whether they are.
+    **attributes
+        By name: a value, or a function that returns it for the layer.
+    """
+
+    def call(original: Any, layer: Any, *given: Any, **named: Any) -> Any:
+        if not when(layer):
+            return original(layer, *given, **named)
+        others = {name: value(layer) if callable(value) else value for name, value in attributes.items()}
+        before = {name: vars(layer)[name] for name in others}
+        vars(layer).update(others)
+        try:
+            return original(layer, *given, **named)
+        finally:
+            vars(layer).update(before)
+
+    return wrap(BatchNorm.__call__, call)
+
+
+def _skips(layer: Any) -> bool:
+    return bool(layer._ema_update == "skip")
+
+
+def _as_main_tower(original: Any, layer: Any, context: Any, *given: Any, **named: Any) -> Any:
+    return original(layer, dataclasses.replace(context, tower=0), *given, **named)
+
+
+def _main_towers_alone(original: Any, layer: Any, context: Any, *given: Any, **named: Any) -> Any:
+    mode = original(layer, context, *given, **named)
+    return mode if context.is_main_training_tower else "skip"
+
+
+def _lost_outside(original: Any, *given: Any, **named: Any) -> Any:
+    try:
+        return original(*given, **named)
+    except RuntimeError:
+        return "skip"
+
+
+def _at_once(original: Any, collection: Any, update: Any) -> None:
+    if not collection.frozen:
+        update()
+
+
+def _never_frozen(original: Any, collection: Any, update: Any) -> None:
+    frozen, collection.frozen = collection.frozen, False
+    original(collection, update)
+    collection.frozen = frozen
+
+
+def _in_reverse(original: Any, collection: Any) -> None:
+    collection._pending.reverse()
+    original(collection)
+
+
+def _not_emptied(original: Any, collection: Any) -> None:
+    pending = list(collection._pending)
+    original(collection)
+    collection._pending[:0] = pending
+
+
+def _counted_in_place(original: Any, x: Any, params: Any, state: Any, *rest: Any, **named: Any) -> Any:
+    found = original(x, params, state, *rest, **named)
+    if state.count is not None:
+        state.count[...] += 1
+    return found
+
+
+def _every_time(original: Any, name: str) -> None:
+    forget_frozen_warning()
+    original(name)
+
+
+def _no_frozen_parameters(original: Any, layer: Any, dy: Any) -> Any:
+    call = layer._tape.call
+    dx = original(layer, dy)
+    if call.saved.frozen:
+        vars(layer).update(gradients=Gradients(dx, None, None))
+    return dx
+
 
 MUTANTS = (
     Mutant(
@@ -20,18 +113,14 @@ MUTANTS = (
         clause="BN-UPD-1",
         row="D20",
         breaks='Updates the state inside the call although ema_update is "skip".',
-        apply=edit(
-            BatchNorm._update_mode, _MODE, 'mode = "internal" if self._ema_update == "skip" else self._ema_update\n'
-        ),
+        apply=called_with(_skips, _ema_update="internal"),
     ),
     Mutant(
         name="skip-means-inference",
         clause="BN-UPD-1",
         row="D20",
         breaks='Normalizes by running statistics where ema_update is "skip".',
-        apply=edit(
-            BatchNorm.__call__, _TRAINING, _TRAINING + '\n    training = training and self._ema_update != "skip"'
-        ),
+        apply=called_with(_skips, training=False),
     ),
     Mutant(
         name="update-in-backward",
@@ -61,7 +150,7 @@ MUTANTS = (
         clause="BN-UPD-3",
         row="D18",
         breaks="Applies at once what is to wait in the collection.",
-        apply=edit(BatchNorm.__call__, _COLLECT, "self._update(stats, config)"),
+        apply=wrap(UpdateCollection.add, _at_once),
     ),
     Mutant(
         name="collection-of-states",
@@ -80,89 +169,66 @@ MUTANTS = (
         clause="BN-UPD-3",
         row="D18",
         breaks="Applies the pending updates from the last to the first.",
-        apply=edit(
-            UpdateCollection.run,
-            "self._pending[0]()\n",
-            "self._pending[-1]()\n",
-            "del self._pending[0]",
-            "del self._pending[-1]",
-        ),
+        apply=wrap(UpdateCollection.run, _in_reverse),
     ),
     Mutant(
         name="collection-not-emptied",
         clause="BN-UPD-3",
         row="D19",
         breaks="Leaves the updates pending after they have been applied.",
-        apply=edit(
-            UpdateCollection.run,
-            "while self._pending:",
-            "for update in list(self._pending):",
-            "self._pending[0]()\n",
-            "update()\n",
-            "del self._pending[0]",
-            "pass",
-        ),
+        apply=wrap(UpdateCollection.run, _not_emptied),
     ),
     Mutant(
         name="collection-outside-a-context",
         clause="BN-UPD-3",
         row="D18",
         breaks="Loses the update, silently, where there is no collection to hand it to.",
-        apply=edit(
-            BatchNorm._update_mode,
-            'if mode == "collection" and not explicit:\n',
-            'if mode == "collection" and not explicit:\n        return "skip"\n    if False:\n',
-        ),
+        apply=wrap(LayerConfig._update_mode, _lost_outside),
     ),
     Mutant(
         name="default-is-internal",
         clause="BN-UPD-4",
         row="D18",
         breaks='Takes "default" as "internal" under the tensorpack dialect too.',
-        apply=edit(BatchNorm._check_update, "self.dialect.default_update if", '"internal" if'),
+        apply=wrap(
+            LayerConfig._check_update,
+            lambda original, layer, given: "internal" if given == "default" else original(layer, given),
+        ),
     ),
     Mutant(
         name="recompute-updates-again",
         clause="BN-UPD-5",
         row="D19",
         breaks="Updates a second time when a forward pass is recomputed.",
-        apply=edit(BatchNorm._update_mode, " or _context.is_recomputing()", ""),
+        apply=wrap(is_recomputing, lambda original: False),
     ),
     Mutant(
         name="every-tower-updates",
         clause="BN-UPD-6",
         row="D21",
         breaks="Updates the shared state from every tower.",
-        apply=edit(
-            BatchNorm._update_mode,
-            "replica = context.is_training and not context.is_main_training_tower",
-            "replica = False",
-        ),
+        apply=wrap(LayerConfig._update_mode, _as_main_tower),
     ),
     Mutant(
         name="prediction-collects",
         clause="BN-UPD-7",
         row="D20",
         breaks="Keeps what is handed to the collection of a prediction context.",
-        apply=edit(UpdateCollection.add, "if not self.frozen:", "if True:"),
+        apply=wrap(UpdateCollection.add, _never_frozen),
     ),
     Mutant(
         name="prediction-never-updates",
         clause="BN-UPD-7",
         row="D20",
         breaks="Updates nothing in a prediction context, although the layer was told to train.",
-        apply=edit(
-            BatchNorm._update_mode,
-            "replica = context.is_training and not context.is_main_training_tower",
-            "replica = not context.is_main_training_tower",
-        ),
+        apply=wrap(LayerConfig._update_mode, _main_towers_alone),
     ),
     Mutant(
         name="eval-ignored",
         clause="BN-UPD-7",
         row="D20",
         breaks="Trains outside of any context although the layer was switched to eval().",
-        apply=edit(BatchNorm.__call__, "TrainingContext(self._training_mode)", "TrainingContext(True)"),
+        apply=wrap(BatchNorm.train, lambda original, layer, mode=True: original(layer)),
     ),
     Mutant(
         name="inference-updates",
@@ -180,13 +246,7 @@ MUTANTS = (
         name="inference-in-place",
         clause="BN-INF-4",
         breaks="Counts inference calls in the state's counter, in place.",
-        apply=edit(
-            batch_norm_inference,
-            "groups = untraced(_validate.inference, x, params, state, config, name)",
-            "groups = untraced(_validate.inference, x, params, state, config, name)\n"
-            "    if state.count is not None:\n"
-            "        state.count[...] += 1",
-        ),
+        apply=wrap(batch_norm_inference, _counted_in_place),
     ),
     Mutant(
         name="no-frozen-warning",
@@ -200,7 +260,7 @@ MUTANTS = (
         clause="BN-INF-5",
         row="D20",
         breaks="Warns of frozen statistics at every call.",
-        apply=edit(warn_frozen, "if _frozen_warned:", "if False:"),
+        apply=wrap(warn_frozen, _every_time),
     ),
     Mutant(
         name="frozen-warning-everywhere",
@@ -218,17 +278,13 @@ MUTANTS = (
         clause="BN-INF-6",
         row="D20",
         breaks="Normalizes by running statistics where gamma and beta are not trained.",
-        apply=edit(BatchNorm.__call__, _TRAINING, _TRAINING + "\n    training = training and self.trainable"),
+        apply=called_with(lambda layer: not layer.trainable, training=False),
     ),
     Mutant(
         name="inference-means-not-trainable",
         clause="BN-INF-6",
         row="D20",
         breaks="Withholds the gradients of gamma and beta where running statistics normalize.",
-        apply=edit(
-            BatchNorm.backward,
-            _GRADIENTS,
-            "kept = grads if self.trainable and saved.divisor is not None else",
-        ),
+        apply=wrap(BatchNorm.backward, _no_frozen_parameters),
     ),
 )

@@ -2,25 +2,85 @@
 
 from typing import Any
 
-from bnspec._batch_norm import batch_norm
+import numpy as np
+
+from bnspec import Moments, batch_norm
 from bnspec._checks import arrays
-from bnspec._gradients import cotangent_sums, grad_input, usable_part
-from bnspec._kernels import Kernels
-from bnspec._moments import moments
-from bnspec._normalize import normalize_usable
-from bnspec._running import _step
-from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
+from bnspec._gradients import usable_part
+from bnspec._groups import spread
+from bnspec_conformance.mutants.mutant import Mutant
+from bnspec_conformance.mutants.naive import about, kept, total, wide, with_moments, with_y
+from bnspec_conformance.mutants.overriding import Override, inside, override
+from bnspec_conformance.mutants.replacing import wrap
+from bnspec_conformance.mutants.updates import feeding_empty
 
 __all__ = ["MUTANTS"]
 
-_TOTAL = "values = xp.where(keep, values, xp.zeros_like(values))"
-_SELECT = "deviation = xp.where(keep, deviation, xp.zeros_like(deviation))"
-_PLAIN = "return normalize(x, centre, scale, shift, groups)"
-_MASKED = "y = " + _PLAIN.removeprefix("return ") + "\n        return y if mask is None else "
+
+def _masked(change: Any) -> Override:
+    """Take other moments where there is a mask: ``change(moments, x, groups, mask)``."""
+    return with_moments(lambda m, x, groups, mask: m if mask is None else change(m, x, groups, mask))
+
+
+def _divisor(m: Moments) -> Any:
+    return np.maximum(m.count, 1)[:, None]
+
+
+def _in_the_mean(m: Moments, x: Any, groups: Any, mask: Any) -> Moments:
+    return about(m, total(wide(x, groups), x, groups) / _divisor(m), x, groups, mask)
+
+
+def _in_the_variance(m: Moments, x: Any, groups: Any, mask: Any) -> Moments:
+    return m._replace(m2=total((wide(x, groups) - spread(m.mean, x, groups)) ** 2, x, groups))
+
+
+def _padded(m: Moments, x: Any, groups: Any, mask: Any) -> Moments:
+    n = m.count[:, None]
+    return about(m, m.mean * (n / (n + 1e-7)), x, groups, mask)
+
+
+def _times_zero(m: Moments, x: Any, groups: Any, mask: Any) -> Moments:
+    masked = np.where(kept(x, groups, mask), 0.0, wide(x, groups))
+    nothing = total(masked * 0.0, x, groups)
+    return m._replace(mean=m.mean + nothing, m2=m.m2 + nothing)
+
+
+def _samples_counted(m: Moments, x: Any, groups: Any, mask: Any) -> Moments:
+    if mask.size > len(mask):
+        return m
+    return m._replace(count=np.full_like(m.count, x.size // (x.shape[groups.axis] * groups.number)))
+
+
+def _nan_summed(original: Any, dy: Any, saved: Any, **more: Any) -> Any:
+    def grad_sums(original: Any, dy: Any, x: Any, centre: Any, groups: Any, mask: Any) -> Any:
+        return original(dy, saved.x, centre, groups, None)
+
+    return inside(grad_sums=grad_sums)(original, dy, saved, **more)
+
+
+def _cotangents_dropped(original: Any, dy: Any, saved: Any, **more: Any) -> Any:
+    def grad_sums(original: Any, dy: Any, x: Any, centre: Any, groups: Any, mask: Any) -> Any:
+        return original(dy, x, centre, groups, saved.mask)
+
+    return inside(grad_sums=grad_sums)(original, dy, saved, **more)
+
+
+def _selected(y: Any, x: Any, mask: Any, other: Any) -> Any:
+    """Return y where the mask is true, whose channel size is 1."""
+    return np.where(np.broadcast_to(mask, x.shape), y, other)
 
 
 def _nonzero(original: Any, *given: Any, mask: Any = None, **named: Any) -> Any:
     return original(*given, mask=mask.astype("bool") if hasattr(mask, "astype") else mask, **named)
+
+
+def _data_taken(original: Any, what: str, x: Any, name: str) -> None:
+    original(what, x.data if isinstance(x, np.ma.MaskedArray) else x, name)
+
+
+def _any_shape(original: Any, x: Any, axis: int, mask: Any, name: str) -> None:
+    if tuple(getattr(mask, "shape", ())) != tuple(x.shape):
+        original(x, axis, mask, name)
 
 
 MUTANTS = (
@@ -29,14 +89,14 @@ MUTANTS = (
         clause="BN-MASK-1",
         row="D14",
         breaks="Sums masked elements into the mean, and divides by the unmasked count.",
-        apply=edit(moments, _TOTAL, "pass"),
+        apply=_masked(_in_the_mean),
     ),
     Mutant(
         name="masked-in-the-variance",
         clause="BN-MASK-1",
         row="D14",
         breaks="Sums the squares of masked elements into the variance.",
-        apply=edit(moments, _SELECT, "pass"),
+        apply=_masked(_in_the_variance),
     ),
     Mutant(
         name="mask-ignored",
@@ -50,102 +110,77 @@ MUTANTS = (
         clause="BN-MASK-1",
         row="D14",
         breaks="Divides by count + 1e-7, so that no division by 0 occurs.",
-        apply=edit(moments, "n = n + xp.astype(empty, dtype)", "n = n + (0.0 if keep is None else 1e-7)"),
+        apply=_masked(_padded),
     ),
     Mutant(
         name="masked-output-zero",
         clause="BN-MASK-2",
         row="D14",
         breaks="Gives 0 for y at masked positions.",
-        apply=edit(
-            normalize_usable, _PLAIN, _MASKED + "array_namespace(x).where(expand_mask(mask, x, groups), y, y * 0)"
-        ),
+        apply=with_y(lambda y, x, mask: _selected(y, x, mask, np.zeros_like(y))),
     ),
     Mutant(
         name="masked-output-x",
         clause="BN-MASK-2",
         row="D14",
         breaks="Hands x through at masked positions.",
-        apply=edit(normalize_usable, _PLAIN, _MASKED + "array_namespace(x).where(expand_mask(mask, x, groups), y, x)"),
+        apply=with_y(lambda y, x, mask: _selected(y, x, mask, x)),
     ),
     Mutant(
         name="mask-multiplies",
         clause="BN-MASK-3",
         row="D17",
         breaks="Multiplies by the mask where it should select, so that NaN*0 enters the sums.",
-        apply=edit(
-            moments,
-            _TOTAL,
-            "values = values * xp.astype(keep, dtype)",
-            _SELECT,
-            "deviation = deviation * xp.astype(keep, dtype)",
-        ),
+        apply=_masked(_times_zero),
     ),
     Mutant(
         name="masked-nan-in-gradients",
         clause="BN-MASK-3",
         row="D17",
         breaks="Lets a masked NaN into sum g*xhat.",
-        apply=edit(
-            cotangent_sums,
-            "s1, centred = grad_sums(dy, x,",
-            "s1, centred = grad_sums(dy, saved.x,",
-            "if usable is None:",
-            "if True:",
-        ),
+        apply=override(pull_back=_nan_summed),
     ),
     Mutant(
         name="masked-nan-in-tangents",
         clause="BN-MASK-3",
         row="D17",
         breaks="Lets a masked NaN into its own dx and tangent.",
-        apply=edit(usable_part, "return where(usable, x, xp.zeros_like(x)), usable", "return x, usable"),
+        apply=wrap(usable_part, lambda original, x, saved: (x, original(x, saved)[1])),
     ),
     Mutant(
         name="masked-cotangents-dropped",
         clause="BN-MASK-4",
         row="D14",
         breaks="Leaves g of masked positions out of the sums, although their y depends on the statistics.",
-        apply=edit(
-            Kernels.pull_back,
-            "x, s1, s2 = _gradients.cotangent_sums(kernels.grad_sums, g, x, saved)",
-            "x, s1, s2 = _gradients.cotangent_sums(kernels.grad_sums, g, x, saved)\n"
-            "    if saved.mask is not None:\n"
-            "        s1, s2 = kernels.grad_sums(g, x, saved.centre, groups, saved.mask)\n"
-            "        s2 = s2 - saved.centre_low * s1",
-        ),
+        apply=override(pull_back=_cotangents_dropped),
     ),
     Mutant(
         name="masked-dx-of-statistics",
         clause="BN-MASK-4",
         row="D14",
         breaks="Gives masked positions the part of dx that comes through the statistics.",
-        apply=edit(grad_input, "statistics = xp.where(keep, statistics, xp.zeros_like(statistics))", "pass"),
+        apply=override(grad_input=lambda original, *given: original(*given[:-1], None)),
     ),
     Mutant(
         name="all-masked-divides-by-zero",
         clause="BN-MASK-5",
         row="D14",
         breaks="Divides by the count 0 of a group without elements.",
-        apply=edit(moments, "n = n + xp.astype(empty, dtype)", "pass"),
+        apply=_masked(lambda m, *given: m._replace(mean=m.mean / (m.count > 0)[:, None])),
     ),
     Mutant(
         name="all-masked-feeds-zeros",
         clause="BN-MASK-5",
         row="D14",
         breaks="Pulls the running statistics towards 0 by a batch that is masked altogether.",
-        apply=edit(_step, "take = feed.count > 0", "take = feed.count >= 0"),
+        apply=feeding_empty(0.0),
     ),
     Mutant(
         name="masked-samples-counted",
         clause="BN-MASK-6",
         row="D14",
         breaks="Counts masked samples where it leaves whole samples out of the sums.",
-        apply=edit(
-            moments,
-            "ones = xp.astype(keep, count_dtype(xp))",
-            "ones = xp.astype(keep if math.prod(mask.shape[1:]) > 1 else xp.ones_like(keep), count_dtype(xp))",
-        ),
+        apply=_masked(_samples_counted),
     ),
     Mutant(
         name="numbers-as-mask",
@@ -159,17 +194,13 @@ MUTANTS = (
         clause="BN-MASK-7",
         row="D14",
         breaks="Takes an array with a mask of its own, and honours it here and there.",
-        apply=edit(arrays.floating, 'if type(x).__module__.startswith("numpy.ma"):', "if False:"),
+        apply=wrap(arrays.floating, _data_taken),
     ),
     Mutant(
         name="mask-of-any-shape",
         clause="BN-MASK-7",
         row="D14",
         breaks="Takes a mask of x's own shape, channels included.",
-        apply=edit(
-            arrays.mask,
-            "if mask.ndim != x.ndim or any(",
-            "if tuple(mask.shape) == tuple(x.shape):\n        return\n    if mask.ndim != x.ndim or any(",
-        ),
+        apply=wrap(arrays.mask, _any_shape),
     ),
 )

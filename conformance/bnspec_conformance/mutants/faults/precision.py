@@ -7,24 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from bnspec._batch_norm import batch_norm
+from bnspec import Moments, Params, RunningState, batch_norm, batch_norm_vjp
 from bnspec._checks import records
-from bnspec._derivatives import batch_norm_vjp
 from bnspec._dtypes import arithmetic_dtype, statistics_dtype
 from bnspec._errors import refusal
-from bnspec._gradients import grad_sums, parameter_gradients
-from bnspec._groups import split
-from bnspec._kernels import Kernels
-from bnspec._moments import moments
-from bnspec._normalize import inverse_stddev, normalize, row
+from bnspec._groups import reduced_axes, split, spread
+from bnspec._normalize import inverse_stddev
 from bnspec._sums import sum_over
-from bnspec._update import update_running
-from bnspec_conformance.mutants.mutant import Apply, Mutant, edit, together, wrap
+from bnspec_conformance.mutants.mutant import Apply, Mutant, together
+from bnspec_conformance.mutants.naive import about, dx_plus, kept, total, wide, with_moments, with_params
+from bnspec_conformance.mutants.overriding import override
+from bnspec_conformance.mutants.replacing import wrap
 
 __all__ = ["MUTANTS"]
 
-_NARROW = 'if dtype_name(value.dtype) in ("float16", "bfloat16"):'
-_CAST = "return unsplit(xp.astype(y, x.dtype, copy=False), x)"
+_NARROW = ("float16", "bfloat16")
 
 
 def _bfloat16(v: Any) -> Any:
@@ -36,6 +33,15 @@ def _state_in_16_bits(original: Any, state: Any, *rest: Any, **named: Any) -> An
     return new._replace(mean=_bfloat16(new.mean).astype(new.mean.dtype), var=_bfloat16(new.var).astype(new.var.dtype))
 
 
+def _narrow_taken(original: Any, x: Any, axis: int, given: Any, *rest: Any) -> None:
+    """Check a state as if its averages had 32 bits at least."""
+    if isinstance(given, RunningState):
+        fields = given._asdict().items()
+        narrow = {k: v.astype("float32") for k, v in fields if v is not None and v.dtype.name in _NARROW}
+        given = given._replace(**narrow)
+    original(x, axis, given, *rest)
+
+
 def _one_dtype(original: Any, x: Any, params: Any, *rest: Any, **named: Any) -> Any:
     for value in params:
         if value is not None and value.dtype != x.dtype:
@@ -45,12 +51,52 @@ def _one_dtype(original: Any, x: Any, params: Any, *rest: Any, **named: Any) -> 
     return original(x, params, *rest, **named)
 
 
-def _in_x_dtype(original: Any, parameter: Any, like: Any) -> Any:
-    return original(parameter.astype("float16"), like)
+def _halves(params: Params) -> Params:
+    return Params(*(v if v is None else v.astype("float16") for v in params))
+
+
+def _narrow_mean(m: Moments, x: Any, groups: Any, mask: Any) -> Moments:
+    v = np.where(kept(x, groups, mask), split(x, groups), np.zeros_like(x, shape=()))
+    mean = np.sum(v, axis=reduced_axes(x, groups), dtype=x.dtype).astype("float64") / np.maximum(m.count, 1)[:, None]
+    return about(m, mean, x, groups, mask)
+
+
+def _narrow_squares(m: Moments, x: Any, groups: Any, mask: Any) -> Moments:
+    deviation = np.where(kept(x, groups, mask), wide(x, groups) - spread(m.mean, x, groups), 0.0)
+    return m._replace(m2=total((deviation * deviation).astype(x.dtype).astype("float64"), x, groups))
+
+
+def _y_rounded_twice(original: Any, x: Any, centre: Any, scale: Any, shift: Any, groups: Any) -> Any:
+    return dx_plus(original(x, centre, scale, shift * 0.0, groups), spread(shift, x, groups), groups)
+
+
+def _y_cut(original: Any, x: Any, *rest: Any) -> Any:
+    y = original(x.astype("float64"), *rest)
+    near = y.astype(x.dtype)
+    down = np.nextafter(near, np.zeros_like(near))
+    return np.where(np.abs(near.astype("float64")) > np.abs(y), down, near)
+
+
+def _narrow_sum(original: Any, dy: Any, x: Any, centre: Any, groups: Any, mask: Any) -> Any:
+    s1, s2 = original(dy, x, centre, groups, mask)
+    if mask is not None or not x.size:
+        return s1, s2
+    return np.sum(split(dy, groups), axis=reduced_axes(x, groups), dtype=dy.dtype).astype("float64"), s2
+
+
+def _dgamma_rounded_twice(original: Any, dy: Any, saved: Any, **more: Any) -> Any:
+    gradients = original(dy, saved, **more)
+    if gradients.gamma is None:
+        return gradients
+    return gradients._replace(gamma=gradients.gamma.astype(saved.x.dtype).astype(gradients.gamma.dtype))
+
+
+def _statistics_rounded(original: Any, x: Any, params: Any, mean: Any, var: Any, *rest: Any) -> Any:
+    return original(x, params, *(v.astype(x.dtype).astype(v.dtype) for v in (mean, var)), *rest)
 
 
 def _counting(function: Any, behaviour: Callable[..., Any]) -> Apply:
-    """A wrap whose behaviour also gets the number of the call since the mutant was applied."""
+    """Return a wrap whose behaviour also gets the number of the call since the mutant was applied."""
 
     @contextmanager
     def apply() -> Iterator[None]:
@@ -70,31 +116,34 @@ def _any_order(call: int, original: Any, x: Any, axes: Any, *, plain: bool) -> A
     return original(np.roll(flat, 7 * call, axis=0), (0,), plain=plain)
 
 
+def _order_of_memory(original: Any, x: Any, groups: Any) -> Any:
+    found = original(x, groups)
+    if groups.number > 1 and x.ndim > 1 and x.flags.f_contiguous and not x.flags.c_contiguous:
+        return x.ravel(order="K").reshape(found.shape)
+    return found
+
+
 MUTANTS = (
     Mutant(
         name="float64-in-float32",
         clause="BN-PREC-1",
         row="D12",
         breaks="Computes everything in float32, for float64 x too.",
-        apply=edit(arithmetic_dtype, "return xp.float64 if _has_float64(xp) else xp.float32", "return xp.float32"),
+        apply=wrap(arithmetic_dtype, lambda original, x: np.float32),
     ),
     Mutant(
         name="statistics-in-float32",
         clause="BN-PREC-1",
         row="D12",
         breaks="Computes in float32 where x is float32, although the device has float64.",
-        apply=edit(
-            arithmetic_dtype,
-            "return xp.float64 if _has_float64(xp) else xp.float32",
-            'return xp.float64 if dtype_name(x.dtype) == "float64" else xp.float32',
-        ),
+        apply=wrap(arithmetic_dtype, lambda original, x: np.float64 if x.dtype == np.float64 else np.float32),
     ),
     Mutant(
         name="state-in-bfloat16",
         clause="BN-PREC-1",
         row="D12",
         breaks="Cuts the running statistics to the 8 bits of bfloat16.",
-        apply=wrap(update_running, _state_in_16_bits),
+        apply=override(update=_state_in_16_bits),
     ),
     Mutant(
         name="state-in-the-dtype-of-x",
@@ -102,12 +151,8 @@ MUTANTS = (
         row="D12",
         breaks="Makes the running state of a 16-bit x in 16 bits.",
         apply=together(
-            edit(
-                statistics_dtype,
-                'return xp.float64 if dtype_name(x.dtype) == "float64" else xp.float32',
-                'return xp.float16 if dtype_name(x.dtype) in ("float16", "bfloat16") else x.dtype',
-            ),
-            edit(records.state, _NARROW, "if False:"),
+            wrap(statistics_dtype, lambda original, x: np.float16 if x.dtype.name in _NARROW else x.dtype),
+            wrap(records.state, _narrow_taken),
         ),
     ),
     Mutant(
@@ -115,77 +160,49 @@ MUTANTS = (
         clause="BN-PREC-1",
         row="D12",
         breaks="Takes a running state of 16 bits, whose averages stand still.",
-        apply=edit(records.state, _NARROW, "if False:"),
+        apply=wrap(records.state, _narrow_taken),
     ),
     Mutant(
         name="sums-in-16-bits",
         clause="BN-PREC-2",
         row="D12",
         breaks="Sums a 16-bit x in its own dtype.",
-        apply=edit(
-            moments,
-            "return sum_over(values, axes, plain=plain)",
-            "return xp.astype(xp.sum(xp.astype(values, x.dtype), axis=axes), dtype)",
-        ),
+        apply=with_moments(_narrow_mean),
     ),
     Mutant(
         name="squares-in-16-bits",
         clause="BN-PREC-2",
         row="D12",
         breaks="Squares deviations in x's dtype, where they overflow at 65504.",
-        apply=edit(
-            moments,
-            "m2 = sum_over(deviation * deviation,",
-            "m2 = sum_over(xp.astype(xp.astype(deviation * deviation, x.dtype), dtype),",
-        ),
+        apply=with_moments(_narrow_squares),
     ),
     Mutant(
         name="y-rounded-twice",
         clause="BN-PREC-2",
         row="D12",
         breaks="Rounds xhat*gamma to x's dtype before it adds beta.",
-        apply=edit(
-            normalize,
-            "y = (v - spread(centre, x, groups)) * spread(scale, x, groups) + spread(shift, x, groups)",
-            "y = xp.astype((v - spread(centre, x, groups)) * spread(scale, x, groups), x.dtype)\n"
-            "    y = xp.astype(y, arithmetic_dtype(x)) + spread(shift, x, groups)",
-        ),
+        apply=override(normalize=_y_rounded_twice),
     ),
     Mutant(
         name="y-rounded-to-zero",
         clause="BN-PREC-2",
         row="D12",
         breaks="Cuts y off where it should round to nearest.",
-        apply=edit(
-            normalize,
-            _CAST,
-            "near = xp.astype(y, x.dtype)\n"
-            "    wide = xp.astype(near, y.dtype)\n"
-            "    down = xp.nextafter(near, xp.zeros_like(near))\n"
-            "    return unsplit(xp.where(xp.abs(wide) > xp.abs(y), down, near), x)",
-        ),
+        apply=override(normalize=_y_cut),
     ),
     Mutant(
         name="gradient-sums-in-16-bits",
         clause="BN-PREC-3",
         row="D12",
         breaks="Sums g in dy's dtype.",
-        apply=edit(
-            grad_sums,
-            "return sum_over(g, axes, plain=plain),",
-            "return xp.astype(xp.sum(xp.astype(g, dy.dtype), axis=axes), dtype),",
-        ),
+        apply=override(grad_sums=_narrow_sum),
     ),
     Mutant(
         name="dgamma-rounded-twice",
         clause="BN-PREC-3",
         row="D12",
         breaks="Rounds dgamma to x's dtype before it is cast to gamma's.",
-        apply=edit(
-            parameter_gradients,
-            "dgamma = xp.astype(xp.sum(each, axis=0),",
-            "dgamma = xp.astype(xp.astype(xp.sum(each, axis=0), saved.x.dtype),",
-        ),
+        apply=override(pull_back=_dgamma_rounded_twice),
     ),
     Mutant(
         name="dy-rounded",
@@ -202,18 +219,14 @@ MUTANTS = (
         clause="BN-PREC-3",
         row="D12",
         breaks="Casts the running statistics to x's dtype before it normalizes.",
-        apply=edit(
-            Kernels.infer,
-            "xp.astype(v, dtype)[None, :]",
-            "xp.astype(xp.astype(v, x.dtype), dtype)[None, :]",
-        ),
+        apply=override(infer=_statistics_rounded),
     ),
     Mutant(
         name="parameters-rounded",
         clause="BN-PREC-3",
         row="D12",
         breaks="Takes gamma and beta in half precision.",
-        apply=wrap(row, _in_x_dtype),
+        apply=with_params(_halves),
     ),
     Mutant(
         name="one-dtype-only",
@@ -238,12 +251,6 @@ MUTANTS = (
         name="order-of-memory",
         clause="BN-DET-2",
         breaks="Groups the samples as they lie in memory, not along axis 0.",
-        apply=edit(
-            split,
-            "return xp.reshape(x, (groups.number, samples, *x.shape[1:]))",
-            "if x.ndim > 1 and x.flags.f_contiguous and not x.flags.c_contiguous:\n"
-            "        return x.ravel(order='K').reshape(groups.number, samples, *x.shape[1:])\n"
-            "    return xp.reshape(x, (groups.number, samples, *x.shape[1:]))",
-        ),
+        apply=wrap(split, _order_of_memory),
     ),
 )

@@ -2,20 +2,30 @@
 
 from typing import Any
 
-from bnspec._batch_norm import batch_norm
+import numpy as np
+
+from bnspec import batch_norm, batch_norm_vjp
 from bnspec._checks import arguments, arrays
-from bnspec._derivatives import batch_norm_vjp
-from bnspec._moments import moments
-from bnspec._normalize import normalize
-from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
+from bnspec._errors import refusal
+from bnspec_conformance.mutants.mutant import Mutant
+from bnspec_conformance.mutants.overriding import override
+from bnspec_conformance.mutants.replacing import wrap
 
 __all__ = ["MUTANTS"]
+
+
+def _rank_1_taken(original: Any, x: Any, name: str) -> None:
+    original(x[None] if isinstance(x, np.ndarray) and x.ndim == 1 else x, name)
 
 
 def _first_slice_at_rank_5(original: Any, x: Any, groups: Any, mask: Any) -> Any:
     if x.ndim == 5 and groups.axis != 4 and mask is None:
         x = x[..., :1]
     return original(x, groups, mask)
+
+
+def _axis_off_by_one(original: Any, x: Any, config: Any, name: str) -> int:
+    return int(original(x, config, name) - (config.axis < 0)) % int(x.ndim)
 
 
 def _into_x(original: Any, x: Any, *rest: Any) -> Any:
@@ -34,8 +44,23 @@ def _into_dy(original: Any, dy: Any, saved: Any, *rest: Any, **named: Any) -> An
     return gradients._replace(x=dy)
 
 
+def _no_channels(original: Any, x: Any, name: str) -> None:
+    original(x, name)
+    if 0 in x.shape[1:]:
+        raise refusal(ValueError, "BN-SHAPE-4", got=f"{name}: no channels", expected="some", do="Pass channels.")
+
+
 def _as_float(original: Any, x: Any, *rest: Any, **named: Any) -> Any:
     return original(x.astype("float32") if x.dtype.kind in "iub" else x, *rest, **named)
+
+
+def _complex_taken(original: Any, what: str, x: Any, name: str) -> None:
+    original(what, x.real if isinstance(x, np.ndarray) and x.dtype.kind == "c" else x, name)
+
+
+def _one_for_all(original: Any, label: str, value: Any, *rest: Any) -> None:
+    if tuple(getattr(value, "shape", ())) != (1,):
+        original(label, value, *rest)
 
 
 MUTANTS = (
@@ -43,29 +68,25 @@ MUTANTS = (
         name="rank-1",
         clause="BN-SHAPE-1",
         breaks="Takes x of rank 1, as one sample.",
-        apply=edit(arguments._ranked, "if x.ndim < 2:", "if x.ndim < 1:"),
+        apply=wrap(arguments._ranked, _rank_1_taken),
     ),
     Mutant(
         name="rank-5-in-part",
         clause="BN-SHAPE-2",
         breaks="Leaves the last axis out of the reduction at rank 5; its first entry stands for all.",
-        apply=wrap(moments, _first_slice_at_rank_5),
+        apply=override(moments=_first_slice_at_rank_5),
     ),
     Mutant(
         name="negative-axis-off-by-one",
         clause="BN-SHAPE-2",
         breaks="Counts a negative axis from the axis before the last.",
-        apply=edit(
-            arguments.channel_axis,
-            "return config.axis % int(x.ndim)",
-            "return (config.axis - (config.axis < 0)) % int(x.ndim)",
-        ),
+        apply=wrap(arguments.channel_axis, _axis_off_by_one),
     ),
     Mutant(
         name="in-place",
         clause="BN-SHAPE-3",
         breaks="Writes y over x and returns x.",
-        apply=wrap(normalize, _into_x),
+        apply=override(normalize=_into_x),
     ),
     Mutant(
         name="in-place-gradient",
@@ -77,7 +98,7 @@ MUTANTS = (
         name="no-channels",
         clause="BN-SHAPE-4",
         breaks="Refuses x without channels.",
-        apply=edit(arguments._ranked, "if x.ndim < 2:", "if x.ndim < 2 or 0 in x.shape[1:]:"),
+        apply=wrap(arguments._ranked, _no_channels),
     ),
     Mutant(
         name="integers-converted",
@@ -91,20 +112,12 @@ MUTANTS = (
         clause="BN-SHAPE-5",
         row="D28",
         breaks="Takes complex x.",
-        apply=edit(
-            arrays.floating,
-            "if dtype_name(x.dtype) not in FLOATING:",
-            'if dtype_name(x.dtype) not in (*FLOATING, "complex64", "complex128"):',
-        ),
+        apply=wrap(arrays.floating, _complex_taken),
     ),
     Mutant(
         name="broadcast-parameters",
         clause="BN-SHAPE-6",
         breaks="Takes parameters and states of one value for all channels.",
-        apply=edit(
-            arrays.vector,
-            "if tuple(value.shape) != (x.shape[axis],):",
-            "if tuple(value.shape) not in ((x.shape[axis],), (1,)):",
-        ),
+        apply=wrap(arrays.vector, _one_for_all),
     ),
 )

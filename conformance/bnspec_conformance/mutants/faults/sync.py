@@ -1,31 +1,129 @@
 """Mutants of synchronization: weights, sums, order, messages, and what ranks agree on."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from bnspec._batch_norm import batch_norm, batch_norm_inference
+import numpy as np
+
+from bnspec import Moments, batch_norm, batch_norm_inference
 from bnspec._derivatives import batch_norm_tangents
-from bnspec._kernels import Kernels
-from bnspec._sync import join_moments, join_sums, signature
+from bnspec._sync import join_sums, signature
 from bnspec_backends.ranks.rendezvous import Rendezvous
 from bnspec_backends.ranks.threads import ThreadCommunicator
-from bnspec_conformance.mutants.mutant import Mutant, edit, wrap
+from bnspec_conformance.mutants.editing import edit
+from bnspec_conformance.mutants.faults.moments import without_distance
+from bnspec_conformance.mutants.mutant import Mutant
+from bnspec_conformance.mutants.overriding import Override, inside, override
+from bnspec_conformance.mutants.replacing import wrap
 
 __all__ = ["MUTANTS"]
 
-_WEIGHT = "weight = xp.astype(n > 0, dtype) if by_rank else n"
-_SPREAD = "spread = local.var if by_rank else local.m2"
-_SUMS = "s1, s2, *extra = join_sums([s1, s2, *extra], comm, about)"
+
+def _sent(change: Callable[..., Moments]) -> Override:
+    """Join other moments than the rank's own: ``change(moments, x, groups, mask, config, comm)``."""
+
+    def forward(original: Any, x: Any, params: Any, config: Any, groups: Any, **more: Any) -> Any:
+        def moments(original: Any, x: Any, groups: Any, mask: Any) -> Moments:
+            return change(original(x, groups, mask), x, groups, mask, config, more["comm"])
+
+        behaviour = inside(moments=moments) if more.get("comm") is not None else None
+        given = (x, params, config, groups)
+        return behaviour(original, *given, **more) if behaviour else original(*given, **more)
+
+    return override(forward=forward)
 
 
-def _silent_if_empty(original: Any, local: Any, config: Any, comm: Any, about: Any) -> Any:
-    if comm is not None and not int(local.count.sum()):
-        comm = None
-    return original(local, config, comm, about)
+def _alike(original: Any, x: Any, params: Any, config: Any, *rest: Any, **more: Any) -> Any:
+    return original(x, params, dataclasses.replace(config, sync_weighting="rank"), *rest, **more)
 
 
-def _twice(original: Any, local: Any, config: Any, comm: Any, about: Any) -> Any:
-    original(local, config, comm, about)
-    return original(local, config, comm, about)
+def _by_samples(m: Moments, x: Any, groups: Any, mask: Any, *about: Any) -> Moments:
+    if mask is not None or not x.size:
+        return m
+    samples = x.shape[0] // groups.number
+    return m._replace(count=np.full_like(m.count, samples), m2=m.var * samples)
+
+
+def _through_inverse(m: Moments, x: Any, groups: Any, mask: Any, config: Any, comm: Any) -> Moments:
+    inverse = (1.0 / np.sqrt(m.var + config.epsilon)).astype("float32")
+    return m._replace(m2=((1.0 / (inverse * inverse)).astype("float64") - config.epsilon) * m.count[:, None])
+
+
+def _divided_by_count(m: Moments, *about: Any) -> Moments:
+    return m._replace(m2=m.m2 * (m.count / m.count)[:, None])
+
+
+def _nan_left_out(m: Moments, *about: Any) -> Moments:
+    return m._replace(count=m.count * np.isfinite(m.m2).all(axis=1))
+
+
+def _in_reverse(m: Moments, x: Any, groups: Any, mask: Any, config: Any, comm: Any) -> Moments:
+    return Moments(*(v[::-1, ...] for v in m)) if comm.rank else m
+
+
+def _empty_weighs(original: Any, a: Any, b: Any, added: int) -> Any:
+    """Merge rows whose weight is 1 at least, where the weight is a number of ranks."""
+    if added == 2:
+        a, b = np.array(a), np.array(b)
+        a[:, 1], b[:, 1] = np.maximum(a[:, 1], 1.0), np.maximum(b[:, 1], 1.0)
+    return original(a, b, added)
+
+
+def _silent_if_empty(original: Any, x: Any, params: Any, config: Any, groups: Any, **more: Any) -> Any:
+    if more.get("comm") is not None and not original.__self__.moments(x, groups, more.get("mask")).count.any():
+        more["comm"] = None
+    return original(x, params, config, groups, **more)
+
+
+def _twice(original: Any, *given: Any, **named: Any) -> Any:
+    original(*given, **named)
+    return original(*given, **named)
+
+
+def _own_sums(original: Any, dy: Any, saved: Any, **more: Any) -> Any:
+    alone = original(dy, saved, **(more | {"comm": None}))
+    return original(dy, saved, **more)._replace(x=alone.x)
+
+
+def _mean_loss(original: Any, dy: Any, saved: Any, *, comm: Any = None, **more: Any) -> Any:
+    gradients = original(dy, saved, comm=comm, **more)
+    if comm is None or saved.frozen:
+        return gradients
+    return gradients._replace(x=gradients.x / gradients.x.dtype.type(comm.size))
+
+
+def _own_cotangents(original: Any, dy: Any, saved: Any, *, comm: Any = None, **more: Any) -> Any:
+    if comm is None or not any(v is not None for v in more.values()):
+        return original(dy, saved, comm=comm, **more)
+    joined, own = original(dy, saved, comm=comm), original(dy * dy.dtype.type(0), saved, **more)
+    return joined._replace(x=joined.x + own.x)
+
+
+def _parameters_joined(original: Any, dy: Any, saved: Any, *, comm: Any = None, **more: Any) -> Any:
+    gradients = original(dy, saved, comm=comm, **more)
+    own = {k: v for k, v in gradients._asdict().items() if k != "x" and v is not None}
+    if comm is None or saved.frozen or not own:
+        return gradients
+    static = saved.static
+    about = signature(comm, "gradients", static.name, saved.x, saved.centre, static.config)
+    joined = join_sums([v.astype("float64")[None, :] for v in own.values()], comm, about)
+    return gradients._replace(**{k: s[0].astype(own[k].dtype) for k, s in zip(own, joined, strict=True)})
+
+
+def _same(**facts: str) -> Any:
+    """Let ranks compare a signature in which some facts are the same everywhere."""
+
+    def behaviour(original: Any, *given: Any) -> Any:
+        found = original(*given)
+        return None if found is None else found._replace(**facts)
+
+    return wrap(signature, behaviour)
+
+
+def _own_tangents(original: Any, *given: Any, **named: Any) -> Any:
+    original(*given, **named)
+    return original(*given, **(named | {"comm": None}))
 
 
 def _at_inference(original: Any, x: Any, params: Any, state: Any, config: Any, **named: Any) -> Any:
@@ -54,45 +152,28 @@ MUTANTS = (
         clause="BN-SYNC-1",
         row="D15",
         breaks='Gives every rank the same weight although sync_weighting is "count".',
-        apply=edit(join_moments, 'by_rank = config.sync_weighting == "rank"', "by_rank = True"),
+        apply=override(forward=_alike),
     ),
     Mutant(
         name="ranks-weigh-by-samples",
         clause="BN-SYNC-3",
         row="D15",
         breaks="Weighs ranks by samples where ranks differ in elements per sample.",
-        apply=edit(
-            Kernels.forward,
-            "stats, divisor = join_moments(local, config, comm,",
-            "samples = local.count * 0 + x.shape[0] // groups.number if groups.number else local.count\n"
-            "    if comm is not None and mask is None and x.size:\n"
-            "        local = local._replace(count=samples, m2=local.var * samples[:, None])\n"
-            "    stats, divisor = join_moments(local, config, comm,",
-        ),
+        apply=_sent(_by_samples),
     ),
     Mutant(
         name="ranks-send-inverse-deviations",
         clause="BN-SYNC-1",
         row="D13",
         breaks="Sends 1/sqrt(var + epsilon) in float32, and takes the variance back out of it.",
-        apply=edit(
-            join_moments,
-            _SPREAD,
-            "istd = xp.astype(1.0 / xp.sqrt(local.var + config.epsilon), xp.float32)\n"
-            "    spread = xp.astype(1.0 / (istd * istd), dtype) - config.epsilon\n"
-            "    spread = spread if by_rank else spread * n[:, None]",
-        ),
+        apply=_sent(_through_inverse),
     ),
     Mutant(
         name="mean-of-variances-of-ranks",
         clause="BN-SYNC-1",
         row="D15",
         breaks="Averages the ranks' variances and drops what lies between their means.",
-        apply=edit(
-            join_moments,
-            "lambda a, b: merge(a, b, added)",
-            "lambda a, b: xp.concat([merge(a, b, added)[:, :-c], a[:, -c:] + b[:, -c:]], axis=1)",
-        ),
+        apply=override(forward=inside(merge=without_distance)),
     ),
     Mutant(
         name="every-rank-its-own-state",
@@ -127,83 +208,66 @@ MUTANTS = (
         clause="BN-SYNC-3",
         row="D10",
         breaks="Divides by the count 0 of a rank without elements.",
-        apply=edit(join_moments, _SPREAD, _SPREAD + "\n    spread = spread * (n / n)[:, None]"),
+        apply=_sent(_divided_by_count),
     ),
     Mutant(
         name="empty-rank-has-weight",
         clause="BN-SYNC-8",
         row="D15",
         breaks="Gives a rank without elements the weight of the others.",
-        apply=edit(join_moments, _WEIGHT, "weight = xp.ones_like(n) if by_rank else n"),
+        apply=override(merge=_empty_weighs),
     ),
     Mutant(
         name="nan-rank-left-out",
         clause="BN-SYNC-4",
         row="D17",
         breaks="Leaves a rank with NaN out of the joined statistics.",
-        apply=edit(
-            join_moments,
-            "columns = _count_columns(local.count, n, weight, by_rank)",
-            "kept = xp.astype(xp.all(xp.isfinite(local.m2), axis=1), dtype)\n"
-            "    columns = _count_columns(local.count, n * kept, weight * kept, by_rank)",
-        ),
+        apply=_sent(_nan_left_out),
     ),
     Mutant(
         name="groups-joined-in-reverse",
         clause="BN-SYNC-5",
         row="D7",
         breaks="Joins group j of one rank with the last but j of the others.",
-        apply=edit(
-            join_moments,
-            "n = xp.astype(local.count, dtype)\n",
-            "local = Moments(*(v[::-1, ...] for v in local)) if comm is not None and comm.rank else local\n"
-            "    n = xp.astype(local.count, dtype)\n",
-        ),
+        apply=_sent(_in_reverse),
     ),
     Mutant(
         name="gradient-without-collective",
         clause="BN-SYNC-6",
         row="D15",
         breaks="Takes the gradient sums of dx from the rank's own elements.",
-        apply=edit(Kernels.pull_back, _SUMS, "alone = s1, s2, *extra\n    " + _SUMS + "\n    s1, s2, *extra = alone"),
+        apply=override(pull_back=_own_sums),
     ),
     Mutant(
         name="gradient-of-the-mean-loss",
         clause="BN-SYNC-6",
         breaks="Divides dx by the number of ranks.",
-        apply=edit(
-            Kernels.pull_back,
-            "dx = kernels.grad_input(g, x, saved.centre, a, b, c, groups, saved.mask)",
-            "a, b, c = (v if comm is None else v / comm.size for v in (a, b, c))\n"
-            "    dx = kernels.grad_input(g, x, saved.centre, a, b, c, groups, saved.mask)",
-        ),
+        apply=override(pull_back=_mean_loss),
     ),
     Mutant(
         name="cotangents-not-joined",
         clause="BN-SYNC-6",
         breaks="Takes the cotangents of the statistics from the rank alone.",
-        apply=edit(Kernels.pull_back, _SUMS, "own = list(extra)\n    " + _SUMS + "\n    extra = own"),
+        apply=override(pull_back=_own_cotangents),
     ),
     Mutant(
         name="dgamma-joined",
         clause="BN-SYNC-7",
         row="D16",
         breaks="Returns dgamma and dbeta summed over the ranks.",
-        apply=edit(
-            Kernels.pull_back, _SUMS, _SUMS + "\n    dgamma, dbeta = _gradients.parameter_gradients(s1, s2, saved)"
-        ),
+        apply=override(pull_back=_parameters_joined),
     ),
     Mutant(
         name="options-not-compared",
         clause="BN-SYNC-9",
         breaks="Joins ranks whose configurations differ.",
-        apply=edit(signature, "_options(config))", '"{}")'),
+        apply=_same(options="{}"),
     ),
     Mutant(
         name="layers-not-compared",
         clause="BN-SYNC-9",
         breaks="Joins ranks that are in different layers.",
-        apply=edit(signature, "Signature(operation, name,", 'Signature(operation, "layer",'),
+        apply=_same(layer="layer"),
     ),
     Mutant(
         name="inference-communicates",
@@ -216,23 +280,19 @@ MUTANTS = (
         clause="BN-SYNC-11",
         row="D10",
         breaks="Sends nothing from a rank without elements.",
-        apply=wrap(join_moments, _silent_if_empty),
+        apply=override(forward=_silent_if_empty),
     ),
     Mutant(
         name="two-messages",
         clause="BN-SYNC-11",
         breaks="Sends two messages per forward pass.",
-        apply=wrap(join_moments, _twice),
+        apply=override(forward=_twice),
     ),
     Mutant(
         name="tangents-not-joined",
         clause="BN-SYNC-1",
         row="D15",
         breaks="Takes the tangents of mean and variance from the rank's own elements.",
-        apply=edit(
-            batch_norm_tangents,
-            "mean_dot, var_dot = join_sums([s1 / n, 2.0 * (s2 / n)], comm, about)",
-            "join_sums([s1 / n, 2.0 * (s2 / n)], comm, about)\n        mean_dot, var_dot = s1 / n, 2.0 * (s2 / n)",
-        ),
+        apply=wrap(batch_norm_tangents, _own_tangents),
     ),
 )
