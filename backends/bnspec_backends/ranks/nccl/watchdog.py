@@ -89,7 +89,10 @@ class Watchdog:
                     else:
                         self._mismatch(pending.facts_of_ranks(self.known))
             except DeviceFault as fault:
-                self._broken(f"the device of rank {self.number} failed", fault)
+                self._device_failed(fault)
+
+    def _device_failed(self, fault: DeviceFault) -> None:
+        self._broken(f"the device of rank {self.number} failed", fault)
 
     def poll(self) -> None:
         """Collect the collectives that have ended, and end those that cannot. Any error in here is a failure."""
@@ -101,6 +104,8 @@ class Watchdog:
                         step()
                 if self._dropped and not self.failure.closed:
                     self.stop(None)
+            except DeviceFault as fault:  # whichever call of the device's meets it first
+                self._device_failed(fault)
             except Exception as error:
                 self._broken(f"rank {self.number} could not look after its collectives", error)
 
