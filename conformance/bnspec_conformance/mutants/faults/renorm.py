@@ -1,6 +1,7 @@
 """Mutants of batch renormalization: reference, limits, derivatives, and what is averaged."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,9 +44,9 @@ def _corrected(change: Callable[..., tuple[Any, Any]], scaled: Callable[..., Any
         distance = (stats.mean - mean) + stats.mean_low
         r, d = change(_Measured(done.r, done.d, stats.var, sigma, floored, stddev, distance, config.renorm))
         done = done._replace(r=r, d=d)
-        return stats, normalized_again(
-            original, done, x, params, groups, scaled and (lambda *right: scaled(params, done, *right))
-        )
+        if scaled is None:
+            return stats, normalized_again(original, done, x, params, groups, None)
+        return stats, normalized_again(original, done, x, params, groups, functools.partial(scaled, params, done))
 
     return override(forward=forward)
 
