@@ -39,7 +39,7 @@ test: $(VENV)/.stamp-dev ## Run every test on every subject that a CPU can run
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # Chosen by folder: what the core, the layer and the CPU kernels compute, and a few cases of every check of values.
-quick: $(VENV)/.stamp-dev ## While writing code: ruff, unit tests, and few cases of the checks on NumPy and strict, in 90 seconds
+quick: $(VENV)/.stamp-dev ## While writing code: ruff, unit tests, and few cases of the checks on NumPy and strict
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m ruff check .
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal --subject numpy --subject strict --max-examples 2 \

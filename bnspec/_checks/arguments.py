@@ -19,15 +19,11 @@ __all__ = [
     "channel_axis",
     "communicator",
     "derivative",
-    "floating",
     "forward",
     "inference",
     "merge",
     "moments",
-    "moments_values",
     "running",
-    "same_home",
-    "state_values",
     "statistics",
 ]
 

@@ -9,7 +9,6 @@ import functools
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from bnspec import Kernels, _discovery
 from bnspec._errors import refusal
@@ -114,23 +113,20 @@ def make(name: str) -> Kernels:
             expected="one of " + ", ".join(KERNELS),
             do="Leave the choice to bnspec, or name one of these.",
         )
-    kernels: Any
     if name == "specification":
-        kernels = Kernels()
-    elif name == "blocked":
+        return Kernels()
+    if name == "blocked":
         from bnspec_backends.cpu.blocked import BlockedKernels
 
-        kernels = BlockedKernels()
-    else:
-        if not_compiled():
-            raise refusal(
-                ImportError,
-                "BN-ERR-5",
-                got=f"compiled CPU kernels cannot be imported ({not_compiled()})",
-                expected="numba to be installed, and to compile",
-                do="Try `pip install bnspec[cpu]`.",
-            )
-        from bnspec_backends.cpu.compiled_kernels import CompiledKernels
+        return BlockedKernels()
+    if not_compiled():
+        raise refusal(
+            ImportError,
+            "BN-ERR-5",
+            got=f"compiled CPU kernels cannot be imported ({not_compiled()})",
+            expected="numba to be installed, and to compile",
+            do="Try `pip install bnspec[cpu]`.",
+        )
+    from bnspec_backends.cpu.compiled_kernels import CompiledKernels
 
-        kernels = CompiledKernels()
-    return kernels  # type: ignore[no-any-return]
+    return CompiledKernels()

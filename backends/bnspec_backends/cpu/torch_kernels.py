@@ -67,26 +67,21 @@ class TorchCpuKernels(Kernels):
         return Moments(count, mean, low, m2), Normalized(y, mean, low, inverse, count.to(inverse.dtype))
 
     def pull_back(self, dy: Any, saved: Saved, **more: Any) -> Gradients:
-        given = (saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor)
-        plain = is_plain_gradient(saved, **more) and _may_read(dy, saved.x, saved.gamma, *given)
-        if not plain or not operations.serves(*_arrays(saved.x, dy)):
+        arrays = (saved.x, saved.gamma, saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor)
+        plain = is_plain_gradient(saved, **more) and _may_read(dy, *arrays)
+        if not plain or not operations.serves(_array(saved.x), _array(dy)):
             return super().pull_back(dy, saved, **more)
-        centre, low, inverse, divisor = map(_array, given)
-        statistics = (centre, low, inverse, divisor)
-        s1, s2, dx = map(
-            _tensor,
-            operations.pull_back(_array(dy), _array(saved.x), _array(saved.gamma), *statistics, saved.static.groups),
-        )
+        x, gamma, centre, low, inverse, divisor = map(_array, arrays)
+        found = operations.pull_back(_array(dy), x, gamma, centre, low, inverse, divisor, saved.static.groups)
+        s1, s2, dx = map(_tensor, found)
         return Gradients(dx, *parameter_gradients(s1, s2, saved))
 
     def infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
-        given = (x, *params, mean, var)
-        if not _may_read(*given) or not operations.serves(_array(x)):
+        if not _may_read(x, *params, mean, var) or not operations.serves(_array(x)):
             return super().infer(x, params, mean, var, epsilon, groups)
         gamma, beta = map(_array, params)
-        mean, low, inverse, y = map(
-            _tensor, operations.infer(_array(x), gamma, beta, _array(mean), _array(var), epsilon, groups)
-        )
+        found = operations.infer(_array(x), gamma, beta, _array(mean), _array(var), epsilon, groups)
+        mean, low, inverse, y = map(_tensor, found)
         return Normalized(y, mean, low, inverse)
 
     def update(
@@ -100,13 +95,13 @@ class TorchCpuKernels(Kernels):
         return RunningState(*(None if v is None else _tensor(v) for v in new))
 
     def merge(self, a: Any, b: Any, added: int) -> Any:
-        if not _may_read(a, b) or not operations.merges(*_arrays(a, b)):
+        if not _may_read(a, b) or not operations.merges(_array(a), _array(b)):
             return super().merge(a, b, added)
         return _tensor(operations.merge(_array(a), _array(b), added))
 
 
 class _Forward(torch.autograd.Function):
-    """x, gamma, beta to count, mean, its low part, m2, 1/sqrt(var + epsilon) and y."""
+    """Function of x, gamma and beta; returns count, mean, its low part, m2, 1/sqrt(var + epsilon) and y."""
 
     @staticmethod
     def forward(
@@ -171,11 +166,6 @@ def _array(v: Any) -> Any:
 
         return v.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     return v.numpy()
-
-
-def _arrays(*tensors: Any) -> Any:
-    """Return the memory of tensors as arrays of NumPy."""
-    return [_array(v) for v in tensors]
 
 
 def _tensor(v: Any) -> Any:
