@@ -425,7 +425,7 @@ def test_what_a_program_declares_is_its_scope(script: str) -> None:
         ({"options": {"single_value": ["rise"]}}, "expected some of raise, keep, floor for single_value, not 'rise'"),
         ({"options": {"correction": [False]}}, "expected some of 0, 1 for correction, not False"),
         ({"options": {"epsilon": ["small"]}}, "expected numbers for epsilon, not 'small'"),
-        ({"arithmetic": "float16"}, "expected one of float64, float32"),
+        ({"arithmetic": "float16"}, "expected one of float64, twofold, float32"),
         ({"flushes": 1}, "declares flushes 1; expected true or false"),
         ({"examples": 1}, "declares examples 1; expected an integer >= 2"),
         ({"dialect": "pytorch"}, "declares dialect 'pytorch'; expected one of"),

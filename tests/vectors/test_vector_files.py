@@ -568,7 +568,7 @@ def test_results_may_be_a_folder(tmp_path: Path, port: Callable[..., Port]) -> N
         ('{"format": "bnspec-results/1", "nmae": "a"}', "has 'nmae'; expected only format, name, "),
         (
             '{"format": "bnspec-results/1", "name": "a", "version": "1", "arithmetic": null}',
-            'has arithmetic None; expected "float64" or "float32".',
+            'has arithmetic None; expected "float64" or "twofold" or "float32".',
         ),
         (
             '{"format": "bnspec-results/1", "name": "a", "version": "1", "arithmetic": "float32"}',

@@ -7,14 +7,15 @@ but the cast is of the order of n 2**-53, so the bound of y is one float32 round
 float32 W: it is rejected once (mean/std)^2 exceeds a small multiple of n.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.bounds.analysis import batch_bounds
+from bnspec_conformance.bounds.declared import arithmetics
 from bnspec_conformance.bounds.inference import inference_bounds
-from bnspec_conformance.bounds.rounding import arithmetic as format_of
 from bnspec_conformance.bounds.rounding import limits
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64
 
@@ -26,9 +27,10 @@ Floats = npt.NDArray[np.float64]
 def bounds(
     case: Case,
     reference: Outcome,
-    arithmetic: Literal["float64", "float32"] = "float64",
+    arithmetic: Literal["float64", "twofold", "float32"] = "float64",
     flush: bool = False,
     *,
+    evaluation: Mapping[str, str] | None = None,
     plain: bool = False,
 ) -> Outcome:
     """Absolute error bounds of everything in an outcome.
@@ -38,10 +40,12 @@ def bounds(
     case : Case
     reference : Outcome
         The exact answer, of `oracle.exact` (or `oracle.float64` where float64's error does not matter).
-    arithmetic : {"float64", "float32"}
-        The format W; for float64 x it is float64 in any case [BN-PREC-1].
+    arithmetic : {"float64", "twofold", "float32"}
+        The arithmetic W; for float64 x it is float64 in any case [BN-PREC-1].
     flush : bool
         Whether the subject takes and makes subnormal numbers as 0.
+    evaluation : mapping of {"y", "dx"} to an arithmetic, optional
+        E, in which y (with ydot) and dx are evaluated; W where nothing is said.
     plain : bool
         The bound of an implementation that keeps the mean in one number of W, and may evaluate y as x*scale + shift.
 
@@ -52,7 +56,7 @@ def bounds(
         parameter's dtype; state for the state's dtype; mean, var and their tangents for W; counts 0. Infinite
         where W overflows on the way.
     """
-    within = format_of("float64" if case.ranks[0].x.dtype == np.float64 else arithmetic, flush)
+    within = arithmetics(case.ranks[0].x.dtype, arithmetic, evaluation, flush)
     with np.errstate(all="ignore"):
         if case.mode == "inference":
             result = inference_bounds(case, within, flush, plain)

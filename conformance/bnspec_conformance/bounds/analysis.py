@@ -1,8 +1,10 @@
 """Error analysis behind `bounds`.
 
-Model. All arithmetic of a call is done in one format W of roundoff u (float64, or float32 where a device has
-no float64), and each result is cast once to its own dtype. The moments follow the pair algorithm, whose
-errors are (n the joined count, R the range of the group, A its mean absolute deviation)::
+Model. Sums, statistics and every number of which a channel has one are computed in one format W of roundoff u
+(float64, or float32 or two float32 where a device has no float64); the elementwise formulas of y and dx in W or in a
+narrower format E, to which those numbers are then rounded; and each result is cast once to its own dtype. In E the mean
+is one number, and what it misses goes into the shift while that is still in W. The moments follow the pair algorithm,
+whose errors are (n the joined count, R the range of the group, A its mean absolute deviation)::
 
     K  = max x                                  exact
     hi = K + sum(x - K)/n                       |hi - mu| <= E_hi = 2u|mu| + g_{n+3} R;  exact when R = 0
@@ -29,6 +31,7 @@ normal number of x's dtype; that much is added to x, dy and the tangent.
 import numpy as np
 import numpy.typing as npt
 
+from bnspec_conformance.bounds.declared import Arithmetics
 from bnspec_conformance.bounds.moments import JoinedBounds, RankPart, moments
 from bnspec_conformance.bounds.operands import parameter, parameter_dtype, total
 from bnspec_conformance.bounds.rounding import Approx, Arithmetic, growth
@@ -41,22 +44,23 @@ Floats = npt.NDArray[np.float64]
 
 
 def batch_bounds(
-    case: Case, reference: Outcome, within: Arithmetic, flush: bool, plain: bool = False
+    case: Case, reference: Outcome, within: Arithmetics, flush: bool, plain: bool = False
 ) -> list[RankOutcome]:
     """Bounds for normalization by batch statistics; NaN where nothing can be claimed."""
-    parts, joined = moments(case, reference, within, flush, plain)
+    parts, joined = moments(case, reference, within.statistics, flush, plain)
     beta = parameter(case.beta, case.config.center, 0.0, case, joined.one)
-    shift = joined.gamma * joined.d + beta
+    scale, shift = joined.a.into(within.y), (joined.gamma * joined.d + beta).into(within.y)
     fields: list[dict[str, Array]] = []
     for p in parts:
-        y = (joined.a.lifted() * p.c + shift.lifted()).off_by(joined.apart(joined.a))
+        y = scale.lifted() * joined.centred(p, within.y) + shift.lifted()
+        y = y.off_by(joined.apart(joined.a, within.y))
         fields.append({"y": p.layout.unfold(y.cast(p.dtype, flush).error), "count": np.zeros(len(joined.n))})
-        fields[-1]["mean"] = joined.delta + within.u * np.abs(joined.mean)  # the pair's sum as one number
+        fields[-1]["mean"] = joined.delta + within.statistics.u * np.abs(joined.mean)  # the pair's sum as one number
         fields[-1]["var"] = joined.var.error
     if case.has_vjp:
-        _vjp(case, parts, joined, fields, flush)
+        _vjp(case, parts, joined, fields, within.dx, flush)
     if case.has_jvp:
-        _jvp(case, parts, joined, fields, flush)
+        _jvp(case, parts, joined, fields, within.y, flush)
     state = None
     if case.state is not None and case.update:
         one = joined.one
@@ -70,7 +74,14 @@ def batch_bounds(
     return [RankOutcome(state=state, **f) for f in fields]
 
 
-def _vjp(case: Case, parts: list[RankPart], joined: JoinedBounds, fields: list[dict[str, Array]], flush: bool) -> None:
+def _vjp(
+    case: Case,
+    parts: list[RankPart],
+    joined: JoinedBounds,
+    fields: list[dict[str, Array]],
+    within: Arithmetic,
+    flush: bool,
+) -> None:
     one, a = joined.one, joined.a
     depth = joined.depth(sum(p.live.shape[2] for p in parts))
     sums = [p.dy.sum(np.ones(p.live.shape, bool), depth) for p in parts]
@@ -83,8 +94,9 @@ def _vjp(case: Case, parts: list[RankPart], joined: JoinedBounds, fields: list[d
     for i, p in enumerate(parts):
         slope = p.w * (one.like(2.0) * dvar - a * joined.istd * joined.istd * t)
         constant = p.w * (dmean - a * s1)
-        pull = (slope.lifted() * p.c + constant.lifted()).off_by(joined.apart(slope))
-        alone = a.lifted() * p.dy
+        pull = slope.into(within).lifted() * joined.centred(p, within) + constant.into(within).lifted()
+        pull = pull.off_by(joined.apart(slope, within))
+        alone = a.into(within).lifted() * p.dy
         dx = (alone + pull).where(p.live, alone)
         fields[i]["dx"] = p.layout.unfold(dx.cast(p.dtype, flush).error)
         terms = joined.r * joined.istd * products[i] + joined.d * sums[i]
@@ -94,7 +106,14 @@ def _vjp(case: Case, parts: list[RankPart], joined: JoinedBounds, fields: list[d
             fields[i][name] = summed.cast(parameter_dtype(case, array), flush).error
 
 
-def _jvp(case: Case, parts: list[RankPart], joined: JoinedBounds, fields: list[dict[str, Array]], flush: bool) -> None:
+def _jvp(
+    case: Case,
+    parts: list[RankPart],
+    joined: JoinedBounds,
+    fields: list[dict[str, Array]],
+    within: Arithmetic,
+    flush: bool,
+) -> None:
     one, a = joined.one, joined.a
     depth = joined.depth(joined.n)
     mean_dot = total([p.w * p.xdot.sum(p.live, depth) for p in parts])
@@ -102,10 +121,14 @@ def _jvp(case: Case, parts: list[RankPart], joined: JoinedBounds, fields: list[d
     gamma_dot = parameter(case.gamma_dot, case.config.scale, 0.0, case, one)
     beta_dot = parameter(case.beta_dot, case.config.center, 0.0, case, one)
     curve, tilt = a * joined.istd * joined.istd * h, joined.r * joined.istd
+    scale, moved, raised, turned, held, bent, d = (
+        own.into(within).lifted() for own in (a, a * mean_dot, beta_dot, gamma_dot, tilt, curve, joined.d)
+    )
     for i, p in enumerate(parts):
-        ydot = a.lifted() * p.xdot - (a * mean_dot).lifted() + beta_dot.lifted()
-        ydot = ydot + gamma_dot.lifted() * (tilt.lifted() * p.c + joined.d.lifted()) - curve.lifted() * p.c
-        ydot = ydot.off_by(joined.apart(gamma_dot * tilt) + joined.apart(curve))
+        c = joined.centred(p, within)
+        ydot = scale * p.xdot - moved + raised
+        ydot = ydot + turned * (held * c + d) - bent * c
+        ydot = ydot.off_by(joined.apart(gamma_dot * tilt, within) + joined.apart(curve, within))
         fields[i]["ydot"] = p.layout.unfold(ydot.cast(p.dtype, flush).error)
         fields[i]["mean_dot"], fields[i]["var_dot"] = mean_dot.error, (one.like(2.0) * h).error
 

@@ -1,7 +1,9 @@
 """Bounds of inference: normalization by the running statistics as constants."""
 
 import numpy as np
+import numpy.typing as npt
 
+from bnspec_conformance.bounds.declared import Arithmetics
 from bnspec_conformance.bounds.operands import epsilon, parameter, parameter_dtype
 from bnspec_conformance.bounds.rounding import Approx, Arithmetic, limits
 from bnspec_conformance.bounds.state import running_approx, state_approx
@@ -10,11 +12,13 @@ from bnspec_conformance.cases.layout import layouts
 
 __all__ = ["inference_bounds"]
 
+Floats = npt.NDArray[np.float64]
 
-def inference_bounds(case: Case, within: Arithmetic, flush: bool, plain: bool = False) -> list[RankOutcome]:
+
+def inference_bounds(case: Case, within: Arithmetics, flush: bool, plain: bool = False) -> list[RankOutcome]:
     """Bounds for normalization by running statistics; NaN where nothing can be claimed."""
     assert case.state is not None
-    one = Approx(np.ones(()), np.zeros(()), within)
+    one = Approx(np.ones(()), np.zeros(()), within.statistics)
     mean, var = running_approx(case.config, state_approx(case.state, one), case.state["mean"].dtype)
     istd = one / (var + epsilon(case, one)).root()
     gamma = parameter(case.gamma, case.config.scale, 1.0, case, one)
@@ -27,22 +31,31 @@ def inference_bounds(case: Case, within: Arithmetic, flush: bool, plain: bool = 
     for rank, layout in zip(case.ranks, layouts(case), strict=True):
         x = layout.fold(as_float64(rank.x))
         everything, depth = np.ones(x.shape, bool), np.asarray(x.shape[2] + 3.0)
-        c = one.like(x, tiny) - mean.lifted()
-        if plain:
-            c = c.off_by(2 * within.u * (np.abs(x) + np.abs(mean.value)[..., None]))
+        wide = (np.abs(x) + np.abs(mean.value)[..., None]) * plain
+        c = (one.like(x, tiny) - mean.lifted()).off_by(2 * within.statistics.u * wide)
         dy = layout.optional(rank.dy)
         g, xdot = one.like(dy, tiny * (dy != 0)), one.like(layout.optional(rank.xdot), tiny)
-        y = a.lifted() * c + beta.lifted()
+        y = _sloped(a, c, mean, wide, within.y) + beta.into(within.y).lifted()
         product = istd * (g * c).sum(everything, depth)  # the sum of dy*(x - mean), not a difference of sums
         shift = g.sum(everything, depth)
-        ydot = a.lifted() * xdot + gamma_dot.lifted() * istd.lifted() * c + beta_dot.lifted()
+        ydot = a.into(within.y).lifted() * xdot + _sloped(gamma_dot * istd, c, mean, wide, within.y)
+        ydot = ydot + beta_dot.into(within.y).lifted()
         results.append(
             RankOutcome(
                 y=layout.unfold(y.cast(rank.x.dtype, flush).error),
-                dx=layout.unfold((a.lifted() * g).cast(rank.x.dtype, flush).error),
+                dx=layout.unfold((a.into(within.dx).lifted() * g).cast(rank.x.dtype, flush).error),
                 dgamma=product.cast(parameter_dtype(case, case.gamma), flush).error[0],
                 dbeta=shift.cast(parameter_dtype(case, case.beta), flush).error[0],
                 ydot=layout.unfold(ydot.cast(rank.x.dtype, flush).error),
             )
         )
     return results
+
+
+def _sloped(slope: Approx, c: Approx, mean: Approx, wide: Floats, within: Arithmetic) -> Approx:
+    """slope*(x - mean) in `within`; where that is not W, what the rounded mean misses is part of the shift."""
+    if within == c.within:
+        return slope.lifted() * c
+    u, rest = within.u, (within.u * np.abs(mean.value))[..., None]
+    centred = Approx(c.value, c.error + 2 * u * (np.abs(c.value) + rest + wide), within)
+    return (slope.into(within).lifted() * centred).off_by(np.abs(slope.value)[..., None] * 4 * (c.within.u + u) * rest)

@@ -22,7 +22,8 @@ class RankPart:
     layout: GroupLayout
     live: npt.NDArray[np.bool_]
     solid: npt.NDArray[np.bool_]  # finite, or unmasked
-    c: Approx  # x - mean as it is computed
+    c: Approx  # x - mean as it is computed in W
+    wide: Floats  # |x| + |mean| where y may be x*scale - mean*scale, else 0
     w: Approx  # (G, 1): weight of an element in the joined mean
     dy: Approx
     xdot: Approx
@@ -50,9 +51,27 @@ class JoinedBounds:
         """Roundings a term of a sum can meet: one per addition, ten per join, three to form it."""
         return np.asarray(terms + 10.0 * self.joins + 3)
 
-    def apart(self, slope: Approx) -> Floats:
-        """Extra roundings of ``slope*(x - hi) - slope*lo``, whose terms are larger than their sum by E_hi."""
-        return np.asarray((4 * self.one.within.u * np.abs(slope.value) * self.e_hi)[:, :, None])
+    def centred(self, p: RankPart, within: Arithmetic) -> Approx:
+        """Return x - mean as an elementwise formula in `within` has it: less the mean rounded to one number there."""
+        if within == self.one.within:
+            return p.c
+        size = np.abs(p.c.value) + self.rest(within)[:, :, None] + p.wide
+        return Approx(p.c.value, p.c.error + 2 * within.u * size, within)
+
+    def apart(self, slope: Approx, within: Arithmetic) -> Floats:
+        """Extra roundings of ``slope*(x - centre) - slope*rest``, whose terms are larger than their sum by the rest.
+
+        In W the rest is what `hi` misses, at most E_hi. A formula in another arithmetic E takes the mean rounded to E
+        for the centre; what that misses goes into the shift in W, and with it is rounded to E.
+        """
+        u, own = self.one.within.u, np.zeros(())
+        if within != self.one.within:
+            own = 4 * (u + within.u) * self.rest(within)
+        return np.asarray((np.abs(slope.value) * (4 * u * self.e_hi + own))[:, :, None])
+
+    def rest(self, within: Arithmetic) -> Floats:
+        """Largest difference of the mean and its rounding to `within`."""
+        return within.u * np.abs(self.mean)
 
 
 def moments(
@@ -94,10 +113,9 @@ def moments(
     delta, e_hi = np.where(n > 0, delta + tiny, 0.0), np.where(n > 0, e_hi, 0.0)
     parts = []
     for i, (rank, layout) in enumerate(zip(case.ranks, plan, strict=True)):
-        error = delta[:, :, None] + 2 * u * (np.abs(centred[i]) + e_hi[:, :, None]) + 2 * tiny
-        if plain:
-            error = error + 2 * u * (np.abs(np.where(solid[i], raw[i], 0.0)) + np.abs(mean)[:, :, None])
-        else:
+        wide = (np.abs(np.where(solid[i], raw[i], 0.0)) + np.abs(mean)[:, :, None]) * plain
+        error = delta[:, :, None] + 2 * u * (np.abs(centred[i]) + e_hi[:, :, None] + wide) + 2 * tiny
+        if not plain:
             error = np.where(spread[:, :, None] == 0, np.where(live[i], 2 * tiny, error), error)
         dy, xdot = layout.optional(rank.dy), layout.optional(rank.xdot)
         parts.append(
@@ -108,6 +126,7 @@ def moments(
                 one.like(
                     np.where(live[i] & (spread[:, :, None] == 0), 0.0, centred[i]), np.where(solid[i], error, 0.0)
                 ),
+                wide,
                 one.like(weights[i], 2 * u * weights[i]),
                 one.like(dy, tiny * (dy != 0)),
                 one.like(xdot, tiny * (xdot != 0)),

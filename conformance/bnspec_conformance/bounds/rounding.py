@@ -16,15 +16,20 @@ compiler's choice to regroup a product of three. A magnitude beyond the arithmet
 bound infinite: nothing is claimed there.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Approx", "Arithmetic", "arithmetic", "cast_error", "growth", "limits"]
+__all__ = ["TWOFOLD_ROUNDOFF", "Approx", "Arithmetic", "arithmetic", "cast_error", "growth", "limits"]
 
 Floats = npt.NDArray[np.float64]
+
+#: Of a number kept as the sum of two float32: 48 bits, of which its sums and products lose two (Joldes, Muller and
+#: Popescu, Tight and rigorous error bounds for basic building blocks of double-word arithmetic, 2017: at most 5u^2).
+TWOFOLD_ROUNDOFF = 2.0**-46
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,9 @@ def limits(dtype: npt.DTypeLike) -> tuple[int, int, int]:
 
 
 def arithmetic(dtype: npt.DTypeLike, flush: bool = False) -> Arithmetic:
-    """Return the arithmetic of a dtype, with or without subnormal numbers."""
+    """Return the arithmetic of a dtype, or the one named "twofold", with or without subnormal numbers."""
+    if isinstance(dtype, str) and dtype == "twofold":  # the exponents of float32, and nearly twice its digits
+        return dataclasses.replace(arithmetic("float32", flush), u=TWOFOLD_ROUNDOFF)
     digits, low, high = limits(dtype)
     largest = (2.0 - 2.0**-digits) * 2.0**high
     return Arithmetic(2.0 ** -(digits + 1), 2.0**low if flush else max(2.0 ** (low - digits - 1), 5e-324), largest)
@@ -134,6 +141,14 @@ class Approx:
         """Return these numbers where the condition holds, else the others."""
         value = np.where(condition, self.value, other.value)
         return Approx(value, np.where(condition, self.error, other.error), self.within)
+
+    def into(self, within: Arithmetic) -> "Approx":
+        """Return the same numbers converted to another arithmetic, rounded once; unchanged where it is their own."""
+        if within == self.within:
+            return self
+        size = np.abs(self.value) + self.error
+        error = self.error + within.u * size + within.eta
+        return Approx(self.value, np.where(size > within.largest, np.inf, error), within)
 
     def lifted(self) -> "Approx":
         """Return the same numbers with one more axis at the end."""

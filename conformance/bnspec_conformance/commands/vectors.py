@@ -25,7 +25,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     judge.add_argument("results", metavar="RESULTS", type=Path, help="a results file, or a folder of them")
     judge.add_argument("--json", metavar="FILE", type=Path, help="write the verdict as JSON")
     judge.add_argument(
-        "--arithmetic", choices=("float64", "float32"), help="whose bounds to apply (default: as the results declare)"
+        "--arithmetic",
+        choices=("float64", "twofold", "float32"),
+        help="whose bounds to apply (default: as the results declare)",
     )
     judge.add_argument(
         "--bound", choices=("strict", "plain"), help="which bound to apply (default: as the results declare)"

@@ -183,6 +183,7 @@ def _subject(asked: str, subject: Subject) -> dict[str, Any]:
         "profiles": [name for name in PROFILES if name in scope.profiles],
         "dtypes": list(scope.dtypes),
         "arithmetic": subject.arithmetic,
+        "evaluation": dict(subject.evaluation),
         "bound": subject.bound,
         "dialect": subject.dialect,
     }

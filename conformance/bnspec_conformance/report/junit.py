@@ -46,6 +46,7 @@ def _suite(content: Mapping[str, Any], subject: Mapping[str, Any]) -> ET.Element
     said = {key: content[key] for key in ("bnspec", "python", "platform", "machine", "device", "command", "seed")}
     said |= {"max_examples": content["max_examples"] or "the subject's", "subject": subject["version"]}
     said |= {key: subject[key] for key in ("profiles", "dtypes", "arithmetic", "bound", "dialect")}
+    said["evaluation"] = [f"{name} in {own}" for name, own in subject["evaluation"].items()]
     said |= {f"version of {package}": number for package, number in content["versions"].items()}
     for key, value in said.items():
         shown = ", ".join(value) if isinstance(value, list) else str("" if value is None else value)

@@ -1,5 +1,6 @@
 """Contract between the suite and a subject: `Subject`, and the exceptions that have a meaning of their own in it."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from bnspec._printable import printable
@@ -18,9 +19,11 @@ class Subject(Protocol):
         Its name in reports; any text. The name that finds it again is kept beside it (`asked_as`).
     scope : Scope
         Declared capabilities; cases are drawn inside it.
-    arithmetic : {"float64", "float32"}
-        The widest format it computes statistics of 32 and 16 bits in; bounds follow from it. float64 x is always
-        computed in float64.
+    arithmetic : {"float64", "twofold", "float32"}
+        W, in which it carries sums and statistics for x of 32 and 16 bits; twofold is the sum of two float32. Bounds
+        follow from it. float64 x is always computed in float64.
+    evaluation : mapping of {"y", "dx"} to an arithmetic
+        E, in which it evaluates the elementwise formulas of y (and ydot) and of dx, where that is narrower than W.
     bound : {"strict", "plain"}
         How ordinary clauses judge it: by the specification's bound, or by the wider one of an implementation that
         keeps the mean in a single number; clauses about hard inputs are strict for all. Reports name it.
@@ -36,7 +39,8 @@ class Subject(Protocol):
 
     name: str
     scope: Scope
-    arithmetic: Literal["float64", "float32"]
+    arithmetic: Literal["float64", "twofold", "float32"]
+    evaluation: Mapping[str, str]
     bound: Literal["strict", "plain"]
     flushes: bool
     examples: int

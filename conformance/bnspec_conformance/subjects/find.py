@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from bnspec._printable import printable
+from bnspec_conformance.bounds.declared import ARITHMETICS, checked_evaluation
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects.contract import Subject, SubjectError
 from bnspec_conformance.subjects.time_limit import PATIENCE
@@ -24,6 +25,7 @@ _OURS = "bnspec_conformance.subjects."
 #: Defaults of the attributes that a subject may leave out.
 _DEFAULTS: dict[str, Any] = {
     "arithmetic": "float64",
+    "evaluation": {},
     "bound": "strict",
     "flushes": False,
     "examples": 40,
@@ -127,6 +129,7 @@ def complete(subject: Any, name: str) -> Subject:
             said["scope"] = Scope(dtypes=dtypes, declared=False)
         elif not isinstance(subject.scope, Scope):
             raise SubjectError(f"subject {name!r} has scope {subject.scope!r:.60}; expected a Scope.")
+        _check_arithmetics(subject, name)
         own = getattr(subject, "name", name)
         if not isinstance(own, str):
             raise SubjectError(f"subject {name!r} has name {own!r:.60}; expected a string.")
@@ -142,6 +145,21 @@ def complete(subject: Any, name: str) -> Subject:
             subject = Completed(subject, said)
     completed: Subject = subject
     return completed
+
+
+def _check_arithmetics(subject: Any, name: str) -> None:
+    """Refuse arithmetics that do not exist; a misspelt one must not pass for the widest."""
+    own = getattr(subject, "arithmetic", "float64")
+    if own not in ARITHMETICS:
+        raise SubjectError(
+            f"subject {name!r} has arithmetic {own!r:.60}; expected one of {', '.join(reversed(ARITHMETICS))}."
+        )
+    try:
+        checked_evaluation(getattr(subject, "evaluation", {}))
+    except ValueError as error:
+        raise SubjectError(
+            f"subject {name!r} has evaluation {subject.evaluation!r:.60}; expected a mapping of {error}."
+        ) from None
 
 
 def version_of(subject: Any) -> str:

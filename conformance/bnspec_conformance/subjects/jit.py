@@ -6,7 +6,7 @@ and shapes. Ranks are lanes of one `jax.vmap` inside the program, joined by a co
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -49,8 +49,9 @@ class Compiled:
 
     scope: Scope
     library: str
-    arithmetic: Literal["float64", "float32"]
+    arithmetic: Literal["float64", "twofold", "float32"]
     name: str = "jax-jit"
+    evaluation: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bound: Literal["strict", "plain"] = "strict"
     flushes: bool = True  # XLA does on the CPU
     examples: int = 3  # nearly every case is compiled

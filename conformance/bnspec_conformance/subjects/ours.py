@@ -1,6 +1,7 @@
 """bnspec's own backends as subjects: the specification's functions on the arrays of one library."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,8 @@ class Ours:
 
     name: str
     backend: Any
-    arithmetic: Literal["float64", "float32"] = "float64"
+    arithmetic: Literal["float64", "twofold", "float32"] = "float64"
+    evaluation: Mapping[str, str] = dataclasses.field(default_factory=dict)
     flushes: bool = False
     examples: int = 40
     bound: Literal["strict", "plain"] = "strict"

@@ -78,7 +78,8 @@ class UnderTest:
     def bounds(self, case: Case, reference: Outcome, *, strict: bool = False) -> Outcome:
         """Return how far results may lie from the reference; `strict` overrules the bound that the subject declares."""
         plain = self.subject.bound == "plain" and not strict
-        return bounds(case, reference, self.subject.arithmetic, self.subject.flushes, plain=plain)
+        own = self.subject
+        return bounds(case, reference, own.arithmetic, own.flushes, evaluation=own.evaluation, plain=plain)
 
 
 def must_be_refused(case: Case) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bnspec_conformance.bounds.declared import ARITHMETICS, checked_evaluation
 from bnspec_conformance.vectors.export import FORMAT
 
 __all__ = ["RESULTS", "BadFile", "Results", "Vectors", "read_results", "read_vectors", "undeclarable"]
@@ -18,11 +19,11 @@ RESULTS = "bnspec-results/1"
 
 #: Declarations of results: the values there are, and the default of a file that has none, which is the strictest.
 _DECLARED: dict[str, tuple[tuple[Any, ...], Any]] = {
-    "arithmetic": (("float64", "float32"), "float64"),
+    "arithmetic": (tuple(reversed(ARITHMETICS)), "float64"),
     "bound": (("strict", "plain"), "strict"),
     "flushes_subnormals": ((True, False), False),
 }
-_KNOWN = ("format", "name", "version", *_DECLARED, "results")
+_KNOWN = ("format", "name", "version", *_DECLARED, "evaluation", "results")
 #: Vectors and results are some levels deep; a file of a thousand is an attack or an accident.
 _DEEPEST = 32
 
@@ -55,22 +56,25 @@ class Results:
     ----------
     name, version : str
         Of the port.
-    arithmetic : {"float64", "float32"}
-        The format in which it computes x of 32 and 16 bits.
+    arithmetic : {"float64", "twofold", "float32"}
+        W, in which it carries sums and statistics of x of 32 and 16 bits.
     flushes : bool
         Whether it takes subnormal numbers for 0.
     results : dict of str to object
         By case.
     bound : {"strict", "plain"}
         Whether it keeps the specification's bound, or the wider one of a mean in one number.
+    evaluation : mapping of {"y", "dx"} to an arithmetic
+        E, in which it evaluates y and dx; W where nothing is said.
     """
 
     name: str
     version: str
-    arithmetic: Literal["float64", "float32"]
+    arithmetic: Literal["float64", "twofold", "float32"]
     flushes: bool
     results: dict[str, Any]
     bound: Literal["strict", "plain"] = "strict"
+    evaluation: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def undeclarable(given: Mapping[str, Any]) -> str | None:
@@ -80,6 +84,10 @@ def undeclarable(given: Mapping[str, Any]) -> str | None:
         if type(value) is not type(default) or value not in allowed:
             known = " or ".join(map(json.dumps, allowed))
             return f"{field} {_short(value)}; expected {known}."
+    try:
+        checked_evaluation(given.get("evaluation", {}))
+    except ValueError as error:
+        return f"evaluation {_short(given['evaluation'])}; expected an object with {error}."
     return None
 
 
@@ -133,7 +141,7 @@ def read_results(path: Path) -> Results:
     merged: dict[str, Any] = {}
     for each in paths:
         own = _results(each)
-        for field in ("name", "version", "arithmetic", "flushes", "bound"):
+        for field in ("name", "version", "arithmetic", "evaluation", "flushes", "bound"):
             mine, its = getattr(own, field), getattr(first, field)
             if mine != its:
                 raise BadFile(
@@ -164,7 +172,8 @@ def _results(path: Path) -> Results:
     if not isinstance(value.get("results"), dict):
         raise BadFile(f"{path} has results that are {type(value.get('results')).__name__}; expected an object by case.")
     arithmetic, bound, flushes = (value.get(field, default) for field, (_, default) in _DECLARED.items())
-    return Results(value["name"], value["version"], arithmetic, flushes, value["results"], bound)
+    head = (value["name"], value["version"], arithmetic, flushes, value["results"])
+    return Results(*head, bound, checked_evaluation(value.get("evaluation", {})))
 
 
 def _read(path: Path) -> Any:

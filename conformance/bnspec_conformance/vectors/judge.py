@@ -1,7 +1,7 @@
 """Judges one result: every output against what is expected, and relations between results."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.bounds import ulps, violations
+from bnspec_conformance.bounds.declared import BEYOND_PROMISE, gradients_in_float32
 from bnspec_conformance.cases.case import RankOutcome, dtype_named
 from bnspec_conformance.cases.codec import BadData
 from bnspec_conformance.vectors.given import given_values
@@ -66,19 +67,21 @@ class Judge:
 
     Attributes
     ----------
-    arithmetic : {"float64", "float32"}
+    arithmetic : {"float64", "twofold", "float32"}
     flushes : bool
         Whether cases with subnormal numbers count as not supported; in others they count as 0.
     bound : {"strict", "plain"}
+    evaluation : mapping of {"y", "dx"} to an arithmetic
     known : dict
         Values that were read, by case, rank and output: for relations.
     beyond : set of str
         Cases that the port does not support: for relations.
     """
 
-    arithmetic: Literal["float64", "float32"]
+    arithmetic: Literal["float64", "twofold", "float32"]
     flushes: bool = False
     bound: Literal["strict", "plain"] = "strict"
+    evaluation: Mapping[str, str] = dataclasses.field(default_factory=dict)
     known: dict[tuple[str, int, str], Floats] = dataclasses.field(default_factory=dict)
     beyond: set[str] = dataclasses.field(default_factory=set)
     _wider: dict[str, list[dict[str, Floats]]] = dataclasses.field(default_factory=dict)
@@ -141,6 +144,8 @@ class Judge:
         name, clauses = case["id"], tuple(want["clauses"])
         if given is None:
             return Judgement(name, clauses, "untested", what, "it was not returned")
+        if "BN-GRAD-8" in clauses and gradients_in_float32(want["dtype"], self.arithmetic, self.evaluation):
+            return Judgement(name, clauses, "not supported", what, BEYOND_PROMISE)
         dtype = self.dtype(want)
         try:
             got = given_values(given, dtype, tuple(want["shape"]), what, loose=want["dtype"] == "W")
@@ -195,12 +200,17 @@ class Judge:
         """
         key = "bounds_float32" if self.arithmetic == "float32" and "bounds_float32" in want else "bounds"
         strict = np.array([unhexed(v) for v in want[key]], dtype=np.float64).reshape(want["shape"])
-        as_specified = self.bound == "strict" and not self.flushes
+        as_specified = self.bound == "strict" and not self.flushes and not self.evaluation
+        as_specified = as_specified and self.arithmetic != "twofold"
         if as_specified or not STRICT.isdisjoint(want["clauses"]) or not np.any(strict):
             return strict
         if case["id"] not in self._wider:
             self._wider[case["id"]] = wider_bounds(
-                case, self.arithmetic, plain=self.bound == "plain", flushes=self.flushes
+                case,
+                self.arithmetic,
+                evaluation=self.evaluation,
+                plain=self.bound == "plain",
+                flushes=self.flushes,
             )
         return np.maximum(strict, self._wider[case["id"]][rank][output])
 

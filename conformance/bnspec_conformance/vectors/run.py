@@ -28,7 +28,12 @@ def run_vectors(subject: Subject, vectors: Vectors, limit: float = PATIENCE) -> 
     SubjectError
         For a subject that declares what does not exist.
     """
-    declared = {"arithmetic": subject.arithmetic, "bound": subject.bound, "flushes_subnormals": subject.flushes}
+    declared = {
+        "arithmetic": subject.arithmetic,
+        "evaluation": dict(subject.evaluation),
+        "bound": subject.bound,
+        "flushes_subnormals": subject.flushes,
+    }
     wrong = undeclarable(declared)
     if wrong is not None:
         raise SubjectError(f"subject {subject.name!r} declares {wrong}")

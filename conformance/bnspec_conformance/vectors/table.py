@@ -28,7 +28,9 @@ def print_verdict(verdict: Verdict, vectors: Vectors, most: int = 10) -> None:
         markup=False,
     )
     flushed = ", subnormal numbers taken for 0" if who.flushes else ""
-    console.print(f"judged by the {verdict.bound} bound for {verdict.arithmetic} arithmetic{flushed}", markup=False)
+    evaluated = "".join(f", {name} evaluated in {own}" for name, own in who.evaluation.items())
+    judged = f"judged by the {verdict.bound} bound for {verdict.arithmetic} arithmetic{evaluated}{flushed}"
+    console.print(judged, markup=False)
     table = Table(box=None, pad_edge=False)
     for head, justify in (("clause", "left"), ("verdict", "left"), ("failed", "right"), ("passed", "right"),
                           ("untested", "right"), ("not supp.", "right"), ("worst ulp", "right"), ("bound", "right"),

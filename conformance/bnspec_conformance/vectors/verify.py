@@ -35,7 +35,7 @@ class Verdict:
     ----------
     results : Results
         Without the numbers: who it was.
-    arithmetic : {"float64", "float32"}
+    arithmetic : {"float64", "twofold", "float32"}
     bound : {"strict", "plain"}
         The declaration that was judged by: that of the results, or the caller's.
     index : dict
@@ -49,7 +49,7 @@ class Verdict:
     """
 
     results: Results
-    arithmetic: Literal["float64", "float32"]
+    arithmetic: Literal["float64", "twofold", "float32"]
     bound: Literal["strict", "plain"]
     index: dict[str, Any]
     cases: dict[str, Status]
@@ -74,6 +74,7 @@ class Verdict:
                 "name": self.results.name,
                 "version": self.results.version,
                 "arithmetic": self.arithmetic,
+                "evaluation": dict(self.results.evaluation),
                 "bound": self.bound,
                 "flushes_subnormals": self.results.flushes,
             },
@@ -94,7 +95,7 @@ class Verdict:
 def verify(
     vectors: Vectors,
     results: Results,
-    arithmetic: Literal["float64", "float32"] | None = None,
+    arithmetic: Literal["float64", "twofold", "float32"] | None = None,
     bound: Literal["strict", "plain"] | None = None,
 ) -> Verdict:
     """Judge results.
@@ -103,12 +104,12 @@ def verify(
     ----------
     vectors : Vectors
     results : Results
-    arithmetic : {"float64", "float32"}, optional
+    arithmetic : {"float64", "twofold", "float32"}, optional
     bound : {"strict", "plain"}, optional
         The declaration to judge by; by default that of the results.
     """
     own, limit = arithmetic or results.arithmetic, bound or results.bound
-    judge = Judge(own, results.flushes, limit)
+    judge = Judge(own, results.flushes, limit, results.evaluation)
     findings = [f for name, case in vectors.cases.items() for f in judge.case(case, results.results.get(name))]
     findings += [
         judge.relation(case, vectors.cases[relation["with"]], relation)

@@ -58,7 +58,7 @@ SUBNORMAL = ("denormal", "denormal_and_normal")
 
 def hard(subject: Any) -> Any:
     """Names of the hard families this subject's arithmetic is held to."""
-    beyond = () if subject.arithmetic == "float64" else tuple(BEYOND_FLOAT32)
+    beyond = tuple(BEYOND_FLOAT32) if subject.arithmetic == "float32" else ()
     return st.sampled_from([n for n in hard_families() if n not in (*beyond, *(SUBNORMAL if subject.flushes else ()))])
 
 

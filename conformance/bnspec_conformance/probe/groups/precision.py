@@ -48,7 +48,7 @@ def _centre_ought(ask: Asker, dtype: str) -> Declared:
     wide = f"wider than {dtype}"
     if dtype in ("float16", "bfloat16"):
         return Declared((wide,), "BN-PREC-2")
-    if ask.subject.bound == "strict" or (dtype == "float32" and ask.subject.arithmetic == "float64"):
+    if ask.subject.bound == "strict" or (dtype == "float32" and ask.subject.arithmetic != "float32"):
         return Declared((wide,), "BN-MOM-2")
     return Declared((dtype, wide), "subject")
 
@@ -57,7 +57,7 @@ def _sums_ought(ask: Asker, dtype: str) -> Declared:
     wide = f"wider than {dtype}"
     if dtype == "float16":
         return Declared((wide,), "BN-PREC-2")
-    return Declared((wide,) if ask.subject.arithmetic == "float64" else (dtype, wide), "subject")
+    return Declared((wide,) if ask.subject.arithmetic != "float32" else (dtype, wide), "subject")
 
 
 def _form_ought(ask: Asker, clause: str) -> Declared:

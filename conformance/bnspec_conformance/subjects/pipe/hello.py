@@ -2,12 +2,13 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bnspec import BatchNormConfig, dialects
 from bnspec._config import RenormForm
+from bnspec_conformance.bounds.declared import ARITHMETICS, EVALUATED, checked_evaluation
 from bnspec_conformance.cases.scope import PROFILES, Scope
 
 __all__ = ["OPTIONS", "Declaration", "declaration"]
@@ -38,14 +39,15 @@ class Declaration:
     name, version : str
         As the report shows them.
     scope : Scope
-    arithmetic, bound, flushes, examples, dialect
+    arithmetic, evaluation, bound, flushes, examples, dialect
         As of `bnspec_conformance.subjects.Subject`.
     """
 
     name: str
     scope: Scope
     version: str = ""
-    arithmetic: Literal["float64", "float32"] = "float64"
+    arithmetic: Literal["float64", "twofold", "float32"] = "float64"
+    evaluation: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bound: Literal["strict", "plain"] = "strict"
     flushes: bool = False
     examples: int = 40
@@ -168,7 +170,8 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "ragged": (_flag, "true or false"),
     "declared": (_flag, "true or false"),
     "options": (_options, "an object with a list of values for each option"),
-    "arithmetic": _word("float64", "float32"),
+    "arithmetic": _word(*reversed(ARITHMETICS)),
+    "evaluation": (checked_evaluation, f"an object with some of {', '.join(EVALUATED)}"),
     "bound": _word("strict", "plain"),
     "flushes": (_flag, "true or false"),
     "examples": _whole(2),

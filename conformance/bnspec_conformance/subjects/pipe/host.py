@@ -68,6 +68,7 @@ def hello(subject: Subject) -> dict[str, Any]:
         "declared": scope.declared,
         "options": options,  # the others are for `supports` to tell
         "arithmetic": subject.arithmetic,
+        "evaluation": dict(subject.evaluation),
         "bound": subject.bound,
         "flushes": bool(subject.flushes),
         "examples": max(2, int(subject.examples)),

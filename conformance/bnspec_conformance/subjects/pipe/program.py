@@ -13,7 +13,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from bnspec_conformance.cases.case import Case, Outcome
@@ -85,7 +85,8 @@ class Program:
         except ProgramError as error:
             raise SubjectError(f"{name}: {error}") from None
         self.scope = self._declared.scope
-        self.arithmetic: Literal["float64", "float32"] = self._declared.arithmetic
+        self.arithmetic: Literal["float64", "twofold", "float32"] = self._declared.arithmetic
+        self.evaluation: Mapping[str, str] = self._declared.evaluation
         self.bound: Literal["strict", "plain"] = self._declared.bound
         self.flushes: bool = self._declared.flushes
         self.examples: int = self._declared.examples

@@ -1,9 +1,10 @@
-"""The bounds of a port that declares less than the specification asks for: a mean in one number, or flushed numbers.
+"""The bounds of a port whose declarations the files do not foresee: W of two float32, E, the plain bound, flushing.
 
 The files hold the specification's bounds. A wider one follows from the case and from what is declared, by the analysis
 that `bnspec_conformance run` judges by, so that both say the same of one implementation.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +25,12 @@ STRICT = frozenset({"BN-MOM-8", "BN-NORM-3", "BN-GRAD-8"})
 
 
 def wider_bounds(
-    value: dict[str, Any], arithmetic: Literal["float64", "float32"], *, plain: bool, flushes: bool
+    value: dict[str, Any],
+    arithmetic: Literal["float64", "twofold", "float32"],
+    *,
+    evaluation: Mapping[str, str] | None = None,
+    plain: bool,
+    flushes: bool,
 ) -> list[dict[str, Floats]]:
     """Return the bounds of every output of every rank, by name as `flattened` has them.
 
@@ -32,7 +38,8 @@ def wider_bounds(
     ----------
     value : dict
         A case of the vectors that has outputs.
-    arithmetic : {"float64", "float32"}
+    arithmetic : {"float64", "twofold", "float32"}
+    evaluation : mapping of {"y", "dx"} to an arithmetic, optional
     plain : bool
         Whether the mean is one number of the arithmetic, and y may be x*scale + shift.
     flushes : bool
@@ -40,7 +47,7 @@ def wider_bounds(
     """
     case = case_of(value)
     answer = exact(case)
-    within = bounds(case, answer, arithmetic, flushes, plain=plain)
+    within = bounds(case, answer, arithmetic, flushes, evaluation=evaluation, plain=plain)
     found = []
     for rank, reference in zip(within.ranks, answer.ranks):
         shapes = {name: values.shape for name, values in flattened(reference).items()}
