@@ -132,7 +132,14 @@ def text(case: Case, reference: Outcome, declared: dict[str, Any]) -> list[dict[
     found: list[dict[str, Any]] = []
     for r, layout in zip(ranks, parts, strict=True):
         y = book.y_bound(r, mean, e_hi, gamma, beta, R, D, istd, own.y, dtype)
-        found.append({"y": unfolded(y, layout), "mean": (e_mean + W.u * np.abs(mean))[:, 0], "var": v.e[:, 0]})
+        found.append(
+            {
+                "y": unfolded(y, layout),
+                "mean": (e_mean + W.u * np.abs(mean))[:, 0],
+                "mean_low": e_mean[:, 0],
+                "var": v.e[:, 0],
+            }
+        )
     if case.has_vjp:
         zero = np.zeros_like(mean)
         dmean, dvar = (
@@ -153,7 +160,9 @@ def text(case: Case, reference: Outcome, declared: dict[str, Any]) -> list[dict[
     return found
 
 
-def _inference(case: Case, book: Any, ranks: Any, parts: Any, own: Any, given: Any, dtypes: Any, unfolded: Any) -> Any:
+def _inference(
+    case: Case, book: Any, ranks: Any, parts: Any, own: Any, given: Any, dtypes: Any, unfolded: Any
+) -> list[dict[str, Any]]:
     W, config = own.statistics, case.config
     assert case.state is not None
     mean, var = (as_float64(case.state[name])[None, None] for name in ("mean", "var"))
@@ -241,7 +250,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def outputs_of(rank: RankOutcome) -> Iterator[tuple[str, Any]]:
-    for name in ("y", "mean", "var", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot"):
+    for name in ("y", "mean", "mean_low", "var", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot"):
         if getattr(rank, name) is not None:
             yield name, getattr(rank, name)
     for name, values in (rank.state or {}).items():

@@ -146,7 +146,7 @@ def _claimed(bound: RankOutcome, reference: RankOutcome) -> RankOutcome:
     def clean(b: Array | None, r: Array | None) -> Array | None:
         return None if r is None or b is None else claim(b, r)
 
-    fields = ("y", "count", "mean", "var", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")
+    fields = ("y", "count", "mean", "mean_low", "var", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")
     state = None
     if reference.state is not None and bound.state is not None:
         state = {k: claim(v, reference.state[k]) for k, v in bound.state.items()}

@@ -56,7 +56,7 @@ def batch_bounds(
         y = y.off_by(joined.apart(joined.a, within.y))
         fields.append({"y": p.layout.unfold(y.cast(p.dtype, flush).error), "count": np.zeros(len(joined.n))})
         fields[-1]["mean"] = joined.delta + within.statistics.u * np.abs(joined.mean)  # the pair's sum as one number
-        fields[-1]["var"] = joined.var.error
+        fields[-1]["mean_low"], fields[-1]["var"] = joined.delta, joined.var.error
     if case.has_vjp:
         _vjp(case, parts, joined, fields, within.dx, flush)
     if case.has_jvp:

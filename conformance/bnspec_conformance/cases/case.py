@@ -157,6 +157,8 @@ class RankOutcome:
         Shape (G,), integer; unmasked elements per channel, joined over ranks.
     mean, var : array or None
         Shape (G, C); mean and population variance of each group, joined over ranks.
+    mean_low : array or None
+        Shape (G, C); what `mean`, one number, misses of a mean that is carried in two [BN-MOM-2]. Nobody owes it.
     state : dict of str to array, or None
         The running state afterwards, shape (C,) each; None when it did not advance.
     dx : array or None
@@ -180,6 +182,7 @@ class RankOutcome:
     ydot: Array | None = None
     mean_dot: Array | None = None
     var_dot: Array | None = None
+    mean_low: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ PROFILES: Mapping[str, str] = {
 }
 
 _FIELDS = {"y": "core", "count": "statistics", "mean": "statistics", "var": "statistics", "state": "running"}
+_FIELDS |= {"mean_low": "statistics"}
 _FIELDS |= {"dx": "grad", "dgamma": "grad", "dbeta": "grad", "ydot": "jvp", "mean_dot": "jvp", "var_dot": "jvp"}
 
 
@@ -200,6 +201,7 @@ class Scope:
         due = {"core": True, "statistics": case.mode == "batch", "running": "running" in needs(case)}
         due |= {"grad": rank.dy is not None, "jvp": rank.xdot is not None}
         present = {"dgamma": case.config.scale, "dbeta": case.config.center, "count": "statistics" in self.profiles}
+        present["mean_low"] = False  # it is welcome, but one number will do
         present |= dict.fromkeys(("mean_dot", "var_dot"), "statistics" in self.profiles and case.mode == "batch")
         return tuple(
             f.name

@@ -10,7 +10,7 @@ from bnspec_conformance.cases.layout import layouts
 from bnspec_conformance.oracle.exact_cell import Cell
 from bnspec_conformance.oracle.exact_rank import fold, share
 from bnspec_conformance.oracle.exact_state import Channel, Stat, advance, channel_state, pack_state
-from bnspec_conformance.oracle.rational import Number, parameter, rounded
+from bnspec_conformance.oracle.rational import Number, parameter, rest, rounded
 
 __all__ = ["batch"]
 
@@ -22,7 +22,7 @@ def batch(case: Case) -> Outcome:
     groups = ranks[0].layout.groups
     weights = [_weights([rank.count[g] for rank in ranks], config.sync_weighting) for g in range(groups)]
     count = np.array([sum(rank.count[g] for rank in ranks) for g in range(groups)], dtype=np.int64)
-    mean, var, mean_dot, var_dot = (np.full((groups, channels), math.nan) for _ in range(4))
+    mean, low, var, mean_dot, var_dot = (np.full((groups, channels), math.nan) for _ in range(5))
     dgamma = [[Fraction(0) for _ in range(channels)] for _ in ranks]
     dbeta = [[Fraction(0) for _ in range(channels)] for _ in ranks]
     sums: tuple[list[list[Number]], list[list[Number]]] = ([list(row) for row in dgamma], [list(row) for row in dbeta])
@@ -38,6 +38,7 @@ def batch(case: Case) -> Outcome:
             cell = Cell(case, shares, any(rank.poison[g, c] for rank in ranks), before)
             stats.append(Stat(cell.n, cell.mean, None if cell.var is None else cell.var * cell.n))
             mean[g, c], var[g, c] = rounded(cell.mean), rounded(cell.var)
+            low[g, c] = rest(cell.mean, float(mean[g, c]))
             cell.forward(ranks, g, c, gammas[c], betas[c])
             if case.has_vjp:
                 cell.vjp(case, ranks, g, c, gammas[c], sums)
@@ -62,6 +63,7 @@ def batch(case: Case) -> Outcome:
                 ydot=rank.layout.unfold(rank.ydot) if case.has_jvp else None,
                 mean_dot=mean_dot if case.has_jvp else None,
                 var_dot=var_dot if case.has_jvp else None,
+                mean_low=low,
             )
         )
     return Outcome(tuple(results))

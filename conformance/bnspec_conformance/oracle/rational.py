@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bnspec_conformance.cases.case import Array, as_float64
 
-__all__ = ["Number", "dot", "integers", "linear", "number", "parameter", "power", "root", "rounded"]
+__all__ = ["Number", "dot", "integers", "linear", "number", "parameter", "power", "root", "rest", "rounded"]
 
 #: A rational, or None for what is not a number (any dependence on a NaN or an infinity).
 Number = Fraction | None
@@ -60,6 +60,11 @@ def root(value: Fraction) -> Fraction:
     half = ROOT_BITS + 1 + (q.bit_length() - p.bit_length()) // 2
     square = (p << 2 * half) // q if half >= 0 else p // (q << -2 * half)
     return math.isqrt(square) * power(-half)
+
+
+def rest(value: Number, near: float) -> float:
+    """Return what a float misses of a number, rounded once; NaN where there is no number."""
+    return math.nan if value is None or not math.isfinite(near) else rounded(value - Fraction(near))
 
 
 def integers(values: npt.NDArray[np.float64]) -> tuple[list[int], Fraction]:

@@ -102,7 +102,9 @@ def _run(
         result["y"], saved = bnspec.batch_norm_inference(x, params, state, config)
     else:
         result["y"], stats, saved = bnspec.batch_norm(x, params, config, state=state, mask=mask, comm=comm)
-        result |= {"count": stats.count, "mean": stats.mean + stats.mean_low, "var": stats.var}
+        mean = stats.mean + stats.mean_low
+        rest = (stats.mean - mean) + stats.mean_low  # what one number misses
+        result |= {"count": stats.count, "mean": mean, "mean_low": rest, "var": stats.var}
         if state is not None and update:
             result["state"] = bnspec.update_running(state, stats, config)
     if dy is not None:

@@ -7,12 +7,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 from bnspec import BatchNormConfig
-from bnspec_conformance.cases.case import Case, RankInputs
+from bnspec_conformance.cases.case import Case, RankInputs, as_float64
 from bnspec_conformance.cases.families import exact_inputs
 from bnspec_conformance.checks import strategies
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.trials.explore import clauses, explore
-from bnspec_conformance.trials.trial import Trial
+from bnspec_conformance.trials.trial import NeverSupported, Trial
 
 
 @clauses("BN-MOM-1", "BN-MOM-2", "BN-MOM-3", "BN-MOM-4")
@@ -25,6 +25,24 @@ def test_definitions(t: Trial, case: Case) -> None:
         whole = np.issubdtype(got.count.dtype, np.integer)
         t.require(whole, f"count is {got.count.dtype}", case, proves=("BN-MOM-1",))
         t.require(bool(np.all(got.var >= 0)), "var is negative or NaN", case, proves=("BN-MOM-4",))
+
+
+@clauses("BN-MOM-2")
+@explore(lambda s: st.one_of(strategies.cases(s), strategies.cases(s, ghost=True, mask=True, ranks=2)))
+def test_mean_in_two_parts(t: Trial, case: Case) -> None:
+    """mean + mean_low is the mean, and much closer to it than one number of W can be."""
+    outcome, reference = t.run(case), exact(case)
+    if any(rank.mean_low is None for rank in outcome.ranks):
+        raise NeverSupported("it returns the mean in one number")
+    allowed = t.bounds(case, reference)
+    with t.found.gathering():
+        for i, (got, want, bound) in enumerate(zip(outcome.ranks, reference.ranks, allowed.ranks, strict=True)):
+            assert got.mean is not None and got.mean_low is not None
+            assert want.mean is not None and want.mean_low is not None and bound.mean_low is not None
+            with np.errstate(invalid="ignore"):
+                low = (as_float64(got.mean) - want.mean) + as_float64(got.mean_low)  # exact where it is near
+            off = (low, want.mean_low, bound.mean_low, "mean_low", case)
+            t.within(*off, rank=i, statistic=True, proves=("BN-MOM-2",))
 
 
 @clauses("BN-MOM-1")

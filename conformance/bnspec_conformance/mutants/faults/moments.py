@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from bnspec import Moments
+from bnspec import Moments, batch_norm
 from bnspec._groups import reduced_axes, spread
 from bnspec._sums import two_sum
 from bnspec_conformance.mutants.mutant import Mutant
 from bnspec_conformance.mutants.naive import about, kept, measured_from, total, wide, with_moments
 from bnspec_conformance.mutants.overriding import override
+from bnspec_conformance.mutants.replacing import wrap
 
 __all__ = ["MUTANTS", "without_distance"]
 
@@ -47,6 +48,11 @@ def _without_nonfinite(m: Moments, x: Any, groups: Any, mask: Any) -> Moments:
         return m
     mean = np.nanmean(v, axis=axes)
     return m._replace(mean=mean, mean_low=mean * 0, m2=np.nansum((v - spread(mean, x, groups)) ** 2, axis=axes))
+
+
+def _without_low_part(original: Any, *given: Any, **named: Any) -> Any:
+    y, stats, saved = original(*given, **named)
+    return y, stats._replace(mean_low=stats.mean_low * 0.0), saved
 
 
 def _columns(rows: Any, added: int) -> tuple[Any, Any, Any, Any]:
@@ -124,6 +130,12 @@ MUTANTS = (
         row="D11",
         breaks="Drops the low part of the mean.",
         apply=with_moments(lambda m, *given: m._replace(mean_low=m.mean_low * 0.0)),
+    ),
+    Mutant(
+        name="low-part-not-returned",
+        clause="BN-MOM-2",
+        breaks="Returns the statistics without the low part of the mean, with which it has normalized.",
+        apply=wrap(batch_norm, _without_low_part),
     ),
     Mutant(
         name="mean-in-float32",
