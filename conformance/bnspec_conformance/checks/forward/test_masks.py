@@ -202,7 +202,10 @@ def test_dropped_samples(t: Trial, case: Case) -> None:
             values, references, limits = {field: values}, {field: references}, {field: limits}
         for name in references:
             part = keep if field in ("y", "dx") else slice(None)
-            t.within(values[name][part], references[name], limits[name][part], f"{name} of the other samples", masked)
+            output = f"state.{name}" if field == "state" else name
+            what = f"{output} of the other samples"
+            off = (values[name][part], references[name], limits[name][part], what, masked)
+            t.within(*off, output=output, statistic=field in ("mean", "var", "state"), control=case)
 
 
 @clauses("BN-MASK-7")
@@ -217,7 +220,9 @@ def test_nothing_masked(t: Trial, case: Case) -> None:
         mask = np.random.default_rng(len(extents)).random(extents) < 0.5
         narrow = dataclasses.replace(case, ranks=(dataclasses.replace(rank, mask=mask),))
         spread = dataclasses.replace(rank, mask=np.broadcast_to(mask, shape).copy())
-        t.agree(narrow, "count", "mean", "y", control=dataclasses.replace(case, ranks=(spread,)))
+        whole = dataclasses.replace(case, ranks=(spread,))
+        if t.is_silently_right(whole, "count", "mean", "y"):  # else the mask is at fault, and not its extents
+            t.agree(narrow, "count", "mean", "y", control=whole)
 
 
 @clauses("BN-MASK-7")
