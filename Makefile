@@ -71,6 +71,7 @@ selftest: $(VENV)/.stamp-conformance ## Show that the suite finds every shipped 
 	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance selftest --jobs $(JOBS) $(ARGS)
 
 # In an environment of its own: a dozen frameworks, of which the tests need none.
+# It takes an hour of two cores: `ARGS='--rows .cache/rows'` keeps each row, and a run that was cut goes on from there.
 matrix: $(MATRIX_VENV)/.stamp-frameworks ## Put every framework's own layer to the test and write docs/matrix.md
 	$(MATRIX_VENV)/bin/bnspec-conformance matrix --jobs $(JOBS) -o docs/matrix.md $(ARGS)
 

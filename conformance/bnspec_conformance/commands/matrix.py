@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnspec_conformance.commands.numbers import count, seconds
@@ -45,6 +46,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--smoke", action="store_true", help="only ask whether every adapter still runs: few clauses, few cases"
     )
     matrix.add_argument("--patience", type=float, default=900.0, metavar="S", help="seconds per subject (default 900)")
+    matrix.add_argument(
+        "--rows", metavar="DIR", type=Path, help="keep each row there, and take those that are there instead of a run"
+    )
     matrix.add_argument("--deadline", type=seconds, metavar="SECONDS", help="for one case (default 120)")
     matrix.set_defaults(call=call)
 
@@ -83,7 +87,11 @@ def call(options: argparse.Namespace) -> int:
         return mine if options.smoke or waivers is None else [*mine, "--waivers", str(waivers)]
 
     started = time.perf_counter()
-    rows = collect(names, asked_of, jobs=options.jobs, patience=options.patience, done=_tell)
+    try:
+        rows = collect(names, asked_of, jobs=options.jobs, patience=options.patience, done=_tell, rows=options.rows)
+    except ValueError as error:  # a row that was kept, and damaged since
+        print(error, file=sys.stderr)
+        return 2
     seconds = time.perf_counter() - started
     ran = [row for row in rows if row.report is not None]
     print(f"{len(ran)} of {len(rows)} subjects ran, in {seconds:.0f} s", file=sys.stderr)

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from bnspec_conformance.matrix.kept_rows import keep, kept
 from bnspec_conformance.matrix.row import MatrixRow
 
 __all__ = ["collect", "known_failures"]
@@ -36,6 +37,7 @@ def collect(
     jobs: int,
     patience: float,
     done: Callable[[MatrixRow], None],
+    rows: Path | None = None,
 ) -> list[MatrixRow]:
     """Run and probe each subject in a process of its own, some of them side by side.
 
@@ -51,6 +53,8 @@ def collect(
         Seconds a subject may take.
     done : callable
         Told of each row as it is finished.
+    rows : Path, optional
+        Where rows are kept: those that are there are not run again.
     """
     with tempfile.TemporaryDirectory() as compiled, ThreadPoolExecutor(jobs) as pool:
         # Half of the time of a framework on JAX goes into compiling what the one before it has compiled already.
@@ -63,7 +67,12 @@ def collect(
 
         def one(name: str) -> MatrixRow:
             mine = quick if name in ("jax", "jax-jit") else shared
-            row = _row(name, arguments(name), patience, mine)
+            asked = arguments(name)
+            row = None if rows is None else kept(rows, name, asked)
+            if row is None:
+                row = _row(name, asked, patience, mine)
+                if rows is not None:
+                    keep(rows, row, asked)
             done(row)
             return row
 
