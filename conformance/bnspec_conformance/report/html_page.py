@@ -109,7 +109,7 @@ def _families(content: Mapping[str, Any], render: Any) -> list[dict[str, Any]]:
     families: dict[str, dict[str, Any]] = {}
     known = specification_clauses()
     for clause_id, row in content["clauses"].items():
-        clause = known.get(clause_id) or Clause(clause_id, clause_id.rpartition("-")[0], "", "")
+        clause = known.get(clause_id) or Clause(clause_id, clause_id.rpartition("-")[0], "", "", "", ())
         family = families.setdefault(
             clause.family, {"id": clause.family, "title": plain(clause.title_of_page), "clauses": []}
         )
