@@ -1,6 +1,7 @@
 """Reading clauses out of Markdown, and what must hold of the shipped SPEC.md."""
 
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +174,9 @@ def test_the_command_reports_an_unknown_clause_without_a_traceback(capsys: pytes
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("bnspec: 'BN-MOM-99' names no clause of SPEC.md; expected ")
+
+
+@pytest.mark.pages
+def test_the_changelog_names_the_version_of_the_text() -> None:
+    changelog = Path(__file__).parents[2].joinpath("CHANGELOG.md")
+    assert f"`SPEC.md` {specification_version()}" in changelog.read_text(encoding="utf-8")
