@@ -3,8 +3,7 @@
 ``SPEC.md`` is the only copy of the text: checks, error messages and the command ``bnspec spec`` all
 cite it by clause id. A page starts with a level-two heading and ends at the next one, or at a heading of level one; a
 line of it says which profiles a port needs to be asked. A clause is a list item that starts with its id in bold, its
-level and, where they are not those of the page, its profiles. It ends where the next item, heading or unindented
-paragraph starts::
+level and, where they are not those of the page, its profiles; the next item, heading or unindented paragraph ends it::
 
     ## Moments
 

@@ -37,7 +37,7 @@ def build(field: str, value: Any) -> bnspec.BatchNormConfig:
 def test_the_page_has_every_field_with_its_default() -> None:
     found = {}
     for prefix, kind in (("", bnspec.BatchNormConfig), ("renorm.", bnspec.Renorm)):
-        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        for field in dataclasses.fields(kind):
             default = field.default
             words = {True: "true", False: "false", None: "none", dataclasses.MISSING: "required"}
             shown = f'"{default}"' if isinstance(default, str) else words.get(default, str(default))

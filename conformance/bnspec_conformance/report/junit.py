@@ -19,8 +19,8 @@ _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def write_junit(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write the report.
 
-    What is not supported, untested or waived counts as skipped, and so does a failure above the level that the run is
-    to count; what is stale counts as failed.
+    Outcomes that are not supported, untested or waived count as skipped, and so does a failure above the level that the
+    run is to count; a stale waiver counts as failed.
 
     Parameters
     ----------

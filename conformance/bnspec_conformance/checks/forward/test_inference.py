@@ -130,8 +130,10 @@ def test_nothing_by_statistics_that_are_not_finite(t: Trial) -> None:
         assert some.state is not None
         bad = some.state[array].copy()
         bad[0] = value
-        rank = RankInputs(*(None if v is None else v[:0] for v in dataclasses.astuple(some.ranks[0])))
-        empty = dataclasses.replace(some, ranks=(rank,), state=some.state | {array: bad})
+        rank = some.ranks[0]
+        assert rank.dy is not None and rank.xdot is not None
+        nothing = RankInputs(rank.x[:0], rank.dy[:0], None, rank.xdot[:0])
+        empty = dataclasses.replace(some, ranks=(nothing,), state=some.state | {array: bad})
         control = dataclasses.replace(empty, state=some.state)
         t.agree(some, "dgamma", "dbeta", proves=())
         got = t.run(empty).ranks[0]
