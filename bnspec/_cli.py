@@ -89,7 +89,8 @@ def _spec(options: argparse.Namespace) -> None:
     if clause is None:
         print(page(options.clause))
     else:
-        print(f"{clause.id} ({clause.title_of_page})\n\n{clause.text}")
+        profiles = ", ".join(clause.profiles)
+        print(f"{clause.id} ({clause.title_of_page}; level {clause.level}; profile {profiles})\n\n{clause.text}")
 
 
 def _dialects(options: argparse.Namespace) -> None:

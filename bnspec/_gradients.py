@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from bnspec._arrays import array_namespace, where
 from bnspec._dtypes import arithmetic_dtype, has_headroom
-from bnspec._groups import reduced_axes, split, spread, unsplit
+from bnspec._groups import holds_nothing, reduced_axes, split, spread, unsplit
 from bnspec._moments import expand_mask
 from bnspec._normalize import factor, row
 from bnspec._sums import sum_over
@@ -106,14 +106,18 @@ def grad_input(
 def parameter_gradients(s1: Array, s2: Array, saved: Saved) -> tuple[Array | None, Array | None]:
     """Return the rank's own ``dgamma = sum g*(xhat*r + d)`` and ``dbeta = sum g``, shape (C,) each.
 
-    s1 and s2 are the local sums of g and g*(x - mean), shape (G, C).
+    s1 and s2 are the local sums of g and g*(x - mean), shape (G, C). Over nothing both gradients are 0, also where the
+    statistics are not finite [BN-MASK-5].
     """
     xp = array_namespace(s1)
     dgamma = dbeta = None
     if saved.gamma is not None:
-        each = s2 * factor(None, saved.r, saved.inverse_stddev)
-        if saved.d is not None:
-            each = each + saved.d * s1
+        if holds_nothing(saved.x, saved.static.groups):
+            each = xp.zeros_like(s1)
+        else:
+            each = s2 * factor(None, saved.r, saved.inverse_stddev)
+            if saved.d is not None:
+                each = each + saved.d * s1
         dgamma = xp.astype(xp.sum(each, axis=0), saved.gamma.dtype)
     if saved.beta is not None:
         dbeta = xp.astype(xp.sum(s1, axis=0), saved.beta.dtype)

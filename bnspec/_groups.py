@@ -9,9 +9,10 @@ Hoffer, Hubara, Soudry, "Train longer, generalize better", 2017, algorithm 1 (gh
 """
 
 from bnspec._arrays import array_namespace
+from bnspec._modes import untraced
 from bnspec._types import Array, Groups
 
-__all__ = ["channels", "reduced_axes", "split", "spread", "unsplit"]
+__all__ = ["channels", "holds_nothing", "reduced_axes", "split", "spread", "unsplit"]
 
 
 def split(x: Array, groups: Groups) -> Array:
@@ -45,6 +46,11 @@ def spread(v: Array, x: Array, groups: Groups) -> Array:
 def reduced_axes(x: Array, groups: Groups) -> tuple[int, ...]:
     """Axes of ``split(x, groups)`` that a statistic sums over: all but the group and the channel."""
     return tuple(a for a in range(1, x.ndim + 1) if a != groups.axis + 1)
+
+
+def holds_nothing(x: Array, groups: Groups) -> bool:
+    """Return whether x has no element in any channel, so that a sum over its elements is 0 whatever they are times."""
+    return untraced(lambda: 0 in [n for a, n in enumerate(x.shape) if a != groups.axis])
 
 
 def channels(x: Array, groups: Groups) -> int:

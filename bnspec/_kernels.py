@@ -115,7 +115,8 @@ class Kernels:
         if config.renorm is not None:
             assert state is not None
             r, d = corrections(stats, state, config)
-        scale, shift = _normalize.scale_and_shift(Params(*used), inverse, stats.mean_low, r, d)
+        constants = _normalize.constants_of(x, groups, inverse, stats.mean_low, r, d)
+        scale, shift = _normalize.scale_and_shift(Params(*used), *constants)
         y = narrowed(_normalize.normalize_usable(kernels.normalize, wide, mask, stats, scale, shift, groups), x)
         return stats, Normalized(y, stats.mean, stats.mean_low, inverse, divisor, r, d)
 
@@ -157,7 +158,7 @@ class Kernels:
         mean, var = (xp.astype(v, dtype)[None, :] for v in (mean, var))
         inverse = _normalize.inverse_stddev(var, epsilon)
         low = xp.zeros_like(mean)
-        scale, shift = _normalize.scale_and_shift(params, inverse, low, None, None)
+        scale, shift = _normalize.scale_and_shift(params, *_normalize.constants_of(x, groups, inverse, low, None, None))
         return Normalized(self.normalize(x, mean, scale, shift, groups), mean, low, inverse)
 
     def update(

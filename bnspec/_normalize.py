@@ -15,12 +15,13 @@ from collections.abc import Callable
 
 from bnspec._arrays import array_namespace, stop_gradient
 from bnspec._dtypes import arithmetic_dtype
-from bnspec._groups import split, spread, unsplit
+from bnspec._groups import holds_nothing, split, spread, unsplit
 from bnspec._modes import differentiated
 from bnspec._moments import expand_mask
 from bnspec._types import Array, Groups, Moments, Params
 
 __all__ = [
+    "constants_of",
     "factor",
     "inverse_stddev",
     "normalize",
@@ -79,6 +80,17 @@ def scale_and_shift(
     if params.beta is not None:
         shift = row(params.beta, shift) + shift
     return scale, shift
+
+
+def constants_of(x: Array, groups: Groups, *values: Array | None) -> tuple[Array | None, ...]:
+    """Return what scales and shifts x besides the parameters: zeros where x holds nothing.
+
+    y is empty then. The library's own derivative by gamma is a sum over nothing times these, which is to be 0 and not
+    NaN [BN-MASK-5].
+    """
+    if not holds_nothing(x, groups):
+        return values
+    return tuple(None if v is None else array_namespace(v).zeros_like(v) for v in values)
 
 
 def factor(gamma: Array | None, r: Array | None, inverse: Array) -> Array:

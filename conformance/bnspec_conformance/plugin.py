@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bnspec._clauses import LEVELS
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance.run.items import matches
 from bnspec_conformance.run.suite_run import SuiteRun
@@ -61,6 +62,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         default=[],
         help="only this profile of the subjects, and core; may be repeated",
+    )
+    group.addoption(
+        "--bnspec-level",
+        choices=LEVELS,
+        default=LEVELS[-1],
+        help="count failures up to this level (default: all)",
     )
     group.addoption("--bnspec-waivers", metavar="FILE", default=None, help="known failures, as docs/reports.md says")
     group.addoption(

@@ -174,7 +174,7 @@ static void gradients(const Call *call, size_t c, Statistics s, Results *results
             call->inference ? a * g : a * g - (a * sum + a * istd * istd * product * d) / n;
     }
     if (call->scale)
-        results->dgamma.value[c] = product * istd;
+        results->dgamma.value[c] = call->count ? product * istd : 0.0; /* of nothing 0, whatever istd is [BN-INF-3] */
     if (call->center)
         results->dbeta.value[c] = sum;
 }

@@ -193,7 +193,7 @@ def test_the_verdict_on_a_clause_is_that_of_the_worst_subject_and_the_worst_erro
     assert by_clause([small, large])["BN-RUN-1"]["worst"]["share"] == 0.75
     rows = by_clause([small, record("not supported", subject="torch", reason="no")])
     assert rows["BN-RUN-1"]["verdict"] == "passed"
-    assert rows["BN-RUN-2"] == {"verdict": "unlooked", "worst": None, "subjects": {}}
+    assert rows["BN-RUN-2"] == {"level": "A", "verdict": "unlooked", "worst": None, "subjects": {}}
 
 
 def test_what_is_outside_a_scope_is_not_supported_unless_a_check_says_more() -> None:
@@ -436,7 +436,7 @@ def test_a_plot_places_error_and_bound_and_marks_what_is_beyond() -> None:
 def test_the_table_of_one_subject_says_why(report: dict[str, Any]) -> None:
     out = io.StringIO()
     table(made(record("passed", worst=WORST), record("not supported", ("BN-RUN-2",), reason="it has no layers")), out)
-    assert re.search(r"BN-RUN-1 +1 +0\.50 +0\.2 +passed", out.getvalue())
+    assert re.search(r"BN-RUN-1 +A +1 +0\.50 +0\.2 +passed", out.getvalue())
     assert "not supported: it has no layers" in out.getvalue()
     assert f"2 of {len(specification())} clauses looked at: 1 passed, 1 not supported, in 1 s" in out.getvalue()
 

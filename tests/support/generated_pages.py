@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from dialect_table import with_table
+
 from bnspec._clauses import clauses
 from bnspec_conformance.mutants.summary import markdown
 from bnspec_conformance.subjects.pipe import conversation
@@ -63,6 +65,7 @@ def protocol(old: str) -> str:
 
 #: From a page's path to a function that makes the new text of the old one.
 PAGES: dict[str, Callable[[str], str]] = {
+    "bnspec/SPEC.md": with_table,
     "docs/mutants.md": mutants,
     "docs/porting.md": porting,
     "docs/protocol.md": protocol,

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 
 from bnspec_conformance import Case, Outcome, find_subject
+from bnspec_conformance.cases.levels import level_of_case
 
-__all__ = ["Broken", "forgetful", "one_pass", "right", "silent"]
+__all__ = ["Broken", "forgetful", "hard_only", "one_pass", "right", "silent"]
 
 
 class Broken:
@@ -38,9 +39,12 @@ class Broken:
                 rank = dataclasses.replace(rank, var=var[None].astype(rank.var.dtype))
         if self.kind == "forgetful" and rank.state is not None:
             rank = dataclasses.replace(rank, state=case.state)
+        if self.kind == "hard_only" and level_of_case(case) == "AAA" and rank.y is not None:
+            rank = dataclasses.replace(rank, y=rank.y + rank.y.dtype.type(1))
         if self.kind == "silent":
             rank = dataclasses.replace(rank, ydot=None)
         return Outcome((rank,))
 
 
 right, one_pass, forgetful, silent = map(Broken, ("right", "one_pass", "forgetful", "silent"))
+hard_only = Broken("hard_only")  # right but for inputs that are hard

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["exact_inputs", "hard_families"]
+__all__ = ["HARD_FAMILY", "exact_inputs", "hard_families"]
 
 Floats32 = npt.NDArray[np.float32]
 Family = tuple[Floats32, Floats32, Floats32, Floats32, float]
+
+#: What the note of a case of a hard family begins with.
+HARD_FAMILY = "hard family"
 
 SHAPE = (8, 4, 4, 4)
 EPSILON = 1e-5

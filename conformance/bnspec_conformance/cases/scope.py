@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bnspec._clauses import clauses
 from bnspec_conformance.cases.case import Case, RankInputs, RankOutcome
 
-__all__ = ["PROFILES", "Scope", "about", "needs"]
+__all__ = ["LAYER", "PROFILES", "Scope", "about", "needs"]
 
 #: The parts of the specification that a subject may have or lack, each with what it adds.
 PROFILES: Mapping[str, str] = {
@@ -35,36 +36,16 @@ _FIELDS |= {"mean_low": "statistics"}
 _FIELDS |= {"dx": "grad", "dgamma": "grad", "dbeta": "grad", "ydot": "jvp", "mean_dot": "jvp", "var_dot": "jvp"}
 
 
-#: Profiles that a clause needs beyond "core", by its id, else by its family.
-_ABOUT: Mapping[str, tuple[str, ...]] = {
-    "BN-GRP-2": ("ghost",),
-    "BN-GRP-3": ("ghost",),
-    "BN-GRP-4": ("ghost",),
-    "BN-MOM-1": ("statistics",),
-    "BN-MOM-2": ("statistics",),
-    "BN-MOM-3": ("statistics",),
-    "BN-GRAD": ("grad",),
-    "BN-GRAD-4": ("jvp",),
-    "BN-GRAD-5": ("grad", "jvp"),
-    "BN-GRAD-6": ("grad", "cotangents"),
-    "BN-RUN": ("running",),
-    "BN-RUN-8": ("running", "ghost"),
-    "BN-INF": ("inference",),
-    "BN-RENORM": ("renorm",),
-    "BN-RENORM-2": ("renorm", "grad"),
-    "BN-RENORM-8": ("renorm", "ghost"),
-    "BN-MASK": ("mask",),
-    "BN-MASK-4": ("mask", "grad"),
-    "BN-SYNC": ("sync",),
-    "BN-SYNC-5": ("sync", "ghost"),
-    "BN-SYNC-6": ("sync", "grad"),
-    "BN-SYNC-7": ("sync", "grad"),
-}
+#: The word for bnspec's own layers, names and files, about which no port is asked; the checks see to that.
+LAYER = "layer"
 
 
 def about(clause: str) -> tuple[str, ...]:
-    """Return the profiles without which a subject cannot be asked about a clause."""
-    return _ABOUT.get(clause, _ABOUT.get(clause.rsplit("-", 1)[0], ()))
+    """Return the profiles without which a subject cannot be asked about a clause, as SPEC.md has them.
+
+    "core" is none of them: what is said of every port also holds for one that has inference alone.
+    """
+    return tuple(name for name in clauses()[clause].profiles if name not in ("core", LAYER))
 
 
 def needs(case: Case) -> frozenset[str]:

@@ -13,13 +13,13 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def call(options: argparse.Namespace) -> int:
-    """Print a line for each clause and one for each of its checks."""
+    """Print a line for each clause, with its level and profiles, and one for each of its checks."""
     from bnspec_conformance.run.engine import checks
 
     proofs = checks()
     for clause, entry in _clauses.clauses().items():
         first = " ".join(entry.text.split())
-        print(f"{clause:13} {first[:96]}")
+        print(f"{clause:13} {entry.level:4}{', '.join(entry.profiles):18} {first[:88]}")
         for name in proofs.get(clause, []):
             print(f"{'':13}   {name}")
     return 0

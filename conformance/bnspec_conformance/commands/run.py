@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from bnspec._clauses import LEVELS
 from bnspec_conformance.commands.numbers import count, seconds
 
 __all__ = ["call", "register"]
@@ -38,6 +39,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     run.add_argument(
         "--profile", action="append", default=[], metavar="NAME", help="only this profile, and core; may be repeated"
+    )
+    run.add_argument(
+        "--level", choices=LEVELS, default=LEVELS[-1], help="fail only for failures up to this level (default AAA: all)"
     )
     run.add_argument("--waivers", metavar="FILE", help="known failures, with reasons")
     run.add_argument("--update-waivers", action="store_true", help="rewrite that file to fit what this run finds")
@@ -96,6 +100,7 @@ def _asked(options: argparse.Namespace) -> list[str]:
     words += [f"--clause={name}" for name in options.clause]
     words += [f"--bnspec-profile={name}" for name in options.profile]
     words += [] if options.max_examples is None else [f"--max-examples={options.max_examples}"]
+    words += [f"--bnspec-level={options.level}"]
     words += [] if options.deadline is None else [f"--bnspec-deadline={options.deadline!r}"]
     words += [f"-k{options.k}"] if options.k else []
     words += [

@@ -3,16 +3,21 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bnspec_conformance.cases.levels import LEVELS, level_of_clause
 from bnspec_conformance.matrix.row import MatrixRow
+from bnspec_conformance.report.by_level import by_level, level_of_entry
 from bnspec_conformance.report.markdown import code, escaped
-from bnspec_conformance.trials.record import outcome_of, reason_of
+from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
 
 __all__ = ["page"]
 
 _MARKS = {"passed": "✓", "failed": "✗", "waived": "◐", "not supported": "·", "untested": "?", "unlooked": ""}
 
 _LEGEND = """✓ passed · ◐ fails for a known reason, told below · ✗ failed · `·` not supported: outside what the subject
-declares, never a pass · ? untested: something else failed first, or nothing that was compared carried information"""
+declares, never a pass · ? untested: something else failed first, or nothing that was compared carried information
+
+Levels: A the mathematics, AA the edges, AAA hard numerics and bits. A mark with a level is a failure that shows on
+cases of that level only; without one it has the level of its clause. The last rows count what holds at each level."""
 
 
 def page(rows: Sequence[MatrixRow], report: Mapping[str, Any], command: str) -> str:
@@ -61,7 +66,8 @@ def _header(rows: Sequence[MatrixRow], report: Mapping[str, Any]) -> str:
             lines.append((code(s["name"]), escaped(s["version"]), s["dialect"] or "", ", ".join(s["profiles"]), judged))
     machine = escaped(f"Python {report['python']}, {report['platform']} {report['machine']}, {report['device']}")
     examples = report["max_examples"] or "each subject's own number of"
-    return f"{machine}; seed {report['seed']}, {examples} examples per check.\n\n" + _table(
+    text = f"Specification {report['specification']}; " if "specification" in report else ""
+    return f"{text}{machine}; seed {report['seed']}, {examples} examples per check.\n\n" + _table(
         ("subject", "version", "dialect", "profiles", "judged by"), lines
     )
 
@@ -89,27 +95,40 @@ def _conventions(rows: Sequence[MatrixRow]) -> str:
 def _clauses(rows: Sequence[MatrixRow], report: Mapping[str, Any]) -> str:
     names = [row.subject for row in rows]
     lines = [
-        (clause, *(_MARKS[entry["subjects"].get(name, {"verdict": "unlooked"})["verdict"]] for name in names))
+        (clause, level_of_clause(clause), *(_mark(clause, entry["subjects"].get(name)) for name in names))
         for clause, entry in report["clauses"].items()
     ]
+    counted = [by_level(report["clauses"], name) for name in names]
     sums = [
-        (
-            f"**{verdict}**",
-            *(
-                str(sum(e["subjects"].get(n, {}).get("verdict") == verdict for e in report["clauses"].values()) or "")
-                for n in names
-            ),
-        )
+        (f"**{verdict}**", "", *(str(_sum(report["clauses"], name, verdict) or "") for name in names))
         for verdict in ("passed", "waived", "failed", "not supported", "untested")
     ]
-    return _table(("clause", *map(code, names)), [*lines, *sums])
+    kept = [("**kept**", level, *(_kept(counts[level]) for counts in counted)) for level in LEVELS]
+    return _table(("clause", "level", *map(code, names)), [*lines, *sums, *kept])
+
+
+def _mark(clause: str, entry: Mapping[str, Any] | None) -> str:
+    """Return the mark of a verdict, with the level of a failure that is above that of the clause."""
+    mark = _MARKS["unlooked" if entry is None else entry["verdict"]]
+    above = entry is not None and level_of_entry(clause, entry) != level_of_clause(clause)
+    return f"{mark} {level_of_entry(clause, entry)}" if above and entry is not None else mark
+
+
+def _sum(clauses: Mapping[str, Any], name: str, verdict: str) -> int:
+    return sum(entry["subjects"].get(name, {}).get("verdict") == verdict for entry in clauses.values())
+
+
+def _kept(counts: Mapping[str, int]) -> str:
+    """Return how many clauses hold of those that were asked at a level, such as 28/31."""
+    asked = sum(counts.get(verdict, 0) for verdict in ("passed", "waived", "failed", "untested"))
+    return f"{counts.get('passed', 0)}/{asked}" if asked else ""
 
 
 def _reasons(row: MatrixRow) -> str:
     """Return the clauses that a subject does not pass, with reasons; failures of the same kind on one line."""
     assert row.report is not None
-    known: dict[tuple[str, str], list[str]] = {}
-    failed: dict[str, list[str]] = {}
+    known: dict[tuple[str, str, str], list[str]] = {}
+    failed: dict[tuple[str, str], list[str]] = {}
     lacking: dict[str, list[str]] = {}
     untested: dict[str, list[str]] = {}
     for check in row.report["checks"]:
@@ -117,9 +136,9 @@ def _reasons(row: MatrixRow) -> str:
         for clause in check["clauses"]:
             outcome, reason = outcome_of(check, clause), reason_of(check, clause)
             if outcome == "waived":
-                known.setdefault((reason, links.get(reason, "")), []).append(clause)
+                known.setdefault((level_of(check, clause), reason, links.get(reason, "")), []).append(clause)
             elif outcome in ("failed", "stale"):
-                failed.setdefault(reason.splitlines()[0], []).append(clause)
+                failed.setdefault((level_of(check, clause), reason.splitlines()[0]), []).append(clause)
     for clause, entry in row.report["clauses"].items():
         for mine in entry["subjects"].values():
             if mine["verdict"] == "not supported":
@@ -127,13 +146,21 @@ def _reasons(row: MatrixRow) -> str:
             elif mine["verdict"] == "untested":
                 untested.setdefault("; ".join(mine["reasons"]), []).append(clause)
     lines = [
-        f"- ◐ {_ids(clauses)}: {escaped(reason)}{f' [more]({link})' if link else ''}"
-        for (reason, link), clauses in known.items()
+        f"- ◐ {level}, {_ids(clauses)}: {escaped(reason)}{f' [more]({link})' if link else ''}"
+        for (level, reason, link), clauses in sorted(known.items(), key=_by_level)
     ]
-    lines += [f"- ✗ {_ids(clauses)}: {escaped(problem)}" for problem, clauses in failed.items()]
+    lines += [
+        f"- ✗ {level}, {_ids(clauses)}: {escaped(problem)}"
+        for (level, problem), clauses in sorted(failed.items(), key=_by_level)
+    ]
     lines += [f"- ? {_ids(clauses)}: {escaped(reason)}" for reason, clauses in untested.items()]
     lines += [f"- · {_ids(clauses)}: {escaped(reason)}" for reason, clauses in lacking.items()]
     return f"### {escaped(row.subject)}\n\n" + ("\n".join(lines) or "Every clause passes.")
+
+
+def _by_level(item: tuple[tuple[str, ...], object]) -> int:
+    """Sort what shows on ordinary inputs before what shows on hard ones."""
+    return LEVELS.index(item[0][0])
 
 
 def _ids(clauses: Iterable[str]) -> str:

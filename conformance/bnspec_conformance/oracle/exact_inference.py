@@ -30,6 +30,9 @@ def inference(case: Case) -> Outcome:
             s = share(rank, 0, c, Fraction(0))
             if s.dy is not None:
                 dbeta[c] = rounded(sum(s.dy) * s.udy)
+                if not len(s.dy):  # a sum over nothing, whatever the statistics are
+                    dgamma[c] = 0.0
+                    continue
             mean, var = used(config, channel_state(case.state, c))
             gamma, beta, gamma_dot, beta_dot = gammas[c], betas[c], gamma_dots[c], beta_dots[c]
             if mean is None or var is None or var + Fraction(config.epsilon) <= 0:

@@ -4,10 +4,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bnspec_conformance.cases.levels import within
+
 __all__ = ["GROWTH", "Change", "compare"]
 
 #: A worst error that grew by more than this factor is a change.
 GROWTH = 2.0
+
+#: Settings that reports of older versions do not have.
+_LATER = ("specification", "level")
 
 #: Verdicts from best to worst. A clause that is no longer looked at has lost what was known of it.
 _RANK = {"passed": 0, "waived": 1, "untested": 2, "not supported": 2, "unlooked": 3, "failed": 4}
@@ -20,7 +25,7 @@ class Change:
     Attributes
     ----------
     kind : str
-        "verdict", "error", "subject", "check", "version" or "setting".
+        "verdict", "level", "error", "subject", "check", "version" or "setting".
     worse : bool
         Whether it counts against the new report.
     subject, name : str
@@ -43,17 +48,19 @@ class Change:
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     """Return the differences between two reports, settings and versions first.
 
-    A verdict is worse if a clause fails that did not, or if one that passed or was waived no longer does. A subject or
-    a check that is gone is worse as well: what it showed is no longer shown. A larger error is worse only between runs
-    with the same seed and number of cases; otherwise the cases differ.
+    A verdict is worse if a clause fails that did not, or if one that passed or was waived no longer does; so is a
+    failure that shows at a lower level than before. A subject or a check that is gone is worse as well: what it showed
+    is no longer shown. A larger error is worse only between runs with the same seed and number of cases; otherwise the
+    cases differ.
     """
     return [*_settings(old, new), *_versions(old, new), *_subjects(old, new), *_verdicts(old, new), *_errors(old, new)]
 
 
 def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
-    for key in ("seed", "max_examples", "python", "platform", "machine", "device"):
-        if old[key] != new[key]:
-            yield Change("setting", False, "", key, str(old[key]), str(new[key]))
+    for key in ("specification", "seed", "max_examples", "level", "python", "platform", "machine", "device"):
+        was, now = old.get(key), new.get(key)
+        if was != now and (key in old or key not in _LATER):
+            yield Change("setting", False, "", key, str(was), str(now))
 
 
 def _versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
@@ -87,6 +94,11 @@ def _verdicts(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change
         was, now = (_verdict(report, clause, name) for report in (old, new))
         if was != now:
             yield Change("verdict", _RANK[now] > _RANK[was], name, clause, was, now)
+        elif was in ("failed", "waived"):
+            before, after = (_level(report, clause, name) for report in (old, new))
+            if before and after and before != after:
+                worse = not within(before, after)
+                yield Change("level", worse, name, clause, f"{was} at {before}", f"{now} at {after}")
 
 
 def _errors(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
@@ -108,6 +120,12 @@ def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str
 def _verdict(report: Mapping[str, Any], clause: str, name: str) -> str:
     entry = report["clauses"].get(clause, {"subjects": {}})["subjects"].get(name)
     return "unlooked" if entry is None else str(entry["verdict"])
+
+
+def _level(report: Mapping[str, Any], clause: str, name: str) -> str | None:
+    """Return the level of a failure; reports of older versions have none."""
+    found: str | None = report["clauses"][clause]["subjects"][name].get("level")
+    return found
 
 
 def _share(report: Mapping[str, Any], clause: str, name: str) -> float | None:

@@ -10,12 +10,14 @@ from typing import Any
 from bnspec._clauses import Clause
 from bnspec._clauses import clauses as specification_clauses
 from bnspec._printable import printable
+from bnspec_conformance.cases.levels import level_of_clause
 from bnspec_conformance.cases.scope import PROFILES
 from bnspec_conformance.report.atomic_write import write_text
+from bnspec_conformance.report.by_level import level_of_entry, levels_line
 from bnspec_conformance.report.markdown import plain, rendered
 from bnspec_conformance.report.plot import Scale, axis, interval
 from bnspec_conformance.report.summary import VERDICTS
-from bnspec_conformance.trials.record import outcome_of, reason_of
+from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
 from bnspec_conformance.trials.violation import difference, told_by_ulps
 
 __all__ = ["write_html"]
@@ -92,6 +94,7 @@ def _subjects(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             **subject,
             "counts": counts,
             "total": sum(counts.values()) or 1,
+            "levels": levels_line(content["clauses"], subject["name"]),
             "lacks": missing,
         }
 
@@ -109,7 +112,7 @@ def _families(content: Mapping[str, Any], render: Any) -> list[dict[str, Any]]:
     families: dict[str, dict[str, Any]] = {}
     known = specification_clauses()
     for clause_id, row in content["clauses"].items():
-        clause = known.get(clause_id) or Clause(clause_id, clause_id.rpartition("-")[0], "", "")
+        clause = known.get(clause_id) or Clause(clause_id, clause_id.rpartition("-")[0], "", "", "", ())
         family = families.setdefault(
             clause.family, {"id": clause.family, "title": plain(clause.title_of_page), "clauses": []}
         )
@@ -136,6 +139,7 @@ def _clause(
             outside.setdefault(line["outside"], []).append(line["name"])
     return {
         "id": clause.id,
+        "level": level_of_clause(clause.id),
         "text": render(clause.text),
         "first": plain(clause.text),
         "verdict": row["verdict"],
@@ -157,6 +161,8 @@ def _cell(clause: str, name: str, entry: Mapping[str, Any] | None) -> dict[str, 
     share = min(float(entry["worst"]["share"]), 1.0) if entry["worst"] else 0.0
     counted = ", ".join(f"{entry[o]} {o}" for o in ("failed", "stale", "waived", "passed", "untested") if entry[o])
     said = f"{name}, {clause}: {entry['verdict']}"
+    if entry["verdict"] in ("failed", "waived"):
+        said += f" at level {level_of_entry(clause, entry)}"
     if counted:
         said += f" ({counted}; {_seconds(entry['seconds'])})"
     if entry["worst"]:
@@ -209,6 +215,7 @@ def _failure(check: Mapping[str, Any], clause: str) -> dict[str, Any]:
         "check": check["check"],
         "subject": check["subject"],
         "outcome": outcome_of(check, clause),
+        "level": level_of(check, clause),
         "problem": problem,
         "elsewhere": None if first == clause else first,
         "violation": violation,

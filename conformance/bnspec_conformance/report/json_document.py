@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bnspec._clauses import LEVELS, specification_version
 from bnspec_conformance.cases.scope import PROFILES
 from bnspec_conformance.report.atomic_write import write_text
 from bnspec_conformance.report.facts import device, machine_facts, versions
@@ -45,6 +46,7 @@ def document(
     interrupted: bool = False,
     running: Record | None = None,
     asked: Collection[str] | None = None,
+    level: str = LEVELS[-1],
 ) -> dict[str, Any]:
     """Everything a run found, as a JSON value in the form of ``schemas/report.schema.json``.
 
@@ -71,11 +73,14 @@ def document(
     asked : collection of str, optional
         The clauses that were asked for, by default all. A check often speaks of others too: these have a row only
         where one was not simply passed or left.
+    level : str
+        The highest level at which a failure fails the run.
     """
     facts = machine_facts()
     content = {
         "format": FORMAT,
         "bnspec": versions()["bnspec"],
+        "specification": specification_version(),
         **facts,
         "device": device(),
         "versions": versions(),
@@ -83,6 +88,7 @@ def document(
         "command": command,
         "seed": seed,
         "max_examples": max_examples,
+        "level": level,
         "seconds": round(seconds, 3),
         "interrupted": interrupted,
         "notes": list(notes),

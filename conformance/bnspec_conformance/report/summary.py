@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.trials.record import OUTCOMES, Record, outcome_of, reason_of
+from bnspec_conformance.cases.levels import level_of_clause, lowest
+from bnspec_conformance.trials.record import OUTCOMES, Record, level_of, outcome_of, reason_of
 
 __all__ = ["VERDICTS", "by_clause", "verdict_of"]
 
@@ -34,9 +35,10 @@ def by_clause(
     Returns
     -------
     dict
-        For every clause of SPEC.md, in its order: ``verdict``, ``worst`` and ``subjects``; by the name of each subject
-        that was asked about it, ``verdict``, the number of checks with each of `OUTCOMES`, ``reasons``, ``worst`` and
-        ``seconds``. The first of the reasons is the one of the verdict.
+        For every clause of SPEC.md, in its order: ``level``, ``verdict``, ``worst`` and ``subjects``; by the name of
+        each subject that was asked about it, ``verdict``, ``level``, the number of checks with each of `OUTCOMES`,
+        ``reasons``, ``worst`` and ``seconds``. The first of the reasons is the one of the verdict; the level of a
+        failure is the lowest at which a check saw one, else that of the clause.
     """
     outside = {} if lacking is None else lacking
     names: list[str] = list(dict.fromkeys([*(r.subject for r in records), *outside]))
@@ -52,6 +54,7 @@ def by_clause(
             if mine or reason is not None:
                 subjects[name] = _entry(clause, mine, reason)
         rows[clause] = {
+            "level": level_of_clause(clause),
             "verdict": verdict_of({entry["verdict"]: 1 for entry in subjects.values()}),
             "worst": _largest(entry["worst"] for entry in subjects.values()),
             "subjects": subjects,
@@ -69,8 +72,10 @@ def _entry(clause: str, records: Sequence[Record], outside: str | None) -> dict[
     decisive = ("failed", "stale") if verdict == "failed" else (verdict,)
     first = [reason for own, reason in told if own in decisive and own != "passed"]
     others = sorted(reason for own, reason in told if own not in (*decisive, "passed"))
+    failures = [r for r in records if verdict in ("failed", "waived") and outcome_of(r, clause) == verdict]
     return {
         "verdict": verdict,
+        "level": lowest(level_of(r, clause) for r in failures) if failures else level_of_clause(clause),
         **counts,
         "reasons": list(dict.fromkeys([*(first if verdict == "failed" else sorted(first)), *others])),
         "worst": _largest(dataclasses.asdict(r.worst) for r in records if r.worst is not None),

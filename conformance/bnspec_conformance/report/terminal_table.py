@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bnspec._clauses import clauses as specification_clauses
+from bnspec_conformance.cases.levels import LEVELS, level_of_clause, within
+from bnspec_conformance.report.by_level import by_level, level_of_entry, levels_line
 from bnspec_conformance.report.summary import VERDICTS
 
 __all__ = ["table"]
@@ -26,7 +28,7 @@ _WIDTH = 120
 
 
 def table(content: Mapping[str, Any], out: TextIO) -> None:
-    """Print a report: one line per clause that was looked at, and the sum for each subject.
+    """Print a report: one line per clause that was looked at, and the sums for each subject, by level and by verdict.
 
     Parameters
     ----------
@@ -52,6 +54,7 @@ def table(content: Mapping[str, Any], out: TextIO) -> None:
         found = [row["subjects"][name]["verdict"] for row in content["clauses"].values() if name in row["subjects"]]
         parts = ", ".join(f"{found.count(v)} {v}" for v in VERDICTS if v in found) or "none"
         head = f"{name}: " if len(names) > 1 else ""
+        console.print(f"{head}{levels_line(content['clauses'], name)}{_not_counted(content, name)}", soft_wrap=True)
         end = f", in {content['seconds']:.0f} s" if len(names) == 1 else ""
         console.print(f"{head}{len(found)} of {total} clauses looked at: {parts}{end}", soft_wrap=True)
     if len(names) > 1:
@@ -65,6 +68,7 @@ def _one(clauses: Mapping[str, Any], name: str) -> Table:
     shown_outcomes = [o for o in _OUTCOMES if o in always or any(entry[o] for entry in rows.values())]
     shown = Table(box=None, pad_edge=False)
     shown.add_column("clause")
+    shown.add_column("level")
     for heading in (*shown_outcomes, "worst error/bound", "seconds"):
         shown.add_column(heading, justify="right")
     shown.add_column("")
@@ -73,6 +77,7 @@ def _one(clauses: Mapping[str, Any], name: str) -> Table:
         share = float(entry["worst"]["share"]) if entry["worst"] else 0.0
         shown.add_row(
             clause,
+            level_of_entry(clause, entry),
             *(str(entry[o] or "") for o in shown_outcomes),
             f"{share:.2f}" if share else "",
             f"{entry['seconds']:.1f}",
@@ -97,23 +102,40 @@ def _several(clauses: Mapping[str, Any], names: list[str]) -> Table:
     """Verdicts only, a column for each subject."""
     shown = Table(box=None, pad_edge=False)
     shown.add_column("clause", no_wrap=True)
+    shown.add_column("level", no_wrap=True)
     for name in names:
         shown.add_column(name, justify="center", overflow="fold")
     for clause, row in clauses.items():
         found = (row["subjects"].get(name) for name in names)
-        verdicts = ["unlooked" if entry is None else str(entry["verdict"]) for entry in found]
-        shown.add_row(clause, *(Text(_SHORT.get(v, v), style=_STYLES[v]) for v in verdicts))
+        shown.add_row(clause, level_of_clause(clause), *(_cell(clause, entry) for entry in found))
     return shown
+
+
+def _cell(clause: str, entry: Mapping[str, Any] | None) -> Text:
+    """Return a verdict, and where something failed at a higher level than the clause's, that level."""
+    verdict = "unlooked" if entry is None else str(entry["verdict"])
+    said = _SHORT.get(verdict, verdict)
+    if entry is not None and level_of_entry(clause, entry) != level_of_clause(clause):
+        said += f" {level_of_entry(clause, entry)}"
+    return Text(said, style=_STYLES[verdict])
+
+
+def _not_counted(content: Mapping[str, Any], name: str) -> str:
+    """Say that some failures do not count, where the run was asked for lower levels only."""
+    limit = content.get("level", LEVELS[-1])
+    found = by_level(content["clauses"], name)
+    above = sum(counts["failed"] for level, counts in found.items() if not within(level, limit))
+    return f"; what failed above {limit} does not fail the run" if above else ""
 
 
 def _parts(names: list[str], width: int) -> Iterator[list[str]]:
     """As many subjects at a time as find room beside each other."""
-    part, used = list[str](), 16
+    part, used = list[str](), 22
     for name in names:
         needed = max(len(name), 8) + 2
         if part and used + needed > width:
             yield part
-            part, used = [], 16
+            part, used = [], 22
         part.append(name)
         used += needed
     yield part

@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from bnspec._clauses import LEVELS
+
 __all__ = ["command_line"]
 
 
@@ -28,6 +30,7 @@ def command_line(option: Callable[[str], Any], subjects: Iterable[str]) -> str:
         words += ["--max-examples", str(option("--max-examples"))]
     if option("--bnspec-deadline") is not None:
         words += ["--deadline", f"{option('--bnspec-deadline'):g}"]
+    words += ["--level", option("--bnspec-level")] if option("--bnspec-level") != LEVELS[-1] else []
     words += ["--isolate"] if option("--bnspec-isolate") else []
     words += ["--no-shrink"] if option("--bnspec-no-shrink") else []
     words += ["--seed", str(option("--bnspec-seed") or 0)]

@@ -11,6 +11,7 @@ import pytest
 
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance import report
+from bnspec_conformance.cases.levels import within
 from bnspec_conformance.report.json_document import plain, record_from_json
 from bnspec_conformance.run.completeness import asked_for, lacking, never_met, problems
 from bnspec_conformance.run.engine import all_checks, attempt, checks_of
@@ -23,7 +24,7 @@ from bnspec_conformance.run.waivers.settlement import Waivers
 from bnspec_conformance.run.waivers.waiver import Facts, facts_of
 from bnspec_conformance.subjects import Subject, version_of
 from bnspec_conformance.trials.listeners import listening
-from bnspec_conformance.trials.record import Record
+from bnspec_conformance.trials.record import Record, level_of, outcome_of
 
 __all__ = ["SuiteRun"]
 
@@ -116,6 +117,8 @@ class SuiteRun:
             record = self._settle(item, record, self.waivers)
         if record.outcome == "waived":
             result.outcome, result.wasxfail = "skipped", f"waived: {(record.waiver or {})['reason']}"
+        elif record.outcome == "failed" and not self._counts(record):
+            result.outcome, result.wasxfail = "skipped", f"failed above level {self._level}"
         # user_properties travel from pytest-xdist's workers to the process that reports.
         result.user_properties.append(("bnspec", plain(record.to_json())))
         return result
@@ -210,7 +213,7 @@ class SuiteRun:
             return False
         self.records += stale
         self.notes += [f"stale: {r.subject}: {r.reason}" for r in stale]
-        return bool(stale)
+        return any(map(self._counts, stale))
 
     def _vacuous(self) -> bool:
         """Say what a run of the whole suite never met although it is in a subject's scope; whether there is any."""
@@ -255,7 +258,18 @@ class SuiteRun:
             interrupted=bool(notes) or self.cut is not None,
             running=self.written.live.running if self.written is not None and self.cut is not None else None,
             asked=self._clauses() if option("--clause") else None,
+            level=self._level,
         )
+
+    @property
+    def _level(self) -> str:
+        """The highest level at which a failure fails the run."""
+        return str(self.config.getoption("--bnspec-level"))
+
+    def _counts(self, record: Record) -> bool:
+        """Return whether a failure fails the run."""
+        wrong = [c for c in record.clauses if outcome_of(record, c) in ("failed", "stale")]
+        return any(within(level_of(record, clause), self._level) for clause in wrong)
 
     def _clauses(self) -> list[str]:
         """Return the clauses that `--clause` names."""

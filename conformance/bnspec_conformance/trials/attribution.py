@@ -119,6 +119,10 @@ class Controls:
             return tuple(about or own)
         return self._elsewhere(output, others, size)
 
+    def is_wrong_on_ordinary(self, output: str) -> bool:
+        """Return whether an output is wrong in a plain case with ordinary numbers too."""
+        return self._right(_EASY, output, Size()) is False
+
     def _is_about(self, clause: str, output: str, size: Size) -> bool:
         """Return whether the output is right in the case without the feature that the clause is about."""
         feature = feature_of(clause, self.case)

@@ -61,7 +61,7 @@ class Breaches(UnderTest):
         """
         __tracebackhide__ = True
         clauses = self._blamed(case, output, proves, control, controls, Size.of(where))
-        self.found.keep(violation(self.subject, clauses, problem, case, **where))
+        self.found.keep(violation(self.subject, clauses, problem, case, output=output, **where))
 
     def require(self, condition: bool, otherwise: str, case: Case | None = None, **blame: Any) -> None:
         """Require a plain fact; without it every clause of the check breaks, or those that `breach` is told."""

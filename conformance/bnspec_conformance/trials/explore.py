@@ -10,6 +10,7 @@ from hypothesis.strategies import SearchStrategy
 
 from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.budget import Budget
+from bnspec_conformance.trials.failure_level import lowest_levels
 from bnspec_conformance.trials.record import Record, failed
 from bnspec_conformance.trials.search import SLOW_OR_LARGE, run_case, search, search_settings
 from bnspec_conformance.trials.trial import Trial
@@ -73,7 +74,7 @@ def explore(
                 name, trial.clauses, subject.name, outcome, seconds, evidence.cases, evidence.worst, reason,
                 dict(evidence.reached),
             )  # fmt: skip
-            return failed(record, list(trial.found)) if trial.found else record
+            return failed(record, list(trial.found), lowest_levels(trial)) if trial.found else record
 
         @functools.wraps(check)
         def test(subject: Subject, budget: Budget, request: pytest.FixtureRequest) -> None:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bnspec._printable import printable
+from bnspec_conformance.cases.levels import highest, level_of_clause, lowest
 
 if TYPE_CHECKING:
     from bnspec_conformance.trials.violation import Violation
 
-__all__ = ["OUTCOMES", "Record", "Worst", "failed", "outcome_of", "reason_of"]
+__all__ = ["OUTCOMES", "Record", "Worst", "failed", "level_of", "outcome_of", "reason_of"]
 
 #: Outcomes of a check. "untested": it ran, and nothing it compared carried information. "waived": it failed, and a
 #: waiver says why that is known. "stale": it was to fail by a waiver that has expired or is no longer needed.
@@ -50,13 +51,14 @@ class Record:
     reached : dict of str to int
         How many cases had each of the features that a search must meet (`bnspec_conformance.cases.coverage.KINDS`).
     violation : dict or None
-        Of a failure: clauses, subject, problem, case (described), script, what, rank, index, got, expected, error_ulp,
-        bound_ulp; `drawn`, the check's argument as `codec` writes it, for replay.
+        Of a failure: clauses, subject, problem, case (described) and its level, script, what, rank, index, got,
+        expected, error_ulp, bound_ulp; `drawn`, the check's argument as `codec` writes it, for replay; `level`.
     waiver : dict or None
         The waiver that was applied.
     booked : dict of str to dict
         By clause, its own outcome and reason, where the check failed: what is wrong breaks some clauses, and leaves the
-        others of the check untested. Empty where every clause has the outcome of the check.
+        others of the check untested. Of a clause that failed also the level at which it did. Empty where every clause
+        has the outcome of the check.
     others : list of dict
         Violations of other clauses than the first one's.
     """
@@ -116,13 +118,21 @@ def reason_of(record: Record | Mapping[str, Any], clause: str) -> str:
     return _told(record, clause)[1]
 
 
+def level_of(record: Record | Mapping[str, Any], clause: str) -> str:
+    """Return the level of a clause that failed: the higher one of its own and of the lowest case that breaks it."""
+    held: Mapping[str, Any] = vars(record) if isinstance(record, Record) else record
+    own = (held.get("booked") or {}).get(clause) or {}
+    case = (held.get("violation") or {}).get("case_level") or "A"
+    return str(own.get("level") or highest((level_of_clause(clause), case)))
+
+
 def _told(record: Record | Mapping[str, Any], clause: str) -> tuple[str, str]:
     held: Mapping[str, Any] = vars(record) if isinstance(record, Record) else record
     own = (held.get("booked") or {}).get(clause)
     return (own["outcome"], own["reason"]) if own is not None else (str(held["outcome"]), str(held["reason"]))
 
 
-def failed(record: Record, violations: "Sequence[Violation]") -> Record:
+def failed(record: Record, violations: "Sequence[Violation]", lowest_case: Mapping[str, str]) -> Record:
     """Return the record of a check that saw violations, which are booked to the clauses that they break.
 
     Parameters
@@ -131,13 +141,18 @@ def failed(record: Record, violations: "Sequence[Violation]") -> Record:
         Of the same attempt.
     violations : sequence of Violation
         At least one, the first to be reported first.
+    lowest_case : mapping of str to str
+        By clause, the lowest level of the cases that break it.
     """
+    levels = {c: highest((level_of_clause(c), lowest_case.get(c, "A"))) for v in violations for c in v.clauses}
+    for v in violations:
+        v.details["level"] = lowest(levels[c] for c in v.clauses)
     first = violations[0]
     booked = {clause: v for v in reversed(violations) for clause in v.clauses}
     because = f"untested, because {' and '.join(first.clauses)} failed: {first.problem}"
     clauses = tuple(dict.fromkeys([*record.clauses, *(c for v in violations for c in v.clauses)]))
     told = {
-        clause: {"outcome": "failed", "reason": booked[clause].problem}
+        clause: {"outcome": "failed", "reason": booked[clause].problem, "level": levels[clause]}
         if clause in booked
         else {"outcome": "untested", "reason": because}
         for clause in clauses

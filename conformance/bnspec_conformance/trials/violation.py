@@ -9,6 +9,7 @@ import numpy as np
 
 from bnspec_conformance.bounds import ulps
 from bnspec_conformance.cases.case import Case
+from bnspec_conformance.cases.levels import level_of_case, lowest
 from bnspec_conformance.subjects import Subject, asked_as
 from bnspec_conformance.trials.script import script
 
@@ -16,11 +17,24 @@ __all__ = ["Found", "Violation", "difference", "in_ulps", "told_by_ulps", "viola
 
 
 class Violation(AssertionError):
-    """A clause is broken; `details` holds what the report needs."""
+    """A clause is broken; `details` holds what the report needs.
 
-    def __init__(self, text: str, details: dict[str, Any]) -> None:
+    Attributes
+    ----------
+    case : Case or None
+        In which it was seen.
+    output : str
+        That is wrong; empty where it is no single one.
+    """
+
+    def __init__(self, text: str, details: dict[str, Any], case: Case | None = None, output: str = "") -> None:
         super().__init__(text)
-        self.details = details
+        self.details, self.case, self.output = details, case, output
+
+    @property
+    def level_of_case(self) -> str:
+        """The level of its case, A without one."""
+        return str(self.details.get("case_level") or "A")
 
     @property
     def clauses(self) -> tuple[str, ...]:
@@ -48,11 +62,14 @@ class Found:
         One of each clause: the first of the last case; of a search, the smallest case.
     here : list of Violation
         The violations of the case at hand.
+    lowest : dict of str to str
+        By clause, the lowest level of all cases that were seen to break it.
     """
 
     cited: tuple[str, ...]
     by_clause: dict[str, Violation] = field(default_factory=dict)
     here: list[Violation] = field(default_factory=list)
+    lowest: dict[str, str] = field(default_factory=dict)
     _gathering: int = 0
 
     def keep(self, violation: Violation) -> None:
@@ -61,10 +78,15 @@ class Found:
         told = {clause for earlier in self.here for clause in earlier.clauses}  # of one case, the first one speaks
         self.here.append(violation)
         for clause in violation.clauses:
+            self.seen_at(clause, violation.level_of_case)
             if clause not in told and (clause in self.cited or clause not in self.by_clause):
                 self.by_clause[clause] = violation
         if not self._gathering and self.is_own(violation):
             raise violation
+
+    def seen_at(self, clause: str, level: str) -> None:
+        """Note that a case of a level breaks a clause."""
+        self.lowest[clause] = lowest((self.lowest.get(clause, level), level))
 
     def is_own(self, violation: Violation) -> bool:
         """Return whether it breaks a clause of the check; a violation of other clauses ends no search."""
@@ -110,7 +132,9 @@ class Found:
         return bool(self.by_clause)
 
 
-def violation(subject: Subject, clauses: Sequence[str], problem: str, case: Case | None, **where: Any) -> Violation:
+def violation(
+    subject: Subject, clauses: Sequence[str], problem: str, case: Case | None, *, output: str = "", **where: Any
+) -> Violation:
     """Return a violation in words, with a script that shows it.
 
     Parameters
@@ -121,6 +145,8 @@ def violation(subject: Subject, clauses: Sequence[str], problem: str, case: Case
     problem : str
         The fault.
     case : Case or None
+    output : str
+        That is wrong, if it is one.
     **where : Any
         Of a number that is off: what, rank, index, got, expected, error_ulp, bound_ulp, error and bound.
     """
@@ -142,10 +168,11 @@ def violation(subject: Subject, clauses: Sequence[str], problem: str, case: Case
         "subject": subject.name,
         "problem": problem,
         "case": None if case is None else case.describe(),
+        "case_level": level_of_case(case),
         "script": code,
         **where,
     }
-    return Violation("\n".join(lines), details)
+    return Violation("\n".join(lines), details, case, output)
 
 
 #: Above so many units of the last place a number says nothing any more: the reference is 0, or nearly so.

@@ -123,6 +123,27 @@ def test_derivatives(t: Trial, case: Case) -> None:
 
 @clauses("BN-INF-3")
 @explore()
+def test_nothing_by_statistics_that_are_not_finite(t: Trial) -> None:
+    """Parameter gradients of an empty batch are 0 also where the running statistics are NaN or infinite."""
+    for array, value in itertools.product(("mean", "var"), (float("nan"), float("inf"))):
+        some = inference_example()
+        assert some.state is not None
+        bad = some.state[array].copy()
+        bad[0] = value
+        rank = some.ranks[0]
+        assert rank.dy is not None and rank.xdot is not None
+        nothing = RankInputs(rank.x[:0], rank.dy[:0], None, rank.xdot[:0])
+        empty = dataclasses.replace(some, ranks=(nothing,), state=some.state | {array: bad})
+        control = dataclasses.replace(empty, state=some.state)
+        t.agree(some, "dgamma", "dbeta", proves=())
+        got = t.run(empty).ranks[0]
+        for output in ("dgamma", "dbeta"):
+            found = getattr(got, output)
+            t.same(found, None if found is None else np.zeros_like(found), output, empty, control=control)
+
+
+@clauses("BN-INF-3")
+@explore()
 def test_constants(t: Trial) -> None:
     """Running statistics get no gradient: a cotangent of them is refused."""
     backend = t.needs_backend()

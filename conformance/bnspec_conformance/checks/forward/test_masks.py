@@ -181,6 +181,20 @@ def test_empty_batch(t: Trial) -> None:
         t.same(got.dbeta, np.zeros(3, np.float32), "dbeta", case, control=control)
 
 
+@clauses("BN-MASK-5")
+@explore()
+def test_empty_batch_by_a_reference_that_is_not_finite(t: Trial) -> None:
+    """Parameter gradients of an empty batch are 0 also where renorm's r and d are NaN."""
+    case = example(config(renorm=_RENORM), [(0, 3, 2)], [np.ones((0, 1, 2), bool)])
+    assert case.state is not None
+    bad = {k: np.where(np.arange(3) == 0, np.nan, v).astype(v.dtype) for k, v in case.state.items()}
+    t.agree(example(config(renorm=_RENORM)), "dgamma", "dbeta", proves=())
+    by_nan = dataclasses.replace(case, state=bad, update=False)
+    got = t.run(by_nan).ranks[0]
+    for output in ("dgamma", "dbeta"):
+        t.same(getattr(got, output), np.zeros(3, np.float32), output, by_nan, control=case)
+
+
 @clauses("BN-MASK-6")
 @explore(lambda s: strategies.cases(s, lean=True, running=True, derivatives=True, inference=False))
 def test_dropped_samples(t: Trial, case: Case) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bnspec import BatchNormConfig
 from bnspec_conformance.bounds import hard_bound
 from bnspec_conformance.cases.case import Array, Case, RankInputs, as_float64, dtype_named
-from bnspec_conformance.cases.families import hard_families
+from bnspec_conformance.cases.families import HARD_FAMILY, hard_families
 from bnspec_conformance.checks import strategies
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.trials.explore import clauses, explore
@@ -42,7 +42,7 @@ def hard_case(name: str) -> Case:
     """Return one hard family as a case."""
     x, gamma, beta, dy, epsilon = hard_families()[name]
     config = BatchNormConfig(axis=x.ndim - 1, epsilon=epsilon, decay=0.9, correction=0)
-    return Case(config=config, ranks=(RankInputs(x, dy),), gamma=gamma, beta=beta, note=f"hard family {name}")
+    return Case(config=config, ranks=(RankInputs(x, dy),), gamma=gamma, beta=beta, note=f"{HARD_FAMILY} {name}")
 
 
 #: The families that float32 arithmetic alone cannot reach, and why; it is held to all others.

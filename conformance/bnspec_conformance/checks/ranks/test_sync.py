@@ -81,6 +81,20 @@ def test_uneven_and_empty(t: Trial) -> None:
 
 @clauses("BN-SYNC-3")
 @explore()
+def test_nothing_beside_what_is_not_finite(t: Trial) -> None:
+    """A rank without samples has parameter gradients 0, although another one makes the statistics NaN."""
+    case = example(config(), [(4, 3, 2), (0, 3, 2)])
+    x = case.ranks[0].x.copy()
+    x[0, 0, 0] = np.nan
+    bad = dataclasses.replace(case, ranks=(dataclasses.replace(case.ranks[0], x=x), case.ranks[1]))
+    t.agree(case, "dgamma", "dbeta", proves=())
+    got = t.run(bad).ranks[1]
+    for output in ("dgamma", "dbeta"):
+        t.same(getattr(got, output), np.zeros(3, np.float32), output, bad, control=case)
+
+
+@clauses("BN-SYNC-3")
+@explore()
 def test_other_extents(t: Trial) -> None:
     """Ranks may differ in every extent but the channel's; weights are elements, not samples."""
     case = example(config(), [(4, 3, 2), (2, 3, 4), (2, 3, 0)])

@@ -6,6 +6,7 @@ import numpy as np
 
 from bnspec import Saved
 from bnspec._derivatives import batch_norm_tangents
+from bnspec._gradients import parameter_gradients
 from bnspec._groups import reduced_axes, spread
 from bnspec._normalize import factor
 from bnspec_conformance.mutants.cotangents import batch_only, from_saved, with_coefficients
@@ -44,6 +45,15 @@ def _dbeta_averaged(original: Any, dy: Any, saved: Saved, **more: Any) -> Any:
     if gradients.beta is None:
         return gradients
     return gradients._replace(beta=gradients.beta / gradients.beta.dtype.type(max(saved.static.groups.number, 1)))
+
+
+def _nothing_times(original: Any, s1: Any, s2: Any, saved: Saved) -> Any:
+    dgamma, dbeta = original(s1, s2, saved)
+    if dgamma is None or saved.x.size:
+        return dgamma, dbeta
+    with np.errstate(all="ignore"):
+        each = s2 * factor(None, saved.r, saved.inverse_stddev)
+    return np.sum(each, axis=0).astype(dgamma.dtype), dbeta
 
 
 def _without_gamma_dot(original: Any, xdot: Any, saved: Any, gamma_dot: Any = None, *rest: Any, **more: Any) -> Any:
@@ -208,6 +218,12 @@ MUTANTS = (
         clause="BN-GRAD-9",
         breaks="Treats mean and variance as constants: dx is a*g.",
         apply=with_coefficients(lambda a, b, c: (a, 0.0 * a, 0.0 * a)),
+    ),
+    Mutant(
+        name="nothing-times-nan",
+        clause="BN-MASK-5",
+        breaks="Multiplies a sum over nothing by 1/sqrt(var + epsilon): dgamma of an empty batch is 0*NaN.",
+        apply=wrap(parameter_gradients, _nothing_times),
     ),
     Mutant(
         name="frozen-as-batch",

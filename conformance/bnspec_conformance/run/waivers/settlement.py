@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bnspec_conformance.run.waivers.waiver import Facts, Waiver, generated
-from bnspec_conformance.trials.record import Record, outcome_of, reason_of
+from bnspec_conformance.trials.record import Record, level_of, outcome_of, reason_of
 
 __all__ = ["Changes", "Waivers"]
 
@@ -161,9 +161,13 @@ class Changes:
 
 def _booked(record: Record, reasons: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Return the outcome and reason of each clause where some are waived."""
-    waived = {c: {"outcome": "waived", "reason": r} for c, r in reasons.items() if c in record.clauses}
-    rest = {c: {"outcome": outcome_of(record, c), "reason": reason_of(record, c)} for c in record.clauses}
-    return rest | waived
+    found = {}
+    for clause in record.clauses:
+        outcome = "waived" if clause in reasons else outcome_of(record, clause)
+        found[clause] = {"outcome": outcome, "reason": reasons.get(clause, reason_of(record, clause))}
+        if outcome in ("failed", "waived"):
+            found[clause]["level"] = level_of(record, clause)
+    return found
 
 
 def _seen(
