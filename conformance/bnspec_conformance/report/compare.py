@@ -54,6 +54,14 @@ def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change
     for key in ("seed", "max_examples", "python", "platform", "machine", "device"):
         if old[key] != new[key]:
             yield Change("setting", False, "", key, str(old[key]), str(new[key]))
+    was, now = (_sizes(report) for report in (old, new))
+    if was != now:
+        yield Change("setting", False, "", "sizes", was, now)
+
+
+def _sizes(report: Mapping[str, Any]) -> str:
+    """Return how many large cases were asked for; reports of older versions had none."""
+    return str(report.get("sizes", "none"))
 
 
 def _versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
@@ -90,7 +98,7 @@ def _verdicts(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change
 
 
 def _errors(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
-    alike = all(old[key] == new[key] for key in ("seed", "max_examples"))
+    alike = all(old[key] == new[key] for key in ("seed", "max_examples")) and _sizes(old) == _sizes(new)
     for clause, name in _pairs(old, new):
         was, now = (_share(report, clause, name) for report in (old, new))
         if was is not None and now is not None and now > GROWTH * was:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.scope import PROFILES
+from bnspec_conformance.cases.sizes import Choice
 from bnspec_conformance.report.atomic_write import write_text
 from bnspec_conformance.report.facts import device, machine_facts, versions
 from bnspec_conformance.report.summary import by_clause
@@ -38,6 +39,7 @@ def document(
     *,
     seed: int,
     max_examples: int | None,
+    sizes: Choice = "default",
     seconds: float,
     command: str,
     lacking: Mapping[str, Mapping[str, str]] | None = None,
@@ -56,6 +58,8 @@ def document(
     seed : int
     max_examples : int or None
         Cases per check; None is each subject's own number.
+    sizes : {"none", "default", "large"}
+        How many of the large cases were asked for.
     seconds : float
         Of the whole run.
     command : str
@@ -83,6 +87,7 @@ def document(
         "command": command,
         "seed": seed,
         "max_examples": max_examples,
+        "sizes": sizes,
         "seconds": round(seconds, 3),
         "interrupted": interrupted,
         "notes": list(notes),
