@@ -13,12 +13,14 @@ from bnspec_conformance.mutants.faults import (
     gradients,
     layers,
     masks,
+    memory,
     moments,
     normalize,
     precision,
     renorm,
     running,
     shapes,
+    sizes,
     state,
     sync,
 )
@@ -42,6 +44,8 @@ _FAMILIES = (
     precision,
     state,
     errors,
+    sizes,
+    memory,
 )
 
 
