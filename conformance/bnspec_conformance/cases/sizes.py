@@ -192,7 +192,7 @@ def _sorted(sizes: Iterable[Size | None]) -> list[Size]:
 
 def plain_config(scope: Scope, axis: int, size: int | None = None) -> BatchNormConfig:
     """Return a configuration inside a scope; what the scope leaves open is the plainest."""
-    wanted: dict[str, Any] = {"epsilon": 1e-3, "decay": 0.75, "correction": 1, "single_value": "keep"}
+    wanted: dict[str, Any] = {"epsilon": 1e-3, "decay": 0.75, "correction": 1, "single_value": "floor"}
     wanted |= {"averaging": "exponential", "ghost_source": "merged", "virtual_batch_size": size}
     known = BatchNormConfig.__dataclass_fields__
     limits: dict[str, Sequence[Any]] = {k: v for k, v in scope.options.items() if k in known and k != "virtual_batch_size"}

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Mapping
 
 from bnspec_conformance.mutants.faults import (
+    edge_states,
     errors,
     ghost,
     gradients,
@@ -29,7 +30,7 @@ from bnspec_conformance.mutants.mutant import CannotApply, Mutant
 
 __all__ = ["ROWS", "CannotApply", "Mutant", "catalogue"]
 
-#: In the order of the specification's pages.
+#: In the order of the specification's pages; then what is right nearly everywhere, whatever the page.
 _FAMILIES = (
     shapes,
     ghost,
@@ -46,6 +47,7 @@ _FAMILIES = (
     errors,
     sizes,
     memory,
+    edge_states,
 )
 
 
