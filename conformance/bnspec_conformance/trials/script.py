@@ -28,6 +28,11 @@ def script(subject: str, case: Case, what: str, rank: int) -> str:
         Of the rank whose result is off.
     """
 
+    field, _, key = what.partition(".")
+    shown = f".state[{key!r}]" if field == "state" else f".{field if field in _FIELDS else 'y'}"
+    if case.recipe:
+        return _by_recipe(subject, case.recipe, rank, shown)
+
     def literal(array: Array | None) -> str:
         if array is None:
             return "None"
@@ -55,10 +60,6 @@ def script(subject: str, case: Case, what: str, rank: int) -> str:
     if case.state is not None:
         fields.append("state={" + ", ".join(f"{k!r}: {literal(v)}" for k, v in case.state.items()) + "}")
     fields += [f"mode={case.mode!r}", f"update={case.update!r}"]
-    field, _, key = what.partition(".")
-    shown = f".state[{key!r}]" if field == "state" else f".{field if field in _FIELDS else 'y'}"
-    if case.recipe:
-        return _by_recipe(subject, case.recipe, rank, shown)
     return "\n".join(
         [
             "import base64, zlib, ml_dtypes, numpy as np  # ml_dtypes gives NumPy its bfloat16",

@@ -33,9 +33,11 @@ def _nan_restarts(original: Any, state: Any, stats: Any, *rest: Any, **named: An
 
 
 def _counter_in_float32(original: Any, state: Any, *rest: Any, **named: Any) -> Any:
-    if state.count is None or np.any(state.count > 2**31):
+    if state.count is None:
         return original(state, *rest, **named)
-    return original(state._replace(count=state.count.astype("float32").astype(state.count.dtype)), *rest, **named)
+    low = np.minimum(state.count, 2**30)  # a conversion back of more could overflow
+    count = np.where(state.count > low, state.count, low.astype("float32").astype(state.count.dtype))
+    return original(state._replace(count=count), *rest, **named)
 
 
 MUTANTS = (
