@@ -49,7 +49,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bnspec-deadline", type=float, default=None, metavar="SECONDS", help="for one case (default 120)")
     group.addoption("--bnspec-isolate", action="store_true", help="run Python subjects in processes of their own")
     group.addoption(
-        "--bnspec-sizes", choices=CHOICES, default="default", help="large cases: none, default, or large for more of them"
+        "--bnspec-sizes",
+        choices=CHOICES,
+        default="default",
+        help="large cases: none, default, or large for more of them",
     )
     group.addoption("--bnspec-seed", type=int, default=0, metavar="N", help="seed of all cases (default 0)")
     group.addoption(

@@ -122,7 +122,8 @@ def constant_where_repeated(case: Case, layouts: Mapping[str, str]) -> Case:
 
 def thin(values: Array) -> Array:
     """Return the elements that are there: of an axis that memory does not have, one."""
-    return values[tuple(slice(0, 1) if n > 1 and not s else slice(None) for n, s in zip(values.shape, values.strides))]
+    absent = [extent > 1 and not stride for extent, stride in zip(values.shape, values.strides, strict=True)]
+    return values[tuple(slice(0, 1) if repeated else slice(None) for repeated in absent)]
 
 
 def _changed(case: Case, change: Callable[[str, Array], Array]) -> Case:

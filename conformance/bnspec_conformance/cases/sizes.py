@@ -2,9 +2,8 @@
 
 A `Size` is a recipe, short in words however large its arrays are, so that a report can name it and replay make it
 again. All elements are small odd integers: their sums, and the sums of their products, are exact in float64 in any
-order. So `oracle.float64` is as good as the exact answer and takes seconds. No element is 0, none is at the mean of its
-channel, and gamma, beta and the state differ from channel to channel: whatever a kernel leaves out, takes twice or takes
-from another channel shows.
+order. So `oracle.float64` is as good as the exact answer and takes seconds. No element is 0, and gamma, beta and the
+state differ from channel to channel: whatever a kernel leaves out, takes twice or takes from another channel shows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,17 @@ from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs, dtype_named
 from bnspec_conformance.cases.scope import Scope
 
-__all__ = ["CHOICES", "Choice", "Size", "batch_sizes", "inference_sizes", "part_sizes", "plain_config", "spread"]
+__all__ = [
+    "CHOICES",
+    "Choice",
+    "Size",
+    "batch_sizes",
+    "half_sizes",
+    "inference_sizes",
+    "part_sizes",
+    "plain_config",
+    "spread",
+]
 
 #: How much of it a run asks for: nothing, what takes some seconds, or what takes minutes too.
 Choice = Literal["none", "default", "large"]
@@ -31,7 +40,7 @@ _BATCH: tuple[Extents, ...] = (
     (1, (769,), 257), (10007, (), 31), (1, (257,), 1025), (17, (241,), 33), (1, (67, 67), 31), (1, (10007,), 5),
     (1, (100, 100), 65), (2, (2,), 65537),
 )  # fmt: skip
-_WIDTHS: tuple[Extents, ...] = ((17, (241,), 33),)  # in every other dtype
+_WIDTHS: tuple[Extents, ...] = ((17, (241,), 33),)  # in float64, float16 and bfloat16
 _LARGE: tuple[Extents, ...] = (
     (10007, (), 65), (4097, (2,), 257), (1, (263, 263), 33), (2, (3,), 131073), (1, (1025, 1025), 5),
 )  # fmt: skip
@@ -103,17 +112,13 @@ class Size:
             mode=self.mode,
             recipe=repr(self),
         )
-        absent = {
-            name: None
-            for name, there in (("gamma", case.config.scale), ("beta", case.config.center))
-            for name in (name, f"{name}_dot")
-            if not there
-        }
-        return scope.fit(replace(case, **absent)) if absent else scope.fit(case)
+        if not case.config.scale:
+            case = replace(case, gamma=None, gamma_dot=None)
+        return scope.fit(case if case.config.center else replace(case, beta=None, beta_dot=None))
 
 
 def spread(channels: int, which: int) -> npt.NDArray[np.float64]:
-    """Numbers of 20 bits in +-[0.5, 1.5), each once, such that those of neighbours have nothing to do with each other."""
+    """Return numbers of 20 bits in +-[0.5, 1.5), each once, those of neighbours far apart."""
     steps = (np.arange(channels, dtype=np.int64) * (654321 + 2 * which) + 99991 * which) % 2**20
     return (0.5 + steps / 2.0**20) * np.where(steps % 3 == 0, -1, 1)
 
@@ -135,10 +140,18 @@ def batch_sizes(scope: Scope, choice: Choice, seed: int, *, compiles: bool = Fal
     if compiles:
         return _sorted(_laid(scope, e, last, seed=seed) for e, last in _FEW)
     large = choice == "large"
-    dtypes = [name for name in ("float32", "float64", "float16", "bfloat16") if name in scope.dtypes]
-    found = [s for e in _BATCH + (_LARGE if large else ()) for s in _both(scope, e, seed, dtypes[:1])]
-    found += [s for e in (_BATCH if large else _WIDTHS) for s in _both(scope, e, seed, dtypes[1:])]
+    found = [s for e in _BATCH + (_LARGE if large else ()) for s in _both(scope, e, seed, _first(scope))]
+    found += [s for e in (_BATCH if large else _WIDTHS) for s in _both(scope, e, seed, _of(scope, "float64"))]
     return _sorted(found)
+
+
+def half_sizes(scope: Scope, choice: Choice, seed: int, *, compiles: bool = False) -> list[Size]:
+    """Return the sizes of whole batches of 16 bits, the smaller ones first; parameters as above."""
+    if choice == "none" or "float32" not in scope.dtypes:
+        return []
+    extents = _BATCH if choice == "large" else _WIDTHS
+    found = [s for e in extents for s in _both(scope, e, seed, _of(scope, "float16", "bfloat16"))]
+    return _sorted(found[:1] if compiles else found)
 
 
 def part_sizes(scope: Scope, choice: Choice, seed: int, *, compiles: bool = False) -> list[Size]:
@@ -163,8 +176,12 @@ def inference_sizes(scope: Scope, choice: Choice, seed: int, *, compiles: bool =
     return _sorted(found[:1] if compiles else found)
 
 
+def _of(scope: Scope, *names: str) -> list[str]:
+    return [name for name in names if name in scope.dtypes]
+
+
 def _first(scope: Scope) -> list[str]:
-    return [name for name in ("float32", "float64") if name in scope.dtypes][:1]
+    return _of(scope, "float32", "float64")[:1]
 
 
 def _both(scope: Scope, extents: Extents, seed: int, dtypes: Iterable[str]) -> list[Size]:
@@ -195,6 +212,8 @@ def plain_config(scope: Scope, axis: int, size: int | None = None) -> BatchNormC
     wanted: dict[str, Any] = {"epsilon": 1e-3, "decay": 0.75, "correction": 1, "single_value": "floor"}
     wanted |= {"averaging": "exponential", "ghost_source": "merged", "virtual_batch_size": size}
     known = BatchNormConfig.__dataclass_fields__
-    limits: dict[str, Sequence[Any]] = {k: v for k, v in scope.options.items() if k in known and k != "virtual_batch_size"}
+    limits: dict[str, Sequence[Any]] = {
+        k: v for k, v in scope.options.items() if k in known and k != "virtual_batch_size"
+    }
     wanted |= {k: v[0] for k, v in limits.items() if k not in wanted or wanted[k] not in v}
     return BatchNormConfig(axis=axis, **wanted)

@@ -86,7 +86,9 @@ def gradient_series(
         Arrays of x's shape, and of shape (C,).
     """
     (rank,), (plan,) = case.ranks, layouts(case)
-    assert case.gamma is not None and case.dmean is not None and case.dvar is not None
+    assert case.gamma is not None
+    assert case.dmean is not None
+    assert case.dvar is not None
     live = plan.fold(np.ones(plan.shape) if rank.mask is None else as_float64(rank.mask))
     g = plan.fold(as_float64(rank.dy if rank.dy is not None else np.zeros(plan.shape)))
     n = np.maximum(live.sum(axis=2, keepdims=True), 1)

@@ -62,7 +62,18 @@ def write_failures(folder: Path, content: Mapping[str, Any], checks: Sequence[Re
 
 def failure_head(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts about the run that a failure file holds."""
-    facts = ("bnspec", "python", "platform", "machine", "device", "versions", "command", "seed", "max_examples", "sizes")
+    facts = (
+        "bnspec",
+        "python",
+        "platform",
+        "machine",
+        "device",
+        "versions",
+        "command",
+        "seed",
+        "max_examples",
+        "sizes",
+    )
     return {"format": FAILURE_FORMAT} | {k: content[k] for k in facts}
 
 

@@ -27,7 +27,6 @@ def script(subject: str, case: Case, what: str, rank: int) -> str:
     rank : int
         Of the rank whose result is off.
     """
-
     field, _, key = what.partition(".")
     shown = f".state[{key!r}]" if field == "state" else f".{field if field in _FIELDS else 'y'}"
     if case.recipe:

@@ -72,7 +72,7 @@ def library_derivatives(
 def third_derivative(backend: Any, loss: Callable[[Any], Any], x: Array, direction: Array) -> Array:
     """Return the derivative of ``loss`` of third order, twice along a direction, as the library computes it.
 
-    That is the gradient of ``direction @ hessian @ direction``, by reverse mode three times. JAX does it in one program.
+    That is the gradient of ``direction @ hessian @ direction``, by reverse mode three times.
 
     Parameters
     ----------

@@ -5,7 +5,7 @@ import dataclasses
 from hypothesis import strategies as st
 
 from bnspec_conformance.cases.case import Case
-from bnspec_conformance.cases.memory import PLAIN, ROLES, arrays_of, constant_where_repeated, kinds_of
+from bnspec_conformance.cases.memory import ROLES, arrays_of, constant_where_repeated, kinds_of
 from bnspec_conformance.cases.sizes import plain_config
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.checks.forward.test_determinism import whole
