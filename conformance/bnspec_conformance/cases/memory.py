@@ -68,28 +68,30 @@ def placed(values: Array, kind: str, put: Put = np.asarray) -> Any:
     put : callable
         Makes an array of a library out of a NumPy array without gaps, row by row.
     """
-    values = np.ascontiguousarray(values).reshape(values.shape)
+    shape: tuple[int, ...] = values.shape
+    values = np.ascontiguousarray(values).reshape(shape)
     if kind == PLAIN or not values.size or not values.ndim:
         return put(values)
     if kind in ("transposed", "rotated"):
         axes = tuple(range(values.ndim))
         order = axes[::-1] if kind == "transposed" else (*axes[-1:], *axes[:-1])
         return _permuted(put(np.ascontiguousarray(values.transpose(order))), tuple(int(a) for a in np.argsort(order)))
-    if kind in ("strided", "offset"):
-        step = 2 if kind == "strided" else 1
-        shape = [step * n + 3 for n in values.shape] if kind == "strided" else [values.size + 3]
-        room = np.full(shape, _BESIDE, values.dtype)
-        places = tuple(slice(1, step * n + 1, step) for n in (values.shape if kind == "strided" else (values.size,)))
-        room[places] = values if kind == "strided" else values.ravel()
-        return _reshaped(put(room)[places], values.shape)
+    if kind == "strided":
+        room = np.full([2 * extent + 3 for extent in shape], _BESIDE, values.dtype)
+        places = tuple(slice(1, 2 * extent + 1, 2) for extent in shape)
+        room[places] = values
+        return put(room)[places]
+    if kind == "offset":
+        room = np.full(values.size + 3, _BESIDE, values.dtype)
+        room[1 : values.size + 1] = values.ravel()
+        return _reshaped(put(room)[1 : values.size + 1], values.shape)
     if kind == "reversed":
         back = (slice(None, None, -1),) * values.ndim
         return put(np.ascontiguousarray(values[back]))[back]
     if kind == "repeated":
         return _broadcast(put(np.ascontiguousarray(values[:1])), values.shape)
     if kind == "unaligned":
-        room = np.empty(values.nbytes + 1, np.uint8)
-        made = room[1:].view(values.dtype).reshape(values.shape)
+        made = np.empty(values.nbytes + 1, np.uint8)[1:].view(values.dtype).reshape(values.shape)
         made[...] = values
         return made
     return values.astype(values.dtype.newbyteorder("S")) if values.dtype.kind in "fiu" else put(values)
