@@ -14,6 +14,7 @@ import pytest
 
 from bnspec._clauses import LEVELS
 from bnspec._clauses import clauses as specification_clauses
+from bnspec_conformance.cases.sizes import CHOICES
 from bnspec_conformance.run.items import matches
 from bnspec_conformance.run.suite_run import SuiteRun
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects
@@ -48,6 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bnspec-silent", action="store_true", help="write no files: another process of the job does")
     group.addoption("--bnspec-deadline", type=float, default=None, metavar="SECONDS", help="for one case (default 120)")
     group.addoption("--bnspec-isolate", action="store_true", help="run Python subjects in processes of their own")
+    group.addoption(
+        "--bnspec-sizes",
+        choices=CHOICES,
+        default="default",
+        help="large cases: none, default, or large for more of them",
+    )
     group.addoption("--bnspec-seed", type=int, default=0, metavar="N", help="seed of all cases (default 0)")
     group.addoption(
         "--clause",
@@ -111,7 +118,9 @@ def budget(pytestconfig: pytest.Config) -> Budget:
     shrink = not option("--bnspec-no-shrink")
     deadline = option("--bnspec-deadline")
     limit = PATIENCE if deadline is None else float(deadline)
-    return Budget(option("--max-examples"), int(option("--bnspec-seed") or 0), shrink, limit)
+    return Budget(
+        option("--max-examples"), int(option("--bnspec-seed") or 0), shrink, limit, sizes=option("--bnspec-sizes")
+    )
 
 
 def _subjects(config: pytest.Config) -> dict[str, Subject | str]:

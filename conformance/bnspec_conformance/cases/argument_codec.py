@@ -1,9 +1,10 @@
 """The argument of a check as a JSON value, and back, so that a counterexample can be run again anywhere.
 
-Hypothesis draws for a check a `Case`, or a tuple of cases, names, dtypes and numbers. An argument of another kind
+A check takes a `Case`, a `Size` or a tuple of cases, names, dtypes and numbers. An argument of another kind
 cannot be written; then the whole check is repeated with its seed instead.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, dtype_named
 from bnspec_conformance.cases.codec import BadData, array_from_json, array_to_json, case_from_json, case_to_json
+from bnspec_conformance.cases.sizes import Size
 
 __all__ = ["CannotWrite", "argument_from_json", "argument_to_json"]
 
@@ -33,6 +35,8 @@ def argument_to_json(value: Any) -> Any:
         return {"kind": "float", "value": value.hex()}
     if isinstance(value, Case):
         return {"kind": "case", "value": case_to_json(value)}
+    if isinstance(value, Size):
+        return {"kind": "size", "value": dataclasses.asdict(value) | {"shape": list(value.shape)}}
     if isinstance(value, BatchNormConfig):
         return {"kind": "config", "value": value.to_json()}
     if isinstance(value, np.ndarray):
@@ -60,6 +64,8 @@ def argument_from_json(value: Any) -> Any:
             return float.fromhex(held)
         if kind == "case":
             return case_from_json(held)
+        if kind == "size":
+            return Size(**(held | {"shape": tuple(held["shape"])}))
         if kind == "config":
             return BatchNormConfig.from_json(held)
         if kind == "array":

@@ -74,6 +74,8 @@ class Case:
         Whether the running state advances afterwards (batch mode with a state only).
     note : str
         A name of the case, for the reader of a report whom its numbers alone do not tell.
+    recipe : str
+        For a case too large to be written out, the expression that makes it: a `bnspec_conformance.cases.sizes.Size`.
     """
 
     config: BatchNormConfig
@@ -88,6 +90,7 @@ class Case:
     mode: Literal["batch", "inference"] = "batch"
     update: bool = True
     note: str = ""
+    recipe: str = ""
 
     def __repr__(self) -> str:
         return f"Case({self.describe()})"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
+from bnspec_conformance.cases.memory import thin
 from bnspec_conformance.cases.scope import Scope
 
 __all__ = ["KINDS", "counts_of", "covered", "uncovered"]
@@ -31,11 +32,12 @@ def counts_of(case: Case) -> list[int]:
 
 
 def _moments(case: Case) -> tuple[Array, Array, int]:
-    x = np.moveaxis(as_float64(case.ranks[0].x), case.config.axis, -1)
+    rank = case.ranks[0]
+    x = np.moveaxis(as_float64(thin(rank.x)), case.config.axis, -1)
     if not x.size:
         return np.zeros(0), np.zeros(0), 0
     x = x.reshape(-1, x.shape[-1])
-    return x.mean(axis=0), x.std(axis=0), len(x)
+    return x.mean(axis=0), x.std(axis=0), rank.x.size // rank.x.shape[case.config.axis]
 
 
 def _constant(case: Case) -> bool:
@@ -49,7 +51,7 @@ def _far(case: Case) -> bool:
 
 
 def _subnormal(case: Case) -> bool:
-    x = case.ranks[0].x
+    x = thin(case.ranks[0].x)
     smallest = {"float64": 2.0**-1022, "float16": 2.0**-14}.get(x.dtype.name, 2.0**-126)
     values = np.abs(as_float64(x))
     return bool(np.any((values > 0) & (values < smallest)))
@@ -64,7 +66,7 @@ KINDS: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
     "constant channel": ("", _constant),
     "subnormal": ("float32", _subnormal),
     "|mean| >= 100 std": ("", _far),
-    "not finite": ("", lambda case: not all(np.isfinite(as_float64(r.x)).all() for r in case.ranks)),
+    "not finite": ("", lambda case: not all(np.isfinite(as_float64(thin(r.x))).all() for r in case.ranks)),
     "ragged ranks": ("ragged", lambda case: len({r.x.shape for r in case.ranks}) > 1),
     "a rank without samples": ("ragged", lambda case: any(r.x.size == 0 for r in case.ranks) and len(case.ranks) > 1),
     "all masked": ("mask", lambda case: any(r.mask is not None and not r.mask.any() for r in case.ranks)),

@@ -76,6 +76,7 @@ def call(options: argparse.Namespace) -> int:
     arguments += [] if options.shrink else ["--no-shrink"]  # most failures are known, and told in words
     arguments += [] if options.deadline is None else ["--deadline", str(options.deadline)]
     arguments += [] if options.max_examples is None else ["--max-examples", str(options.max_examples)]
+    arguments += ["--sizes", "none"] if options.smoke else []
     arguments += [word for clause in options.clause for word in ("--clause", clause)]
 
     def asked_of(name: str) -> list[str]:

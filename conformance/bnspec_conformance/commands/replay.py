@@ -129,7 +129,8 @@ def _again(record: "Record", subject: "Subject", given: "Failures", deadline: fl
         except BadData as error:
             print(error, file=sys.stderr)
             return None
-    budget = Budget(given.max_examples, given.seed, deadline=PATIENCE if deadline is None else deadline)
+    limit = PATIENCE if deadline is None else deadline
+    budget = Budget(given.max_examples, given.seed, deadline=limit, sizes=given.sizes)
     return attempt(all_checks()[record.check], subject, budget, **argument)
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from bnspec._clauses import LEVELS
+from bnspec_conformance.cases.sizes import CHOICES
 from bnspec_conformance.commands.numbers import count, seconds
 
 __all__ = ["call", "register"]
@@ -25,6 +26,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "subjects", nargs="+", metavar="SUBJECT", help="a name, module:attribute, or exec:PROGRAM on a pipe"
     )
     run.add_argument("--max-examples", type=count, metavar="N", help="cases per check (default: the subject's)")
+    run.add_argument(
+        "--sizes",
+        choices=CHOICES,
+        default="default",
+        help="large cases: none, default (some seconds), or large (minutes)",
+    )
     run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all cases (default 0)")
     run.add_argument(
         "--no-shrink", action="store_true", help="report the first case that fails, not the smallest: quicker"
@@ -95,7 +102,7 @@ def call(options: argparse.Namespace) -> int:
 
 def _asked(options: argparse.Namespace) -> list[str]:
     """Return the command line as options of the plugin, one word each, so that no value is taken for an option."""
-    words = [f"--bnspec-seed={options.seed}"]
+    words = [f"--bnspec-seed={options.seed}", f"--bnspec-sizes={options.sizes}"]
     words += [f"--subject={name}" for name in options.subjects]
     words += [f"--clause={name}" for name in options.clause]
     words += [f"--bnspec-profile={name}" for name in options.profile]

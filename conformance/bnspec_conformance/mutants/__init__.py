@@ -8,17 +8,20 @@ import functools
 from collections.abc import Mapping
 
 from bnspec_conformance.mutants.faults import (
+    edge_states,
     errors,
     ghost,
     gradients,
     layers,
     masks,
+    memory,
     moments,
     normalize,
     precision,
     renorm,
     running,
     shapes,
+    sizes,
     state,
     sync,
 )
@@ -27,7 +30,7 @@ from bnspec_conformance.mutants.mutant import CannotApply, Mutant
 
 __all__ = ["ROWS", "CannotApply", "Mutant", "catalogue"]
 
-#: In the order of the specification's pages.
+#: In the order of the specification's pages; then what is right nearly everywhere, whatever the page.
 _FAMILIES = (
     shapes,
     ghost,
@@ -42,6 +45,9 @@ _FAMILIES = (
     precision,
     state,
     errors,
+    sizes,
+    memory,
+    edge_states,
 )
 
 

@@ -55,11 +55,10 @@ class Cell:
         if case.config.renorm is not None:
             m, s_ref = reference(case.config, state)
             rmax, dmax = Fraction(case.config.renorm.rmax), Fraction(case.config.renorm.dmax)
-            if m is None or s_ref is None:
-                self.r = self.d = None
-            else:
+            self.r = self.d = None
+            if s_ref is not None:
                 self.r = min(max(1 / (self.istd * s_ref), 1 / rmax), rmax)
-                self.d = min(max((mean - m) / s_ref, -dmax), dmax)
+                self.d = None if m is None else min(max((mean - m) / s_ref, -dmax), dmax)
 
     def forward(self, ranks: list[RankArrays], g: int, c: int, gamma: Number, beta: Number) -> None:
         if self.mean is None or self.r is None or self.d is None or gamma is None or beta is None:
@@ -81,13 +80,14 @@ class Cell:
                 continue
             own = sum(s.dy) * s.udy
             _add(sums[1][i], c, own)
-            if self.mean is None or self.r is None or self.d is None:
-                if any(s.solid):
-                    sums[0][i][c] = None
+            if (self.mean is None or self.r is None or self.d is None) and any(s.solid):
+                sums[0][i][c] = None
+            if self.mean is None or self.r is None:
                 continue
             solid = own if all(s.solid) else sum(compress(s.dy, s.solid)) * s.udy
             product = dot(s.dy, s.x) * s.udy * s.ux - self.mean * solid
-            _add(sums[0][i], c, self.r * self.istd * product + self.d * own)
+            if self.d is not None:  # dx does not depend on it
+                _add(sums[0][i], c, self.r * self.istd * product + self.d * own)
             total, moment = total + own, moment + product
         cotangents = [sum(float(a[g, c]) for a in arrays) if arrays else 0.0 for arrays in (case.dmean, case.dvar)]
         exact = [

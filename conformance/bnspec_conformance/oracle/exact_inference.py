@@ -35,9 +35,13 @@ def inference(case: Case) -> Outcome:
                     continue
             mean, var = used(config, channel_state(case.state, c))
             gamma, beta, gamma_dot, beta_dot = gammas[c], betas[c], gamma_dots[c], beta_dots[c]
-            if mean is None or var is None or var + Fraction(config.epsilon) <= 0:
+            if var is None or var + Fraction(config.epsilon) <= 0:
                 continue
             istd = root(1 / (var + Fraction(config.epsilon)))
+            if s.dy is not None and gamma is not None:
+                rank.dx[0, c] = linear(Fraction(0), (gamma * istd * s.udy, s.dy))
+            if mean is None:
+                continue
             if not finite[0, c].all():  # no sum is exact any more; infinities keep their sign
                 with np.errstate(all="ignore"):
                     dgamma[c] = (rank.dy[0, c] * (rank.raw[0, c] - rounded(mean)) * rounded(istd)).sum()
@@ -49,8 +53,6 @@ def inference(case: Case) -> Outcome:
             if beta is not None:
                 rank.y[0, c] = linear(beta - a * mean, (a * s.ux, s.x))
                 affine_of_odd(rank.y[0, c], rank.raw[0, c], finite[0, c], a)
-            if s.dy is not None:
-                rank.dx[0, c] = linear(Fraction(0), (a * s.udy, s.dy))
             if s.xdot is not None and gamma_dot is not None and beta_dot is not None:
                 slope = gamma_dot * istd
                 rank.ydot[0, c] = linear(beta_dot - slope * mean, (a * s.uxdot, s.xdot), (slope * s.ux, s.x))

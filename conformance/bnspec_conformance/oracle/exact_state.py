@@ -196,10 +196,10 @@ def _pool(config: BatchNormConfig, old: Channel, stat: Stat, limit: int) -> Chan
     new["count"] = Fraction(min(seen + stat.n, limit))
     if seen == 0:
         total = stat
-    elif old["mean"] is None or (divisor > 0 and old["var"] is None):
-        total = Stat(seen + stat.n, None, None)
     else:  # one element seen (divisor 0) has m2 = 0, whatever variance the state was left with
         total = _merge([Stat(seen, old["mean"], (old["var"] or Fraction(0)) * max(divisor, 0)), stat])
+        if divisor > 0 and old["var"] is None:  # the mean does not depend on it
+            total = Stat(total.n, total.mean, None)
     new["mean"] = total.mean
     var, keep = _fed_variance(config, total.n, total.m2)
     if not keep:

@@ -201,6 +201,12 @@ def _parameter(array: Array | None, present: bool, absent: float, case: Case) ->
 def _advance(case: Case, count: Array, joined: Joined) -> dict[str, Array] | None:
     if case.state is None or not case.update:
         return None
+    config, plain = case.config, ("mean", "var")
+    if config.averaging == "exponential" and config.renorm is None and len(count) == 1 and count[0] > config.correction:
+        fed = joined.mean[0], joined.var[0] * (count[0] / (count[0] - config.correction))
+        if np.all(np.isfinite(fed)):  # one blend for all channels at once: there may be many
+            old = [as_float64(case.state[name]) for name in plain]
+            return {k: v + (1 - config.decay) * (new - v) for k, v, new in zip(plain, old, fed, strict=True)}
     limit = int(np.iinfo(case.state["count"].dtype).max) if "count" in case.state else 0
     after = []
     for c in range(case.channels):

@@ -12,7 +12,7 @@ __all__ = ["GROWTH", "Change", "compare"]
 GROWTH = 2.0
 
 #: Settings that reports of older versions do not have.
-_LATER = ("specification", "level")
+_LATER = ("specification", "level", "sizes")
 
 #: Verdicts from best to worst. A clause that is no longer looked at has lost what was known of it.
 _RANK = {"passed": 0, "waived": 1, "untested": 2, "not supported": 2, "unlooked": 3, "failed": 4}
@@ -57,7 +57,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
 
 def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
-    for key in ("specification", "seed", "max_examples", "level", "python", "platform", "machine", "device"):
+    for key in ("specification", "seed", "max_examples", "level", "sizes", "python", "platform", "machine", "device"):
         was, now = old.get(key), new.get(key)
         if was != now and (key in old or key not in _LATER):
             yield Change("setting", False, "", key, str(was), str(now))
@@ -102,7 +102,7 @@ def _verdicts(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change
 
 
 def _errors(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
-    alike = all(old[key] == new[key] for key in ("seed", "max_examples"))
+    alike = all(old[key] == new[key] for key in ("seed", "max_examples")) and _sizes(old) == _sizes(new)
     for clause, name in _pairs(old, new):
         was, now = (_share(report, clause, name) for report in (old, new))
         if was is not None and now is not None and now > GROWTH * was:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnspec_conformance.cases.sizes import Choice
 from bnspec_conformance.report.json_document import BadReport, plain, read_json, record_from_json, write_json
 from bnspec_conformance.trials.record import Record
 
@@ -22,6 +23,7 @@ class Failures:
     bnspec: str
     seed: int
     max_examples: int | None
+    sizes: Choice
     asked: Mapping[str, str]  # what finds a subject, by its name
     records: tuple[Record, ...]
 
@@ -60,7 +62,18 @@ def write_failures(folder: Path, content: Mapping[str, Any], checks: Sequence[Re
 
 def failure_head(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts about the run that a failure file holds."""
-    facts = ("bnspec", "python", "platform", "machine", "device", "versions", "command", "seed", "max_examples")
+    facts = (
+        "bnspec",
+        "python",
+        "platform",
+        "machine",
+        "device",
+        "versions",
+        "command",
+        "seed",
+        "max_examples",
+        "sizes",
+    )
     return {"format": FAILURE_FORMAT} | {k: content[k] for k in facts}
 
 
@@ -79,7 +92,8 @@ def read_failures(path: Path) -> Failures:
     else:
         found, asked = [content["record"]], {content["record"]["subject"]: content["asked"]}
     records = tuple(record_from_json(r) for r in found if r["violation"] is not None)
-    return Failures(content["bnspec"], content["seed"], content["max_examples"], asked, records)
+    sizes = content.get("sizes", "none")
+    return Failures(content["bnspec"], content["seed"], content["max_examples"], sizes, asked, records)
 
 
 def _looks_like_a_report(path: Path) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 
 from bnspec._clauses import LEVELS, specification_version
 from bnspec_conformance.cases.scope import PROFILES
+from bnspec_conformance.cases.sizes import Choice
 from bnspec_conformance.report.atomic_write import write_text
 from bnspec_conformance.report.facts import device, machine_facts, versions
 from bnspec_conformance.report.summary import by_clause
@@ -39,6 +40,7 @@ def document(
     *,
     seed: int,
     max_examples: int | None,
+    sizes: Choice = "default",
     seconds: float,
     command: str,
     lacking: Mapping[str, Mapping[str, str]] | None = None,
@@ -58,6 +60,8 @@ def document(
     seed : int
     max_examples : int or None
         Cases per check; None is each subject's own number.
+    sizes : {"none", "default", "large"}
+        How many of the large cases were asked for.
     seconds : float
         Of the whole run.
     command : str
@@ -89,6 +93,7 @@ def document(
         "seed": seed,
         "max_examples": max_examples,
         "level": level,
+        "sizes": sizes,
         "seconds": round(seconds, 3),
         "interrupted": interrupted,
         "notes": list(notes),

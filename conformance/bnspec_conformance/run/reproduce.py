@@ -33,6 +33,8 @@ def command_line(option: Callable[[str], Any], subjects: Iterable[str]) -> str:
     words += ["--level", option("--bnspec-level")] if option("--bnspec-level") != LEVELS[-1] else []
     words += ["--isolate"] if option("--bnspec-isolate") else []
     words += ["--no-shrink"] if option("--bnspec-no-shrink") else []
+    if option("--bnspec-sizes") != "default":
+        words += ["--sizes", option("--bnspec-sizes")]
     words += ["--seed", str(option("--bnspec-seed") or 0)]
     if option("--bnspec-waivers") is not None:
         words += ["--waivers", option("--bnspec-waivers")]

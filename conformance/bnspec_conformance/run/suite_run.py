@@ -251,6 +251,7 @@ class SuiteRun:
             self.present,
             seed=int(option("--bnspec-seed") or 0),
             max_examples=option("--max-examples"),
+            sizes=option("--bnspec-sizes"),
             seconds=time.perf_counter() - self.started,
             command=command_line(option, self.present),
             lacking=lacking(self.records, {s.name: s for s in self.present.values()}),

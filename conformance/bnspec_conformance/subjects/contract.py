@@ -35,6 +35,9 @@ class Subject(Protocol):
         The row of `bnspec.dialects` that describes it; ``probe`` compares.
     backend : Backend or None
         bnspec's backend, for the clauses about bnspec's own layers; None for everything else.
+
+    A subject may have two more: ``patience``, the seconds it takes at most for a case, and ``in_process``, False where
+    it gets the values of a case but not the arrays themselves.
     """
 
     name: str

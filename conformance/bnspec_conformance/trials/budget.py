@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from bnspec_conformance.cases.sizes import Choice
 from bnspec_conformance.subjects.time_limit import PATIENCE
 
 __all__ = ["Budget"]
@@ -21,9 +22,12 @@ class Budget:
         Whether to search for the smallest case that fails, rather than to report the first.
     deadline : float
         Seconds that the subject may take for one case.
+    sizes : {"none", "default", "large"}
+        How many of the large cases are run.
     """
 
     examples: int | None = None
     seed: int = 0
     shrink: bool = True
     deadline: float = PATIENCE
+    sizes: Choice = "default"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
+from bnspec_conformance.cases.memory import thin
 from bnspec_conformance.cases.outputs import speaks
 from bnspec_conformance.cases.wellformed import complaints
 from bnspec_conformance.subjects import NotSupported, ProgramError
@@ -54,7 +55,7 @@ class CaseRunner(Breaches):
         if reason is not None:
             raise NotSupported(reason)
         self.evidence.count_case(case)
-        given = [(name, array, array.copy()) for name, array in _arrays(case)]
+        given = [(name, held, held.copy()) for name, held in ((n, thin(array)) for n, array in _arrays(case))]
         try:
             outcome = self.execute(case)
         except NotSupported:
@@ -65,7 +66,8 @@ class CaseRunner(Breaches):
             raise self.breakdown(f"raised {type(error).__name__}: {error}", case) from error
         for name, array, before in given:
             if array.tobytes() != before.tobytes():
-                array[...] = before
+                if array.flags.writeable:
+                    array[...] = before
                 self.breach(f"wrote to the array {name} that it was given [BN-SHAPE-3]", case, proves=("BN-SHAPE-3",))
         return self._well_formed(outcome, case, [array for _, array, _ in given])
 

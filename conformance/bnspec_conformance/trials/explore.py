@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,11 +12,15 @@ from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.failure_level import lowest_levels
 from bnspec_conformance.trials.record import Record, failed
-from bnspec_conformance.trials.search import SLOW_OR_LARGE, run_case, search, search_settings
+from bnspec_conformance.trials.search import SLOW_OR_LARGE, run_all, run_case, search, search_settings
 from bnspec_conformance.trials.trial import Trial
 from bnspec_conformance.trials.violation import Violation
 
 __all__ = ["SLOW_OR_LARGE", "clauses", "explore", "search_settings"]
+
+
+class _LeftOut(Exception):
+    """Nothing of a check is to be run."""
 
 
 def clauses(*ids: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -30,7 +34,10 @@ def clauses(*ids: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def explore(
-    strategy: Callable[[Subject], SearchStrategy[Any]] | None = None, *, share: float = 1.0
+    strategy: Callable[[Subject], SearchStrategy[Any]] | None = None,
+    *,
+    share: float = 1.0,
+    sizes: Callable[[Subject, Budget], Sequence[Any]] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Turn a check into a test over what the strategy draws for the subject.
 
@@ -43,6 +50,9 @@ def explore(
         Takes the subject. Without one the check runs once, as ``check(t)``.
     share : float
         Of the subject's number of examples; below 1 for expensive checks.
+    sizes : callable, optional
+        In place of a strategy: takes the subject and the budget, and returns every argument that the check is run on. A
+        budget without sizes leaves the check out.
     """
 
     def decorate(check: Callable[..., None]) -> Callable[..., None]:
@@ -58,10 +68,16 @@ def explore(
             try:
                 if not mine:
                     raise NotSupported(str(lacks[named[0]]))
-                if strategy is None or drawn:
+                if sizes is not None and not drawn:
+                    if budget.sizes == "none":
+                        raise _LeftOut("the run was told to leave large cases out, by --sizes none")
+                    run_all(check, trial, sizes(subject, budget)).decide()
+                elif strategy is None or drawn:
                     run_case(check, trial, *drawn.values()).decide()
                 else:
                     search(check, trial, strategy(subject), max(2, round(share * trial.examples))).decide()
+            except _LeftOut as error:
+                outcome, reason = "untested", str(error)
             except NotSupported as error:
                 outcome, reason = "not supported", str(error)
             except Exception:

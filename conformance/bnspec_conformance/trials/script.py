@@ -21,12 +21,16 @@ def script(subject: str, case: Case, what: str, rank: int) -> str:
     subject : str
         The name that `find_subject` takes; not `Subject.name`.
     case : Case
-        Every array of it is written out, so the script needs nothing but the installed suite.
+        Every array of it is written out, or a recipe is, so the script needs nothing but the installed suite.
     what : str
         The field of the outcome that is off, such as "y" or "state.mean"; y is shown for anything else.
     rank : int
         Of the rank whose result is off.
     """
+    field, _, key = what.partition(".")
+    shown = f".state[{key!r}]" if field == "state" else f".{field if field in _FIELDS else 'y'}"
+    if case.recipe:
+        return _by_recipe(subject, case.recipe, rank, shown)
 
     def literal(array: Array | None) -> str:
         if array is None:
@@ -55,8 +59,6 @@ def script(subject: str, case: Case, what: str, rank: int) -> str:
     if case.state is not None:
         fields.append("state={" + ", ".join(f"{k!r}: {literal(v)}" for k, v in case.state.items()) + "}")
     fields += [f"mode={case.mode!r}", f"update={case.update!r}"]
-    field, _, key = what.partition(".")
-    shown = f".state[{key!r}]" if field == "state" else f".{field if field in _FIELDS else 'y'}"
     return "\n".join(
         [
             "import base64, zlib, ml_dtypes, numpy as np  # ml_dtypes gives NumPy its bfloat16",
@@ -67,6 +69,21 @@ def script(subject: str, case: Case, what: str, rank: int) -> str:
             f"ranks = ({', '.join(ranks)},)",
             f"case = Case(config=config, ranks=ranks, {', '.join(fields)})",
             f"got, want = (o.ranks[{rank}]{shown} for o in (find_subject({subject!r}).run(case), exact(case)))",
+            "print('got', got, 'expected', want, sep='\\n')",
+        ]
+    )
+
+
+def _by_recipe(subject: str, recipe: str, rank: int, shown: str) -> str:
+    """Return the script of a case that is too large to be written out: it makes the case again."""
+    return "\n".join(
+        [
+            "from bnspec_conformance import find_subject",
+            "from bnspec_conformance.cases.sizes import Size",
+            "from bnspec_conformance.oracle import float64  # as good as exact: the elements are small integers",
+            f"subject = find_subject({subject!r})",
+            f"case = {recipe}.case(subject.scope)",
+            f"got, want = (o.ranks[{rank}]{shown} for o in (subject.run(case), float64(case)))",
             "print('got', got, 'expected', want, sep='\\n')",
         ]
     )

@@ -1,7 +1,7 @@
 """Search of a check for a case that breaks one of its clauses, and the result: the worst that was seen."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ if hasattr(providers, "_get_local_constants"):
     # not depend on what else is loaded.
     providers._get_local_constants = lambda: providers._local_constants
 
-__all__ = ["SLOW_OR_LARGE", "Result", "run_case", "search", "search_settings"]
+__all__ = ["SLOW_OR_LARGE", "Result", "run_all", "run_case", "search", "search_settings"]
 
 #: Exact arithmetic takes its time, and a case has many parts; both are known.
 SLOW_OR_LARGE = (
@@ -108,6 +108,19 @@ def run_case(check: Callable[..., None], trial: Trial, *drawn: Any) -> Result:
     for each in trial.found.here:
         _remember(each, *drawn)
     return result
+
+
+def run_all(check: Callable[..., None], trial: Trial, arguments: Iterable[Any]) -> Result:
+    """Run a check on each of some arguments, until one breaks a clause of it: those come first that are to be shown."""
+    total = Result()
+    for argument in arguments:
+        found = run_case(check, trial, argument)
+        total.passed += found.passed
+        total.declined += found.declined
+        total.violation = found.violation
+        if total.violation is not None or found.hopeless:
+            break
+    return total
 
 
 def search(check: Callable[..., None], trial: Trial, strategy: Any, examples: int) -> Result:

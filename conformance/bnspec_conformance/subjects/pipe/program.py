@@ -63,6 +63,7 @@ class Program:
     """
 
     backend = None
+    in_process = False
 
     def __init__(
         self,
