@@ -20,6 +20,7 @@ from bnspec_conformance.mutants.faults import (
     running,
     shapes,
     state,
+    state_order,
     sync,
 )
 from bnspec_conformance.mutants.faults.rows import ROWS
@@ -35,6 +36,7 @@ _FAMILIES = (
     normalize,
     gradients,
     running,
+    state_order,
     layers,
     renorm,
     masks,
