@@ -23,6 +23,7 @@ from bnspec_conformance.mutants.faults import (
     shapes,
     sizes,
     state,
+    state_order,
     sync,
 )
 from bnspec_conformance.mutants.faults.rows import ROWS
@@ -38,6 +39,7 @@ _FAMILIES = (
     normalize,
     gradients,
     running,
+    state_order,
     layers,
     renorm,
     masks,
