@@ -8,7 +8,7 @@ import pytest
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.cases.sizes import Size
 from bnspec_conformance.checks.derivatives import test_third_derivatives
-from bnspec_conformance.checks.derivatives.test_autodiff import quotient
+from bnspec_conformance.checks.derivatives.test_autodiff import loss_of, quotient
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.oracle.series import Series, gradient_series
 from bnspec_conformance.run.engine import all_checks, attempt
@@ -46,14 +46,18 @@ def test_the_series_of_the_gradient(masked: bool) -> None:
     assert np.allclose(series(at, 2).derivative(0), want, rtol=1e-13, atol=1e-13)
     noise = np.full(at.shape, 1e-14)
     for order in (1, 2):
-        value, error = quotient(lambda x, k=order: series(x, 2).derivative(k - 1), at, along, noise)
+
+        def before(x: Any, order: int = order) -> Any:
+            return series(x, 2).derivative(order - 1)
+
+        value, error = quotient(before, at, along, noise)
         assert np.all(error < 1e-9)
         assert np.all(np.abs(series(at, 2).derivative(order) - value) <= error)
 
 
 def test_a_library_with_two_derivatives_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    right = test_third_derivatives.loss_of
+    right = loss_of
 
     class Twice(torch.autograd.Function):  # type: ignore[name-defined,misc]
         """A loss whose second derivative is a constant to the third."""

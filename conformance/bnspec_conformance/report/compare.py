@@ -12,7 +12,7 @@ __all__ = ["GROWTH", "Change", "compare"]
 GROWTH = 2.0
 
 #: Settings that reports of older versions do not have.
-_LATER = ("specification", "level", "sizes")
+_LATER = ("specification", "level")
 
 #: Verdicts from best to worst. A clause that is no longer looked at has lost what was known of it.
 _RANK = {"passed": 0, "waived": 1, "untested": 2, "not supported": 2, "unlooked": 3, "failed": 4}
@@ -57,10 +57,18 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
 
 def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
-    for key in ("specification", "seed", "max_examples", "level", "sizes", "python", "platform", "machine", "device"):
+    for key in ("specification", "seed", "max_examples", "level", "python", "platform", "machine", "device"):
         was, now = old.get(key), new.get(key)
         if was != now and (key in old or key not in _LATER):
             yield Change("setting", False, "", key, str(was), str(now))
+    sizes = [_sizes(report) for report in (old, new)]
+    if sizes[0] != sizes[1]:
+        yield Change("setting", False, "", "sizes", *sizes)
+
+
+def _sizes(report: Mapping[str, Any]) -> str:
+    """Return how many large cases were asked for; reports of older versions had none."""
+    return str(report.get("sizes", "none"))
 
 
 def _versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
