@@ -83,7 +83,8 @@ class BatchNormConfig:
     axis : int
         Channel axis of x; negative counts from the end [BN-SHAPE-2].
     epsilon : float
-        Added to the variance inside the square root; > 0 [BN-NORM-1].
+        Added to the variance inside the square root; >= 0 [BN-NORM-1]. Where variance and epsilon are 0, y is not
+        finite.
     decay : float
         Weight in [0, 1] that the *old* running value keeps [BN-RUN-1].
     correction : {0, 1}
@@ -145,8 +146,8 @@ class BatchNormConfig:
             real(
                 "epsilon",
                 self.epsilon,
-                lambda v: v > 0,
-                "a finite number > 0",
+                lambda v: v >= 0,
+                "a finite number >= 0",
                 "BN-NORM-1",
                 "Usual values are 1e-5 and 1e-3.",
             ),

@@ -119,15 +119,14 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("kind", "field", "value", "text"),
     [
-        (ValueError, "epsilon", 0.0, f"epsilon is 0.0; expected a finite number > 0{EPSILON}"),
-        (ValueError, "epsilon", -1e-5, f"epsilon is -1e-05; expected a finite number > 0{EPSILON}"),
-        (ValueError, "epsilon", NAN, f"epsilon is nan; expected a finite number > 0{EPSILON}"),
-        (ValueError, "epsilon", INF, f"epsilon is inf; expected a finite number > 0{EPSILON}"),
+        (ValueError, "epsilon", -1e-5, f"epsilon is -1e-05; expected a finite number >= 0{EPSILON}"),
+        (ValueError, "epsilon", NAN, f"epsilon is nan; expected a finite number >= 0{EPSILON}"),
+        (ValueError, "epsilon", INF, f"epsilon is inf; expected a finite number >= 0{EPSILON}"),
         (
             TypeError,
             "epsilon",
             "1",
-            f"epsilon is '1'; expected a finite number > 0{EPSILON}",
+            f"epsilon is '1'; expected a finite number >= 0{EPSILON}",
         ),
         (ValueError, "decay", 1.5, f"decay is 1.5; expected a number in [0, 1] [BN-RUN-1].{DECAY}"),
         (ValueError, "decay", -0.1, f"decay is -0.1; expected a number in [0, 1] [BN-RUN-1].{DECAY}"),

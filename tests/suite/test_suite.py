@@ -114,7 +114,7 @@ def test_same_compares_bits_but_not_the_sign_of_zero() -> None:
 
 def test_refuses_wants_the_type_the_clause_and_the_form() -> None:
     t = trial()
-    t.refuses(lambda: a_case().config.__class__(axis=1, epsilon=0.0, decay=0.9, correction=0), ValueError, "BN-NORM-1")
+    t.refuses(lambda: a_case().config.__class__(axis=1, epsilon=-1.0, decay=0.9, correction=0), ValueError, "BN-NORM-1")
     for call, kind in ((lambda: None, ValueError), (lambda: int("x"), ValueError), (lambda: [][1], ValueError)):
         with pytest.raises(Violation):
             t.refuses(call, kind, "BN-NORM-1")

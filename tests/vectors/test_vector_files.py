@@ -144,7 +144,7 @@ def test_the_schema_refuses_what_is_no_vector(folder: Path) -> None:
         lambda case: case.update(expect="refused"),
         lambda case: case["outputs"][0]["dx"]["bounds"].append("-0x1p+0"),
         lambda case: case["inputs"]["ranks"][0]["x"]["data"].append("0.5"),
-        lambda case: case["config"].update(epsilon=0.0),
+        lambda case: case["config"].update(epsilon=-1.0),
     ):
         bad = copy.deepcopy(good)
         spoil(bad["cases"][0])
@@ -315,10 +315,10 @@ def test_a_count_is_right_or_wrong(port: Callable[..., Port]) -> None:
 
 def test_refusals(port: Callable[..., Port]) -> None:
     own = port("refused", "jvp")
-    own.answers["refused/epsilon-0"] = {"ranks": [{"y": [0.0] * 12}]}
+    own.answers["refused/epsilon-negative"] = {"ranks": [{"y": [0.0] * 12}]}
     own.answers["jvp/drawn-0"] = {"refused": "too warm"}
     found = {f.case: (f.clauses, f.text) for f in own.judged().failures}
-    assert found["refused/epsilon-0"] == (("BN-NORM-1",), "it was not refused: there are results")
+    assert found["refused/epsilon-negative"] == (("BN-NORM-1",), "it was not refused: there are results")
     assert found["jvp/drawn-0"] == (("BN-GRAD-4",), "it was refused: too warm")
 
 
@@ -611,7 +611,7 @@ def test_the_case_in_the_document_is_the_one_that_is_exported(vectors: Vectors) 
     assert relation in vectors.cases["core/exact-n3-reordered"]["relations"]
     verdict = verify(vectors, Results("port", "1", results["arithmetic"], False, results["results"]))
     assert verdict.failures == []
-    assert verdict.cases["core/spec-example"] == verdict.cases["refused/epsilon-0"] == "passed"
+    assert verdict.cases["core/spec-example"] == verdict.cases["refused/epsilon-negative"] == "passed"
     assert verdict.cases["mask/samples"] == "not supported"
 
 

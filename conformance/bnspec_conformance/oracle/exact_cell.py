@@ -50,13 +50,20 @@ class Cell:
             live = s.over_live(s.x)
             square += s.w * dot(live, live) * s.ux**2
         self.mean, self.var = mean, square - mean**2
-        self.precision = 1 / (self.var + Fraction(case.config.epsilon))
+        radicand = self.var + Fraction(case.config.epsilon)
+        if radicand == 0:  # istd is infinite; what is made with it is no number
+            self.r = None
+            return
+        self.precision = 1 / radicand
         self.istd = root(self.precision)
         if case.config.renorm is not None:
             m, s_ref = reference(case.config, state)
             rmax, dmax = Fraction(case.config.renorm.rmax), Fraction(case.config.renorm.dmax)
             self.r = self.d = None
-            if s_ref is not None:
+            if s_ref == 0:  # only without epsilon: the quotients are beyond their limits, and one may be 0/0
+                self.r = rmax
+                self.d = None if m is None or m == mean else dmax if mean > m else -dmax
+            elif s_ref is not None:
                 self.r = min(max(1 / (self.istd * s_ref), 1 / rmax), rmax)
                 self.d = None if m is None else min(max((mean - m) / s_ref, -dmax), dmax)
 

@@ -12,6 +12,7 @@ from bnspec_conformance.cases.case import Array, Case, RankInputs, as_float64, d
 from bnspec_conformance.cases.families import HARD_FAMILY, hard_families
 from bnspec_conformance.checks import strategies
 from bnspec_conformance.oracle import exact
+from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
@@ -87,6 +88,36 @@ def test_subnormal(t: Trial) -> None:
     for x in (steps * np.float32(2.0**-140), steps * np.where(steps % 2, 2.0**-140, 2.0**-100).astype("float32")):
         case = Case(config=config, ranks=(RankInputs(x),), gamma=np.ones(2, "float32"), beta=np.zeros(2, "float32"))
         t.agree(t.subject.scope.arrange(case), "y")
+
+
+@clauses("BN-NORM-1")
+@explore(lambda s: st.sampled_from(["batch", "inference"]), share=0.1)
+def test_no_epsilon(t: Trial, mode: Any) -> None:
+    """Epsilon may be 0; then a channel without variance has no finite y and gradients, and every other channel has."""
+    if "inference" not in t.subject.scope and mode == "inference":
+        raise NotSupported("it has no inference")
+    x = np.asarray([[1.0, 3.0], [2.0, 3.0], [4.0, 3.0], [8.0, 3.0]], "float32")
+    dy = np.asarray([[1.0, 2.0], [0.5, -1.0], [-2.0, 0.25], [0.0, 1.0]], "float32")
+    state = {"mean": np.asarray([1.0, 3.0], "float32"), "var": np.asarray([4.0, 0.0], "float32")}
+    config = BatchNormConfig(axis=1, epsilon=0.0, decay=0.5, correction=0)
+    case = Case(config=config, ranks=(RankInputs(x, dy),), gamma=np.asarray([2.0, 3.0], "float32"),
+                beta=np.asarray([0.5, 1.0], "float32"), state=state, mode=mode)  # fmt: skip
+    case = t.fit(case)
+    reference, got = exact(case).ranks[0], t.run(case).ranks[0]
+    allowed = t.bounds(case, exact(case)).ranks[0]
+    with t.found.gathering():
+        for name in ("y", "dx", "dgamma", "dbeta", "mean", "var"):
+            value, want, bound = (getattr(side, name) for side in (got, reference, allowed))
+            if value is None or want is None:
+                continue
+            if name in ("dbeta", "mean", "var"):
+                t.within(value, want, np.broadcast_to(bound, want.shape), name, case, proves=("BN-NORM-1",))
+                continue
+            first, edge = value[..., 0], value[..., 1]
+            room = np.broadcast_to(bound, want.shape)[..., 0]
+            t.within(first, want[..., 0], room, f"{name} of the channel that varies", case, proves=("BN-NORM-1",))
+            none = not np.any(np.isfinite(as_float64(edge)))
+            t.require(none, f"{name} of a channel without variance is finite: {edge.ravel()[:4]}", case)
 
 
 @clauses("BN-NORM-4")

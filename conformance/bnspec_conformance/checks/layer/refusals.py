@@ -157,7 +157,7 @@ def options(s: Setting) -> Iterator[Refusal]:
     """Options outside their range; in configurations, in layers, and set on a layer."""
     nan, inf = float("nan"), float("inf")
     numbers: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
-        ("epsilon", "BN-NORM-1", (0.0, 0, -1e-5, nan, inf, -inf, "1", True)),
+        ("epsilon", "BN-NORM-1", (-1e-5, -1, nan, inf, -inf, "1", True)),
         ("decay", "BN-RUN-1", (1.5, -0.1, nan, inf, "0.9", True)),
         ("correction", "BN-RUN-3", (2, -1, True, 0.5)),
         ("virtual_batch_size", "BN-GRP-3", (0, -1, 2.0, True)),

@@ -121,6 +121,12 @@ MUTANTS = (
         apply=with_deviation(lambda var, epsilon: 1.0 / np.sqrt(var + max(epsilon, 1e-5))),
     ),
     Mutant(
+        name="smallest-number-for-epsilon",
+        clause="BN-NORM-1",
+        breaks="Replaces an epsilon of 0 by the smallest number, so that a channel without variance has a finite y.",
+        apply=with_deviation(lambda var, epsilon: 1.0 / np.sqrt(var + max(epsilon, 2.0**-1022))),
+    ),
+    Mutant(
         name="inference-without-epsilon",
         clause="BN-INF-1",
         row="D5",

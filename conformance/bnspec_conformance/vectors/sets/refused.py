@@ -27,7 +27,6 @@ def vectors(draw: Draw) -> Iterator[Vector]:
 def _options(base: Case) -> Iterator[Vector]:
     """Configurations that do not exist."""
     rows: tuple[tuple[str, dict[str, Any], str, str], ...] = (
-        ("epsilon-0", {"epsilon": 0.0}, "BN-NORM-1", "epsilon 0"),
         ("epsilon-negative", {"epsilon": -1e-5}, "BN-NORM-1", "A negative epsilon"),
         ("epsilon-nan", {"epsilon": _NAN}, "BN-NORM-1", "An epsilon that is not a number"),
         ("epsilon-inf", {"epsilon": _INF}, "BN-NORM-1", "An infinite epsilon"),
