@@ -67,7 +67,7 @@ def case_of(value: dict[str, Any]) -> Case:
     config = {k: number(v) for k, v in value["config"].items() if k != "renorm"}
     renorm = value["config"]["renorm"]
     config["renorm"] = None if renorm is None else {k: number(v) for k, v in renorm.items()}
-    one = {n: array_of(inputs[n]) for n in ("gamma", "beta", "gamma_dot", "beta_dot") if n in inputs}
+    one: dict[str, Any] = {n: array_of(inputs[n]) for n in ("gamma", "beta", "gamma_dot", "beta_dot") if n in inputs}
     return Case(
         config=BatchNormConfig.from_json(json.dumps(config)),
         ranks=tuple(RankInputs(**{k: array_of(v) for k, v in rank.items()}) for rank in inputs["ranks"]),
