@@ -1,5 +1,7 @@
 """Third derivatives: the series that gives them, and a library that has only two."""
 
+import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,6 @@ def test_powers_of_a_series() -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_series_of_the_gradient(masked: bool) -> None:
-    import dataclasses
-
     case = Size((6, 3, 2), 1, dtype="float64", masked=masked, virtual_batch_size=3).case(Scope(dtypes=("float64",)))
     rng = np.random.default_rng(3)
     dmean, dvar = rng.standard_normal((2, 2, 3))
@@ -45,19 +45,18 @@ def test_the_series_of_the_gradient(masked: bool) -> None:
     assert want is not None
     assert np.allclose(series(at, 2).derivative(0), want, rtol=1e-13, atol=1e-13)
     noise = np.full(at.shape, 1e-14)
+
+    def below(order: int, x: Any) -> Any:
+        return series(x, 2).derivative(order - 1)
+
     for order in (1, 2):
-
-        def before(x: Any, order: int = order) -> Any:
-            return series(x, 2).derivative(order - 1)
-
-        value, error = quotient(before, at, along, noise)
+        value, error = quotient(functools.partial(below, order), at, along, noise)
         assert np.all(error < 1e-9)
         assert np.all(np.abs(series(at, 2).derivative(order) - value) <= error)
 
 
 def test_a_library_with_two_derivatives_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    right = loss_of
 
     class Twice(torch.autograd.Function):  # type: ignore[name-defined,misc]
         """A loss whose second derivative is a constant to the third."""
@@ -92,7 +91,7 @@ def test_a_library_with_two_derivatives_is_found(monkeypatch: pytest.MonkeyPatch
             return second + 0 * ctx.saved_tensors[0], None
 
     def twice(case: Any, backend: Any) -> Any:
-        loss = right(case, backend)
+        loss = loss_of(case, backend)
         return lambda at: Twice.apply(at, loss)
 
     subject = find_subject("torch")

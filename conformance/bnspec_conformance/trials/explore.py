@@ -20,7 +20,7 @@ __all__ = ["SLOW_OR_LARGE", "clauses", "explore", "search_settings"]
 
 
 class _LeftOut(Exception):
-    """Nothing of a check is to be run."""
+    """Signal that nothing of a check is to be run."""
 
 
 def clauses(*ids: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
