@@ -42,7 +42,7 @@ test: $(VENV)/.stamp-dev ## Run every test on every subject that a CPU can run
 quick: $(VENV)/.stamp-dev ## While writing code: ruff, unit tests, and few cases of the checks on NumPy and strict
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m ruff check .
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal --subject numpy --subject strict --max-examples 2 \
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal --subject numpy --subject strict --max-examples 2 --bnspec-sizes none \
 	  tests/core tests/layer tests/cpu $(addprefix conformance/bnspec_conformance/checks/,forward derivatives state) $(ARGS)
 
 # Everything that one clause hangs on: `make clause ID=BN-RUN-4`, or a family, ID=BN-RUN.

@@ -39,7 +39,7 @@ class Port(odd_port.Right):
         return super().run(case)
 """
 OUTPUTS = ("--json", "r.json", "--junit", "r.xml", "--html", "r.html", "--failures", "failures")
-RUN = ("run", "cut:Port", "--clause", "BN-NORM", "--clause", "BN-GRP-3", "--max-examples", "4")
+RUN = ("run", "cut:Port", "--clause", "BN-NORM", "--clause", "BN-GRP-3", "--max-examples", "4", "--sizes", "none")
 
 
 def start(folder: Path, act: str, *more: str) -> "subprocess.Popen[str]":

@@ -64,7 +64,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clauses = [word for clause in ("BN-RUN-1", "BN-MOM-1", "BN-SYNC-1") for word in ("--clause", clause)]
     outputs = ["--json", "out.json", "--junit", "out.xml", "--html", "out.html", "--failures", "failures"]
     done = command(
-        "run", "wrong_subjects:forgetful", "wrong_subjects:right", *clauses, "--max-examples", "4", *outputs, cwd=folder
+        "run",
+        "wrong_subjects:forgetful",
+        "wrong_subjects:right",
+        *clauses,
+        "--max-examples",
+        "4",
+        "--sizes",
+        "none",
+        *outputs,
+        cwd=folder,
     )
     assert done.returncode == 1, done.stdout + done.stderr
     (folder / "said.txt").write_text(done.stdout)

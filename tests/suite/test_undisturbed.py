@@ -38,7 +38,18 @@ def verdict(found: tuple[int, str, str]) -> tuple[int, str]:
     return found[0], re.sub(r"\d+(\.\d+)? ?s\b|\(0:.*?\)|\b\d+\.\d\b", "", found[1])
 
 
-RUN = ("run", "odd_port:Port", "--clause", "BN-NORM-1", "--clause", "BN-SHAPE-1", "--max-examples", "2")
+RUN = (
+    "run",
+    "odd_port:Port",
+    "--clause",
+    "BN-NORM-1",
+    "--clause",
+    "BN-SHAPE-1",
+    "--max-examples",
+    "2",
+    "--sizes",
+    "none",
+)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +144,9 @@ def test_a_run_of_nothing_is_no_success(tmp_path: Path) -> None:
     status, said, _ = command("run", "odd_port:Right", "--clause", "BN-SYNC-1", cwd=tmp_path)
     assert status == 1
     assert "nothing was looked at" in said
-    status, said, _ = command("run", "odd_port:Right", "--clause", "BN-NORM-1", "--max-examples", "2", cwd=tmp_path)
+    status, said, _ = command(
+        "run", "odd_port:Right", "--clause", "BN-NORM-1", "--max-examples", "2", "--sizes", "none", cwd=tmp_path
+    )
     assert status == 0, said
 
 

@@ -355,7 +355,18 @@ def test_an_update_writes_a_file_that_is_not_there_and_empties_one_that_is(tmp_p
 def test_a_run_with_waivers(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-        words = ["run", *arguments, "--clause", "BN-RUN-1", "--max-examples", "3", "--json", "out.json"]
+        words = [
+            "run",
+            *arguments,
+            "--clause",
+            "BN-RUN-1",
+            "--max-examples",
+            "3",
+            "--sizes",
+            "none",
+            "--json",
+            "out.json",
+        ]
         return subprocess.run(
             [sys.executable, "-m", "bnspec_conformance", *words],
             cwd=tmp_path,
