@@ -101,14 +101,18 @@ class Size:
         mask = rng.random(beside) < 2 / 3 if self.masked else None
         inputs = RankInputs(x.astype(dtype), dy.astype(dtype), mask, xdot.astype(dtype))
         gamma, beta, gamma_dot, beta_dot, mean, var = (spread(channels, k).astype(kept) for k in range(6))
+        config = plain_config(scope, self.axis, self.virtual_batch_size)
+        state = {"mean": mean, "var": np.abs(var)}
+        if config.averaging != "exponential":  # a counter belongs to it
+            state["count"] = np.full(channels, 3, np.int64)
         case = Case(
-            config=plain_config(scope, self.axis, self.virtual_batch_size),
+            config=config,
             ranks=(inputs,),
             gamma=gamma,
             beta=beta,
             gamma_dot=gamma_dot,
             beta_dot=beta_dot,
-            state={"mean": mean, "var": np.abs(var)},
+            state=state,
             mode=self.mode,
             recipe=repr(self),
         )

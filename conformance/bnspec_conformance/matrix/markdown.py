@@ -62,7 +62,7 @@ def _header(rows: Sequence[MatrixRow], report: Mapping[str, Any]) -> str:
         assert row.report is not None
         for s in row.report["subjects"]:
             judged = f"{s['bound']} bound, {s['arithmetic']}"
-            judged += "".join(f", {name} in {own}" for name, own in s["evaluation"].items())
+            judged += "".join(f", {name} in {own}" for name, own in s.get("evaluation", {}).items())
             lines.append((code(s["name"]), escaped(s["version"]), s["dialect"] or "", ", ".join(s["profiles"]), judged))
     machine = escaped(f"Python {report['python']}, {report['platform']} {report['machine']}, {report['device']}")
     examples = report["max_examples"] or "each subject's own number of"

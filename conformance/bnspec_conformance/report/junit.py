@@ -51,7 +51,7 @@ def _suite(content: Mapping[str, Any], subject: Mapping[str, Any]) -> ET.Element
     said |= {"specification": content.get("specification", ""), "level": content.get("level", LEVELS[-1])}
     said |= {"max_examples": content["max_examples"] or "the subject's", "subject": subject["version"]}
     said |= {key: subject[key] for key in ("profiles", "dtypes", "arithmetic", "bound", "dialect")}
-    said["evaluation"] = [f"{name} in {own}" for name, own in subject["evaluation"].items()]
+    said["evaluation"] = [f"{name} in {own}" for name, own in subject.get("evaluation", {}).items()]
     said |= {f"version of {package}": number for package, number in content["versions"].items()}
     for key, value in said.items():
         shown = ", ".join(value) if isinstance(value, list) else str("" if value is None else value)
