@@ -98,7 +98,9 @@ def test_no_epsilon(t: Trial, mode: Any) -> None:
         raise NotSupported("it has no inference")
     x = np.asarray([[1.0, 3.0], [2.0, 3.0], [4.0, 3.0], [8.0, 3.0]], "float32")
     dy = np.asarray([[1.0, 2.0], [0.5, -1.0], [-2.0, 0.25], [0.0, 1.0]], "float32")
-    state = {"mean": np.asarray([1.0, 3.0], "float32"), "var": np.asarray([4.0, 0.0], "float32")}
+    state = None
+    if mode == "inference":
+        state = {"mean": np.asarray([1.0, 3.0], "float32"), "var": np.asarray([4.0, 0.0], "float32")}
     config = BatchNormConfig(axis=1, epsilon=0.0, decay=0.5, correction=0)
     case = Case(config=config, ranks=(RankInputs(x, dy),), gamma=np.asarray([2.0, 3.0], "float32"),
                 beta=np.asarray([0.5, 1.0], "float32"), state=state, mode=mode)  # fmt: skip
