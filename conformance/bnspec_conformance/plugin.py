@@ -14,7 +14,7 @@ import pytest
 
 from bnspec._clauses import LEVELS
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.cases.sizes import CHOICES
+from bnspec_conformance.cases.sizes import CHOICES, choice_of
 from bnspec_conformance.run.items import matches
 from bnspec_conformance.run.suite_run import SuiteRun
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects
@@ -119,7 +119,11 @@ def budget(pytestconfig: pytest.Config) -> Budget:
     deadline = option("--bnspec-deadline")
     limit = PATIENCE if deadline is None else float(deadline)
     return Budget(
-        option("--max-examples"), int(option("--bnspec-seed") or 0), shrink, limit, sizes=option("--bnspec-sizes")
+        option("--max-examples"),
+        int(option("--bnspec-seed") or 0),
+        shrink,
+        limit,
+        sizes=choice_of(option("--bnspec-sizes")),
     )
 
 

@@ -56,7 +56,7 @@ def arithmetics(
     statistics : {"float64", "twofold", "float32"}
         W as it is declared.
     evaluation : mapping of {"y", "dx"} to {"float64", "twofold", "float32"}, optional
-        E as it is declared; W where it is not. What is wider than W counts as W: it can mend nothing.
+        E as it is declared; W where it is not. An arithmetic wider than W counts as W: it can mend nothing.
     flush : bool
         Whether subnormal numbers count as 0.
     """

@@ -20,6 +20,7 @@ from bnspec_conformance.cases.scope import Scope
 __all__ = [
     "CHOICES",
     "Choice",
+    "choice_of",
     "Size",
     "batch_sizes",
     "half_sizes",
@@ -32,6 +33,21 @@ __all__ = [
 #: How much of it a run asks for: nothing, what takes some seconds, or what takes minutes too.
 Choice = Literal["none", "default", "large"]
 CHOICES: tuple[Choice, ...] = ("none", "default", "large")
+
+
+def choice_of(value: object) -> Choice:
+    """Return one of `CHOICES`.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
+    for known in CHOICES:
+        if value == known:
+            return known
+    raise ValueError(f"sizes is {value!r:.40}; expected one of {', '.join(CHOICES)}.")
+
 
 #: Samples, extents between, channels. Elements per channel: 255 to 257, 769, 1025, 4097, 67*67, 100*100, 10007.
 Extents = tuple[int, tuple[int, ...], int]

@@ -12,6 +12,7 @@ import pytest
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance import report
 from bnspec_conformance.cases.levels import within
+from bnspec_conformance.cases.sizes import choice_of
 from bnspec_conformance.report.json_document import plain, record_from_json
 from bnspec_conformance.run.completeness import asked_for, lacking, never_met, problems
 from bnspec_conformance.run.engine import all_checks, attempt, checks_of
@@ -251,7 +252,7 @@ class SuiteRun:
             self.present,
             seed=int(option("--bnspec-seed") or 0),
             max_examples=option("--max-examples"),
-            sizes=option("--bnspec-sizes"),
+            sizes=choice_of(option("--bnspec-sizes")),
             seconds=time.perf_counter() - self.started,
             command=command_line(option, self.present),
             lacking=lacking(self.records, {s.name: s for s in self.present.values()}),
