@@ -11,7 +11,7 @@ from bnspec import BatchNormConfig, Moments, Renorm, RunningState, batch_norm
 from bnspec._normalize import row, scale_and_shift
 from bnspec_conformance.mutants.cotangents import from_saved, with_coefficients
 from bnspec_conformance.mutants.editing import edit
-from bnspec_conformance.mutants.faults.layers import called_with
+from bnspec_conformance.mutants.faults.layer.layers import called_with
 from bnspec_conformance.mutants.mutant import Mutant
 from bnspec_conformance.mutants.naive import normalized_again
 from bnspec_conformance.mutants.overriding import Override, override
