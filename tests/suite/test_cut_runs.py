@@ -15,7 +15,7 @@ import pytest
 from bnspec_conformance import Case, find_subject
 from bnspec_conformance.cli import main
 from bnspec_conformance.report import Live, document, read_failures, read_report, write_json
-from bnspec_conformance.report.atomic_write import write_bytes, write_text
+from bnspec_conformance.report.files.atomic_write import write_bytes, write_text
 from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.listeners import listening, notify_argument, notify_case

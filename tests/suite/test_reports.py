@@ -32,10 +32,10 @@ from bnspec_conformance.report import (
     write_junit,
 )
 from bnspec_conformance.report.facts import device_of, libraries
-from bnspec_conformance.report.failures import failure_name, write_failures
+from bnspec_conformance.report.files.failures import failure_name, write_failures
+from bnspec_conformance.report.files.output_paths import unusable
 from bnspec_conformance.report.json_document import record_from_json
-from bnspec_conformance.report.output_paths import unusable
-from bnspec_conformance.report.plot import Scale, axis, interval
+from bnspec_conformance.report.pages.plot import Scale, axis, interval
 from bnspec_conformance.run.restricted import only_profiles, without_dtypes
 from bnspec_conformance.subjects import complete
 from bnspec_conformance.trials.record import Record, Worst

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bnspec_conformance.commands.numbers import seconds
 
 if TYPE_CHECKING:
-    from bnspec_conformance.report.failures import Failures
+    from bnspec_conformance.report.files.failures import Failures
     from bnspec_conformance.subjects import Subject
     from bnspec_conformance.trials.record import Record
 

@@ -15,8 +15,8 @@ import numpy as np
 from bnspec._clauses import LEVELS, specification_version
 from bnspec_conformance.cases.scope import PROFILES
 from bnspec_conformance.cases.sizes import Choice
-from bnspec_conformance.report.atomic_write import write_text
 from bnspec_conformance.report.facts import device, machine_facts, versions
+from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.report.summary import by_clause
 from bnspec_conformance.subjects import Subject, version_of
 from bnspec_conformance.trials.record import Record

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from bnspec_conformance.cases.argument_codec import CannotWrite, argument_to_json
 from bnspec_conformance.cases.case import Case
-from bnspec_conformance.report.atomic_write import write_text
+from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.report.json_document import plain
 from bnspec_conformance.trials.record import Record
 

@@ -12,10 +12,10 @@ from bnspec._clauses import clauses as specification_clauses
 from bnspec._printable import printable
 from bnspec_conformance.cases.levels import level_of_clause
 from bnspec_conformance.cases.scope import PROFILES
-from bnspec_conformance.report.atomic_write import write_text
 from bnspec_conformance.report.by_level import level_of_entry, levels_line
-from bnspec_conformance.report.markdown import plain, rendered
-from bnspec_conformance.report.plot import Scale, axis, interval
+from bnspec_conformance.report.files.atomic_write import write_text
+from bnspec_conformance.report.pages.markdown import plain, rendered
+from bnspec_conformance.report.pages.plot import Scale, axis, interval
 from bnspec_conformance.report.summary import VERDICTS
 from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
 from bnspec_conformance.trials.violation import difference, told_by_ulps
@@ -38,7 +38,7 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
     import jinja2
     from markupsafe import Markup
 
-    folder = files("bnspec_conformance.report")
+    folder = files("bnspec_conformance.report.pages")
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
