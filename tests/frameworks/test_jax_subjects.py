@@ -14,7 +14,7 @@ from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Case
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.subjects import Subject, complete
-from bnspec_conformance.trials.violation import Violation
+from bnspec_conformance.trials.violations.violation import Violation
 
 pytest.importorskip("jax", reason="jax is not installed")
 

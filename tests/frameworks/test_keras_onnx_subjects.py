@@ -15,7 +15,7 @@ from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Case, RankInputs
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.subjects import NotSupported, Refused, complete
-from bnspec_conformance.trials.violation import Violation
+from bnspec_conformance.trials.violations.violation import Violation
 
 RESULTS = ("y", "state", "dx", "dgamma", "dbeta", "ydot")
 SUBJECTS = {

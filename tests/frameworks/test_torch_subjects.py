@@ -12,7 +12,7 @@ from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.subjects import Refused, complete
-from bnspec_conformance.trials.violation import Violation
+from bnspec_conformance.trials.violations.violation import Violation
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

@@ -135,7 +135,7 @@ def _again(record: "Record", subject: "Subject", given: "Failures", deadline: fl
 
 
 def _say(number: int, record: "Record", found: "Record") -> None:
-    from bnspec_conformance.trials.violation import told_by_ulps
+    from bnspec_conformance.trials.violations.violation import told_by_ulps
 
     violation = record.violation or {}
     how = "its counterexample" if violation.get("drawn") is not None else "the whole check, with the recorded seed"
@@ -160,7 +160,7 @@ def _say(number: int, record: "Record", found: "Record") -> None:
 
 
 def _numbers(violation: dict[str, Any]) -> None:
-    from bnspec_conformance.trials.violation import difference
+    from bnspec_conformance.trials.violations.violation import difference
 
     if "got" in violation:
         got, expected = float(violation["got"]), float(violation["expected"])

@@ -10,9 +10,9 @@ from bnspec_conformance.cases.outputs import speaks
 from bnspec_conformance.cases.wellformed import complaints
 from bnspec_conformance.subjects import NotSupported, ProgramError
 from bnspec_conformance.subjects.time_limit import TooLong
-from bnspec_conformance.trials.attribution import Controls
-from bnspec_conformance.trials.breaches import Breaches
 from bnspec_conformance.trials.evidence import Evidence
+from bnspec_conformance.trials.violations.attribution import Controls
+from bnspec_conformance.trials.violations.breaches import Breaches
 
 __all__ = ["CaseRunner"]
 

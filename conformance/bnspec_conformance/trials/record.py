@@ -9,7 +9,7 @@ from bnspec._printable import printable
 from bnspec_conformance.cases.levels import highest, level_of_clause, lowest
 
 if TYPE_CHECKING:
-    from bnspec_conformance.trials.violation import Violation
+    from bnspec_conformance.trials.violations.violation import Violation
 
 __all__ = ["OUTCOMES", "Record", "Worst", "failed", "level_of", "outcome_of", "reason_of"]
 

@@ -14,9 +14,9 @@ from bnspec_conformance.checks.examples import example
 from bnspec_conformance.checks.forward.test_determinism import whole
 from bnspec_conformance.checks.placing import library_of, run_placed
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.trials.comparison import bitwise
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
+from bnspec_conformance.trials.violations.comparison import bitwise
 
 _RESULTS = ("y", "mean", "var", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot", "state")
 

@@ -18,7 +18,7 @@ from bnspec_conformance.report.pages.markdown import plain, rendered
 from bnspec_conformance.report.pages.plot import Scale, axis, interval
 from bnspec_conformance.report.summary import VERDICTS
 from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
-from bnspec_conformance.trials.violation import difference, told_by_ulps
+from bnspec_conformance.trials.violations.violation import difference, told_by_ulps
 
 __all__ = ["write_html"]
 

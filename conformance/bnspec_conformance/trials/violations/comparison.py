@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from bnspec_conformance.bounds import violations
 from bnspec_conformance.cases.case import Array, as_float64
-from bnspec_conformance.trials.violation import in_ulps
+from bnspec_conformance.trials.violations.violation import in_ulps
 
 __all__ = ["Comparison", "Difference", "bitwise", "within_bound"]
 

@@ -2,8 +2,8 @@
 
 from bnspec_conformance.cases.features import easy
 from bnspec_conformance.cases.levels import LEVELS, level_of_case, level_of_clause, within
-from bnspec_conformance.trials.attribution import Controls
 from bnspec_conformance.trials.trial import Trial
+from bnspec_conformance.trials.violations.attribution import Controls
 
 __all__ = ["lowest_levels"]
 

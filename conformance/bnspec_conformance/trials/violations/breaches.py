@@ -6,9 +6,9 @@ from typing import Any
 
 from bnspec_conformance.cases.case import Case
 from bnspec_conformance.cases.outputs import speaks
-from bnspec_conformance.trials.attribution import Control, Controls, Size
 from bnspec_conformance.trials.under_test import UnderTest
-from bnspec_conformance.trials.violation import Found, Violation, violation
+from bnspec_conformance.trials.violations.attribution import Control, Controls, Size
+from bnspec_conformance.trials.violations.violation import Found, Violation, violation
 
 __all__ = ["Breaches"]
 
