@@ -14,7 +14,7 @@ import pytest
 
 from bnspec._clauses import LEVELS
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.cases.sizes import CHOICES
+from bnspec_conformance.cases.inputs.sizes import CHOICES
 from bnspec_conformance.run.items import matches
 from bnspec_conformance.run.suite_run import SuiteRun
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects

@@ -14,7 +14,7 @@ from bnspec_conformance.bounds import bounds, violations
 from bnspec_conformance.bounds.declared import arithmetics
 from bnspec_conformance.bounds.rounding import arithmetic
 from bnspec_conformance.cases.case import as_float64, dtype_named
-from bnspec_conformance.cases.families import hard_families
+from bnspec_conformance.cases.inputs.families import hard_families
 from bnspec_conformance.checks.derivatives import test_gradients as gradients
 from bnspec_conformance.checks.forward import test_normalize as normalize
 from bnspec_conformance.subjects.find import complete

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from spec_tables import rows
 
-from bnspec_conformance.cases.families import hard_families
+from bnspec_conformance.cases.inputs.families import hard_families
 
 pytestmark = pytest.mark.pages
 

@@ -17,7 +17,7 @@ import pytest
 import bnspec
 from bnspec._clauses import clauses as specification
 from bnspec_conformance import Case, Outcome, RankInputs, Scope, find_subject
-from bnspec_conformance.cases.families import hard_families
+from bnspec_conformance.cases.inputs.families import hard_families
 from bnspec_conformance.cases.levels import level_of_case
 from bnspec_conformance.matrix.markdown import page
 from bnspec_conformance.matrix.merge import merged

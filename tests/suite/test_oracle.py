@@ -16,8 +16,8 @@ import pytest
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec_conformance import bounds as tolerances
 from bnspec_conformance import oracle
-from bnspec_conformance.cases import families
 from bnspec_conformance.cases.case import Case, RankInputs, RankOutcome
+from bnspec_conformance.cases.inputs import families
 from bnspec_conformance.oracle.rational import integers, linear, root
 
 CONFIG = BatchNormConfig(axis=1, epsilon=3.0, decay=0.75, correction=0)

@@ -15,7 +15,7 @@ import pytest
 
 from bnspec import BatchNormConfig
 from bnspec_conformance import Case, RankInputs, find_subject
-from bnspec_conformance.cases.codec import case_from_json, case_to_json, outcome_from_json, outcome_to_json
+from bnspec_conformance.cases.codecs.codec import case_from_json, case_to_json, outcome_from_json, outcome_to_json
 from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.subjects import NotSupported, Refused, Subject
 from bnspec_conformance.subjects.pipe.conversation import cases, main

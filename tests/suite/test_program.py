@@ -13,7 +13,7 @@ import pytest
 
 from bnspec import BatchNormConfig
 from bnspec_conformance import Case, RankInputs, find_subject
-from bnspec_conformance.cases.codec import case_from_json, case_to_json
+from bnspec_conformance.cases.codecs.codec import case_from_json, case_to_json
 from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.subjects import NotSupported, ProgramError, Refused, SubjectError
 from bnspec_conformance.subjects.pipe import program as module
@@ -475,7 +475,7 @@ def test_a_subject_behind_a_pipe_gives_the_bits_it_gives_here(tmp_path: Path, mo
     wrapper.write_text(
         "import json, sys\n"
         "from bnspec_conformance import find_subject\n"
-        "from bnspec_conformance.cases.codec import case_from_json, outcome_to_json\n"
+        "from bnspec_conformance.cases.codecs.codec import case_from_json, outcome_to_json\n"
         "subject = find_subject('numpy')\n"
         "for line in sys.stdin:\n"
         "    request = json.loads(line)\n"

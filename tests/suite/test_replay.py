@@ -10,7 +10,7 @@ import pytest
 
 import bnspec
 from bnspec_conformance import find_subject
-from bnspec_conformance.cases.argument_codec import argument_from_json
+from bnspec_conformance.cases.codecs.argument_codec import argument_from_json
 from bnspec_conformance.cli import main
 from bnspec_conformance.report import document, read_failures, write_failures, write_json
 from bnspec_conformance.report.json_document import plain

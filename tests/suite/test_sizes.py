@@ -11,9 +11,9 @@ import pytest
 
 from bnspec_conformance import Case, Outcome, find_subject
 from bnspec_conformance.bounds import bounds
-from bnspec_conformance.cases.argument_codec import argument_from_json, argument_to_json
+from bnspec_conformance.cases.codecs.argument_codec import argument_from_json, argument_to_json
+from bnspec_conformance.cases.inputs.sizes import Size, batch_sizes, half_sizes, inference_sizes, part_sizes, spread
 from bnspec_conformance.cases.scope import Scope
-from bnspec_conformance.cases.sizes import Size, batch_sizes, half_sizes, inference_sizes, part_sizes, spread
 from bnspec_conformance.cli import main
 from bnspec_conformance.oracle import exact, float64
 from bnspec_conformance.report import read_report

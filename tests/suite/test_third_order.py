@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bnspec_conformance.cases.inputs.sizes import Size
 from bnspec_conformance.cases.scope import Scope
-from bnspec_conformance.cases.sizes import Size
 from bnspec_conformance.checks.derivatives import test_third_derivatives
 from bnspec_conformance.checks.derivatives.test_autodiff import loss_of, quotient
 from bnspec_conformance.oracle import exact

@@ -115,8 +115,8 @@ def _subjects(records: "list[Record]", options: argparse.Namespace, asked: Mappi
 
 def _again(record: "Record", subject: "Subject", given: "Failures", deadline: float | None) -> "Record | None":
     """Return an attempt on the argument that failed, or on the check's own draws; None if it is unreadable."""
-    from bnspec_conformance.cases.argument_codec import argument_from_json
-    from bnspec_conformance.cases.codec import BadData
+    from bnspec_conformance.cases.codecs.argument_codec import argument_from_json
+    from bnspec_conformance.cases.codecs.codec import BadData
     from bnspec_conformance.run.engine import all_checks, attempt
     from bnspec_conformance.subjects.time_limit import PATIENCE
     from bnspec_conformance.trials.budget import Budget

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
-from bnspec_conformance.cases.memory import thin
+from bnspec_conformance.cases.inputs.memory import thin
 from bnspec_conformance.cases.outputs import speaks
 from bnspec_conformance.cases.wellformed import complaints
 from bnspec_conformance.subjects import NotSupported, ProgramError

@@ -9,7 +9,7 @@ import hypothesis
 from hypothesis.errors import Flaky, StopTest, Unsatisfiable, UnsatisfiedAssumption
 from hypothesis.internal.conjecture import providers
 
-from bnspec_conformance.cases.argument_codec import CannotWrite, argument_to_json
+from bnspec_conformance.cases.codecs.argument_codec import CannotWrite, argument_to_json
 from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.trials.listeners import notify_argument
 from bnspec_conformance.trials.trial import NeverSupported, Trial

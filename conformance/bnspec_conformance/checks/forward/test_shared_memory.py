@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
-from bnspec_conformance.cases.memory import arrays_of
-from bnspec_conformance.cases.sizes import plain_config
+from bnspec_conformance.cases.inputs.memory import arrays_of
+from bnspec_conformance.cases.inputs.sizes import plain_config
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.checks.forward.test_determinism import values_of
 from bnspec_conformance.checks.placing import library_of, run_shared

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnspec_conformance.cases.sizes import Choice
+from bnspec_conformance.cases.inputs.sizes import Choice
 from bnspec_conformance.report.json_document import BadReport, plain, read_json, record_from_json, write_json
 from bnspec_conformance.trials.record import Record
 

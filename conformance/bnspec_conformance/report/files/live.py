@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from bnspec_conformance.cases.argument_codec import CannotWrite, argument_to_json
 from bnspec_conformance.cases.case import Case
+from bnspec_conformance.cases.codecs.argument_codec import CannotWrite, argument_to_json
 from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.report.json_document import plain
 from bnspec_conformance.trials.record import Record

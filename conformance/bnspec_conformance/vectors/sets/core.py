@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, RankInputs
-from bnspec_conformance.cases.families import exact_inputs
+from bnspec_conformance.cases.inputs.families import exact_inputs
 from bnspec_conformance.vectors.draw import Draw
 from bnspec_conformance.vectors.sets.laws import equal, moved, parts
 from bnspec_conformance.vectors.stream import as_dtype

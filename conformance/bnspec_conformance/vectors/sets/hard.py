@@ -1,6 +1,6 @@
 """Vectors of the hard families: inputs on which implementations lose digits, overflow or divide by zero.
 
-The families are those of `bnspec_conformance.cases.families`, smaller and made by plain arithmetic.
+The families are those of `bnspec_conformance.cases.inputs.families`, smaller and made by plain arithmetic.
 """
 
 from collections.abc import Callable, Iterator

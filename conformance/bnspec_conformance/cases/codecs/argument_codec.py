@@ -11,8 +11,8 @@ import numpy as np
 
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, dtype_named
-from bnspec_conformance.cases.codec import BadData, array_from_json, array_to_json, case_from_json, case_to_json
-from bnspec_conformance.cases.sizes import Size
+from bnspec_conformance.cases.codecs.codec import BadData, array_from_json, array_to_json, case_from_json, case_to_json
+from bnspec_conformance.cases.inputs.sizes import Size
 
 __all__ = ["CannotWrite", "argument_from_json", "argument_to_json"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
-from bnspec_conformance.cases.memory import thin
+from bnspec_conformance.cases.inputs.memory import thin
 from bnspec_conformance.cases.scope import Scope
 
 __all__ = ["KINDS", "counts_of", "covered", "uncovered"]
