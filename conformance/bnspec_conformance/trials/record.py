@@ -49,7 +49,8 @@ class Record:
     reason : str
         Why it is not supported, untested, waived or stale; or the failure's text.
     reached : dict of str to int
-        How many cases had each of the features that a search must meet (`bnspec_conformance.cases.inputs.coverage.KINDS`).
+        How many cases had each of the features that a search must meet
+        (`bnspec_conformance.cases.inputs.coverage.KINDS`).
     violation : dict or None
         Of a failure: clauses, subject, problem, case (described) and its level, script, what, rank, index, got,
         expected, error_ulp, bound_ulp; `drawn`, the check's argument as `codec` writes it, for replay; `level`.
