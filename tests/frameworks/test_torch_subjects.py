@@ -16,7 +16,7 @@ from bnspec_conformance.trials.violations.violation import Violation
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from bnspec_conformance.subjects.frameworks import torch_nn  # noqa: E402
+from bnspec_conformance.subjects.frameworks.torch import torch_nn  # noqa: E402
 
 FACTORIES = ("layer", "functional", "channels_last", "transposed")
 RESULTS = ("y", "state", "dx", "dgamma", "dbeta", "ydot")

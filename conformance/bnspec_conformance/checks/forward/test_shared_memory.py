@@ -15,7 +15,7 @@ from bnspec_conformance.checks.placing import library_of, run_shared
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
-#: Names of arrays, as `cases.inputs.memory.ROLES` has them, and a change of a case by which they become the same memory.
+#: Names of arrays, as `cases.inputs.memory.ROLES` has them, and a change of a case by which they become one memory.
 Sharing = tuple[str, Callable[[Case], Case]]
 
 #: Elements between views of one memory: a line of a cache, so that each begins as an array of its own does.

@@ -63,7 +63,7 @@ def _passes(fast: bool) -> dict[str, Any]:
 
 
 def _of_one_pass() -> dict[str, str]:
-    from bnspec_conformance.subjects.frameworks.jax_common import dtypes
+    from bnspec_conformance.subjects.frameworks.jax.jax_common import dtypes
 
     wide = [d for d in dtypes() if d in ("float32", "float64")]
     return {f"variance ({d} x)": f"E[x^2] - E[x]^2 in {d}" for d in wide}

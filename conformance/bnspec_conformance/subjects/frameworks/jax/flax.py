@@ -10,8 +10,14 @@ from typing import Any
 
 from bnspec_conformance.cases.case import Case
 from bnspec_conformance.subjects.defaults import Defaults
-from bnspec_conformance.subjects.frameworks import jax_defaults as own
-from bnspec_conformance.subjects.frameworks.jax_common import PROFILES_OF_LAYERS, RANKS, JaxLayer, LayerScope, dtypes
+from bnspec_conformance.subjects.frameworks.jax import jax_defaults as own
+from bnspec_conformance.subjects.frameworks.jax.jax_common import (
+    PROFILES_OF_LAYERS,
+    RANKS,
+    JaxLayer,
+    LayerScope,
+    dtypes,
+)
 
 __all__ = ["linen", "linen_two_pass", "nnx", "nnx_two_pass"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.subjects.defaults import Defaults
-from bnspec_conformance.subjects.frameworks import keras_common
+from bnspec_conformance.subjects.frameworks.keras import keras_common
 
 __all__ = ["layer"]
 

@@ -18,8 +18,14 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Case
-from bnspec_conformance.subjects.frameworks import jax_defaults as defaults
-from bnspec_conformance.subjects.frameworks.jax_common import PROFILES_OF_LAYERS, RANKS, JaxLayer, LayerScope, dtypes
+from bnspec_conformance.subjects.frameworks.jax import jax_defaults as defaults
+from bnspec_conformance.subjects.frameworks.jax.jax_common import (
+    PROFILES_OF_LAYERS,
+    RANKS,
+    JaxLayer,
+    LayerScope,
+    dtypes,
+)
 
 __all__ = ["batch", "ema"]
 

@@ -17,7 +17,7 @@ from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope, needs
 from bnspec_conformance.subjects.contract import Refused
 from bnspec_conformance.subjects.defaults import HasDefaults
-from bnspec_conformance.subjects.frameworks import onnx_defaults as own
+from bnspec_conformance.subjects.frameworks.onnx import onnx_defaults as own
 
 __all__ = ["OnnxOperator", "reference", "runtime"]
 

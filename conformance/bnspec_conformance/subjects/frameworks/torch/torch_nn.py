@@ -20,8 +20,8 @@ from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope, needs
 from bnspec_conformance.subjects.contract import Refused
 from bnspec_conformance.subjects.defaults import HasDefaults
-from bnspec_conformance.subjects.frameworks import torch_nn_defaults as own
-from bnspec_conformance.subjects.frameworks.torch_common import Forward, from_torch, gradients, tangent, to_torch
+from bnspec_conformance.subjects.frameworks.torch import torch_nn_defaults as own
+from bnspec_conformance.subjects.frameworks.torch.torch_common import Forward, from_torch, gradients, tangent, to_torch
 
 __all__ = ["TorchNorm", "channels_last", "functional", "layer", "transposed"]
 

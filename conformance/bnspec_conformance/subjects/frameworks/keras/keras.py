@@ -20,8 +20,8 @@ import numpy as np
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope, needs
 from bnspec_conformance.subjects.defaults import HasDefaults
-from bnspec_conformance.subjects.frameworks import keras_defaults
-from bnspec_conformance.subjects.frameworks.keras_common import VARIABLES, options
+from bnspec_conformance.subjects.frameworks.keras import keras_defaults
+from bnspec_conformance.subjects.frameworks.keras.keras_common import VARIABLES, options
 
 __all__ = ["KerasLayer", "keras", "keras_float64", "keras_masked"]
 
@@ -97,7 +97,7 @@ def _subject(name: str, *more: str, dtypes: tuple[str, ...]) -> KerasLayer:
     if platform == "torch":
         return KerasLayer(name, "torch", dtypes, frozenset(more), flushes=False, examples=20, defaults=own)
     if platform == "jax":
-        from bnspec_conformance.subjects.frameworks import jax_common as _jax_common
+        from bnspec_conformance.subjects.frameworks.jax import jax_common as _jax_common
 
         there = tuple(dtype for dtype in dtypes if dtype in _jax_common.dtypes())
         if not there:
@@ -142,7 +142,7 @@ def _mask(case: Case) -> Array | None:
 
 
 def _on_torch(case: Case) -> Outcome:
-    from bnspec_conformance.subjects.frameworks.torch_common import from_torch, gradients, tangent, to_torch
+    from bnspec_conformance.subjects.frameworks.torch.torch_common import from_torch, gradients, tangent, to_torch
 
     layer, values = _build(case)
     rank, given_mask = case.ranks[0], _mask(case)

@@ -19,8 +19,8 @@ from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope, needs
 from bnspec_conformance.subjects.contract import Refused
 from bnspec_conformance.subjects.defaults import HasDefaults
-from bnspec_conformance.subjects.frameworks import tf_keras_defaults
-from bnspec_conformance.subjects.frameworks.keras_common import VARIABLES, options
+from bnspec_conformance.subjects.frameworks.keras import tf_keras_defaults
+from bnspec_conformance.subjects.frameworks.keras.keras_common import VARIABLES, options
 
 __all__ = ["TfKerasLayer", "tf_keras", "tf_keras_float64", "tf_keras_ghost", "tf_keras_masked"]
 

@@ -9,8 +9,14 @@ average of the batch that ``init`` was given; here that is zeros, as in most pro
 from typing import Any
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
-from bnspec_conformance.subjects.frameworks import jax_defaults as own
-from bnspec_conformance.subjects.frameworks.jax_common import PROFILES_OF_LAYERS, RANKS, JaxLayer, LayerScope, dtypes
+from bnspec_conformance.subjects.frameworks.jax import jax_defaults as own
+from bnspec_conformance.subjects.frameworks.jax.jax_common import (
+    PROFILES_OF_LAYERS,
+    RANKS,
+    JaxLayer,
+    LayerScope,
+    dtypes,
+)
 
 __all__ = ["haiku"]
 
