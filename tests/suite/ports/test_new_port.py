@@ -19,7 +19,7 @@ from bnspec_conformance.run.waivers.file import load_waivers
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.budget import Budget
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "porting.md").read_text()
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
 

@@ -21,7 +21,7 @@ from bnspec_conformance.subjects import NotSupported, Refused, Subject
 from bnspec_conformance.subjects.pipe.conversation import cases, main
 from bnspec_conformance.trials.budget import Budget
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "examples" / "port-c" / "port.c"
 FLAGS = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-ffp-contract=off"]
 

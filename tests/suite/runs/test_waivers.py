@@ -17,7 +17,7 @@ from bnspec_conformance.run.waivers.settlement import Waivers
 from bnspec_conformance.run.waivers.waiver import Facts, Waiver, dtype_of, facts_of
 from bnspec_conformance.trials.record import Record
 
-HERE = Path(__file__).parents[1] / "support"
+HERE = Path(__file__).parents[2] / "support"
 TODAY = datetime.date(2026, 6, 1)
 YESTERDAY = datetime.date(2026, 5, 31)
 TORCH = Facts("torch-nn", "cpu", (("torch", "2.13.0+cpu"),))
