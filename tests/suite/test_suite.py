@@ -23,7 +23,7 @@ from bnspec_conformance.trials.trial import Trial
 from bnspec_conformance.trials.violations.violation import Violation
 
 SUITE = Path(bnspec_conformance.__file__).parent
-HERE = Path(__file__).parents[1] / "support"
+HERE = Path(__file__).parents[1] / "support" / "subjects"
 
 
 def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,7 @@ from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record
 
-HERE = Path(__file__).parents[2] / "support"
+HERE = Path(__file__).parents[2] / "support" / "subjects"
 CONFIG = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
 ROWS = np.asarray([[0.5, 3.0], [1.0, -1.0], [2.0, 0.25], [-1.5, 0.0]], np.float32)
 

@@ -40,7 +40,7 @@ from bnspec_conformance.run.restricted import only_profiles, without_dtypes
 from bnspec_conformance.subjects import complete
 from bnspec_conformance.trials.record import Record, Worst
 
-HERE = Path(__file__).parents[2] / "support"
+HERE = Path(__file__).parents[2] / "support" / "subjects"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WORST = Worst(0.5, 0.25, 0.5, "y", "float32(2,3) axis=1")
 

@@ -21,7 +21,7 @@ from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.listeners import listening, notify_argument, notify_case
 from bnspec_conformance.trials.record import Record
 
-HERE = Path(__file__).parents[2] / "support"
+HERE = Path(__file__).parents[2] / "support" / "subjects"
 
 # What the subject does with a case of four samples; the checks before it have passed by then.
 SUBJECT = """

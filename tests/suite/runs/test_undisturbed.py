@@ -15,7 +15,7 @@ from bnspec_conformance.run.engine import all_checks
 from bnspec_conformance.subjects import SubjectError, asked_as, complete, version_of
 from bnspec_conformance.trials.record import Record
 
-HERE = Path(__file__).parents[2] / "support"
+HERE = Path(__file__).parents[2] / "support" / "subjects"
 
 
 def command(*arguments: str, cwd: Path, python: tuple[str, ...] = (), **variables: str) -> tuple[int, str, str]:

@@ -17,7 +17,7 @@ from bnspec_conformance.run.waivers.settlement import Waivers
 from bnspec_conformance.run.waivers.waiver import Facts, Waiver, dtype_of, facts_of
 from bnspec_conformance.trials.record import Record
 
-HERE = Path(__file__).parents[2] / "support"
+HERE = Path(__file__).parents[2] / "support" / "subjects"
 TODAY = datetime.date(2026, 6, 1)
 YESTERDAY = datetime.date(2026, 5, 31)
 TORCH = Facts("torch-nn", "cpu", (("torch", "2.13.0+cpu"),))
@@ -418,7 +418,7 @@ def test_facts_are_the_subjects_own() -> None:
 
 
 def test_the_example_of_the_documentation_is_one(tmp_path: Path) -> None:
-    text = (HERE.parents[1] / "docs" / "reports.md").read_text(encoding="utf-8")
+    text = (HERE.parents[2] / "docs" / "reports.md").read_text(encoding="utf-8")
     (tmp_path / "w.toml").write_text(text.split("```toml\n")[1].split("```")[0])
     torch, port = load_waivers(tmp_path / "w.toml")
     assert torch.is_about(TORCH)

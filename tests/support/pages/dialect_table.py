@@ -7,7 +7,7 @@ from bnspec._dialects import Dialect
 
 __all__ = ["table", "with_table"]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FRAMEWORKS = ROOT / "conformance" / "bnspec_conformance" / "subjects" / "frameworks"
 RECORDED = ROOT / "tests" / "vectors" / "data" / "vectors"
 

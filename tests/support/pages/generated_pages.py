@@ -1,4 +1,6 @@
-"""Pages that are generated, wholly or in parts: `python tests/support/generated_pages.py` writes those that differ.
+"""Pages that are generated, wholly or in parts.
+
+`python tests/support/pages/generated_pages.py` writes those that differ.
 
 docs/matrix.md and docs/performance.md are not among them: they hold measurements, which `make matrix` and
 `make bench-cpu` repeat.
@@ -24,7 +26,7 @@ from bnspec_conformance.subjects.pipe import conversation
 
 __all__ = ["COMPILER", "PAGES", "main"]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 #: Words of the command that compiles C.
 COMPILER = shlex.split(os.environ.get("CC", "cc"))

@@ -10,7 +10,7 @@ from typing import Any
 from bnspec_conformance.run.launch import command
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 
 #: The deadline in rank_faults.py, how much later an error may come, what interpreters take to start on a busy machine,
 #: and when a job is taken for one that hangs; in seconds.
@@ -49,7 +49,7 @@ def fault(folder: Path, act: str, ranks: int = 3, **options: Any) -> tuple[Any, 
 
 #: Each process with an emulated device of its own; compared with MPI, whose numbers the specification computes.
 EMULATED = {
-    "PYTHONPATH": str(HERE / "emulated"),
+    "PYTHONPATH": str(HERE.parent / "emulated"),
     "EMULATED_DEVICES": "8",
     "BNSPEC_TEST_RANKS": "nccl",
     "BNSPEC_CPU_KERNELS": "specification",
