@@ -53,7 +53,7 @@ clause: $(VENV)/.stamp-dev ## While writing a clause: ID's checks, its mutants, 
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m pages tests/core/test_clauses.py tests/core/test_dialects.py tests/suite tests/release tests/vectors
 
 pages: $(VENV)/.stamp-dev ## Write the pages that are generated (not those of measurements: matrix, bench-cpu)
-	$(VENV)/bin/python tests/support/generated_pages.py
+	$(VENV)/bin/python tests/support/pages/generated_pages.py
 
 test-core: $(CORE_VENV)/.stamp-core ## Run the tests without torch, jax and MPI
 	OMP_NUM_THREADS=1 $(CORE_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)

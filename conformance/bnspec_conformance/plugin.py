@@ -14,7 +14,7 @@ import pytest
 
 from bnspec._clauses import LEVELS
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.cases.sizes import CHOICES, choice_of
+from bnspec_conformance.cases.inputs.sizes import CHOICES, choice_of
 from bnspec_conformance.run.items import matches
 from bnspec_conformance.run.suite_run import SuiteRun
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects
@@ -100,7 +100,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if not any(matches(wanted, known) for known in specification_clauses()):
             raise pytest.UsageError(f"no clause {wanted!r}; `bnspec-conformance list` shows them.")
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers write nothing
-        from bnspec_conformance.report.output_paths import unusable
+        from bnspec_conformance.report.files.output_paths import unusable
 
         files = {f"--{kind}": config.getoption(f"--bnspec-{kind}") for kind in ("json", "junit", "html")}
         if config.getoption("--bnspec-update-waivers"):

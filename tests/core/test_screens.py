@@ -14,7 +14,7 @@ import bnspec._cli
 from bnspec._printable import printable
 from bnspec._screen import Screen, command
 from bnspec_conformance import cli
-from bnspec_conformance.cases.codec import BadData, array_from_json
+from bnspec_conformance.cases.codecs.codec import BadData, array_from_json
 from bnspec_conformance.trials.record import Record
 
 BOTH = {

@@ -14,19 +14,19 @@ from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Case
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.subjects import Subject, complete
-from bnspec_conformance.trials.violation import Violation
+from bnspec_conformance.trials.violations.violation import Violation
 
 pytest.importorskip("jax", reason="jax is not installed")
 
 EVERYTHING = ("y", "count", "mean", "var", "state", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")
 LAYERS = {
-    "flax-linen": ("flax:linen", "flax"),
-    "flax-linen-two-pass": ("flax:linen_two_pass", "flax"),
-    "flax-nnx": ("flax:nnx", "flax"),
-    "flax-nnx-two-pass": ("flax:nnx_two_pass", "flax"),
-    "haiku": ("haiku:haiku", "haiku"),
-    "equinox-ema": ("equinox:ema", "equinox"),
-    "equinox-batch": ("equinox:batch", "equinox"),
+    "flax-linen": ("jax.flax:linen", "flax"),
+    "flax-linen-two-pass": ("jax.flax:linen_two_pass", "flax"),
+    "flax-nnx": ("jax.flax:nnx", "flax"),
+    "flax-nnx-two-pass": ("jax.flax:nnx_two_pass", "flax"),
+    "haiku": ("jax.haiku:haiku", "haiku"),
+    "equinox-ema": ("jax.equinox:ema", "equinox"),
+    "equinox-batch": ("jax.equinox:batch", "equinox"),
 }
 
 

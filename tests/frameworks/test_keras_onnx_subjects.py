@@ -15,19 +15,19 @@ from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Case, RankInputs
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.subjects import NotSupported, Refused, complete
-from bnspec_conformance.trials.violation import Violation
+from bnspec_conformance.trials.violations.violation import Violation
 
 RESULTS = ("y", "state", "dx", "dgamma", "dbeta", "ydot")
 SUBJECTS = {
-    "keras": ("keras:keras", "keras"),
-    "keras-masked": ("keras:keras_masked", "keras"),
-    "keras-float64": ("keras:keras_float64", "keras"),
-    "onnx-reference": ("onnx:reference", "onnx"),
-    "onnxruntime": ("onnx:runtime", "onnxruntime"),
-    "tf-keras": ("tf_keras:tf_keras", "tf_keras"),
-    "tf-keras-masked": ("tf_keras:tf_keras_masked", "tf_keras"),
-    "tf-keras-ghost": ("tf_keras:tf_keras_ghost", "tf_keras"),
-    "tf-keras-float64": ("tf_keras:tf_keras_float64", "tf_keras"),
+    "keras": ("keras.keras:keras", "keras"),
+    "keras-masked": ("keras.keras:keras_masked", "keras"),
+    "keras-float64": ("keras.keras:keras_float64", "keras"),
+    "onnx-reference": ("onnx.operator:reference", "onnx"),
+    "onnxruntime": ("onnx.operator:runtime", "onnxruntime"),
+    "tf-keras": ("keras.tf_keras:tf_keras", "tf_keras"),
+    "tf-keras-masked": ("keras.tf_keras:tf_keras_masked", "tf_keras"),
+    "tf-keras-ghost": ("keras.tf_keras:tf_keras_ghost", "tf_keras"),
+    "tf-keras-float64": ("keras.tf_keras:tf_keras_float64", "tf_keras"),
 }
 SHAPES = {2: (6, 3), 3: (4, 3, 2), 4: (4, 3, 2, 3), 5: (2, 3, 2, 1, 3)}
 RENORM = Renorm(rmax=1.5, dmax=0.5, decay=0.9)

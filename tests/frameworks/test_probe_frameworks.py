@@ -15,15 +15,15 @@ FIELDS = ("gamma", "beta", "mean", "var", "count")
 @pytest.mark.parametrize(
     ("library", "subject", "unnamed"),
     [
-        ("torch", "torch_nn:layer", set()),
-        ("torch", "torch_nn:functional", {"gamma", "beta", "mean", "var", "count"}),
-        ("flax", "flax:linen", {"count"}),
-        ("flax", "flax:nnx", {"count"}),
-        ("haiku", "haiku:haiku", {"count"}),
-        ("equinox", "equinox:ema", {"mean", "var", "count"}),
-        ("keras", "keras:keras", {"count"}),
-        ("onnx", "onnx:reference", {"count"}),
-        ("tf_keras", "tf_keras:tf_keras", {"count"}),
+        ("torch", "torch.torch_nn:layer", set()),
+        ("torch", "torch.torch_nn:functional", {"gamma", "beta", "mean", "var", "count"}),
+        ("flax", "jax.flax:linen", {"count"}),
+        ("flax", "jax.flax:nnx", {"count"}),
+        ("haiku", "jax.haiku:haiku", {"count"}),
+        ("equinox", "jax.equinox:ema", {"mean", "var", "count"}),
+        ("keras", "keras.keras:keras", {"count"}),
+        ("onnx", "onnx.operator:reference", {"count"}),
+        ("tf_keras", "keras.tf_keras:tf_keras", {"count"}),
     ],
 )
 def test_the_layers_of_frameworks_are_what_their_rows_say_but_for_what_they_declare(

@@ -12,11 +12,11 @@ from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.subjects import Refused, complete
-from bnspec_conformance.trials.violation import Violation
+from bnspec_conformance.trials.violations.violation import Violation
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from bnspec_conformance.subjects.frameworks import torch_nn  # noqa: E402
+from bnspec_conformance.subjects.frameworks.torch import torch_nn  # noqa: E402
 
 FACTORIES = ("layer", "functional", "channels_last", "transposed")
 RESULTS = ("y", "state", "dx", "dgamma", "dbeta", "ydot")

@@ -18,7 +18,7 @@ from bnspec_conformance.matrix.markdown import page
 from bnspec_conformance.matrix.row import MatrixRow
 from bnspec_conformance.mutants.summary import markdown
 from bnspec_conformance.report import write_html
-from bnspec_conformance.report.markdown import code, escaped, plain, rendered
+from bnspec_conformance.report.pages.markdown import code, escaped, plain, rendered
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))

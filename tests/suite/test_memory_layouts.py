@@ -9,9 +9,17 @@ import pytest
 
 from bnspec_conformance import Case, Outcome, find_subject
 from bnspec_conformance.cases.case import Array
-from bnspec_conformance.cases.memory import KINDS, ROLES, arranged, arrays_of, constant_where_repeated, placed, thin
+from bnspec_conformance.cases.inputs.memory import (
+    KINDS,
+    ROLES,
+    arranged,
+    arrays_of,
+    constant_where_repeated,
+    placed,
+    thin,
+)
+from bnspec_conformance.cases.inputs.sizes import Size
 from bnspec_conformance.cases.scope import Scope
-from bnspec_conformance.cases.sizes import Size
 from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.subjects import Subject, complete
 from bnspec_conformance.trials.budget import Budget

@@ -20,10 +20,10 @@ from bnspec_conformance.run.engine import checks
 from bnspec_conformance.subjects import SubjectError
 from bnspec_conformance.trials.script import script
 from bnspec_conformance.trials.trial import Trial
-from bnspec_conformance.trials.violation import Violation
+from bnspec_conformance.trials.violations.violation import Violation
 
 SUITE = Path(bnspec_conformance.__file__).parent
-HERE = Path(__file__).parents[1] / "support"
+HERE = Path(__file__).parents[1] / "support" / "subjects"
 
 
 def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

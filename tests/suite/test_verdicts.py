@@ -23,7 +23,7 @@ from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.record import Record, outcome_of, reason_of
 from bnspec_conformance.trials.trial import NeverSupported, Trial
-from bnspec_conformance.trials.violation import Violation
+from bnspec_conformance.trials.violations.violation import Violation
 
 PROFILES = frozenset({"core", "statistics", "running", "inference", "grad", "jvp", "cotangents"})
 

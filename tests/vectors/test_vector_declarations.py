@@ -147,7 +147,7 @@ def test_the_projects_own_port_of_torch_passes_in_both(
 ) -> None:
     pytest.importorskip("torch")
     path = tmp_path / "torch.json"
-    assert call("run", "bnspec_conformance.subjects.frameworks.torch_nn:layer", folder, "-o", path) == 0
+    assert call("run", "bnspec_conformance.subjects.frameworks.torch.torch_nn:layer", folder, "-o", path) == 0
     call("verify", folder, path, "--json", tmp_path / "verdict.json")
     assert "judged by the plain bound for float32 arithmetic" in capsys.readouterr().out
     verdict = json.loads((tmp_path / "verdict.json").read_text())

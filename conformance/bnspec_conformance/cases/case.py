@@ -75,7 +75,8 @@ class Case:
     note : str
         A name of the case, for the reader of a report whom its numbers alone do not tell.
     recipe : str
-        For a case too large to be written out, the expression that makes it: a `bnspec_conformance.cases.sizes.Size`.
+        For a case too large to be written out, the expression that makes it: a
+        `bnspec_conformance.cases.inputs.sizes.Size`.
     """
 
     config: BatchNormConfig

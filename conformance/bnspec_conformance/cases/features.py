@@ -1,7 +1,7 @@
 """Features that a case may have beyond a plain batch, and the same case without them.
 
 Where an output is wrong, the case without a mask, say, tells whether the mask is to blame: the controls of
-`bnspec_conformance.trials.attribution`.
+`bnspec_conformance.trials.violations.attribution`.
 """
 
 import dataclasses

@@ -6,8 +6,8 @@ import numpy as np
 
 from bnspec._clauses import LEVELS, clauses
 from bnspec_conformance.cases.case import Array, Case, as_float64
-from bnspec_conformance.cases.coverage import counts_of
-from bnspec_conformance.cases.families import HARD_FAMILY
+from bnspec_conformance.cases.inputs.coverage import counts_of
+from bnspec_conformance.cases.inputs.families import HARD_FAMILY
 from bnspec_conformance.cases.layout import layouts
 
 __all__ = ["LEVELS", "highest", "level_of_case", "level_of_clause", "lowest", "within"]

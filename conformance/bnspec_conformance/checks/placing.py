@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, Outcome
-from bnspec_conformance.cases.memory import PLAIN, arranged, arrays_of, placed
+from bnspec_conformance.cases.inputs.memory import PLAIN, arranged, arrays_of, placed
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.trial import NeverSupported, Trial
 

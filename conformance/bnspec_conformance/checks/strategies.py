@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Array, Case, RankInputs, dtype_named
-from bnspec_conformance.cases.families import exact_inputs
+from bnspec_conformance.cases.inputs.families import exact_inputs
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects import NotSupported, Subject
 

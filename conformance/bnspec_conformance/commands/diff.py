@@ -37,7 +37,7 @@ def call(options: argparse.Namespace) -> int:
     """Compare and print."""
     from bnspec_conformance.report import BadReport, read_report, write_json
     from bnspec_conformance.report.compare import compare
-    from bnspec_conformance.report.output_paths import unusable
+    from bnspec_conformance.report.files.output_paths import unusable
 
     try:
         problem = None if options.json == "-" else unusable({"--json": options.json}, {})

@@ -59,8 +59,8 @@ def call(options: argparse.Namespace) -> int:
     from bnspec_conformance.matrix.markdown import page
     from bnspec_conformance.matrix.merge import merged
     from bnspec_conformance.report import write_html, write_json
-    from bnspec_conformance.report.atomic_write import write_text
-    from bnspec_conformance.report.output_paths import unusable
+    from bnspec_conformance.report.files.atomic_write import write_text
+    from bnspec_conformance.report.files.output_paths import unusable
     from bnspec_conformance.subjects import known_subjects
 
     outputs = {"--output": options.output, "--json": options.json, "--html": options.html}

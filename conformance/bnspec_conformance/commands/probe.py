@@ -33,7 +33,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def call(options: argparse.Namespace) -> int:
     """Print a table for each subject; 0 only if nothing that was measured differs from what is declared."""
     from bnspec_conformance.probe import GROUPS, probe
-    from bnspec_conformance.report.atomic_write import write_text
+    from bnspec_conformance.report.files.atomic_write import write_text
     from bnspec_conformance.subjects import SubjectError, find_subject
 
     unknown = sorted(set(options.group or ()) - set(GROUPS))

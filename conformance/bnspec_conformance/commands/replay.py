@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bnspec_conformance.commands.numbers import seconds
 
 if TYPE_CHECKING:
-    from bnspec_conformance.report.failures import Failures
+    from bnspec_conformance.report.files.failures import Failures
     from bnspec_conformance.subjects import Subject
     from bnspec_conformance.trials.record import Record
 
@@ -115,8 +115,8 @@ def _subjects(records: "list[Record]", options: argparse.Namespace, asked: Mappi
 
 def _again(record: "Record", subject: "Subject", given: "Failures", deadline: float | None) -> "Record | None":
     """Return an attempt on the argument that failed, or on the check's own draws; None if it is unreadable."""
-    from bnspec_conformance.cases.argument_codec import argument_from_json
-    from bnspec_conformance.cases.codec import BadData
+    from bnspec_conformance.cases.codecs.argument_codec import argument_from_json
+    from bnspec_conformance.cases.codecs.codec import BadData
     from bnspec_conformance.run.engine import all_checks, attempt
     from bnspec_conformance.subjects.time_limit import PATIENCE
     from bnspec_conformance.trials.budget import Budget
@@ -135,7 +135,7 @@ def _again(record: "Record", subject: "Subject", given: "Failures", deadline: fl
 
 
 def _say(number: int, record: "Record", found: "Record") -> None:
-    from bnspec_conformance.trials.violation import told_by_ulps
+    from bnspec_conformance.trials.violations.violation import told_by_ulps
 
     violation = record.violation or {}
     how = "its counterexample" if violation.get("drawn") is not None else "the whole check, with the recorded seed"
@@ -160,7 +160,7 @@ def _say(number: int, record: "Record", found: "Record") -> None:
 
 
 def _numbers(violation: dict[str, Any]) -> None:
-    from bnspec_conformance.trials.violation import difference
+    from bnspec_conformance.trials.violations.violation import difference
 
     if "got" in violation:
         got, expected = float(violation["got"]), float(violation["expected"])

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from bnspec._clauses import LEVELS
-from bnspec_conformance.cases.sizes import CHOICES
+from bnspec_conformance.cases.inputs.sizes import CHOICES
 from bnspec_conformance.commands.numbers import count, seconds
 
 __all__ = ["call", "register"]

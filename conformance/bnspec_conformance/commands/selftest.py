@@ -46,7 +46,7 @@ def call(options: argparse.Namespace) -> int:
 
     from bnspec_conformance.mutants import catalogue
     from bnspec_conformance.mutants.summary import markdown, show, to_json
-    from bnspec_conformance.report.atomic_write import write_text
+    from bnspec_conformance.report.files.atomic_write import write_text
     from bnspec_conformance.run.items import matches
 
     if options.table:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnspec_conformance.matrix.row import MatrixRow
-from bnspec_conformance.report.atomic_write import write_text
+from bnspec_conformance.report.files.atomic_write import write_text
 
 __all__ = ["keep", "kept"]
 

@@ -6,7 +6,7 @@ from typing import Any
 from bnspec_conformance.cases.levels import LEVELS, level_of_clause
 from bnspec_conformance.matrix.row import MatrixRow
 from bnspec_conformance.report.by_level import by_level, level_of_entry
-from bnspec_conformance.report.markdown import code, escaped
+from bnspec_conformance.report.pages.markdown import code, escaped
 from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
 
 __all__ = ["page"]

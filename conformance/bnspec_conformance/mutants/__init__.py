@@ -7,26 +7,21 @@
 import functools
 from collections.abc import Mapping
 
-from bnspec_conformance.mutants.faults import (
-    edge_states,
-    errors,
+from bnspec_conformance.mutants.faults import sync
+from bnspec_conformance.mutants.faults.layer import errors, layers
+from bnspec_conformance.mutants.faults.rows import ROWS
+from bnspec_conformance.mutants.faults.state import edge_states, names_and_files, renorm, running, state_order
+from bnspec_conformance.mutants.faults.values import (
     ghost,
     gradients,
-    layers,
     masks,
     memory,
     moments,
     normalize,
     precision,
-    renorm,
-    running,
     shapes,
     sizes,
-    state,
-    state_order,
-    sync,
 )
-from bnspec_conformance.mutants.faults.rows import ROWS
 from bnspec_conformance.mutants.mutant import CannotApply, Mutant
 
 __all__ = ["ROWS", "CannotApply", "Mutant", "catalogue"]
@@ -45,7 +40,7 @@ _FAMILIES = (
     masks,
     sync,
     precision,
-    state,
+    names_and_files,
     errors,
     sizes,
     memory,

@@ -13,7 +13,7 @@ from rich.text import Text
 import bnspec
 from bnspec_conformance.mutants import ROWS, Mutant, catalogue
 from bnspec_conformance.mutants.killing import Killing
-from bnspec_conformance.report.markdown import escaped
+from bnspec_conformance.report.pages.markdown import escaped
 from bnspec_conformance.trials.record import Record
 
 __all__ = ["markdown", "show", "to_json"]

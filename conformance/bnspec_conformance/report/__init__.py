@@ -1,10 +1,10 @@
 """A run's result by clause: a table, JSON, JUnit's XML and one HTML file, all made from the same document."""
 
-from bnspec_conformance.report.failures import failure_head, read_failures, write_failures
-from bnspec_conformance.report.html_page import write_html
+from bnspec_conformance.report.files.failures import failure_head, read_failures, write_failures
+from bnspec_conformance.report.files.live import RUNNING, Live, Output, Write
 from bnspec_conformance.report.json_document import BadReport, document, read_report, write_json
 from bnspec_conformance.report.junit import write_junit
-from bnspec_conformance.report.live import RUNNING, Live, Output, Write
+from bnspec_conformance.report.pages.html_page import write_html
 from bnspec_conformance.report.progress import Progress
 from bnspec_conformance.report.summary import VERDICTS, by_clause
 from bnspec_conformance.report.terminal_table import table

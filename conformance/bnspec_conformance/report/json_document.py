@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from bnspec._clauses import LEVELS, specification_version
+from bnspec_conformance.cases.inputs.sizes import Choice
 from bnspec_conformance.cases.scope import PROFILES
-from bnspec_conformance.cases.sizes import Choice
-from bnspec_conformance.report.atomic_write import write_text
 from bnspec_conformance.report.facts import device, machine_facts, versions
+from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.report.summary import by_clause
 from bnspec_conformance.subjects import Subject, version_of
 from bnspec_conformance.trials.record import Record

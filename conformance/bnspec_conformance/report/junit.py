@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bnspec_conformance.cases.levels import LEVELS, within
-from bnspec_conformance.report.atomic_write import write_bytes
+from bnspec_conformance.report.files.atomic_write import write_bytes
 from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
 
 __all__ = ["write_junit"]

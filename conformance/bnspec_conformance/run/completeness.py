@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
-from bnspec_conformance.cases.coverage import uncovered
+from bnspec_conformance.cases.inputs.coverage import uncovered
 from bnspec_conformance.run.engine import all_checks
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.record import Record

@@ -11,8 +11,8 @@ import pytest
 
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance import report
+from bnspec_conformance.cases.inputs.sizes import choice_of
 from bnspec_conformance.cases.levels import within
-from bnspec_conformance.cases.sizes import choice_of
 from bnspec_conformance.report.json_document import plain, record_from_json
 from bnspec_conformance.run.completeness import asked_for, lacking, never_met, problems
 from bnspec_conformance.run.engine import all_checks, attempt, checks_of

@@ -15,7 +15,7 @@ import bnspec
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.layout import layouts
 from bnspec_conformance.cases.scope import Scope, needs
-from bnspec_conformance.subjects.frameworks.jax_common import RANKS, dtypes, full_mask, parameters, put, stack
+from bnspec_conformance.subjects.frameworks.jax.jax_common import RANKS, dtypes, full_mask, parameters, put, stack
 from bnspec_conformance.subjects.ours import _run
 
 __all__ = ["Compiled", "Lanes", "jax_jit"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bnspec_conformance.cases.sizes import Choice
+from bnspec_conformance.cases.inputs.sizes import Choice
 from bnspec_conformance.subjects.time_limit import PATIENCE
 
 __all__ = ["Budget"]

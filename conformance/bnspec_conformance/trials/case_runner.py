@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
-from bnspec_conformance.cases.memory import thin
+from bnspec_conformance.cases.inputs.memory import thin
 from bnspec_conformance.cases.outputs import speaks
 from bnspec_conformance.cases.wellformed import complaints
 from bnspec_conformance.subjects import NotSupported, ProgramError
 from bnspec_conformance.subjects.time_limit import TooLong
-from bnspec_conformance.trials.attribution import Controls
-from bnspec_conformance.trials.breaches import Breaches
 from bnspec_conformance.trials.evidence import Evidence
+from bnspec_conformance.trials.violations.attribution import Controls
+from bnspec_conformance.trials.violations.breaches import Breaches
 
 __all__ = ["CaseRunner"]
 

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
-from bnspec_conformance.cases.coverage import covered
+from bnspec_conformance.cases.inputs.coverage import covered
 from bnspec_conformance.trials.listeners import notify_case
 from bnspec_conformance.trials.record import Worst
 

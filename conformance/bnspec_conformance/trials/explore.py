@@ -10,11 +10,11 @@ from hypothesis.strategies import SearchStrategy
 
 from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.budget import Budget
-from bnspec_conformance.trials.failure_level import lowest_levels
 from bnspec_conformance.trials.record import Record, failed
 from bnspec_conformance.trials.search import SLOW_OR_LARGE, run_all, run_case, search, search_settings
 from bnspec_conformance.trials.trial import Trial
-from bnspec_conformance.trials.violation import Violation
+from bnspec_conformance.trials.violations.failure_level import lowest_levels
+from bnspec_conformance.trials.violations.violation import Violation
 
 __all__ = ["SLOW_OR_LARGE", "clauses", "explore", "search_settings"]
 

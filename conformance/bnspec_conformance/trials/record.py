@@ -9,7 +9,7 @@ from bnspec._printable import printable
 from bnspec_conformance.cases.levels import highest, level_of_clause, lowest
 
 if TYPE_CHECKING:
-    from bnspec_conformance.trials.violation import Violation
+    from bnspec_conformance.trials.violations.violation import Violation
 
 __all__ = ["OUTCOMES", "Record", "Worst", "failed", "level_of", "outcome_of", "reason_of"]
 
@@ -49,7 +49,8 @@ class Record:
     reason : str
         Why it is not supported, untested, waived or stale; or the failure's text.
     reached : dict of str to int
-        How many cases had each of the features that a search must meet (`bnspec_conformance.cases.coverage.KINDS`).
+        How many cases had each of the features that a search must meet
+        (`bnspec_conformance.cases.inputs.coverage.KINDS`).
     violation : dict or None
         Of a failure: clauses, subject, problem, case (described) and its level, script, what, rank, index, got,
         expected, error_ulp, bound_ulp; `drawn`, the check's argument as `codec` writes it, for replay; `level`.

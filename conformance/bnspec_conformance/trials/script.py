@@ -79,7 +79,7 @@ def _by_recipe(subject: str, recipe: str, rank: int, shown: str) -> str:
     return "\n".join(
         [
             "from bnspec_conformance import find_subject",
-            "from bnspec_conformance.cases.sizes import Size",
+            "from bnspec_conformance.cases.inputs.sizes import Size",
             "from bnspec_conformance.oracle import float64  # as good as exact: the elements are small integers",
             f"subject = find_subject({subject!r})",
             f"case = {recipe}.case(subject.scope)",

@@ -9,11 +9,11 @@ import hypothesis
 from hypothesis.errors import Flaky, StopTest, Unsatisfiable, UnsatisfiedAssumption
 from hypothesis.internal.conjecture import providers
 
-from bnspec_conformance.cases.argument_codec import CannotWrite, argument_to_json
+from bnspec_conformance.cases.codecs.argument_codec import CannotWrite, argument_to_json
 from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.trials.listeners import notify_argument
 from bnspec_conformance.trials.trial import NeverSupported, Trial
-from bnspec_conformance.trials.violation import Violation
+from bnspec_conformance.trials.violations.violation import Violation
 
 if hasattr(providers, "_get_local_constants"):
     # Hypothesis mixes constants of the modules that happen to be imported into what it draws; the cases of a seed must

@@ -14,10 +14,10 @@ from bnspec_conformance.cases.outputs import output_named
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.subjects.rank_pool import RankPool, ThreadRankPool
-from bnspec_conformance.trials.attribution import Control, Controls
 from bnspec_conformance.trials.case_runner import CaseRunner
-from bnspec_conformance.trials.comparison import bitwise, within_bound
 from bnspec_conformance.trials.record import Worst
+from bnspec_conformance.trials.violations.attribution import Control, Controls
+from bnspec_conformance.trials.violations.comparison import bitwise, within_bound
 
 __all__ = ["NeverSupported", "Trial"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from bnspec_conformance.bounds import bounds
 from bnspec_conformance.cases.case import Case, Outcome
-from bnspec_conformance.cases.coverage import counts_of
+from bnspec_conformance.cases.inputs.coverage import counts_of
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.subjects.time_limit import deadline
 from bnspec_conformance.trials.budget import Budget

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from bnspec_conformance.vectors.draw import Draw
-from bnspec_conformance.vectors.sets import (
+from bnspec_conformance.vectors.sets import refused, sync
+from bnspec_conformance.vectors.sets.state import renorm, running, running_edges
+from bnspec_conformance.vectors.sets.values import (
     core,
     derivatives,
     edges,
@@ -12,11 +14,6 @@ from bnspec_conformance.vectors.sets import (
     inference,
     mask,
     precision,
-    refused,
-    renorm,
-    running,
-    running_edges,
-    sync,
 )
 from bnspec_conformance.vectors.vector import Vector
 

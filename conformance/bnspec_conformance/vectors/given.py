@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bnspec_conformance.cases.codec import BadData, array_from_json
+from bnspec_conformance.cases.codecs.codec import BadData, array_from_json
 from bnspec_conformance.vectors.hex import hexed, unhexed
 
 __all__ = ["given_values"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bnspec_conformance.bounds import ulps, violations
 from bnspec_conformance.bounds.declared import BEYOND_PROMISE, gradients_in_float32
 from bnspec_conformance.cases.case import RankOutcome, dtype_named
-from bnspec_conformance.cases.codec import BadData
+from bnspec_conformance.cases.codecs.codec import BadData
 from bnspec_conformance.vectors.given import given_values
 from bnspec_conformance.vectors.hex import unhexed
 from bnspec_conformance.vectors.sets.wider import STRICT, wider_bounds

@@ -9,7 +9,7 @@ import numpy as np
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, as_float64
 from bnspec_conformance.cases.scope import PROFILES, needs
-from bnspec_conformance.report.atomic_write import write_text
+from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.subjects import NotSupported, ProgramError, Subject, SubjectError, silenced, version_of
 from bnspec_conformance.subjects.time_limit import PATIENCE, TooLong, deadline
 from bnspec_conformance.vectors.files import RESULTS, Vectors, undeclarable

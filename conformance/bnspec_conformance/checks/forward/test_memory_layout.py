@@ -8,15 +8,15 @@ import numpy as np
 from hypothesis import strategies as st
 
 from bnspec_conformance.cases.case import Case, RankOutcome
-from bnspec_conformance.cases.memory import ROLES, arrays_of, constant_where_repeated, kinds_of
-from bnspec_conformance.cases.sizes import plain_config
+from bnspec_conformance.cases.inputs.memory import ROLES, arrays_of, constant_where_repeated, kinds_of
+from bnspec_conformance.cases.inputs.sizes import plain_config
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.checks.forward.test_determinism import whole
 from bnspec_conformance.checks.placing import library_of, run_placed
 from bnspec_conformance.subjects import Subject
-from bnspec_conformance.trials.comparison import bitwise
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
+from bnspec_conformance.trials.violations.comparison import bitwise
 
 _RESULTS = ("y", "mean", "var", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot", "state")
 

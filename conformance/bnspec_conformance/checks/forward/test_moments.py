@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs, as_float64
-from bnspec_conformance.cases.families import exact_inputs
+from bnspec_conformance.cases.inputs.families import exact_inputs
 from bnspec_conformance.checks import strategies
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.trials.explore import clauses, explore

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bnspec import BatchNormConfig
 from bnspec_conformance.bounds import hard_bound
 from bnspec_conformance.cases.case import Array, Case, RankInputs, as_float64, dtype_named
-from bnspec_conformance.cases.families import HARD_FAMILY, hard_families
+from bnspec_conformance.cases.inputs.families import HARD_FAMILY, hard_families
 from bnspec_conformance.checks import strategies
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import NotSupported

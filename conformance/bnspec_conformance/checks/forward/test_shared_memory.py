@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
-from bnspec_conformance.cases.memory import arrays_of
-from bnspec_conformance.cases.sizes import plain_config
+from bnspec_conformance.cases.inputs.memory import arrays_of
+from bnspec_conformance.cases.inputs.sizes import plain_config
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.checks.forward.test_determinism import values_of
 from bnspec_conformance.checks.placing import library_of, run_shared
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
-#: Names of arrays, as `cases.memory.ROLES` has them, and a change of a case by which they become the same memory.
+#: Names of arrays, as `cases.inputs.memory.ROLES` has them, and a change of a case by which they become one memory.
 Sharing = tuple[str, Callable[[Case], Case]]
 
 #: Elements between views of one memory: a line of a cache, so that each begins as an array of its own does.

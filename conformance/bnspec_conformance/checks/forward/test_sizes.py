@@ -5,7 +5,14 @@ import dataclasses
 import numpy as np
 
 from bnspec_conformance.cases.case import Case, RankInputs
-from bnspec_conformance.cases.sizes import Size, batch_sizes, half_sizes, inference_sizes, part_sizes, plain_config
+from bnspec_conformance.cases.inputs.sizes import (
+    Size,
+    batch_sizes,
+    half_sizes,
+    inference_sizes,
+    part_sizes,
+    plain_config,
+)
 from bnspec_conformance.oracle import float64
 from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.budget import Budget

@@ -16,7 +16,7 @@ from bnspec_conformance.checks.layers import host, layer_of, outcome_of, state_o
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.explore import clauses, explore, search_settings
 from bnspec_conformance.trials.trial import Trial
-from bnspec_conformance.trials.violation import Violation
+from bnspec_conformance.trials.violations.violation import Violation
 
 
 def steps(subject: Subject) -> st.SearchStrategy[Case]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnspec import Renorm
 from bnspec_conformance.cases.case import Array, Case
-from bnspec_conformance.cases.sizes import plain_config
+from bnspec_conformance.cases.inputs.sizes import plain_config
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import NeverSupported, Trial

@@ -12,7 +12,7 @@ from bnspec._sync import join_sums, signature
 from bnspec_backends.ranks.rendezvous import Rendezvous
 from bnspec_backends.ranks.threads import ThreadCommunicator
 from bnspec_conformance.mutants.editing import edit
-from bnspec_conformance.mutants.faults.moments import without_distance
+from bnspec_conformance.mutants.faults.values.moments import without_distance
 from bnspec_conformance.mutants.mutant import Mutant
 from bnspec_conformance.mutants.overriding import Override, inside, override
 from bnspec_conformance.mutants.replacing import wrap

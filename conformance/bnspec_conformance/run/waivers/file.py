@@ -11,7 +11,7 @@ import tomlkit.exceptions
 from tomlkit.items import AoT
 
 from bnspec._clauses import clauses as specification_clauses
-from bnspec_conformance.report.atomic_write import write_text
+from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.run.engine import all_checks
 from bnspec_conformance.run.waivers.settlement import Changes
 from bnspec_conformance.run.waivers.waiver import GENERATED_DAYS, Waiver, parse_version

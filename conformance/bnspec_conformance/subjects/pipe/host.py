@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, Outcome
-from bnspec_conformance.cases.codec import DTYPES, BadData, case_from_json, outcome_to_json
+from bnspec_conformance.cases.codecs.codec import DTYPES, BadData, case_from_json, outcome_to_json
 from bnspec_conformance.cases.wellformed import complaints
 from bnspec_conformance.subjects.contract import NotSupported, ProgramError, Refused, Subject, SubjectError
 from bnspec_conformance.subjects.find import find_subject, silenced, version_of

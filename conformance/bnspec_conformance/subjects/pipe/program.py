@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from bnspec_conformance.cases.case import Case, Outcome
-from bnspec_conformance.cases.codec import BadData, case_to_json, outcome_from_json
+from bnspec_conformance.cases.codecs.codec import BadData, case_to_json, outcome_from_json
 from bnspec_conformance.subjects.contract import NotSupported, ProgramError, Refused, SubjectError
 from bnspec_conformance.subjects.pipe.hello import Declaration, declaration
 from bnspec_conformance.subjects.pipe.process import Process

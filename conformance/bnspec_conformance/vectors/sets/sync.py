@@ -8,7 +8,7 @@ import numpy as np
 
 from bnspec import Renorm
 from bnspec_conformance.cases.concatenate import concatenated
-from bnspec_conformance.cases.families import exact_inputs
+from bnspec_conformance.cases.inputs.families import exact_inputs
 from bnspec_conformance.cases.outputs import proving
 from bnspec_conformance.vectors.draw import Draw
 from bnspec_conformance.vectors.sets.laws import between_ranks, parts, positions

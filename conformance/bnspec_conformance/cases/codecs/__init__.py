@@ -1,0 +1,1 @@
+"""Cases, outcomes and arguments of checks as JSON values, and back."""

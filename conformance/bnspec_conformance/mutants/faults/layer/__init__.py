@@ -1,0 +1,1 @@
+"""The wrong implementations of the layer, and of what is refused."""

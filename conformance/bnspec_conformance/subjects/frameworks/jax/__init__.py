@@ -1,0 +1,1 @@
+"""Subjects: the layers of the JAX world, and what subjects on JAX share."""

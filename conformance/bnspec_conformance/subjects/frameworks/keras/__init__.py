@@ -1,0 +1,1 @@
+"""Subjects: the layers of Keras 3 and of Keras 2."""

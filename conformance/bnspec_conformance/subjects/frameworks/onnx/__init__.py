@@ -1,0 +1,1 @@
+"""Subjects: ONNX's operator, by its reference evaluator and by onnxruntime."""

@@ -1,0 +1,1 @@
+"""Subjects: the layers of torch, and what subjects on torch share."""

@@ -1,0 +1,1 @@
+"""Violations: what a wrong result is, and which clauses it breaks."""

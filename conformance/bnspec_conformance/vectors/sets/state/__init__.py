@@ -1,0 +1,1 @@
+"""The vectors of what is kept between calls: the running state, and renorm."""
