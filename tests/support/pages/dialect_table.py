@@ -47,6 +47,6 @@ def _row(row: Dialect) -> tuple[str, ...]:
 
 def _known_from(name: str) -> str:
     """Say whether a subject of the suite measures a row, or results that were recorded, or nothing."""
-    if any(f"{path.stem}_".startswith(f"{name}_") for path in FRAMEWORKS.glob("*.py")):
+    if any(f"{path.stem}_".startswith(f"{name}_") for path in FRAMEWORKS.rglob("*.py")):
         return "measured"
     return "recorded results" if any(RECORDED.glob(f"{name}_*.npz")) else "from documentation"
