@@ -32,7 +32,7 @@ def laid_out(subject: Subject) -> st.SearchStrategy[tuple[Case, tuple[str, ...]]
 def test_memory_layout(t: Trial, drawn: tuple[Case, tuple[str, ...]]) -> None:
     """Strides, offsets and the order of axes in memory, of each array its own, change nothing beyond the bound."""
     case, kinds = drawn
-    layouts = dict(zip(ROLES, kinds, strict=True))
+    layouts: dict[str, str] = dict(zip(ROLES, kinds, strict=True))
     case = constant_where_repeated(t.fit(case), layouts)
     _unchanged(t, case, layouts, t.run(case).ranks[0])
 

@@ -16,7 +16,9 @@ def _in_float64(original: Any, state: RunningState, stats: Moments, config: Any,
     wide = RunningState(*(v if v is None or v.dtype.kind == "i" else v.astype("float64") for v in state))
     new = original(wide, stats, config, **named)
     with np.errstate(all="ignore"):
-        return RunningState(*(None if v is None else v.astype(old.dtype) for v, old in zip(new, state, strict=True)))
+        return RunningState(
+            *(None if v is None or old is None else v.astype(old.dtype) for v, old in zip(new, state, strict=True))
+        )
 
 
 def _finite_first(original: Any, state: RunningState, stats: Moments, config: Any, **named: Any) -> RunningState:
