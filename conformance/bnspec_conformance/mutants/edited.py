@@ -10,7 +10,7 @@ __all__ = ["EDITED"]
 #: By dotted name, the mutants that edit it; in alphabetical order.
 EDITED: Mapping[str, tuple[str, ...]] = {
     "bnspec._config.BatchNormConfig.__post_init__": (
-        "epsilon-zero",
+        "epsilon-below-zero",
         "fractional-group-size",
         "renorm-with-other-averages",
     ),

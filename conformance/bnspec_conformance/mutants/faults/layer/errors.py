@@ -74,11 +74,11 @@ def _internal_instead(original: Any, layer: Any, ema_update: Any) -> Any:
 
 MUTANTS = (
     Mutant(
-        name="epsilon-zero",
+        name="epsilon-below-zero",
         clause="BN-NORM-1",
         row="D6",
-        breaks="Takes epsilon = 0.",
-        apply=edit(BatchNormConfig.__post_init__, "lambda v: v > 0,", "lambda v: v >= 0,"),
+        breaks="Takes an epsilon below 0.",
+        apply=edit(BatchNormConfig.__post_init__, "lambda v: v >= 0,", "lambda v: True,"),
     ),
     Mutant(
         name="decay-out-of-range",
