@@ -51,7 +51,7 @@ def page(rows: Sequence[MatrixRow], report: Mapping[str, Any], command: str) -> 
     if absent:
         parts += [
             "## Not run",
-            _table(("subject", "why"), [(code(row.subject), escaped(row.reason)) for row in absent]),
+            _table(("subject", "why"), [(code(row.subject), escaped(row.reason.replace("`", ""))) for row in absent]),
         ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
