@@ -1,7 +1,8 @@
 """Compile the CPU kernels before the tests start, so that no two processes of theirs compile the same ones.
 
 Kernels are kept on disk beside their sources, for every later process. Each dtype has kernels of its own, so two
-processes share the work, half of the dtypes each. What these calls do not reach is compiled at its first call.
+processes share the work, half of the dtypes each, and then the layouts. What these calls do not reach is compiled at its first
+call.
 """
 
 import multiprocessing
@@ -13,6 +14,9 @@ __all__ = ["compile_for", "main"]
 
 #: Dtypes of one process; both halves take about as long.
 HALVES = (("float32", "float16"), ("float64", "bfloat16"))
+
+#: Checks that hand arrays over in every layout.
+LAYOUTS = ("test_memory_layout::test_memory_layout", "test_memory_layout::test_one_array")
 
 #: Calls that reach nearly all kernels of a dtype.
 CALLS = 100
@@ -29,6 +33,15 @@ def compile_for(dtypes: tuple[str, ...]) -> None:
         functional(drawn(seed, dtypes), np.asarray, Digest())
 
 
+def compile_layouts(check: str) -> None:
+    """Run a check of memory layouts: each layout has kernels of its own, and a case that compiles many takes long."""
+    from bnspec_conformance import find_subject
+    from bnspec_conformance.run.engine import all_checks, attempt
+    from bnspec_conformance.trials.budget import Budget
+
+    attempt(all_checks()[check], find_subject("numpy"), Budget(shrink=False, deadline=900.0))
+
+
 def main() -> None:
     """Compile what is not kept yet, and say how long it took; without numba there is nothing to compile."""
     from bnspec_backends import cpu
@@ -39,6 +52,7 @@ def main() -> None:
     started = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(len(HALVES)) as pool:
         pool.map(compile_for, HALVES)
+        pool.map(compile_layouts, LAYOUTS)
     print(f"CPU kernels are compiled and kept: {time.perf_counter() - started:.0f} s")
 
 
