@@ -1,8 +1,8 @@
 """Compile the CPU kernels before the tests start, so that no two processes of theirs compile the same ones.
 
 Kernels are kept on disk beside their sources, for every later process. Each dtype has kernels of its own, so two
-processes share the work, half of the dtypes each, and then the layouts. What these calls do not reach is compiled at its first
-call.
+processes share the work, half of the dtypes each, and then the layouts. What these calls do not reach is compiled at
+its first call.
 """
 
 import multiprocessing
