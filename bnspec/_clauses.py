@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from bnspec._errors import refusal
 
-__all__ = ["LEVELS", "Clause", "clauses", "page", "specification", "specification_version"]
+__all__ = ["Clause", "LEVELS", "clauses", "page", "specification", "specification_version"]
 
 #: From what every port must do to what few do; SPEC.md says what each means.
 LEVELS = ("A", "AA", "AAA")

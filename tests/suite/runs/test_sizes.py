@@ -73,6 +73,8 @@ def test_the_reference_is_as_good_as_the_exact_one(size: Size) -> None:
     allowed = bounds(case, want).ranks[0]
     for field in dataclasses.fields(want.ranks[0]):
         right, near, limit = (getattr(o, field.name) for o in (want.ranks[0], found.ranks[0], allowed))
+        if field.name == "mean_low":  # float64 has the mean in one number
+            continue
         if right is None:
             assert near is None
             continue
