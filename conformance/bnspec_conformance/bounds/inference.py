@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.bounds.declared import Arithmetics
+from bnspec_conformance.bounds.elementwise import apart, centred
 from bnspec_conformance.bounds.operands import epsilon, parameter, parameter_dtype
 from bnspec_conformance.bounds.rounding import Approx, Arithmetic, limits
 from bnspec_conformance.bounds.state import running_approx, state_approx
@@ -54,8 +55,5 @@ def inference_bounds(case: Case, within: Arithmetics, flush: bool, plain: bool =
 
 def _sloped(slope: Approx, c: Approx, mean: Approx, wide: Floats, within: Arithmetic) -> Approx:
     """slope*(x - mean) in `within`; where that is not W, what the rounded mean misses is part of the shift."""
-    if within == c.within:
-        return slope.lifted() * c
-    u, rest = within.u, (within.u * np.abs(mean.value))[..., None]
-    centred = Approx(c.value, c.error + 2 * u * (np.abs(c.value) + rest + wide), within)
-    return (slope.into(within).lifted() * centred).off_by(np.abs(slope.value)[..., None] * 4 * (c.within.u + u) * rest)
+    product = slope.into(within).lifted() * centred(c, mean.value, wide, within)
+    return product.off_by(apart(slope, mean.value, 0.0, within))

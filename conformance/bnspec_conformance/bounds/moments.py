@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bnspec_conformance.bounds.elementwise import apart, centred
 from bnspec_conformance.bounds.operands import epsilon, parameter, total
 from bnspec_conformance.bounds.rounding import Approx, Arithmetic, growth, limits
 from bnspec_conformance.cases.case import Case, Outcome, as_float64
@@ -52,26 +53,12 @@ class JoinedBounds:
         return np.asarray(terms + 10.0 * self.joins + 3)
 
     def centred(self, p: RankPart, within: Arithmetic) -> Approx:
-        """Return x - mean as an elementwise formula in `within` has it: less the mean rounded to one number there."""
-        if within == self.one.within:
-            return p.c
-        size = np.abs(p.c.value) + self.rest(within)[:, :, None] + p.wide
-        return Approx(p.c.value, p.c.error + 2 * within.u * size, within)
+        """Return x - mean as an elementwise formula in `within` has it."""
+        return centred(p.c, self.mean, p.wide, within)
 
     def apart(self, slope: Approx, within: Arithmetic) -> Floats:
-        """Extra roundings of ``slope*(x - centre) - slope*rest``, whose terms are larger than their sum by the rest.
-
-        In W the rest is what `hi` misses, at most E_hi. A formula in another arithmetic E takes the mean rounded to E
-        for the centre; what that misses goes into the shift in W, and with it is rounded to E.
-        """
-        u, own = self.one.within.u, np.zeros(())
-        if within != self.one.within:
-            own = 4 * (u + within.u) * self.rest(within)
-        return np.asarray((np.abs(slope.value) * (4 * u * self.e_hi + own))[:, :, None])
-
-    def rest(self, within: Arithmetic) -> Floats:
-        """Largest difference of the mean and its rounding to `within`."""
-        return within.u * np.abs(self.mean)
+        """Return the extra roundings of such a formula that multiplies by `slope`."""
+        return apart(slope, self.mean, self.e_hi, within)
 
 
 def moments(

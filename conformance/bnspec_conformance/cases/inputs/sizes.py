@@ -20,9 +20,9 @@ from bnspec_conformance.cases.scope import Scope
 __all__ = [
     "CHOICES",
     "Choice",
-    "choice_of",
     "Size",
     "batch_sizes",
+    "choice_of",
     "half_sizes",
     "inference_sizes",
     "part_sizes",
