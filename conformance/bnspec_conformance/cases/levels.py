@@ -8,6 +8,7 @@ from bnspec._clauses import LEVELS, clauses
 from bnspec_conformance.cases.case import Array, Case, as_float64
 from bnspec_conformance.cases.inputs.coverage import counts_of
 from bnspec_conformance.cases.inputs.families import HARD_FAMILY
+from bnspec_conformance.cases.inputs.memory import arrays_of
 from bnspec_conformance.cases.layout import layouts
 
 __all__ = ["LEVELS", "highest", "level_of_case", "level_of_clause", "lowest", "within"]
@@ -128,12 +129,10 @@ def _by_channel(case: Case) -> Iterator[Array] | None:
 
 def _of_shape(case: Case) -> Iterator[Array]:
     """Yield the arrays of x's shape."""
-    for rank in case.ranks:
-        yield from (array for array in (rank.x, rank.dy, rank.xdot) if array is not None)
+    held = arrays_of(case)
+    yield from (array for role in ("x", "dy", "xdot") for array in held[role])
 
 
 def _arrays(case: Case) -> Iterator[Array]:
     """Yield every array of numbers of a case."""
-    yield from _of_shape(case)
-    named = (case.gamma, case.beta, case.gamma_dot, case.beta_dot, *(case.state or {}).values())
-    yield from (array for array in (*named, *(case.dmean or ()), *(case.dvar or ())) if array is not None)
+    yield from (array for role, arrays in arrays_of(case).items() if role != "mask" for array in arrays)

@@ -19,10 +19,6 @@ from bnspec_conformance.trials.violations.violation import Violation
 __all__ = ["SLOW_OR_LARGE", "clauses", "explore", "search_settings"]
 
 
-class _LeftOut(Exception):
-    """Signal that nothing of a check is to be run."""
-
-
 def clauses(*ids: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Name the clauses that a check proves; every clause of SPEC.md is named by at least one."""
 
@@ -68,16 +64,14 @@ def explore(
             try:
                 if not mine:
                     raise NotSupported(str(lacks[named[0]]))
-                if sizes is not None and not drawn:
-                    if budget.sizes == "none":
-                        raise _LeftOut("the run was told to leave large cases out, by --sizes none")
+                if sizes is not None and not drawn and budget.sizes == "none":
+                    outcome, reason = "untested", "the run was told to leave large cases out, by --sizes none"
+                elif sizes is not None and not drawn:
                     run_all(check, trial, sizes(subject, budget)).decide()
                 elif strategy is None or drawn:
                     run_case(check, trial, *drawn.values()).decide()
                 else:
                     search(check, trial, strategy(subject), max(2, round(share * trial.examples))).decide()
-            except _LeftOut as error:
-                outcome, reason = "untested", str(error)
             except NotSupported as error:
                 outcome, reason = "not supported", str(error)
             except Exception:

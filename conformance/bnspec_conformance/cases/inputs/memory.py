@@ -12,7 +12,18 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
 
-__all__ = ["KINDS", "PLAIN", "ROLES", "arranged", "arrays_of", "constant_where_repeated", "kinds_of", "placed", "thin"]
+__all__ = [
+    "KINDS",
+    "PLAIN",
+    "ROLES",
+    "apart",
+    "arranged",
+    "arrays_of",
+    "constant_where_repeated",
+    "kinds_of",
+    "placed",
+    "thin",
+]
 
 #: Arrays of a case, those of a state by the fields of ``bnspec.RunningState``.
 ROLES = (
@@ -109,6 +120,11 @@ def arrays_of(case: Case) -> dict[str, list[Array]]:
 def arranged(case: Case, layouts: Mapping[str, str]) -> Case:
     """Return the case with each array in the layout of its role, or the plain one."""
     return _changed(case, lambda role, values: placed(values, layouts.get(role, PLAIN)))
+
+
+def apart(case: Case) -> Case:
+    """Return the case with an array of its own for each, row by row."""
+    return _changed(case, lambda role, values: np.array(values, order="C"))
 
 
 def constant_where_repeated(case: Case, layouts: Mapping[str, str]) -> Case:

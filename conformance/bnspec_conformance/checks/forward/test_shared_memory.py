@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
-from bnspec_conformance.cases.inputs.memory import arrays_of
+from bnspec_conformance.cases.inputs.memory import apart, arrays_of
 from bnspec_conformance.cases.inputs.sizes import plain_config
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.checks.forward.test_determinism import values_of
@@ -73,23 +73,6 @@ _SHARED: Mapping[str, Sharing] = {
 
 #: Of views into one memory, which are made as NumPy arrays.
 _VIEWS = ("x, dy and xdot overlap", "vectors are rows of one block")
-
-
-def apart(case: Case) -> Case:
-    """Return the case with an array of its own for each."""
-
-    def own(v: Array | None) -> Any:
-        return None if v is None else np.array(v, order="C")
-
-    def each(values: tuple[Array, ...] | None) -> Any:
-        return None if values is None else tuple(map(own, values))
-
-    ranks = tuple(
-        dataclasses.replace(r, **{f.name: own(getattr(r, f.name)) for f in dataclasses.fields(r)}) for r in case.ranks
-    )
-    vectors = {n: own(getattr(case, n)) for n in ("gamma", "beta", "gamma_dot", "beta_dot")}
-    state = None if case.state is None else {k: own(v) for k, v in case.state.items()}
-    return dataclasses.replace(case, ranks=ranks, state=state, dmean=each(case.dmean), dvar=each(case.dvar), **vectors)
 
 
 @clauses("BN-DET-2", "BN-SHAPE-3")
