@@ -47,7 +47,8 @@ def test_one_array(t: Trial) -> None:
     mask = np.random.default_rng(3).random([1 if a == axis else n for a, n in enumerate(rank.x.shape)]) < 0.7
     masked = dataclasses.replace(given, ranks=(dataclasses.replace(rank, mask=mask),))
     frozen = dataclasses.replace(given, mode="inference", dmean=None, dvar=None)
-    for case in map(t.fit, t.inside([given, masked, frozen])):
+    ghost = t.subject.scope.arrange(example(plain_config(t.subject.scope, 1, 2), [(4, 3, 2, 2)]))
+    for case in map(t.fit, t.inside([given, masked, frozen, ghost])):
         usual = t.run(case).ranks[0]
         for kind in kinds_of(library)[1:]:
             for role in (role for role, arrays in arrays_of(case).items() if arrays):

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from bnspec import BatchNormConfig
-from bnspec_conformance.cases.case import Case, RankInputs, as_float64
+from bnspec_conformance.cases.case import Case, RankInputs, as_float64, dtype_named
 from bnspec_conformance.cases.inputs.families import exact_inputs
 from bnspec_conformance.checks import strategies
 from bnspec_conformance.oracle import exact
@@ -31,6 +31,25 @@ def test_definitions(t: Trial, case: Case) -> None:
 @explore(lambda s: st.one_of(strategies.cases(s), strategies.cases(s, ghost=True, mask=True, ranks=2)))
 def test_mean_in_two_parts(t: Trial, case: Case) -> None:
     """mean + mean_low is the mean, and much closer to it than one number of W can be."""
+    _in_two_parts(t, case)
+
+
+@clauses("BN-MOM-2")
+@explore()
+def test_far_mean_in_two_parts(t: Trial) -> None:
+    """So it is where one number of W surely misses the mean: thirds, far from zero."""
+    far = {"float16": 1024, "bfloat16": 128, "float32": 2**20, "float64": 2**20}
+    for dtype in (dtype_named(name) for name in far if name in t.subject.scope.dtypes):
+        x = np.asarray([0, 1, 1, 0, 1, 0], "float64").reshape(6, 1) + far[dtype.name]
+        for size in (None, 3):
+            config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=size)
+            rank = RankInputs((x[:3] if size is None else x).astype(dtype))
+            given = Case(config=config, ranks=(rank,), gamma=np.ones(1, "float32"), beta=np.zeros(1, "float32"))
+            for case in map(t.fit, t.inside([t.subject.scope.arrange(given)])):
+                _in_two_parts(t, case)
+
+
+def _in_two_parts(t: Trial, case: Case) -> None:
     outcome, reference = t.run(case), exact(case)
     if any(rank.mean_low is None for rank in outcome.ranks):
         raise NeverSupported("it returns the mean in one number")
