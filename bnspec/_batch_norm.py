@@ -11,6 +11,7 @@ from bnspec._communicator import Communicator
 from bnspec._config import BatchNormConfig
 from bnspec._discovery import kernels_for
 from bnspec._dtypes import arithmetic_dtype
+from bnspec._masks import mask_of
 from bnspec._modes import untraced
 from bnspec._running import used_statistics
 from bnspec._types import Array, Moments, Params, RunningState, Saved, Static
@@ -26,6 +27,7 @@ def batch_norm(
     *,
     state: RunningState | None = None,
     mask: Array | None = None,
+    lengths: Array | None = None,
     comm: Communicator | None = None,
     name: str = "batch_norm",
 ) -> tuple[Array, Moments, Saved]:
@@ -46,7 +48,11 @@ def batch_norm(
     state : RunningState, optional
         Only read, and only by renorm, which needs it.
     mask : array of bool, optional
-        Broadcasts against x with channel size 1; False elements enter no statistic [BN-MASK-1].
+        Broadcasts against x, of x's rank or without the channel axis; False elements enter no statistic [BN-MASK-1].
+        Where its extent along the channel axis is C, each channel has a count of its own [BN-MASK-8].
+    lengths : array of int, shape (N,), optional
+        Instead of a mask: of sample i only the first ``lengths[i]`` elements count, along the first axis that holds
+        neither samples nor channels [BN-MASK-9].
     comm : Communicator, optional
         Joins group j of all ranks into one [BN-SYNC-1].
     name : str
@@ -57,7 +63,8 @@ def batch_norm(
     y : array
         x's shape and dtype.
     stats : Moments
-        count (G,), mean, mean_low, m2 (G, C): what `update_running` takes; ``stats.var`` is m2/count.
+        count (G,), or (G, C) with a mask of the channels' own or across ranks, mean, mean_low, m2 (G, C): what
+        `update_running` takes; ``stats.var`` is m2/count.
     saved : Saved
         Argument of `batch_norm_vjp` and `batch_norm_jvp`.
 
@@ -82,7 +89,8 @@ def batch_norm(
     >>> y.tolist(), stats.mean.tolist(), stats.var.tolist()
     ([[-0.5], [0.5]], [[2.0]], [[1.0]])
     """
-    groups = untraced(arguments.forward, x, params, config, state, mask, comm, name)
+    groups = untraced(arguments.forward, x, params, config, state, mask, lengths, comm, name)
+    mask = mask_of(x, groups.axis, mask, lengths)
     stats, done = kernels_for(x).forward(x, params, config, groups, state=state, mask=mask, comm=comm, name=name)
     return done.y, stats, Saved.of(x, mask, params, done, Static(groups, config, name))
 

@@ -12,7 +12,7 @@ from bnspec._gradients import tangent_coefficients, usable_part
 from bnspec._kernels import narrowed, widened
 from bnspec._modes import untraced
 from bnspec._sync import join_sums, signature
-from bnspec._types import Array, Gradients, Saved, Tangents
+from bnspec._types import Array, Gradients, Saved, Tangents, per_channel
 
 __all__ = ["batch_norm_jvp", "batch_norm_tangents", "batch_norm_vjp"]
 
@@ -139,7 +139,7 @@ def batch_norm_tangents(
         s1, centred = kernels.grad_sums(v, x, saved.centre, groups, saved.mask)
         s2 = centred - saved.centre_low * s1
         assert saved.divisor is not None
-        n = saved.divisor[:, None]
+        n = per_channel(saved.divisor)
         about = signature(comm, "tangents", name, saved.x, s1, config)
         mean_dot, var_dot = join_sums([s1 / n, 2.0 * (s2 / n)], comm, about)
         a, b, c = tangent_coefficients(mean_dot, var_dot, gamma_dot, beta_dot, saved)

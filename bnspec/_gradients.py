@@ -19,10 +19,10 @@ from collections.abc import Callable
 from bnspec._arrays import array_namespace, where
 from bnspec._dtypes import arithmetic_dtype, has_headroom
 from bnspec._groups import holds_nothing, reduced_axes, split, spread, unsplit
-from bnspec._moments import expand_mask
+from bnspec._masks import expand_mask
 from bnspec._normalize import factor, row
 from bnspec._sums import sum_over
-from bnspec._types import Array, Groups, Saved
+from bnspec._types import Array, Groups, Saved, per_channel
 
 __all__ = [
     "cotangent_sums",
@@ -133,7 +133,7 @@ def input_coefficients(
     ``sync_weighting="rank"`` the number of ranks times the rank's own count [BN-SYNC-8].
     """
     assert saved.divisor is not None, "frozen statistics have no input coefficients"
-    n = saved.divisor[:, None]
+    n = per_channel(saved.divisor)
     inverse = saved.inverse_stddev
     a = factor(saved.gamma, saved.r, inverse)
     b = -a * (inverse * (inverse * (s2 / n)))

@@ -19,12 +19,12 @@ from bnspec._arrays import array_namespace, full, on_device_of, stop_gradient
 from bnspec._counts import remember
 from bnspec._dtypes import arithmetic_dtype, count_dtype, has_headroom
 from bnspec._groups import reduced_axes, split, spread
+from bnspec._masks import expand_mask
 from bnspec._modes import untraced
 from bnspec._sums import sum_over, two_sum
-from bnspec._types import Array, Groups, Moments
+from bnspec._types import Array, Groups, Moments, per_channel
 
 __all__ = [
-    "expand_mask",
     "group",
     "merge",
     "merge_by",
@@ -45,15 +45,15 @@ def moments(x: Array, groups: Groups, mask: Array | None, *, plain: bool | None 
     groups : Groups
         Channel axis and number of groups.
     mask : array of bool or None
-        Broadcasts against x with channel size 1; False elements do not count [BN-MASK-1].
+        Of x's rank, broadcasts against x; False elements do not count [BN-MASK-1].
     plain : bool, optional
         How `sum_over` is to sum; by default plainly where x is narrower than the arithmetic dtype.
 
     Returns
     -------
     Moments
-        count (G,), mean, mean_low and m2 (G, C) in the arithmetic dtype. A group without elements has
-        mean 0 and m2 0.
+        count (G,), or (G, C) where the mask has C channels, mean, mean_low and m2 (G, C) in the arithmetic dtype.
+        Where nothing counts, mean and m2 are 0.
 
     Examples
     --------
@@ -80,8 +80,9 @@ def moments(x: Array, groups: Groups, mask: Array | None, *, plain: bool | None 
     else:
         keep = split(expand_mask(mask, x, groups), groups)
         ones = xp.astype(keep, count_dtype(xp))
-        count = xp.sum(ones, axis=tuple(range(1, v.ndim)))
-    n = xp.astype(count, dtype)[:, None]
+        shared = keep.shape[groups.axis + 1] == 1  # one count serves all channels
+        count = xp.sum(ones, axis=tuple(range(1, v.ndim)) if shared else axes)
+    n = per_channel(xp.astype(count, dtype))
     empty = n == 0
     n = n + xp.astype(empty, dtype)
 
@@ -105,12 +106,6 @@ def moments(x: Array, groups: Groups, mask: Array | None, *, plain: bool | None 
     return Moments(count, high, low, m2)
 
 
-def expand_mask(mask: Array, x: Array, groups: Groups) -> Array:
-    """Broadcast a mask to x's shape, but for its own channel size (1, or C inside the gradients)."""
-    shape = tuple(mask.shape[a] if a == groups.axis else n for a, n in enumerate(x.shape))
-    return array_namespace(mask).broadcast_to(mask, shape)
-
-
 def merge(a: Moments, b: Moments) -> Moments:
     """Join the moments of two disjoint sets of elements as the specification writes it.
 
@@ -130,10 +125,12 @@ def merge_by(merge_rows: Callable[[Array, Array, int], Array], a: Moments, b: Mo
     c = a.m2.shape[1]
 
     def rows(part: Moments) -> Array:
-        return xp.concat([xp.astype(part.count, part.m2.dtype)[:, None], part.mean, part.mean_low, part.m2], axis=1)
+        n = xp.broadcast_to(per_channel(xp.astype(part.count, part.m2.dtype)), part.m2.shape)
+        return xp.concat([n, part.mean, part.mean_low, part.m2], axis=1)
 
     joined = merge_rows(rows(a), rows(b), 1)
-    return Moments(a.count + b.count, *(joined[:, k : k + c] for k in (1, 1 + c, 1 + 2 * c)))
+    counts = (a.count, b.count) if a.count.ndim == b.count.ndim else (per_channel(a.count), per_channel(b.count))
+    return Moments(counts[0] + counts[1], *(joined[:, k * c : (k + 1) * c] for k in (1, 2, 3)))
 
 
 def merge_rows(a: Array, b: Array, added: int = 1) -> Array:
@@ -141,24 +138,25 @@ def merge_rows(a: Array, b: Array, added: int = 1) -> Array:
 
     Parameters
     ----------
-    a, b : array, shape (G, added + 3*C)
-        Columns that are added, of which the last is the weight, any number >= 0; then mean, mean_low and m2.
+    a, b : array, shape (G, (added + 3)*C)
+        Blocks of C columns: those that are added, of which the last is the weight, any number >= 0; then mean,
+        mean_low and m2.
     added : int
-        Number of columns that are added.
+        Number of blocks that are added.
     """
     xp = array_namespace(a)
-    c = (a.shape[1] - added) // 3
-    low, m2 = added + c, added + 2 * c
-    head = a[:, :added] + b[:, :added]
-    n, na, nb = (v[:, added - 1 : added] for v in (head, a, b))
+    c = a.shape[1] // (added + 3)
+    mean, low, m2 = (slice(k * c, (k + 1) * c) for k in range(added, added + 3))
+    head = a[:, : added * c] + b[:, : added * c]
+    n, na, nb = (v[:, (added - 1) * c : added * c] for v in (head, a, b))
     n = n + xp.astype(n == 0, n.dtype)
-    apart = b[:, added:m2] - a[:, added:m2]
-    d = apart[:, :c] + apart[:, c:]
+    d = (b[:, mean] - a[:, mean]) + (b[:, low] - a[:, low])
     # Dividing last keeps the merge exact where its result is representable [BN-MOM-6].
-    mean, rest = two_sum(a[:, added:low], a[:, low:m2] + (d * nb) / n)
-    total = (a[:, m2:] + b[:, m2:]) + (d * d) * (na * nb) / n
-    merged = xp.concat([head, mean, rest, total], axis=1)
-    return xp.where(nb == 0, a, xp.where(na == 0, b, merged))
+    high, rest = two_sum(a[:, mean], a[:, low] + (d * nb) / n)
+    total = (a[:, m2] + b[:, m2]) + (d * d) * (na * nb) / n
+    merged = xp.concat([head, high, rest, total], axis=1)
+    alone = [xp.concat([v == 0] * (added + 3), axis=1) for v in (nb, na)]
+    return xp.where(alone[0], a, xp.where(alone[1], b, merged))
 
 
 def merge_groups(stats: Moments) -> Moments:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from bnspec._arrays import array_namespace, stop_gradient
 from bnspec._dtypes import arithmetic_dtype
 from bnspec._groups import holds_nothing, split, spread, unsplit
+from bnspec._masks import expand_mask
 from bnspec._modes import differentiated
-from bnspec._moments import expand_mask
 from bnspec._types import Array, Groups, Moments, Params
 
 __all__ = [

@@ -31,11 +31,11 @@ __all__ = ["update", "used_statistics"]
 class _Feed(NamedTuple):
     """One step's contribution to the state."""
 
-    count: Array  # shape (), integer
+    count: Array  # shape (), or (C,) where each channel has a count of its own; integer
     mean: Array  # shape (C,), arithmetic dtype
     m2: Array  # shape (C,), arithmetic dtype
     var: Array  # shape (C,), arithmetic dtype: m2 / (count - correction), what the state remembers
-    lacking: Array  # shape (), bool: the count is too small and the old variance is to stay
+    lacking: Array  # count's shape, bool: the count is too small and the old variance is to stay
 
 
 def update(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> RunningState:
@@ -64,7 +64,7 @@ def _feeds(stats: Moments, config: BatchNormConfig) -> list[_Feed]:
 def _feed_of(one: Moments, config: BatchNormConfig) -> _Feed:
     """Turn the moments of one group into a feed."""
     xp = array_namespace(one.m2)
-    count, m2 = one.count[0], one.m2[0, ...]
+    count, m2 = one.count[0, ...], one.m2[0, ...]
     n = count - config.correction
     divisor = xp.where(n < 1, xp.ones_like(n), n)
     var = m2 / xp.astype(divisor, m2.dtype)
@@ -81,29 +81,31 @@ def _check_counts(count: Array, state: RunningState, config: BatchNormConfig, na
     """
     if config.correction == 0 or config.single_value != "raise":
         return
-    counts = counts_of(count)
-    if not counts:
+    known = counts_of(count)
+    if not known:
         return
-    if config.ghost_source == "first":
-        counts = counts[:1]
+    shared = count.ndim == 1
+    columns = [known] if shared else [known[c :: count.shape[1]] for c in range(count.shape[1])]
+    if all(n == 0 or n > config.correction for n in known):
+        return
     pooled = config.averaging == "pooled"  # what must exceed the correction is the count so far
-    if config.ghost_source == "merged" or (pooled and config.ghost_source == "mean"):
-        counts = [sum(counts)]
-    seen = 0
-    unread = pooled and state.count is not None
-    for number, earlier in zip(counts, itertools.accumulate([0, *counts])):
-        if number == 0 or number > config.correction:
-            continue
-        if unread:
-            before = values(state.count)
-            if before is None:
-                return
-            seen, unread = min(before, default=1), False
-        if number + (seen + earlier if pooled else 0) <= config.correction:
+    before = values(state.count) if pooled and state.count is not None else None
+    if pooled and state.count is not None and before is None:
+        return
+    seen = [0] * len(columns) if before is None else [min(before, default=1)] if shared else before
+    for channel, counts in enumerate(columns):
+        if config.ghost_source == "first":
+            counts = counts[:1]
+        if config.ghost_source == "merged" or (pooled and config.ghost_source == "mean"):
+            counts = [sum(counts)]
+        for number, earlier in zip(counts, itertools.accumulate([0, *counts])):
+            if number == 0 or number + (seen[channel] + earlier if pooled else 0) > config.correction:
+                continue
+            where_in = f"({state.mean.shape[0]} channels)" if shared else f"in channel {channel}"
             raise refusal(
                 ValueError,
                 "BN-RUN-4",
-                got=f"{name}: a batch with {number} value per channel ({state.mean.shape[0]} channels)",
+                got=f"{name}: a batch with {number} value per channel {where_in}",
                 expected=f"more than {config.correction} for correction={config.correction}",
                 do='Use a larger batch, correction=0, or single_value="keep" or "floor".',
             )

@@ -3,6 +3,7 @@
 from bnspec._arrays import on_device_of
 from bnspec._checks import arguments
 from bnspec._discovery import kernels_for
+from bnspec._masks import mask_of
 from bnspec._modes import untraced
 from bnspec._moments import merge_by
 from bnspec._types import Array, Groups, Moments
@@ -21,14 +22,15 @@ def moments(x: Array, groups: Groups, mask: Array | None = None, *, name: str = 
     groups : Groups
         Channel axis, counted from 0, and number of groups, which divides N [BN-GRP-2].
     mask : array of bool, optional
-        Broadcasts against x with channel size 1; False elements do not count [BN-MASK-1].
+        Broadcasts against x, of x's rank or without the channel axis; False elements do not count [BN-MASK-1].
     name : str
         In error texts.
 
     Returns
     -------
     Moments
-        count (G,), mean, mean_low and m2 (G, C) in the arithmetic dtype. A group without elements has mean 0 and m2 0.
+        count (G,), or (G, C) with a mask of the channels' own, mean, mean_low and m2 (G, C) in the arithmetic dtype.
+        Where nothing counts, mean and m2 are 0.
 
     Raises
     ------
@@ -47,7 +49,7 @@ def moments(x: Array, groups: Groups, mask: Array | None = None, *, name: str = 
     ([3], [[3.0]], [[14.0]])
     """
     untraced(arguments.moments, x, groups, mask, name)
-    return kernels_for(x).moments(x, groups, mask)
+    return kernels_for(x).moments(x, groups, mask_of(x, groups.axis, mask, None))
 
 
 @on_device_of("a")

@@ -1,6 +1,6 @@
 """Joining ranks: one message forward, one backward (SPEC.md, "Synchronization").
 
-Forward, each rank sends (count, weight, mean, m2) of its groups and they are merged in rank order, so that
+Forward, each rank sends (count, weight, mean, m2) of its groups and channels and they are merged in rank order, so that
 every rank ends with the same bits; backward, the gradient sums are added in the same order. The payload and the
 way in which two payloads combine are decided here; a communicator only moves arrays.
 
@@ -17,7 +17,7 @@ from bnspec._communicator import Communicator, Signature
 from bnspec._config import BatchNormConfig
 from bnspec._dtypes import count_dtype, dtype_name
 from bnspec._errors import CommunicatorError, refusal
-from bnspec._types import Array, Moments
+from bnspec._types import Array, Moments, per_channel
 
 __all__ = ["join_moments", "join_sums", "signature"]
 
@@ -68,9 +68,10 @@ def join_moments(
     Moments
         Of the joined groups. Under ``sync_weighting="rank"``, mean and var are those of a mixture in
         which every rank that holds elements has the same weight.
-    array, shape (G,)
-        What this rank divides joined gradient sums by: the joined count, or the number of such ranks
-        times the local count; 1 instead of 0.
+    array
+        Divisor of joined gradient sums on this rank, in the shape of the count: the joined count, or the number of
+        such ranks times the local count; 1 instead of 0. Joined counts are (G, C), whatever this rank's mask is, for
+        another rank's may have the channels' extent.
     """
     xp = array_namespace(local.m2)
     dtype = local.m2.dtype
@@ -78,28 +79,29 @@ def join_moments(
     if comm is None or about is None:
         return local, n + xp.astype(n == 0, dtype)
 
+    counts = xp.broadcast_to(per_channel(local.count), local.m2.shape)
+    n = xp.astype(counts, dtype)
     by_rank = config.sync_weighting == "rank"
     weight = xp.astype(n > 0, dtype) if by_rank else n
     spread = local.var if by_rank else local.m2
-    columns = _count_columns(local.count, n, weight, by_rank)
-    added, c = len(columns), int(spread.shape[1])
-    payload = xp.concat([*(v[:, None] for v in columns), local.mean, local.mean_low, spread], axis=1)
+    sums = _added(counts, n, weight, by_rank)
+    added, c = len(sums), int(spread.shape[1])
+    payload = xp.concat([*sums, local.mean, local.mean_low, spread], axis=1)
     joined = _joined(payload, lambda a, b: merge(a, b, added), comm, about)
 
-    total = joined[:, added - 1]
-    whole = count_dtype(xp)
-    count = xp.astype(joined[:, 0], whole)
+    *sums, mean, low, m2 = (joined[:, k * c : (k + 1) * c] for k in range(added + 3))
+    total, whole = sums[-1], count_dtype(xp)
+    count = xp.astype(sums[0], whole)
     if added == 3:
-        count = count * _LANE + xp.astype(joined[:, 1], whole)
-    mean, low, m2 = (joined[:, added + k * c : added + (k + 1) * c] for k in range(3))
+        count = count * _LANE + xp.astype(sums[1], whole)
     if by_rank:
-        m2 = m2 / (total + xp.astype(total == 0, dtype))[:, None] * xp.astype(count, dtype)[:, None]
+        m2 = m2 / (total + xp.astype(total == 0, dtype)) * xp.astype(count, dtype)
     divisor = total * n if by_rank else total
     return Moments(count, mean, low, m2), divisor + xp.astype(divisor == 0, dtype)
 
 
-def _count_columns(count: Array, n: Array, weight: Array, by_rank: bool) -> list[Array]:
-    """Return the columns added over ranks: the count, and the weight; below float64 the count takes two numbers."""
+def _added(count: Array, n: Array, weight: Array, by_rank: bool) -> list[Array]:
+    """Return what is added over ranks: the count, and the weight; below float64 the count takes two numbers."""
     if dtype_name(n.dtype) == "float64":
         return [n, weight] if by_rank else [n]
     xp = array_namespace(n)

@@ -22,6 +22,7 @@ __all__ = [
     "Saved",
     "Static",
     "Tangents",
+    "per_channel",
 ]
 
 
@@ -68,7 +69,8 @@ class Moments(NamedTuple):
     hold it closely enough for ``x - mean`` to be right when the mean is large.
     """
 
-    count: Array  # shape (G,), integer: unmasked elements per channel
+    # integer, unmasked elements per channel; (G, C) with a mask of the channels' own, and across ranks
+    count: Array  # shape (G,) or (G, C)
     mean: Array  # shape (G, C), arithmetic dtype
     mean_low: Array  # shape (G, C), arithmetic dtype; |mean_low| is a roundoff of |mean|
     m2: Array  # shape (G, C), arithmetic dtype; sum of (x - mean)^2, >= 0
@@ -76,8 +78,13 @@ class Moments(NamedTuple):
     @property
     def var(self) -> Array:
         """Population variance ``m2 / count``, shape (G, C); 0 where count is 0."""
-        count = array_namespace(self.m2).astype(self.count, self.m2.dtype)[:, None]
+        count = per_channel(array_namespace(self.m2).astype(self.count, self.m2.dtype))
         return self.m2 / (count + array_namespace(self.m2).astype(count == 0, count.dtype))
+
+
+def per_channel(count: Array) -> Array:
+    """Return counts, or divisors, of shape (G,) or (G, C) so that they broadcast against (G, C)."""
+    return count[:, None] if count.ndim == 1 else count
 
 
 class Normalized(NamedTuple):
@@ -87,7 +94,7 @@ class Normalized(NamedTuple):
     centre: Array  # shape (G, C), arithmetic dtype: high part of the mean that was subtracted
     centre_low: Array  # shape (G, C), arithmetic dtype: its low part
     inverse_stddev: Array  # shape (G, C), arithmetic dtype: 1 / sqrt(var + epsilon)
-    divisor: Array | None = None  # shape (G,), arithmetic dtype: divides joined gradient sums; None: running statistics
+    divisor: Array | None = None  # count's shape, arithmetic dtype: divides joined gradient sums; None where frozen
     r: Array | None = None  # shape (G, C): renorm's scale correction
     d: Array | None = None  # shape (G, C): renorm's shift correction
 
@@ -102,7 +109,7 @@ class Saved(NamedTuple):
     centre: Array  # shape (G, C), arithmetic dtype: high part of the mean that was subtracted
     centre_low: Array  # shape (G, C), arithmetic dtype: its low part
     inverse_stddev: Array  # shape (G, C), arithmetic dtype: 1 / sqrt(var + epsilon)
-    divisor: Array | None  # shape (G,), arithmetic dtype: divides joined gradient sums; None where frozen
+    divisor: Array | None  # count's shape, arithmetic dtype: divides joined gradient sums; None where frozen
     r: Array | None  # shape (G, C): renorm's scale correction, a constant to the gradient
     d: Array | None  # shape (G, C): renorm's shift correction, a constant to the gradient
     static: "Static"

@@ -9,10 +9,11 @@ from typing import Any
 from bnspec._checks import arrays, records
 from bnspec._checks.arrays import floating, same_home
 from bnspec._checks.cache import cached, key_of
-from bnspec._checks.elements import moments_values, state_values
+from bnspec._checks.elements import lengths_values, moments_values, state_values
 from bnspec._config import BatchNormConfig
 from bnspec._dtypes import dtype_name
 from bnspec._errors import refusal
+from bnspec._masks import sequence_axis
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
 
 __all__ = [
@@ -34,14 +35,17 @@ def forward(
     config: BatchNormConfig,
     state: RunningState | None,
     mask: Array | None,
+    lengths: Array | None,
     comm: Any,
     name: str,
 ) -> Groups:
     """Check what `batch_norm` takes and return the groups of x."""
     key = None
     if _known(config, name) and type(params) is Params and (state is None or type(state) is RunningState):
-        key = key_of(x, mask, *params, *(state or ()))
-    found: Groups = cached(("forward", config), key, _forward, x, params, config, state, mask, name)
+        key = key_of(x, mask, lengths, *params, *(state or ()))
+    found: Groups = cached(("forward", config), key, _forward, x, params, config, state, mask, lengths, name)
+    if lengths is not None:
+        lengths_values(lengths, int(x.shape[sequence_axis(x.ndim, found.axis)]), name)
     communicator(comm, name)
     if config.renorm is not None and state is not None:
         state_values(state, name, fields=("stddev", "renorm_stddev"))
@@ -49,7 +53,13 @@ def forward(
 
 
 def _forward(
-    x: Array, params: Params, config: BatchNormConfig, state: RunningState | None, mask: Array | None, name: str
+    x: Array,
+    params: Params,
+    config: BatchNormConfig,
+    state: RunningState | None,
+    mask: Array | None,
+    lengths: Array | None,
+    name: str,
 ) -> Groups:
     records.configuration(config, name)
     axis = channel_axis(x, config, name)
@@ -66,6 +76,8 @@ def _forward(
         records.state(x, axis, state, config, name)
     if mask is not None:
         arrays.mask(x, axis, mask, name)
+    if lengths is not None:
+        arrays.lengths(x, axis, lengths, mask, name)
     virtual = config.virtual_batch_size
     if virtual is None:
         return Groups(axis, 1)

@@ -12,7 +12,7 @@ from bnspec._dtypes import FLOATING, dtype_name
 from bnspec._errors import refusal
 from bnspec._types import Array
 
-__all__ = ["floating", "integers", "mask", "same_home", "statistic", "vector"]
+__all__ = ["floating", "integers", "lengths", "mask", "same_home", "statistic", "vector"]
 
 
 def floating(what: str, x: Any, name: str) -> None:
@@ -85,9 +85,8 @@ def vector(label: str, value: Array, x: Array, axis: int, name: str, owner: str,
         )
 
 
-def mask(x: Array, axis: int, mask: Any, name: str) -> None:
-    """Refuse a mask that does not fit x [BN-MASK-7]."""
-    fits = tuple(1 if a == axis else n for a, n in enumerate(x.shape))
+def mask(x: Array, axis: int, mask: Any, name: str, *, whole: bool = False) -> None:
+    """Refuse a mask that does not fit x [BN-MASK-7]; a whole one has x's rank."""
     plain = is_array(mask) and not isinstance(mask, type) and not type(mask).__module__.startswith("numpy.ma")
     if not plain or dtype_name(mask.dtype) != "bool":
         raise refusal(
@@ -99,14 +98,40 @@ def mask(x: Array, axis: int, mask: Any, name: str) -> None:
         )
     _array("mask", mask, name)
     same_home("x", x, "mask", mask, name)
-    if mask.ndim != x.ndim or any(m not in (1, n) for m, n in zip(mask.shape, fits, strict=True)):
+    shape = tuple(x.shape)
+    thin = shape[:axis] + shape[axis + 1 :]
+    fits = shape if mask.ndim == x.ndim else thin if mask.ndim == x.ndim - 1 and not whole else None
+    if fits is None or any(m not in (1, n) for m, n in zip(mask.shape, fits, strict=True)):
         raise refusal(
             ValueError,
             "BN-MASK-7",
-            got=f"{name}: a mask of shape {tuple(mask.shape)} for x of shape {tuple(x.shape)}",
-            expected=f"a shape that broadcasts to {fits}",
-            do="Give it x's rank, with size 1 on the channel axis.",
+            got=f"{name}: a mask of shape {tuple(mask.shape)} for x of shape {shape}, channels on axis {axis}",
+            expected=f"a shape that broadcasts to {shape}, or without the channel axis to {thin}, and has as many axes",
+            do="Give it x's rank, with extent 1 on the channel axis if one count is to serve all channels.",
         )
+
+
+def lengths(x: Array, axis: int, lengths: Any, mask: Any, name: str) -> None:
+    """Refuse lengths of sequences that do not fit x [BN-MASK-9]."""
+    if mask is not None:
+        raise refusal(
+            TypeError,
+            "BN-MASK-9",
+            got=f"{name}: a mask and lengths",
+            expected="one of them",
+            do="Put the lengths into the mask.",
+        )
+    if x.ndim < 3 or axis == 0:
+        raise refusal(
+            ValueError,
+            "BN-MASK-9",
+            got=f"{name}: lengths for x of shape {tuple(x.shape)} with channels on axis {axis}",
+            expected="samples on axis 0, and a further axis along which sequences run",
+            do="Write a mask.",
+        )
+    do = "Give one length for each sample."
+    integers("lengths", lengths, (x.shape[0],), name, "BN-MASK-9", do, signed=False)
+    same_home("x", x, "lengths", lengths, name)
 
 
 def same_home(what: str, x: Array, other: str, v: Array, name: str) -> None:

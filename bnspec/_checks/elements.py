@@ -12,7 +12,7 @@ from bnspec._errors import refusal
 from bnspec._modes import readable
 from bnspec._types import Array, Moments, RunningState
 
-__all__ = ["is_readable", "moments_values", "not_below_zero", "state_values"]
+__all__ = ["is_readable", "lengths_values", "moments_values", "not_below_zero", "state_values"]
 
 
 def state_values(
@@ -50,6 +50,24 @@ def moments_values(stats: Moments, name: str, what: str = "stats") -> None:
     """Refuse moments with a count or m2 below 0 [BN-RUN-14]."""
     for field in ("count", "m2"):
         not_below_zero(f"{what}.{field}", getattr(stats, field), name, "Pass what bnspec.batch_norm returned.")
+
+
+def lengths_values(lengths: Array, extent: int, name: str) -> None:
+    """Refuse lengths below 0, or beyond the extent of the axis along which sequences run [BN-MASK-9]."""
+    do = "A length says how many elements of its sample count."
+    not_below_zero("lengths", lengths, name, do, clause="BN-MASK-9")
+    if (
+        is_readable(lengths)
+        and 0 not in lengths.shape
+        and (most := int(array_namespace(lengths).max(lengths))) > extent
+    ):
+        raise refusal(
+            ValueError,
+            "BN-MASK-9",
+            got=f"{name}: a length of {most}",
+            expected=f"at most {extent}, the extent of the axis along which sequences run",
+            do=do,
+        )
 
 
 @on_device_of("v")

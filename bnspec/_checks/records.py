@@ -91,7 +91,7 @@ def state(x: Array, axis: int, given: Any, config: BatchNormConfig, name: str, o
 
 
 def moments(given: Any, name: str, what: str = "stats") -> None:
-    """Check count (G,), and mean, mean_low and m2 (G, C) of one dtype."""
+    """Check count, (G,) or (G, C), and mean, mean_low and m2 (G, C) of one dtype."""
     kind(what, given, Moments, "BN-MOM-1", name, "Pass what bnspec.batch_norm or bnspec.moments returned.")
     floating(f"{what}.m2", given.m2, name)
     shape = tuple(given.m2.shape)
@@ -103,7 +103,8 @@ def moments(given: Any, name: str, what: str = "stats") -> None:
             expected="shape (G, C), a row for each group",
             do=_AS_RETURNED,
         )
-    integers(f"{what}.count", given.count, shape[:1], name, "BN-MOM-1", _AS_RETURNED, signed=True)
+    counted = _count_shape(given.count, shape)
+    integers(f"{what}.count", given.count, counted, name, "BN-MOM-1", _AS_RETURNED, signed=True)
     same_home(f"{what}.m2", given.m2, f"{what}.count", given.count, name)
     for label in ("mean", "mean_low", "m2"):
         _statistic(f"{what}.{label}", getattr(given, label), given.m2, f"{what}.m2", shape, name, "BN-MOM-2")
@@ -156,7 +157,7 @@ def saved(given: Any) -> None:
     groups(x, given.static.groups, name)
     axis, number = given.static.groups.axis, given.static.groups.number
     if given.mask is not None:
-        check_mask(x, axis, given.mask, name)
+        check_mask(x, axis, given.mask, name, whole=True)
     for label in ("gamma", "beta"):
         if (value := getattr(given, label)) is not None:
             vector(f"saved.{label}", value, x, axis, name, "the parameters", "saved.x")
@@ -174,7 +175,13 @@ def saved(given: Any) -> None:
             do=do,
         )
     if not given.static.frozen:
-        _statistic("saved.divisor", given.divisor, x, "saved.x", shape[:1], name, "BN-GRAD-1", given.centre)
+        counted = _count_shape(given.divisor, shape)
+        _statistic("saved.divisor", given.divisor, x, "saved.x", counted, name, "BN-GRAD-1", given.centre)
+
+
+def _count_shape(given: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return (G, C) for counts that have two axes, else (G,)."""
+    return shape if getattr(given, "ndim", 1) == 2 else shape[:1]
 
 
 def _statistic(

@@ -21,7 +21,7 @@ from bnspec._layer.eager import gradients_by_torch, kept_tensors, refuse_transfo
 from bnspec._layer.options import only_keywords
 from bnspec._layer.tape import Call, Tape
 from bnspec._locks import LAYERS
-from bnspec._types import Array, Gradients, Moments, Params, RunningState, Saved
+from bnspec._types import Array, Gradients, Moments, Params, RunningState
 from bnspec._update import update_running
 
 __all__ = ["BatchNorm"]
@@ -176,15 +176,15 @@ class BatchNorm(Attributes, LayerConfig):
         )
         self.name, self.trainable = name, trainable
 
-    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+    def __call__(self, x: Array, *, mask: Array | None = None, lengths: Array | None = None) -> Array:
         """Normalize x, and update the running state as `ema_update` says.
 
         Parameters
         ----------
         x : array, shape (N, ..., C, ...)
             float16, bfloat16, float32 or float64.
-        mask : array of bool, optional
-            False elements enter no statistic; without effect on running statistics [BN-INF-2].
+        mask, lengths : array, optional
+            Elements that count, as in `batch_norm`; without effect on running statistics [BN-INF-2].
 
         Returns
         -------
@@ -201,7 +201,7 @@ class BatchNorm(Attributes, LayerConfig):
         training = context.is_training if self.training is None else self.training
         sync = training and self._joins_ranks
         config = self.config_for(x, training=training)
-        refuse_transformation(self.name, x, mask)
+        refuse_transformation(self.name, x, mask, lengths)
         params, state = self._variables_for(x, config)
         used = params
         if not self.trainable:  # a constant also to the library's own differentiation [BN-INF-6]
@@ -210,14 +210,20 @@ class BatchNorm(Attributes, LayerConfig):
             y, saved = batch_norm_inference(x, used, state, config, name=self.name)
             if explicit is not None and context.is_main_training_tower:  # never outside of a context
                 _context.warn_frozen(self.name)
-            self._keep(params, state, saved, None, due=explicit is not None and context.is_training, y=y)
+            due = explicit is not None and context.is_training and not gradients_by_torch(y)
+            call = Call.of(saved, None, due=due, trainable=self.trainable)
+            self._keep(params, state, call)
             return y
 
         mode = self._update_mode(
             context, explicit is not None, x, ghost=config.virtual_batch_size is not None, sync=sync
         )
         comm = self._communicator() if sync else None
-        y, stats, saved = batch_norm(x, used, config, state=state, mask=mask, comm=comm, name=self.name)
+        y, stats, saved = batch_norm(
+            x, used, config, state=state, mask=mask, lengths=lengths, comm=comm, name=self.name
+        )
+        due = not gradients_by_torch(y)
+        call = Call.of(saved, comm, due=due, trainable=self.trainable, mask=mask, lengths=lengths)
         if self.trainable and not self._told:
             first = self.params is None
             vars(self).update(_told=warn_untrained(self.name, y, params, first))
@@ -227,16 +233,13 @@ class BatchNorm(Attributes, LayerConfig):
                 current = state if self.state is None else self.state
                 state = self._updated(current, stats, config)
                 vars(self).update(state=state)
-            self._keep(params, state, saved, comm, due=True, y=y)
+            self._keep(params, state, call)
         if mode == "collection":
             context.updates.add(functools.partial(self._update, stats, config))
         return y
 
-    def _keep(
-        self, params: Params, state: RunningState, saved: Saved, comm: Communicator | None, *, due: bool, y: Array
-    ) -> None:
+    def _keep(self, params: Params, state: RunningState, call: Call) -> None:
         """Keep what backward needs, and the variables if this call made them; never write back what it only read."""
-        call = Call.of(saved, comm, due=due and not gradients_by_torch(y), trainable=self.trainable)
         with LAYERS.held():
             vars(self).update(
                 params=params if self.params is None else self.params,

@@ -15,6 +15,7 @@ from array_api_compat import device
 from bnspec._arrays import array_namespace, is_array, on_device_of, stop_gradient
 from bnspec._communicator import Communicator
 from bnspec._errors import refusal
+from bnspec._masks import mask_of
 from bnspec._types import Array, Saved
 
 __all__ = ["Call", "Tape"]
@@ -33,7 +34,8 @@ class Call:
     due : bool
         Whether the call is a step of training that a backward is to answer.
     batch : tuple of callables or None
-        Give x and mask, or None for one that nobody holds any more; None where `saved` has them.
+        Give x, and the mask and lengths of the call, or None for one that nobody holds any more; None where `saved`
+        has what they say.
     shape, dtype
         Shape and dtype of x.
     """
@@ -41,17 +43,26 @@ class Call:
     saved: Saved
     comm: Communicator | None
     due: bool
-    batch: tuple[Callable[[], Array | None], Callable[[], Array | None]] | None
+    batch: tuple[Callable[[], Array | None], ...] | None
     shape: tuple[int, ...]
     dtype: Any
 
     @classmethod
-    def of(cls, saved: Saved, comm: Communicator | None, *, due: bool, trainable: bool) -> "Call":
+    def of(
+        cls,
+        saved: Saved,
+        comm: Communicator | None,
+        *,
+        due: bool,
+        trainable: bool,
+        mask: Array | None = None,
+        lengths: Array | None = None,
+    ) -> "Call":
         """Keep a call: the batch itself only if a backward is due that needs it."""
         shape, dtype, batch = tuple(saved.x.shape), saved.x.dtype, None
         affine = saved.frozen and not (trainable and saved.gamma is not None)
         if not due or affine:
-            batch = (_weak(saved.x), _weak(saved.mask))
+            batch = (_weak(saved.x), _weak(mask), _weak(lengths))
             fields: list[Any] = list(saved._replace(x=None, mask=None))
             saved = Saved(*(stop_gradient(v) if is_array(v) else v for v in fields))
         return cls(saved, comm, due, batch, shape, dtype)
@@ -60,9 +71,12 @@ class Call:
         """Return what the derivatives take, or None where they need a batch that is gone."""
         if self.batch is None:
             return self.saved
-        x, mask = (given() for given in self.batch)
-        masked = not self.saved.frozen and self.batch[1] is not _absent
-        if x is not None and not (masked and mask is None):
+        x, mask, lengths = (given() for given in self.batch)
+        masked = any(given is not _absent for given in self.batch[1:])
+        if x is not None and (self.saved.frozen or not masked):
+            return self.saved._replace(x=stop_gradient(x))
+        if x is not None and not (mask is None and lengths is None):
+            mask = mask_of(x, self.saved.static.groups.axis, mask, lengths)
             return self.saved._replace(x=stop_gradient(x), mask=mask)
         if self.saved.frozen and not (trainable and self.saved.gamma is not None):
             # An affine map's dx and dbeta depend on no x: zeros of its shape and dtype serve as well.

@@ -175,15 +175,17 @@ def test_limits_of_renorm(field: str, value: Any, text: str) -> None:
     [
         (
             ValueError,
-            "a mask of shape (6,) for x of shape (6, 3); expected a shape that broadcasts to (6, 1) [BN-MASK-7]. "
-            "Give it x's rank, with size 1 on the channel axis.",
-            np.ones(6, bool),
+            "a mask of shape (5,) for x of shape (6, 3), channels on axis 1; expected a shape that broadcasts to "
+            "(6, 3), or without the channel axis to (6,), and has as many axes [BN-MASK-7]. Give it x's rank, with "
+            "extent 1 on the channel axis if one count is to serve all channels.",
+            np.ones(5, bool),
         ),
         (
             ValueError,
-            "a mask of shape (6, 3) for x of shape (6, 3); expected a shape that broadcasts to (6, 1) [BN-MASK-7]. "
-            "Give it x's rank, with size 1 on the channel axis.",
-            np.ones((6, 3), bool),
+            "a mask of shape (6, 2) for x of shape (6, 3), channels on axis 1; expected a shape that broadcasts to "
+            "(6, 3), or without the channel axis to (6,), and has as many axes [BN-MASK-7]. Give it x's rank, with "
+            "extent 1 on the channel axis if one count is to serve all channels.",
+            np.ones((6, 2), bool),
         ),
         (
             TypeError,

@@ -17,7 +17,8 @@ class CompiledKernels(BlockedKernels):
     """
 
     def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
-        if not operations.serves(x):
+        own = mask is not None and mask.shape[groups.axis] != 1  # a count for each channel
+        if own or not operations.serves(x):
             return super().moments(x, groups, mask)
         return operations.moments(x, groups, mask)
 
@@ -76,5 +77,6 @@ def is_plain(
 
 def is_plain_gradient(saved: Saved, *, comm: Any = None, dmean: Any = None, dvar: Any = None) -> bool:
     """Return whether nothing comes between the two passes of a gradient, and the batch's own statistics do."""
-    absent = saved.mask is None and saved.r is None and dmean is None and dvar is None
-    return absent and comm is None and not saved.frozen
+    if saved.frozen or comm is not None or saved.mask is not None or saved.r is not None:
+        return False
+    return dmean is None and dvar is None and saved.divisor is not None and saved.divisor.ndim == 1

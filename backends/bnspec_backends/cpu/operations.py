@@ -155,7 +155,7 @@ def infer(
 
 def update(state: RunningState, stats: Moments, config: BatchNormConfig) -> RunningState | None:
     """Average one batch of one group into the state; None for rarer calls, and for values that are to be refused."""
-    n = int(stats.count[0]) - config.correction if stats.m2.shape == (1, state.mean.size) else 0
+    n = _one_count(stats.count) - config.correction if stats.m2.shape == (1, state.mean.size) else 0
     if n < 1 or config.averaging == "pooled" or config.renorm is not None or not _averaged(state, stats, config):
         return None
     old = plain(state.mean, state.mean.dtype), plain(state.var, state.var.dtype)
@@ -177,6 +177,12 @@ def merge(a: Any, b: Any, added: int) -> Any:
     merging.merge(plain(a), plain(b), added, out)
     notice.log()
     return out
+
+
+def _one_count(count: Any) -> int:
+    """Return the count that all channels have, of shape (1,) or (1, C); 0 where there is none."""
+    flat = count.reshape(-1)
+    return int(flat[0]) if flat.size and (flat.size == 1 or bool((flat == flat[0]).all())) else 0
 
 
 def _averaged(state: RunningState, stats: Moments, config: BatchNormConfig) -> bool:

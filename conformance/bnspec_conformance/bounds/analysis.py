@@ -51,10 +51,12 @@ def batch_bounds(
     beta = parameter(case.beta, case.config.center, 0.0, case, joined.one)
     scale, shift = joined.a.into(within.y), (joined.gamma * joined.d + beta).into(within.y)
     fields: list[dict[str, Array]] = []
+    counted = reference.ranks[0].count
+    assert counted is not None
     for p in parts:
         y = scale.lifted() * joined.centred(p, within.y) + shift.lifted()
         y = y.off_by(joined.apart(joined.a, within.y))
-        fields.append({"y": p.layout.unfold(y.cast(p.dtype, flush).error), "count": np.zeros(len(joined.n))})
+        fields.append({"y": p.layout.unfold(y.cast(p.dtype, flush).error), "count": np.zeros(counted.shape)})
         fields[-1]["mean"] = joined.delta + within.statistics.u * np.abs(joined.mean)  # the pair's sum as one number
         fields[-1]["mean_low"], fields[-1]["var"] = joined.delta, joined.var.error
     if case.has_vjp:
@@ -63,15 +65,23 @@ def batch_bounds(
         _jvp(case, parts, joined, fields, within.y, flush)
     state = None
     if case.state is not None and case.update:
-        one = joined.one
+        state = _advance(case, case.state, joined, flush)
+    return [RankOutcome(state=state, **f) for f in fields]
+
+
+def _advance(case: Case, state: dict[str, Array], joined: JoinedBounds, flush: bool) -> dict[str, Array]:
+    """Bounds of the state after the call; one channel at a time where each has counts of its own."""
+    one, found = joined.one, []
+    own = range(case.channels) if case.counts_channels else ()
+    for part in [slice(c, c + 1) for c in own] or [slice(None)]:
+        n = np.broadcast_to(joined.n, joined.mean.shape)[:, part] if own else joined.n
+        rows = (n[:, 0], *(v[:, part] for v in (joined.mean, joined.delta, joined.var.value, joined.var.error)))
         fed = [
             FedGroup(int(n), one.like(mean, delta), one.like(var, error))
-            for n, mean, delta, var, error in zip(
-                joined.n[:, 0], joined.mean, joined.delta, joined.var.value, joined.var.error, strict=True
-            )
+            for n, mean, delta, var, error in zip(*rows, strict=True)
         ]
-        state = advance_bounds(case.config, case.state, fed, flush)
-    return [RankOutcome(state=state, **f) for f in fields]
+        found.append(advance_bounds(case.config, {k: v[part] for k, v in state.items()}, fed, flush))
+    return {name: np.concatenate([each[name] for each in found]) for name in state}
 
 
 def _vjp(

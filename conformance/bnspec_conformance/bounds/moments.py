@@ -25,7 +25,7 @@ class RankPart:
     solid: npt.NDArray[np.bool_]  # finite, or unmasked
     c: Approx  # x - mean as it is computed in W
     wide: Floats  # |x| + |mean| where y may be x*scale - mean*scale, else 0
-    w: Approx  # (G, 1): weight of an element in the joined mean
+    w: Approx  # (G, 1) or (G, C): weight of an element in the joined mean
     dy: Approx
     xdot: Approx
     dtype: npt.DTypeLike  # of x
@@ -36,7 +36,7 @@ class JoinedBounds:
     """The statistics of all groups and what follows from them; (G, C) unless said otherwise."""
 
     one: Approx  # makes numbers of W
-    n: Floats  # (G, 1)
+    n: Floats  # (G, 1), or as they are where channels have counts of their own
     joins: int
     mean: Floats
     delta: Floats
@@ -70,7 +70,8 @@ def moments(
     assert first.mean is not None
     assert first.var is not None
     assert first.count is not None
-    mean, n = as_float64(first.mean), as_float64(first.count)[:, None]
+    mean, n = as_float64(first.mean), as_float64(first.count)
+    n = n if n.ndim == 2 else n[:, None]
     plan = list(layouts(case))
     tiny = 2.0 ** limits(case.ranks[0].x.dtype)[1] if flush else 0.0
     raw = [layout.fold(as_float64(r.x)) for r, layout in zip(case.ranks, plan, strict=True)]
@@ -132,7 +133,7 @@ def moments(
 def _weights(case: Case, live: list[npt.NDArray[np.bool_]], n: Floats) -> list[Floats]:
     if case.config.sync_weighting == "count" or case.channels == 0:
         return [1.0 / np.maximum(n, 1)] * len(live)
-    own = [m.sum(axis=2)[:, :1].astype(np.float64) for m in live]
+    own = [m.sum(axis=2).astype(np.float64) for m in live]
     filled = np.maximum(np.sum([k > 0 for k in own], axis=0), 1)
     return [np.where(k > 0, 1.0 / (filled * np.maximum(k, 1)), 0.0) for k in own]
 

@@ -39,7 +39,7 @@ class RankInputs:
     dy : array or None
         x's shape and dtype; cotangent of y. Asks for the vector-Jacobian product.
     mask : array of bool or None
-        x's rank, channel dimension 1, every other dimension 1 or x's; False elements count in no statistic.
+        x's rank, every extent 1 or x's; False elements count in no statistic.
     xdot : array or None
         x's shape and dtype; tangent of x. Asks for the Jacobian-vector product.
     """
@@ -111,6 +111,13 @@ class Case:
         return 1 if size is None or self.mode == "inference" else int(self.ranks[0].x.shape[0]) // size
 
     @property
+    def counts_channels(self) -> bool:
+        """True if the channels have counts of their own, because a rank's mask has more than one extent there."""
+        masks = [(r.mask, r.x.ndim) for r in self.ranks if r.mask is not None]
+        own = any(mask.ndim == rank and mask.shape[self.config.axis] != 1 for mask, rank in masks)
+        return self.mode == "batch" and own
+
+    @property
     def has_vjp(self) -> bool:
         """True if gradients are asked for."""
         return any(r.dy is not None for r in self.ranks) or self.dmean is not None or self.dvar is not None
@@ -133,7 +140,7 @@ class Case:
             if array is not None and array.dtype != self.ranks[0].x.dtype:
                 words.append(f"{name}:{array.dtype}")
         if any(r.mask is not None for r in self.ranks):
-            words.append("mask")
+            words.append("mask of each channel" if self.counts_channels else "mask")
         if self.state is not None:
             words.append("state:" + ",".join(self.state))
         if self.has_vjp:
@@ -158,7 +165,8 @@ class RankOutcome:
     y : array or None
         x's shape; the output.
     count : array or None
-        Shape (G,), integer; unmasked elements per channel, joined over ranks.
+        Integer; unmasked elements per channel, joined over ranks. Shape (G,), or (G, C) where the case has a mask of
+        the channels' own.
     mean, var : array or None
         Shape (G, C); mean and population variance of each group, joined over ranks.
     mean_low : array or None

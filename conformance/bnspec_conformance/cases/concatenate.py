@@ -34,7 +34,8 @@ def concatenated(case: Case) -> tuple[Case, list[Indices]]:
 
     masks = []
     for rank in case.ranks:
-        full = tuple(1 if a == config.axis else n for a, n in enumerate(rank.x.shape))
+        shared = not case.counts_channels
+        full = tuple(1 if a == config.axis and shared else n for a, n in enumerate(rank.x.shape))
         masks.append(np.broadcast_to(np.ones((1,) * len(full), bool) if rank.mask is None else rank.mask, full))
     x = join([r.x for r in case.ranks])
     assert x is not None

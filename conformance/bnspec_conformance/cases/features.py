@@ -13,7 +13,7 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, RankInputs
 from bnspec_conformance.cases.concatenate import concatenated
-from bnspec_conformance.cases.outputs import EVERY, GHOST, GRADIENTS, MASK, SYNC, proving
+from bnspec_conformance.cases.outputs import CHANNEL_MASK, EVERY, GHOST, GRADIENTS, MASK, SYNC, proving
 
 __all__ = ["FEATURES", "Feature", "easy", "feature_of", "stripped"]
 
@@ -47,6 +47,15 @@ def _no_ghost(case: Case) -> Case:
 
     config = dataclasses.replace(case.config, virtual_batch_size=None)
     return dataclasses.replace(case, config=config, dmean=one(case.dmean), dvar=one(case.dvar))
+
+
+def _shared_mask(case: Case) -> Case:
+    """Return the case with each rank's mask of its first channel for all channels."""
+
+    def shared(mask: Array | None) -> Array | None:
+        return None if mask is None else mask.take([0], axis=case.config.axis)
+
+    return dataclasses.replace(case, ranks=tuple(dataclasses.replace(r, mask=shared(r.mask)) for r in case.ranks))
 
 
 def _no_mask(case: Case) -> Case:
@@ -129,6 +138,7 @@ _NAMED_SYNC = {**SYNC, **proving("mean var", "BN-SYNC-1")}
 FEATURES: tuple[Feature, ...] = (
     Feature("uneven", _uneven, _even, proving(EVERY, "BN-SYNC-3")),
     Feature("ranks", lambda c: len(c.ranks) > 1, lambda c: concatenated(c)[0], _NAMED_SYNC),
+    Feature("channel mask", lambda c: c.counts_channels, _shared_mask, CHANNEL_MASK),
     Feature("mask", lambda c: any(r.mask is not None for r in c.ranks), _no_mask, MASK),
     Feature("ghost", lambda c: c.config.virtual_batch_size is not None, _no_ghost, GHOST),
     Feature(
@@ -169,7 +179,8 @@ FEATURES: tuple[Feature, ...] = (
 )
 
 _FEATURE_OF = {
-    "BN-MASK": "mask", "BN-SYNC": "ranks", "BN-SYNC-3": "uneven", "BN-RENORM": "renorm", "BN-GRP-2": "ghost",
+    "BN-MASK": "mask", "BN-MASK-8": "channel mask", "BN-SYNC": "ranks",
+    "BN-SYNC-3": "uneven", "BN-RENORM": "renorm", "BN-GRP-2": "ghost",
     "BN-RUN-8": "ghost", "BN-SHAPE-2": "axis", "BN-GRAD-6": "cotangents", "BN-RUN-7": "debiased",
     "BN-NORM-2": "parameters", "BN-PREC-2": "dtype", "BN-PREC-3": "dtype", "BN-INF-2": "ghost",
 }  # fmt: skip

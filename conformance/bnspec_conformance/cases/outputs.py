@@ -77,7 +77,7 @@ SPEAKS: Mapping[str, str] = {
     "BN-MASK-2": "y",
     "BN-MASK-3": f"y {GRADIENTS} ydot state",
     "BN-MASK-4": GRADIENTS,
-    **dict.fromkeys(("BN-MASK-5", "BN-MASK-6", "BN-MASK-7"), EVERY),
+    **dict.fromkeys([f"BN-MASK-{n}" for n in range(5, 10)], EVERY),
     "BN-SYNC-1": f"y count mean var state dx {_TANGENTS}",
     **dict.fromkeys(("BN-SYNC-2", "BN-SYNC-3", "BN-SYNC-4", "BN-SYNC-5", "BN-SYNC-8"), EVERY),
     "BN-SYNC-6": "dx",
@@ -120,6 +120,7 @@ GHOST: _Table = proving(" ".join(_BATCH), "BN-GRP-2") | proving("state", "BN-RUN
 MASK: _Table = (
     proving("count mean var state", "BN-MASK-1") | proving("y", "BN-MASK-2") | proving("dx dgamma dbeta", "BN-MASK-4")
 )
+CHANNEL_MASK: _Table = proving(f"{' '.join(_BATCH)} state", "BN-MASK-8")
 SYNC: _Table = (
     proving("y count state ydot mean_dot var_dot", "BN-SYNC-1")
     | proving("mean var", "BN-SYNC-1", "BN-MOM-7")
@@ -171,6 +172,8 @@ def clauses_of(
     more: list[_Table] = [GHOST if config.virtual_batch_size is not None else {"count": ("BN-GRP-1",)}]
     if any(rank.mask is not None for rank in case.ranks):
         more.append(MASK)
+    if case.counts_channels:
+        more.append(CHANNEL_MASK)
     if len(case.ranks) > 1 and config.sync_weighting == "count":
         more.append(SYNC)
     elif len(case.ranks) > 1:

@@ -86,8 +86,9 @@ class Scope:
     ragged : bool
         Whether ranks may differ in shape.
     options : mapping of str to tuple
-        Fields of the configuration, and "renorm.form", that can take only some values, with those values. They
-        restrict only the cases in which the field has a meaning: correction, say, those that update a state.
+        Fields of the configuration, "renorm.form" and "mask.channels" (whether a mask may have the channels' extent),
+        that can take only some values, with those values. They restrict only the cases in which the field has a
+        meaning: correction, say, those that update a state.
     declared : bool
         False for a subject that says nothing of itself: then a result that does not come back is "not supported".
     """
@@ -183,6 +184,7 @@ class Scope:
         due |= {"grad": rank.dy is not None, "jvp": rank.xdot is not None}
         present = {"dgamma": case.config.scale, "dbeta": case.config.center, "count": "statistics" in self.profiles}
         present["mean_low"] = False  # it is welcome, but one number will do
+        present["count"] &= case.channels > 0  # counts of no channel may have no element
         present |= dict.fromkeys(("mean_dot", "var_dot"), "statistics" in self.profiles and case.mode == "batch")
         return tuple(
             f.name
@@ -198,6 +200,8 @@ def _option(case: Case, name: str) -> Any:
     config, asked, inference = case.config, needs(case), case.mode == "inference"
     if name == "renorm.form":
         return None if config.renorm is None else config.renorm.form
+    if name == "mask.channels":
+        return case.counts_channels if "mask" in asked else None
     matters = {
         "averaging": case.state is not None and (case.update or inference),
         "decay": "running" in asked or (case.state is not None and config.averaging == "debiased"),

@@ -77,7 +77,11 @@ def _array(name: str, value: Any, case: Case, x: tuple[int, ...]) -> str | None:
     if value.dtype.kind in "OSUMmc":
         return f"{name} has dtype {value.dtype}; expected real numbers"
     channels, groups = (case.channels,), (case.groups,)
-    want = {"count": groups, "dgamma": channels, "dbeta": channels} | dict.fromkeys(_LIKE_X, x)
+    want = {
+        "count": (*groups, *channels) if case.counts_channels else groups,
+        "dgamma": channels,
+        "dbeta": channels,
+    } | dict.fromkeys(_LIKE_X, x)
     shape = want.get(name, (*groups, *channels))
     return None if value.shape == shape else f"{name} has shape {value.shape}, expected {shape}"
 

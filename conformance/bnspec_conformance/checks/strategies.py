@@ -88,18 +88,30 @@ def arrays(
     return st.builds(build, st.sampled_from(kinds), st.integers(0, 2**16), st.integers(0, 4))
 
 
-def masks(shape: tuple[int, ...], axis: int) -> st.SearchStrategy[Array]:
-    """Masks that broadcast against x in one of the allowed ways, with some elements masked and some not."""
+def masks(shape: tuple[int, ...], axis: int, *, channels: bool = False) -> st.SearchStrategy[Array]:
+    """Masks that broadcast against x in one of the allowed ways, with some elements masked and some not.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of x.
+    axis : int
+        The channel axis.
+    channels : bool
+        Whether the mask has the channels' extent, so that each has missing values of its own, or extent 1 there.
+    """
     full = tuple(1 if a == axis else n for a, n in enumerate(shape))
     samples = tuple(n if a == 0 else 1 for a, n in enumerate(full))
+    features = tuple(n if a in (0, axis) else 1 for a, n in enumerate(shape))
+    extents = (shape, features) if channels else (full, samples)
 
-    def build(by_sample: bool, seed: int, share: float) -> Array:
-        mask = np.random.default_rng(seed).random(samples if by_sample else full) < share
+    def build(extents: tuple[int, ...], seed: int, share: float) -> Array:
+        mask = np.random.default_rng(seed).random(extents) < share
         if mask.size:
             mask.flat[0] = True
         return mask
 
-    return st.builds(build, st.booleans(), st.integers(0, 2**16), st.sampled_from((0.7, 0.3, 1.0)))
+    return st.builds(build, st.sampled_from(extents), st.integers(0, 2**16), st.sampled_from((0.7, 0.3, 1.0)))
 
 
 @st.composite
@@ -185,6 +197,7 @@ def cases(
     ghost: bool = False,
     renorm: bool = False,
     mask: bool = False,
+    channel_masks: bool = False,
     ranks: int = 1,
     running: bool = False,
     derivatives: bool = False,
@@ -202,6 +215,8 @@ def cases(
     ----------
     ghost, renorm, mask, running
         Draw ghost groups of a random size, renorm, a mask, the options of the running state.
+    channel_masks : bool
+        Whether masks have the channels' extent.
     ranks : int
         Most ranks; 1 draws a single process. Ranks have different numbers of samples, unless groups forbid it.
     derivatives, statistics : bool
@@ -223,6 +238,8 @@ def cases(
     for name, value in fixed.items():
         if value not in scope.options.get(name, (value,)):
             raise NotSupported(f"it has no {name}={value!r}")
+    if channel_masks and True not in scope.options.get("mask.channels", (True,)):
+        raise NotSupported("one mask of it serves all channels")
     if inference and "inference" not in scope:
         raise NotSupported("it has no inference")
     # Features that a check varies beside its subject matter are left out where the subject lacks them; the clauses
@@ -250,7 +267,9 @@ def cases(
             own = (draw(st.integers(0, 6), label=f"N of rank {rank}"), *shape[1:])
         x = draw(arrays(own, dtype, axis=axis, plain=plain), label="x")
         dy, xdot = (rng.standard_normal(own).astype(dtype) if derivatives else None for _ in range(2))
-        inputs.append(RankInputs(x, dy, draw(masks(own, axis), label="mask") if mask else None, xdot))
+        inputs.append(
+            RankInputs(x, dy, draw(masks(own, axis, channels=channel_masks), label="mask") if mask else None, xdot)
+        )
     kept = "float64" if dtype == np.float64 else "float32"
     gamma, beta, gamma_dot, beta_dot = rng.standard_normal((4, channels)).astype(kept)
     groups = shape[0] // size if size else 1

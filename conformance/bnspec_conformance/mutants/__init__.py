@@ -12,6 +12,7 @@ from bnspec_conformance.mutants.faults.layer import errors, layers
 from bnspec_conformance.mutants.faults.rows import ROWS
 from bnspec_conformance.mutants.faults.state import edge_states, names_and_files, renorm, running, state_order
 from bnspec_conformance.mutants.faults.values import (
+    channel_masks,
     ghost,
     gradients,
     masks,
@@ -37,6 +38,7 @@ _FAMILIES = (
     state_order,
     layers,
     renorm,
+    channel_masks,
     masks,
     sync,
     precision,

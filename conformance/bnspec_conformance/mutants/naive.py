@@ -7,7 +7,7 @@ import numpy as np
 
 from bnspec import Moments, Normalized
 from bnspec._groups import reduced_axes, split, spread, unsplit
-from bnspec._moments import expand_mask
+from bnspec._masks import expand_mask
 from bnspec._normalize import scale_and_shift
 from bnspec._sums import two_sum
 from bnspec_conformance.mutants.overriding import Override, override

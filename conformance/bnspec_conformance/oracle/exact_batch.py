@@ -20,8 +20,8 @@ def batch(case: Case) -> Outcome:
     config, channels = case.config, case.channels
     ranks = [fold(inputs, layout) for inputs, layout in zip(case.ranks, layouts(case), strict=True)]
     groups = ranks[0].layout.groups
-    weights = [_weights([rank.count[g] for rank in ranks], config.sync_weighting) for g in range(groups)]
-    count = np.array([sum(rank.count[g] for rank in ranks) for g in range(groups)], dtype=np.int64)
+    count = np.sum([rank.count for rank in ranks], axis=0, dtype=np.int64).reshape(groups, max(channels, 1))
+    count = count if case.counts_channels else count[:, 0]
     mean, low, var, mean_dot, var_dot = (np.full((groups, channels), math.nan) for _ in range(5))
     dgamma = [[Fraction(0) for _ in range(channels)] for _ in ranks]
     dbeta = [[Fraction(0) for _ in range(channels)] for _ in ranks]
@@ -34,7 +34,8 @@ def batch(case: Case) -> Outcome:
         before = channel_state(case.state, c) if case.state is not None else {}
         stats = []
         for g in range(groups):
-            shares = [share(rank, g, c, w) for rank, w in zip(ranks, weights[g], strict=True)]
+            weights = _weights([rank.count[g][c] for rank in ranks], config.sync_weighting)
+            shares = [share(rank, g, c, w) for rank, w in zip(ranks, weights, strict=True)]
             cell = Cell(case, shares, any(rank.poison[g, c] for rank in ranks), before)
             stats.append(Stat(cell.n, cell.mean, None if cell.var is None else cell.var * cell.n))
             mean[g, c], var[g, c] = rounded(cell.mean), rounded(cell.var)

@@ -26,7 +26,7 @@ class RankArrays:
     live: npt.NDArray[np.bool_]
     solid: npt.NDArray[np.bool_]  # finite, or unmasked
     poison: npt.NDArray[np.bool_]  # (G, C): an unmasked value is not finite
-    count: list[int]  # (G,)
+    count: list[list[int]]  # (G, C), or (G, 1) where C is 0
     dy: Floats
     xdot: Floats
     raw: Floats
@@ -60,11 +60,13 @@ class RankShare:
 
 def fold(inputs: RankInputs, layout: GroupLayout) -> RankArrays:
     raw = layout.fold(as_float64(inputs.x))
+    counted = 1 if inputs.mask is None else inputs.mask.shape[layout.axis]
     single = GroupLayout(
-        tuple(1 if i == layout.axis else s for i, s in enumerate(layout.shape)), layout.axis, layout.groups
+        tuple(counted if i == layout.axis else s for i, s in enumerate(layout.shape)), layout.axis, layout.groups
     )
     mask = single.fold(np.ones(single.shape, bool) if inputs.mask is None else np.asarray(inputs.mask, bool))
     live = np.broadcast_to(mask, raw.shape)
+    count = np.broadcast_to(mask.sum(axis=2), (layout.groups, max(raw.shape[1], 1)))
     finite = np.isfinite(raw)
     return RankArrays(
         layout,
@@ -72,7 +74,7 @@ def fold(inputs: RankInputs, layout: GroupLayout) -> RankArrays:
         live,
         live | finite,
         np.asarray((live & ~finite).any(axis=2)),
-        [int(v) for v in mask.sum(axis=(1, 2))],
+        count.tolist(),
         layout.optional(inputs.dy),
         layout.optional(inputs.xdot),
         raw,
@@ -84,7 +86,7 @@ def share(rank: RankArrays, g: int, c: int, w: Fraction) -> RankShare:
     dy, udy = _maybe_integers(rank.dy[g, c])
     xdot, uxdot = _maybe_integers(rank.xdot[g, c])
     live, solid = rank.live[g, c], rank.solid[g, c]
-    return RankShare(rank.count[g], w, x, ux, live.tolist(), solid.tolist(), bool(live.all()), dy, udy, xdot, uxdot)
+    return RankShare(rank.count[g][c], w, x, ux, live.tolist(), solid.tolist(), bool(live.all()), dy, udy, xdot, uxdot)
 
 
 def _maybe_integers(values: Floats) -> tuple[list[int] | None, Fraction]:

@@ -31,9 +31,9 @@ class Joined:
     Attributes
     ----------
     counts : list of array
-        Shape (G,).
+        Shape (G, 1), or (G, C) where channels have counts of their own.
     weights : list of array
-        Shape (G, 1, 1): weight of one element in the mean.
+        Shape (G, 1, 1) or (G, C, 1): weight of one element in the mean.
     live : list of array
         Shape (G, C, L) booleans.
     centred : list of array
@@ -62,21 +62,22 @@ def moments(case: Case, plan: list[GroupLayout]) -> Joined:
     poison = np.zeros((groups, channels), bool)
     for rank, layout in zip(case.ranks, plan, strict=True):
         x = layout.fold(as_float64(rank.x))
+        counted = 1 if rank.mask is None else rank.mask.shape[layout.axis]
         single = GroupLayout(
-            tuple(1 if i == layout.axis else s for i, s in enumerate(layout.shape)), layout.axis, groups
+            tuple(counted if i == layout.axis else s for i, s in enumerate(layout.shape)), layout.axis, groups
         )
         mask = single.fold(np.ones(single.shape, bool) if rank.mask is None else np.asarray(rank.mask, bool))
-        counts.append(mask.sum(axis=(1, 2)))
+        counts.append(mask.sum(axis=2))
         live.append(np.broadcast_to(mask, x.shape))
         poison |= (live[-1] & ~np.isfinite(x)).any(axis=2)
         values.append(np.where(np.isfinite(x), x, 0.0))
-    total = sum(counts)
+    total = np.asarray(sum(counts))
     if case.config.sync_weighting == "count":
         weights = [1.0 / np.maximum(total, 1) for _ in counts]
     else:
         filled = np.maximum(sum((n > 0).astype(int) for n in counts), 1)
         weights = [np.where(n > 0, 1.0 / (filled * np.maximum(n, 1)), 0.0) for n in counts]
-    shaped = [w[:, None, None] for w in weights]
+    shaped = [w[:, :, None] for w in weights]
 
     def average(arrays: list[Floats]) -> Floats:
         return np.asarray(
@@ -87,7 +88,7 @@ def moments(case: Case, plan: list[GroupLayout]) -> Joined:
     tops = [np.max(v, axis=2, initial=-np.inf, where=m) for v, m in zip(values, live, strict=True)]
     top = np.max(tops, axis=0)
     top = np.where(np.isfinite(top), top, 0.0)
-    high = top * (np.asarray(total) > 0)[:, None] + average([v - top[:, :, None] for v in values])
+    high = top * (total > 0) + average([v - top[:, :, None] for v in values])
     rest = [v - high[:, :, None] for v in values]
     low = average(rest)
     finite = [np.isfinite(layout.fold(as_float64(r.x))) for r, layout in zip(case.ranks, plan, strict=True)]
@@ -103,6 +104,7 @@ def batch(case: Case, corrections: Corrections | None = None) -> Outcome:
     with np.errstate(all="ignore"):
         joined = moments(case, plan)
         count = np.asarray(sum(joined.counts))
+        count = np.broadcast_to(count, joined.mean.shape) if case.counts_channels else count[:, 0]
         istd = 1.0 / np.sqrt(joined.var + config.epsilon)
         r, d = corrections if corrections is not None else correct(case, joined.mean, istd)
         gamma, beta = _parameter(case.gamma, config.scale, 1.0, case), _parameter(case.beta, config.center, 0.0, case)
@@ -202,7 +204,12 @@ def _advance(case: Case, count: Array, joined: Joined) -> dict[str, Array] | Non
     if case.state is None or not case.update:
         return None
     config, plain = case.config, ("mean", "var")
-    if config.averaging == "exponential" and config.renorm is None and len(count) == 1 and count[0] > config.correction:
+    if (
+        config.averaging == "exponential"
+        and config.renorm is None
+        and len(count) == 1
+        and np.all(count[0] > config.correction)
+    ):
         fed = joined.mean[0], joined.var[0] * (count[0] / (count[0] - config.correction))
         if np.all(np.isfinite(fed)):  # one blend for all channels at once: there may be many
             old = [as_float64(case.state[name]) for name in plain]
@@ -211,7 +218,7 @@ def _advance(case: Case, count: Array, joined: Joined) -> dict[str, Array] | Non
     after = []
     for c in range(case.channels):
         stats = []
-        for g, n in enumerate(count.tolist()):
+        for g, n in enumerate(count[:, c].tolist() if count.ndim == 2 else count.tolist()):
             var = number(float(joined.var[g, c]))
             mean = number(float(joined.mean[g, c]))
             if mean is not None:  # as a pair, so that merging groups far from 0 loses nothing

@@ -16,7 +16,7 @@ from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.layout import layouts
 from bnspec_conformance.cases.scope import Scope, needs
 from bnspec_conformance.subjects.frameworks.jax.jax_common import RANKS, dtypes, full_mask, parameters, put, stack
-from bnspec_conformance.subjects.ours import _run
+from bnspec_conformance.subjects.ours import _run, asked_count
 
 __all__ = ["Compiled", "Lanes", "jax_jit"]
 
@@ -71,14 +71,14 @@ class Compiled:
         world = len(case.ranks)
         given = {name: _stacked([getattr(r, name) for r in case.ranks]) for name in ("x", "dy", "xdot")}
         masked = any(r.mask is not None for r in case.ranks)
-        given["mask"] = stack([full_mask(r, case.config.axis, world) for r in case.ranks]) if masked else None
+        given["mask"] = stack([full_mask(r, case) for r in case.ranks]) if masked else None
         for name in ("dmean", "dvar"):
             each = getattr(case, name)
             given[name] = None if each is None else stack(list(each))
         shared = tuple({name: put(v) for name, v in each.items()} for each in parameters(case))
         state = None if case.state is None else {name: put(v) for name, v in case.state.items()}
         found = _program()(case.config, case.mode, case.update, world, given, shared, state)
-        return Outcome(tuple(_rank(found, i, world) for i in range(world)))
+        return Outcome(tuple(_rank(found, i, case) for i in range(world)))
 
 
 @functools.cache
@@ -117,13 +117,16 @@ def _stacked(arrays: list[Array | None]) -> Any:
     return stack(there) if len(there) == len(arrays) else None
 
 
-def _rank(found: dict[str, Any], number: int, world: int) -> RankOutcome:
+def _rank(found: dict[str, Any], number: int, case: Case) -> RankOutcome:
+    world = len(case.ranks)
+
     def take(values: Any) -> Any:
         return None if values is None else np.array(values if world == 1 else values[number])
 
     state = found["state"]
     kept = None if state is None else {name: take(v) for name, v in state.items()}
-    return RankOutcome(state=kept, **{name: take(v) for name, v in found.items() if name != "state"})
+    results = {name: take(v) for name, v in found.items() if name != "state"}
+    return RankOutcome(state=kept, **results | {"count": asked_count(results["count"], case)})
 
 
 def _refused_for_a_value(case: Case) -> str | None:
@@ -136,10 +139,10 @@ def _refused_for_a_value(case: Case) -> str | None:
         return 'nothing can be raised for a value while JAX traces, so nonfinite="raise" propagates [BN-RUN-10]'
     if config.single_value == "raise" and config.correction:
         try:
-            folded = [at.fold(full_mask(r, config.axis, 2)) for r, at in zip(case.ranks, layouts(case))]
+            folded = [at.fold(full_mask(r, case, always=True)) for r, at in zip(case.ranks, layouts(case))]
         except ValueError:  # refused for its shapes, and that while tracing too
             return None
-        counts = np.sum([mask.any(axis=1).sum(axis=1) for mask in folded], axis=0)  # one mask for all channels
+        counts = np.sum([mask.sum(axis=2) for mask in folded], axis=0)
         if ((counts > 0) & (counts <= config.correction)).any():
             return 'a count is a value while JAX traces, so single_value="raise" makes NaN [BN-RUN-4]'
     return None

@@ -11,7 +11,7 @@ from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, Rank
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects.rank_pool import RankPool, ThreadRankPool
 
-__all__ = ["Ours", "cupy", "jax", "numpy", "strict", "torch"]
+__all__ = ["Ours", "asked_count", "cupy", "jax", "numpy", "strict", "torch"]
 
 
 @dataclasses.dataclass
@@ -80,10 +80,11 @@ class Ours:
             result = _run(case.config, case.mode, case.update, comm, *given, params, state, dots, more)
         self.backend.synchronize()
         take = self._take
+        count = asked_count(take(result.pop("count")), case)
         kept: Any = None
         if result["state"] is not None:
             kept = {k: take(v) for k, v in result["state"]._asdict().items() if v is not None}
-        return RankOutcome(state=kept, **{k: take(v) for k, v in result.items() if k != "state"})
+        return RankOutcome(state=kept, count=count, **{k: take(v) for k, v in result.items() if k != "state"})
 
     def _put(self, values: Array | None) -> Any:
         return None if values is None else self.backend.asarray(values)
@@ -114,6 +115,15 @@ def _run(
         tangents = bnspec.batch_norm_tangents(xdot, saved, *dots, comm=comm)
         result |= {"ydot": tangents.y, "mean_dot": tangents.mean, "var_dot": tangents.var}
     return result
+
+
+def asked_count(count: Array | None, case: Case) -> Array | None:
+    """Return counts in the shape that a case asks for; those of ranks are always (G, C)."""
+    if count is None or count.ndim == 1 or case.counts_channels:
+        return count
+    if not count.shape[1]:
+        return None
+    return count[:, 0] if bool((count == count[:, :1]).all()) else count
 
 
 def _or_default(values: Array | None, default: float, case: Case) -> Array:

@@ -70,6 +70,7 @@ PRIMITIVES: Mapping[str, Any] = {
     "W": np.dtype("float64"),
     "abs": np.abs,
     "all_gather": lambda value: [value],
+    "arange": np.arange,
     "broadcast_to": np.broadcast_to,
     "cast": cast,
     "changed": lambda values, **fields: values._replace(**fields),
@@ -175,7 +176,9 @@ def _rank(case: Case, rank: RankInputs, number: int, all_gather: Any) -> RankOut
 def _train(names: Any, case: Case, rank: RankInputs, number: int) -> RankOutcome:
     x, parameters = rank.x, _parameters(case)
     y, stats, saved = names["batch_norm"](x, *parameters, mask=rank.mask, state=case.state)
-    n, mean, var = stats.n[:, 0, 0], (stats.mean + stats.low)[:, 0], (stats.m2 / np.maximum(stats.n, 1))[:, 0]
+    n = stats.n[:, 0] if case.counts_channels else stats.n[:, 0, 0]
+    n = np.broadcast_to(n, (len(n), case.channels)) if case.counts_channels else n
+    mean, var = (stats.mean + stats.low)[:, 0], (stats.m2 / np.maximum(stats.n, 1))[:, 0]
     found: dict[str, Any] = {"y": y, "count": n, "mean": mean, "var": var}
     if case.state is not None and case.update:
         found["state"] = names["update"](case.state, stats)

@@ -16,19 +16,22 @@ __all__ = ["KINDS", "counts_of", "covered", "uncovered"]
 
 
 def counts_of(case: Case) -> list[int]:
-    """Unmasked elements per channel of each group, joined over the ranks."""
-    totals = np.zeros(case.groups, np.int64)
+    """Unmasked elements per channel of each group, joined over the ranks; group by group where channels differ."""
+    totals = np.zeros((case.groups, case.channels if case.counts_channels else 1), np.int64)
     for rank in case.ranks:
-        per_sample = np.ones(rank.x.shape[0], np.int64)
-        if rank.x.ndim > 1:
-            extents = [n for a, n in enumerate(rank.x.shape) if a not in (0, case.config.axis % rank.x.ndim)]
-            per_sample = per_sample * int(np.prod(extents, dtype=np.int64))
-        if rank.mask is not None:
-            shape = [1 if a == case.config.axis % rank.x.ndim else n for a, n in enumerate(rank.x.shape)]
-            per_sample = np.broadcast_to(rank.mask, shape).sum(axis=tuple(range(1, len(shape))))
+        axis = case.config.axis % rank.x.ndim
+        if rank.mask is None:
+            extents = [n for a, n in enumerate(rank.x.shape) if a not in (0, axis)]
+            per_sample = np.full((rank.x.shape[0], 1), int(np.prod(extents, dtype=np.int64)))
+        else:
+            shape = [rank.mask.shape[axis] if a == axis else n for a, n in enumerate(rank.x.shape)]
+            others = tuple(a for a in range(1, len(shape)) if a != axis)
+            per_sample = np.broadcast_to(rank.mask, shape).sum(axis=others)
+            per_sample = per_sample if axis else per_sample[None]
         if case.groups:
-            totals += per_sample.reshape(case.groups, len(per_sample) // case.groups).sum(axis=1)
-    return [int(n) for n in totals]
+            each = per_sample.reshape(case.groups, len(per_sample) // case.groups, per_sample.shape[1])
+            totals += each.sum(axis=1)
+    return [int(n) for n in totals.ravel()]
 
 
 def _moments(case: Case) -> tuple[Array, Array, int]:

@@ -139,7 +139,7 @@ def test_raises_at_tracing(t: Trial) -> None:
         ("BN-SHAPE-5", forward(), np.ones((4, 2), "int32")),
         ("BN-SHAPE-6", forward(), np.ones((4, 3), "float32")),
         ("BN-GRP-3", forward(ghost), np.ones((4, 2), "float32")),
-        ("BN-MASK-7", forward(mask=put(np.ones((4, 2), bool))), np.ones((4, 2), "float32")),
+        ("BN-MASK-7", forward(mask=put(np.ones((3, 2), bool))), np.ones((4, 2), "float32")),
         ("BN-SHAPE-6", lambda v: bnspec.batch_norm_inference(v, params, short, config)[0], np.ones((4, 2), "float32")),
         ("BN-GRAD-1", lambda v: bnspec.batch_norm_vjp(v, saved_of_x).x, np.ones((5, 2), "float32")),
     ]

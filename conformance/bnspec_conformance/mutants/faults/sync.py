@@ -66,7 +66,8 @@ def _empty_weighs(original: Any, a: Any, b: Any, added: int) -> Any:
     """Merge rows whose weight is 1 at least, where the weight is a number of ranks."""
     if added == 2:
         a, b = np.array(a), np.array(b)
-        a[:, 1], b[:, 1] = np.maximum(a[:, 1], 1.0), np.maximum(b[:, 1], 1.0)
+        weight = slice(a.shape[1] // 5, 2 * (a.shape[1] // 5))
+        a[:, weight], b[:, weight] = np.maximum(a[:, weight], 1.0), np.maximum(b[:, weight], 1.0)
     return original(a, b, added)
 
 

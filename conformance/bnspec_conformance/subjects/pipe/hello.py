@@ -27,7 +27,7 @@ OPTIONS = {
     f.name: _choices(f.type)
     for f in dataclasses.fields(BatchNormConfig)
     if f.name not in ("axis", "renorm", "virtual_batch_size")
-} | {"renorm.form": typing.get_args(RenormForm)}
+} | {"renorm.form": typing.get_args(RenormForm), "mask.channels": (True, False)}
 
 
 @dataclass(frozen=True, kw_only=True)

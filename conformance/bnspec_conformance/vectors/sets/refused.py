@@ -134,7 +134,7 @@ def _arrays(draw: Draw, base: Case) -> Iterator[Vector]:
     first = draw.case("refused/groups-on-axis-0", (4, 4), axis=0)
     own = dataclasses.replace(first, config=dataclasses.replace(first.config, virtual_batch_size=2))
     yield refused("groups-on-axis-0", "Groups where axis 0 holds the channels.", "BN-GRP-3", own)
-    for mask in (np.ones((4, 3), bool), np.ones((3, 1), bool), np.ones((4, 1, 1), bool), np.ones((4, 1), np.float32)):
+    for mask in (np.ones((4, 2), bool), np.ones((3, 1), bool), np.ones((4, 1, 1), bool), np.ones((4, 1), np.float32)):
         name = f"mask-{mask.dtype}-{'x'.join(map(str, mask.shape))}"
         own = dataclasses.replace(base, ranks=(RankInputs(x, mask=mask),))
         yield refused(name, f"A mask of {mask.dtype} and shape {mask.shape} for x of (4, 3).", "BN-MASK-7", own)

@@ -78,9 +78,9 @@ def _data_taken(original: Any, what: str, x: Any, name: str) -> None:
     original(what, x.data if isinstance(x, np.ma.MaskedArray) else x, name)
 
 
-def _any_shape(original: Any, x: Any, axis: int, mask: Any, name: str) -> None:
-    if tuple(getattr(mask, "shape", ())) != tuple(x.shape):
-        original(x, axis, mask, name)
+def _any_shape(original: Any, x: Any, axis: int, mask: Any, name: str, **more: Any) -> None:
+    if str(getattr(mask, "dtype", None)) != "bool":
+        original(x, axis, mask, name, **more)
 
 
 MUTANTS = (
@@ -200,7 +200,7 @@ MUTANTS = (
         name="mask-of-any-shape",
         clause="BN-MASK-7",
         row="D14",
-        breaks="Takes a mask of x's own shape, channels included.",
+        breaks="Looks at the dtype of a mask, and not at its shape.",
         apply=wrap(arrays.mask, _any_shape),
     ),
 )

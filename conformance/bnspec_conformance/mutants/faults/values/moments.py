@@ -1,6 +1,5 @@
 """Mutants of the moments: count, mean and variance of a group, and how two sets of them join."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -57,9 +56,9 @@ def _without_low_part(original: Any, *given: Any, **named: Any) -> Any:
 
 def _columns(rows: Any, added: int) -> tuple[Any, Any, Any, Any]:
     """Cut rows into weight, mean, mean_low and m2, as views."""
-    c = (rows.shape[1] - added) // 3
-    ends = [added, added + c, added + 2 * c, added + 3 * c]
-    return rows[:, added - 1 : added], *(rows[:, i:j] for i, j in itertools.pairwise(ends))
+    c = rows.shape[1] // (added + 3)
+    weight, mean, low, m2 = (rows[:, k * c : (k + 1) * c] for k in range(added - 1, added + 3))
+    return weight, mean, low, m2
 
 
 def without_distance(original: Any, a: Any, b: Any, added: int) -> Any:

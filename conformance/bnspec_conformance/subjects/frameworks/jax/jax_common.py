@@ -38,7 +38,7 @@ class LayerScope(Scope):
     def reason(self, case: Case) -> str | None:
         """Return None, or why the case lies outside."""
         options = dict(self.options)
-        if len({_count(rank, case.config.axis) for rank in case.ranks}) == 1:
+        if len({_counts(rank, case) for rank in case.ranks}) == 1:
             options.pop("sync_weighting", None)
         return Scope.reason(dataclasses.replace(self, options=options), case)
 
@@ -87,7 +87,7 @@ class JaxLayer(HasDefaults):
         state = None if case.state is None else {k: put(v) for k, v in case.state.items()}
         mask = None
         if any(r.mask is not None for r in case.ranks):
-            mask = stack([full_mask(rank, case.config.axis, len(case.ranks)) for rank in case.ranks])
+            mask = stack([full_mask(rank, case) for rank in case.ranks])
 
         def one(x: Any, params: dict[str, Any], mask: Any) -> tuple[Any, dict[str, Any]]:
             return self.apply(case, x, params.get("gamma"), params.get("beta"), state, mask)
@@ -122,11 +122,12 @@ def dtypes() -> tuple[str, ...]:
     return ("float32", "float16", "bfloat16") + (("float64",) if jax.config.read("jax_enable_x64") else ())
 
 
-def full_mask(rank: RankInputs, axis: int, world: int) -> Array:
+def full_mask(rank: RankInputs, case: Case, *, always: bool = False) -> Array:
     """Return the mask as it was given, and in full where ranks that may mask in different ways are stacked."""
-    if world == 1 and rank.mask is not None:
+    if len(case.ranks) == 1 and rank.mask is not None and not always:
         return rank.mask
-    shape = [1 if a == axis % rank.x.ndim else n for a, n in enumerate(rank.x.shape)]
+    shared, axis = not case.counts_channels, case.config.axis % rank.x.ndim
+    shape = [1 if a == axis and shared else n for a, n in enumerate(rank.x.shape)]
     return np.broadcast_to(np.asarray(True) if rank.mask is None else rank.mask, shape)
 
 
@@ -162,5 +163,8 @@ def _rank(found: dict[str, Any], state: dict[str, Any] | None, number: int, worl
     return RankOutcome(state=kept, **{k: take(v) for k, v in found.items()})
 
 
-def _count(rank: RankInputs, axis: int) -> int:
-    return int(full_mask(rank, axis, 2).sum())
+def _counts(rank: RankInputs, case: Case) -> tuple[int, ...]:
+    """Return how many elements of each channel a rank has, once where all have the same mask."""
+    mask = full_mask(rank, case, always=True)
+    others = tuple(a for a in range(mask.ndim) if a != case.config.axis % mask.ndim)
+    return tuple(mask.sum(axis=others).tolist())

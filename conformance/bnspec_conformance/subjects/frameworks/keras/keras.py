@@ -54,6 +54,7 @@ class KerasLayer(HasDefaults):
                 "averaging": ("exponential",),
                 "nonfinite": ("propagate",),
                 "renorm.form": ("tensorpack",),
+                "mask.channels": (False,),
             },
         )
 

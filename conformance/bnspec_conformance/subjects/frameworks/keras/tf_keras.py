@@ -58,6 +58,7 @@ class TfKerasLayer(HasDefaults):
                 "nonfinite": ("propagate",),
                 "single_value": ("floor",),
                 "renorm.form": ("tensorpack",),
+                "mask.channels": (False,),
             }
             | ({"ghost_source": ("mean",)} if "ghost" in self.more else {}),
         )

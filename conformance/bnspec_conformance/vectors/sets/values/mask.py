@@ -33,6 +33,13 @@ def _extents(draw: Draw) -> Iterator[Vector]:
         ("all-but-one", np.reshape([0, 0, 0, 0, 0, 1, 0, 0], (4, 1, 2)), {}, "All but one element"),
         ("one", np.reshape([1, 1, 1, 1, 1, 0, 1, 1], (4, 1, 2)), {}, "One element"),
         ("ghost", np.reshape(half, (4, 1, 2)), {"virtual_batch_size": 2}, "Groups of different count"),
+        ("channels", np.reshape([*half, *half[::-1], *half], (4, 3, 2)), {}, "Other elements of each channel"),
+        (
+            "channel-without",
+            np.reshape([1, 1, 0, 1, 1, 0] * 4, (4, 3, 2)),
+            {"averaging": "pooled"},
+            "All of one channel",
+        ),
         ("float64", np.reshape(half, (4, 1, 2)), {"dtype": "float64"}, "float64 x"),
         ("correction", [1, 0, 1, 0], {"correction": 1}, "correction 1: n is the unmasked count"),
         ("pooled", [1, 0, 1, 0], {"averaging": "pooled"}, "pooled: the counter grows by the unmasked count"),
