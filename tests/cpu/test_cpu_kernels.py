@@ -227,10 +227,14 @@ def test_odd_states_are_averaged_as_the_specification_does(odd: str) -> None:
 @pytest.mark.parametrize("added", [1, 2])
 def test_merging_is_that_of_the_specification_to_the_bit(added: int) -> None:
     rng = np.random.default_rng(7)
-    a, b = np.abs(rng.standard_normal((2, 6, added + 3 * 5)) * 1e3)
-    a[:, :added], b[:, :added] = rng.integers(1, 9, (2, 6, added))
-    a[1, added - 1] = b[2, added - 1] = a[3, added - 1] = b[3, added - 1] = 0
-    a[4, added], b[5, -1] = np.nan, np.inf
+    channels = 5
+    a, b = np.abs(rng.standard_normal((2, 6, (added + 3) * channels)) * 1e3)
+    sums = added * channels
+    a[:, :sums], b[:, :sums] = rng.integers(1, 9, (2, 6, sums))
+    weight = slice(sums - channels, sums)
+    a[1, weight] = b[2, weight] = a[3, weight] = b[3, weight] = 0
+    a[0, sums - 1] = b[0, sums - 2] = 0  # one channel alone
+    a[4, sums], b[5, -1] = np.nan, np.inf
     with np.errstate(all="ignore"):
         wanted = merge_rows(a, b, added)
     assert KINDS["compiled"].merge(a, b, added).tobytes() == wanted.tobytes()

@@ -167,7 +167,7 @@ def _mask(values: Any, shape: tuple[int, ...], axis: int) -> Array:
     mask = np.asarray(values, dtype=bool)
     if mask.ndim == 1:
         mask = mask.reshape(-1, *[1] * (len(shape) - 1))
-    assert mask.shape[axis] == 1, (mask.shape, axis)
+    assert mask.shape[axis] in (1, shape[axis]), (mask.shape, axis)
     return mask
 
 

@@ -113,7 +113,7 @@ MUTANTS = (
             BatchNorm.__call__,
             "state = self._updated(current, stats, config)",
             "try:\n                state = self._updated(current, stats, config)\n            except Exception:\n"
-            "                self._keep(params, current, saved, comm, due=True, y=y)\n                raise",
+            "                self._keep(params, current, call)\n                raise",
         ),
     ),
     Mutant(

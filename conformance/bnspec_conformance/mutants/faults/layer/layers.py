@@ -17,7 +17,7 @@ __all__ = ["MUTANTS", "called_with"]
 _UPDATE = "state = self._updated(current, stats, config)\n"
 _COLLECT = "context.updates.add(functools.partial(self._update, stats, config))"
 _GRADIENTS = "kept = grads if self.trainable else"
-_INFERRED = "self._keep(params, state, saved, None, due=explicit is not None and context.is_training, y=y)"
+_INFERRED = "self._keep(params, state, call)\n        "  # before it returns
 
 
 def called_with(when: Callable[[Any], bool], **attributes: Any) -> Apply:
@@ -237,9 +237,9 @@ MUTANTS = (
         breaks="Updates the state of a layer that normalizes by it.",
         apply=edit(
             BatchNorm.__call__,
-            _INFERRED,
-            _INFERRED + "\n"
-            "        self.state = update_running(state, batch_norm(x, params, config, state=state)[1], config)",
+            _INFERRED + "return y",
+            _INFERRED + "self.state = update_running(state, batch_norm(x, params, config, state=state)[1], config)\n"
+            "        return y",
         ),
     ),
     Mutant(
