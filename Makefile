@@ -43,7 +43,7 @@ quick: $(VENV)/.stamp-dev ## While writing code: ruff, unit tests, and few cases
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m ruff check .
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal --subject numpy --subject strict --max-examples 2 --bnspec-sizes none \
-	  tests/core tests/layer tests/cpu $(addprefix conformance/bnspec_conformance/checks/,forward derivatives state) $(ARGS)
+	  tests/core tests/layer tests/cpu $(addprefix conformance/bnspec_conformance/checks/,arrays forward derivatives state) $(ARGS)
 
 # Everything that one clause hangs on: `make clause ID=BN-RUN-4`, or a family, ID=BN-RUN.
 clause: $(VENV)/.stamp-dev ## While writing a clause: ID's checks, its mutants, and whether the pages are up to date
