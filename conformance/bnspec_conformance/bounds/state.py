@@ -35,8 +35,8 @@ def state_approx(state: dict[str, Array], one: Approx) -> ApproxState:
 def running_approx(config: BatchNormConfig, state: ApproxState, dtype: npt.DTypeLike) -> tuple[Approx, Approx]:
     """Mean and variance that inference uses; debiasing divides by 1 - decay**t.
 
-    The power of a decay that was rounded once errs by t*u*decay**t, the difference from 1 adds u. The
-    quotients are values of the public ``running_statistics``, so they may be cast to the state's dtype.
+    That divisor may err by 8 roundoffs of the state's dtype. The quotients are values of the public ``running_statistics``, so they may be cast to
+    that dtype.
     """
     mean, var = state["mean"], state["var"]
     if config.averaging != "debiased":
@@ -45,7 +45,7 @@ def running_approx(config: BatchNormConfig, state: ApproxState, dtype: npt.DType
     faded = np.where(t > 0, config.decay**t, 1.0)
     none = faded == 1
     grown = np.where(none, 1.0, -np.expm1(np.where(t > 0, t, 1) * np.log(max(config.decay, 5e-324))))
-    divisor = mean.like(grown, np.where(none, 0.0, (2 * t * faded + 2) * mean.within.u))
+    divisor = mean.like(grown, np.where(none, 0.0, 4 * float(np.finfo(dtype).eps) * grown))
     zero, one = mean.like(np.zeros_like(t)), mean.like(np.ones_like(t))
     mean, var = (mean / divisor).cast(dtype, False), (var / divisor).cast(dtype, False)
     return zero.where(none, mean), one.where(none, var)

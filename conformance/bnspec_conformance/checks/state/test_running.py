@@ -13,6 +13,7 @@ from bnspec._config import Averaging, SingleValue
 from bnspec_conformance.cases.case import Case, RankInputs
 from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.forward.test_inference import inference_example
 from bnspec_conformance.checks.layers import snapshot
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.trials.explore import clauses, explore
@@ -83,6 +84,26 @@ def test_pooled_over_steps_is_the_population(t: Trial, case: Case) -> None:
 def test_debiased_use(t: Trial, case: Case) -> None:
     """Inference divides the sums by 1 - decay^t, and uses 0 and 1 before the first update."""
     t.agree(case, "y", "dx", "dgamma")
+
+
+@clauses("BN-RUN-7")
+@explore()
+def test_debiased_near_one(t: Trial) -> None:
+    """1 - decay^t keeps its digits where decay is close to 1, and where decay^t is nothing."""
+    cases = []
+    for dtype in (name for name in ("float32", "float64") if name in t.subject.scope.dtypes):
+        for decay in (0.75, 0.999, 1 - 2.0**-20):
+            for updates in (1, 3, 1000):
+                case = inference_example(averaging="debiased", decay=decay)
+                grown = -np.expm1(updates * np.log(decay))
+                mean, var = (np.asarray(v) * grown for v in ([0.5, -2.0, 3.0], [1.0, 0.25, 4.0]))
+                state = {"mean": mean.astype(dtype), "var": var.astype(dtype), "count": np.full(3, updates)}
+                rank = RankInputs(case.ranks[0].x.astype(dtype))
+                held: dict[str, Any] = {k: getattr(case, k).astype(dtype) for k in ("gamma", "beta")}
+                own = dataclasses.replace(case, ranks=(rank,), state=state, gamma_dot=None, beta_dot=None, **held)
+                cases.append(t.subject.scope.arrange(own))
+    for case in t.inside(cases):
+        t.agree(case, "y")
 
 
 @clauses("BN-RUN-7")

@@ -89,6 +89,16 @@ def _later_exponent(original: Any, state: RunningState, config: Any) -> Any:
     return original(state, config)
 
 
+def _power_as_written(original: Any, state: RunningState, config: Any) -> Any:
+    mean, var = original(state, config)
+    if config.averaging == "debiased":
+        right, written = (np.where(state.count, share, 1.0) for share in (
+            -np.expm1(state.count * np.log(config.decay)), 1.0 - np.power(config.decay, state.count)
+        ))  # fmt: skip
+        mean, var = mean * (right / written), var * (right / written)
+    return mean, var
+
+
 def _from_one(original: Any, state: RunningState, config: Any) -> Any:
     if config.averaging == "debiased":
         state = state._replace(var=state.var + np.asarray(config.decay**state.count, state.var.dtype))
@@ -229,6 +239,13 @@ MUTANTS = (
         row="D9",
         breaks="Debiases by 1 - decay^(t + 1).",
         apply=wrap(used_statistics, _later_exponent),
+    ),
+    Mutant(
+        name="debiased-by-a-difference",
+        clause="BN-RUN-7",
+        row="D9",
+        breaks="Computes 1 - decay^t as it is written, which cancels where decay is close to 1.",
+        apply=wrap(used_statistics, _power_as_written),
     ),
     Mutant(
         name="debiased-from-one",
