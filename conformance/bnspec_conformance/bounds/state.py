@@ -35,8 +35,8 @@ def state_approx(state: dict[str, Array], one: Approx) -> ApproxState:
 def running_approx(config: BatchNormConfig, state: ApproxState, dtype: npt.DTypeLike) -> tuple[Approx, Approx]:
     """Mean and variance that inference uses; debiasing divides by 1 - decay**t.
 
-    That divisor may err by 8 roundoffs of the state's dtype. The quotients are values of the public ``running_statistics``, so they may be cast to
-    that dtype.
+    That divisor may err by 8 roundoffs of the state's dtype. The quotients are values of the public
+    ``running_statistics``, so they may be cast to that dtype.
     """
     mean, var = state["mean"], state["var"]
     if config.averaging != "debiased":
