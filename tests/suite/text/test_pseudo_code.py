@@ -15,6 +15,7 @@ from spec_tables import rows
 import bnspec
 from bnspec._config import Averaging, GhostSource, NonFinite, RenormForm, SingleValue
 from bnspec._errors import refusal
+from bnspec._masks import mask_of
 from bnspec_conformance import Refused
 from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.trials.budget import Budget
@@ -226,6 +227,17 @@ def test_a_layer_updates_when_the_pseudo_code_says(
             names["run"](context.updates)
     after += [(ours.state.mean.tolist(), text.state["mean"].tolist())]
     assert all(theirs == mine for theirs, mine in after), after
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((4, 3, 5), 1), ((4, 5, 3), -1), ((4, 5, 2, 3), 3), ((4, 3, 5, 2), -3)])
+def test_forms_of_masks_are_those_of_bnspec(shape: tuple[int, ...], axis: int) -> None:
+    names, x = namespace(CONFIG), np.zeros(shape)
+    names["axis"] = axis
+    own = axis % len(shape)
+    lengths = np.asarray([5, 0, 2, 3])
+    np.testing.assert_array_equal(names["mask_of"](lengths, x), mask_of(x, own, None, lengths))
+    thin = np.random.default_rng(2).random([n for a, n in enumerate(shape) if a != own]) < 0.5
+    np.testing.assert_array_equal(names["whole_mask"](thin, x), mask_of(x, own, thin, None))
 
 
 def test_a_refusal_has_the_words_of_the_text() -> None:
