@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
-from bnspec_conformance.cases.inputs.memory import thin
+from bnspec_conformance.cases.inputs.memory import named_arrays, thin
 from bnspec_conformance.cases.outputs import speaks
 from bnspec_conformance.cases.wellformed import complaints
 from bnspec_conformance.subjects import NotSupported, ProgramError
@@ -55,7 +55,7 @@ class CaseRunner(Breaches):
         if reason is not None:
             raise NotSupported(reason)
         self.evidence.count_case(case)
-        given = [(name, held, held.copy()) for name, held in ((n, thin(array)) for n, array in _arrays(case))]
+        given = [(name, held, held.copy()) for name, held in ((n, thin(array)) for n, array in named_arrays(case))]
         try:
             outcome = self.execute(case)
         except NotSupported:
@@ -153,14 +153,3 @@ class CaseRunner(Breaches):
             bad = {each.output: None for each in found if each.rank == number and not each.clause}
             ranks.append(dataclasses.replace(rank, **bad) if bad else rank)
         return Outcome(tuple(ranks))
-
-
-def _arrays(case: Case) -> list[tuple[str, Array]]:
-    """Return every array of a case with its name."""
-    found: list[tuple[str, Any]] = [(n, getattr(case, n)) for n in ("gamma", "beta", "gamma_dot", "beta_dot")]
-    found += [(f"state.{k}", v) for k, v in (case.state or {}).items()]
-    for rank in case.ranks:
-        found += [(f.name, getattr(rank, f.name)) for f in dataclasses.fields(rank)]
-    for name in ("dmean", "dvar"):
-        found += [(name, v) for v in getattr(case, name) or ()]
-    return [(name, array) for name, array in found if array is not None]

@@ -21,6 +21,7 @@ __all__ = [
     "arrays_of",
     "constant_where_repeated",
     "kinds_of",
+    "named_arrays",
     "placed",
     "thin",
 ]
@@ -115,6 +116,12 @@ def arrays_of(case: Case) -> dict[str, list[Array]]:
     found |= {role: list(getattr(case, role) or ()) for role in ROLES[8:10]}
     found |= {role: [(case.state or {}).get(role)] for role in _OF_STATE}
     return {role: [v for v in arrays if v is not None] for role, arrays in found.items()}
+
+
+def named_arrays(case: Case) -> list[tuple[str, Array]]:
+    """Return every array of a case with its name, those of the state as ``state.mean``."""
+    found = arrays_of(case).items()
+    return [(f"state.{role}" if role in _OF_STATE else role, v) for role, arrays in found for v in arrays]
 
 
 def arranged(case: Case, layouts: Mapping[str, str]) -> Case:
