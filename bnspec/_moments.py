@@ -70,8 +70,9 @@ def moments(x: Array, groups: Groups, mask: Array | None, *, plain: bool | None 
     size = math.prod([v.shape[a] for a in axes])
     if untraced(lambda: 0 in [v.shape[a] for a in axes]):
         zero = full((groups.number, x.shape[groups.axis]), 0.0, dtype=dtype, like=x)
-        count = full((groups.number,), 0, dtype=count_dtype(xp), like=x)
-        return Moments(remember(count, [0] * groups.number), zero, zero, zero)
+        shape = (groups.number,) if mask is None or mask.shape[groups.axis] == 1 else zero.shape
+        count = full(shape, 0, dtype=count_dtype(xp), like=x)
+        return Moments(remember(count, [0] * math.prod(shape)), zero, zero, zero)
 
     if mask is None:
         count = full((groups.number,), size, dtype=count_dtype(xp), like=x)

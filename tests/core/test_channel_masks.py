@@ -106,6 +106,17 @@ def test_ranks_with_and_without_such_a_mask() -> None:
         np.testing.assert_allclose(new.var, bnspec.update_running(state, stats, own).var, rtol=1e-6)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_the_shape_of_a_count_is_that_of_the_mask_also_of_nothing(own: bool) -> None:
+    x = X[:0]
+    mask = np.ones((0, 3 if own else 1, 4), bool)
+    params, state = bnspec.init(config(), channels=3, like=x)
+    y, stats, saved = bnspec.batch_norm(x, params, config(), mask=mask)
+    assert stats.count.tolist() == ([[0, 0, 0]] if own else [0])
+    assert y.shape == bnspec.batch_norm_vjp(x, saved).x.shape == x.shape
+    assert bnspec.update_running(state, stats, config()).mean.tolist() == state.mean.tolist()
+
+
 def test_a_saved_mask_has_the_rank_of_x() -> None:
     own = config()
     _, _, saved = bnspec.batch_norm(X, bnspec.init(own, channels=3, like=X)[0], own, mask=MASK[:, 0])
