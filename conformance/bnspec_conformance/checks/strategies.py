@@ -100,18 +100,16 @@ def masks(shape: tuple[int, ...], axis: int, *, channels: bool = False) -> st.Se
     channels : bool
         Whether the mask has the channels' extent, so that each has missing values of its own, or extent 1 there.
     """
-    full = tuple(1 if a == axis else n for a, n in enumerate(shape))
-    samples = tuple(n if a == 0 else 1 for a, n in enumerate(full))
-    features = tuple(n if a in (0, axis) else 1 for a, n in enumerate(shape))
-    extents = (shape, features) if channels else (full, samples)
+    full = tuple(n if a != axis or channels else 1 for a, n in enumerate(shape))
+    samples = tuple(n if a in (0, axis) else 1 for a, n in enumerate(full))
 
-    def build(extents: tuple[int, ...], seed: int, share: float) -> Array:
-        mask = np.random.default_rng(seed).random(extents) < share
+    def build(by_sample: bool, seed: int, share: float) -> Array:
+        mask = np.random.default_rng(seed).random(samples if by_sample else full) < share
         if mask.size:
             mask.flat[0] = True
         return mask
 
-    return st.builds(build, st.sampled_from(extents), st.integers(0, 2**16), st.sampled_from((0.7, 0.3, 1.0)))
+    return st.builds(build, st.booleans(), st.integers(0, 2**16), st.sampled_from((0.7, 0.3, 1.0)))
 
 
 @st.composite

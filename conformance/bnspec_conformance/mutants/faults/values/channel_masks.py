@@ -97,7 +97,7 @@ MUTANTS = (
     ),
     Mutant(
         name="empty-channel-feeds-zeros",
-        clause="BN-MASK-8",
+        clause="BN-MASK-5",
         breaks="Pulls the running statistics of a channel that holds nothing towards 0.",
         apply=with_stats(_empty_fed),
     ),
