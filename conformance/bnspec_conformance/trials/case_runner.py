@@ -44,7 +44,8 @@ class CaseRunner(Breaches):
         given = list(cases)
         found = [case for case in given if self.takes(case)]
         if not found:
-            raise NotSupported(self._reason(self.fit(given[0])) or "no case is in its scope")
+            reason = self._reason(self.fit(given[0])) if given else None
+            raise NotSupported(reason or "no case is in its scope")
         return found
 
     def run(self, case: Case) -> Outcome:
