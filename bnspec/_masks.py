@@ -8,7 +8,7 @@ from bnspec._arrays import array_namespace, beside
 from bnspec._dtypes import count_dtype
 from bnspec._types import Array, Groups
 
-__all__ = ["expand_mask", "mask_of", "sequence_axis"]
+__all__ = ["expand_mask", "mask_of", "one_count", "sequence_axis"]
 
 
 def mask_of(x: Array, axis: int, mask: Array | None, lengths: Array | None) -> Array | None:
@@ -52,6 +52,11 @@ def sequence_axis(rank: int, axis: int) -> int:
     (1, 2, 1)
     """
     return next(a for a in range(1, rank) if a != axis)
+
+
+def one_count(mask: Array | None, groups: Groups) -> bool:
+    """Return whether one count serves all channels of a group: a mask of x's rank may have the channels' extent."""
+    return mask is None or mask.shape[groups.axis] == 1
 
 
 def expand_mask(mask: Array, x: Array, groups: Groups) -> Array:

@@ -19,7 +19,7 @@ from bnspec._arrays import array_namespace, full, on_device_of, stop_gradient
 from bnspec._counts import remember
 from bnspec._dtypes import arithmetic_dtype, count_dtype, has_headroom
 from bnspec._groups import reduced_axes, split, spread
-from bnspec._masks import expand_mask
+from bnspec._masks import expand_mask, one_count
 from bnspec._modes import untraced
 from bnspec._sums import sum_over, two_sum
 from bnspec._types import Array, Groups, Moments, per_channel
@@ -70,7 +70,7 @@ def moments(x: Array, groups: Groups, mask: Array | None, *, plain: bool | None 
     size = math.prod([v.shape[a] for a in axes])
     if untraced(lambda: 0 in [v.shape[a] for a in axes]):
         zero = full((groups.number, x.shape[groups.axis]), 0.0, dtype=dtype, like=x)
-        shape = (groups.number,) if mask is None or mask.shape[groups.axis] == 1 else zero.shape
+        shape = (groups.number,) if one_count(mask, groups) else zero.shape
         count = full(shape, 0, dtype=count_dtype(xp), like=x)
         return Moments(remember(count, [0] * math.prod(shape)), zero, zero, zero)
 
@@ -81,8 +81,7 @@ def moments(x: Array, groups: Groups, mask: Array | None, *, plain: bool | None 
     else:
         keep = split(expand_mask(mask, x, groups), groups)
         ones = xp.astype(keep, count_dtype(xp))
-        shared = keep.shape[groups.axis + 1] == 1  # one count serves all channels
-        count = xp.sum(ones, axis=tuple(range(1, v.ndim)) if shared else axes)
+        count = xp.sum(ones, axis=tuple(range(1, v.ndim)) if one_count(mask, groups) else axes)
     n = per_channel(xp.astype(count, dtype))
     empty = n == 0
     n = n + xp.astype(empty, dtype)

@@ -4,6 +4,7 @@ from typing import Any
 
 from bnspec import BatchNormConfig, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved
 from bnspec._gradients import parameter_gradients
+from bnspec._masks import one_count
 from bnspec_backends.cpu import operations
 from bnspec_backends.cpu.blocked import BlockedKernels
 
@@ -17,8 +18,7 @@ class CompiledKernels(BlockedKernels):
     """
 
     def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
-        own = mask is not None and mask.shape[groups.axis] != 1  # a count for each channel
-        if own or not operations.serves(x):
+        if not one_count(mask, groups) or not operations.serves(x):
             return super().moments(x, groups, mask)
         return operations.moments(x, groups, mask)
 
