@@ -25,6 +25,9 @@ _SMALL, _LARGE = 2.0**-48, 2.0**48
 #: Elements per channel above which sums and counters are put to the test.
 _MANY = 2**16
 
+#: Elements that are looked at together: a case may have 100 000 channels, or a first one that settles it.
+_AT_ONCE = 2**16
+
 
 def level_of_clause(clause: str) -> str:
     """Return the level that SPEC.md gives a clause; A for one that it does not have, as in the report of another."""
@@ -69,8 +72,7 @@ def within(level: str, limit: str) -> bool:
 def _is_hard(case: Case) -> bool:
     if case.note.startswith(HARD_FAMILY) or any(_is_extreme(array) for array in _of_shape(case)):
         return True
-    values = _by_channel(case)
-    return values is not None and any(_loses_digits(channel) for channel in values)
+    return _some_lose_digits(*_by_channel(case))
 
 
 def _is_extreme(array: Array) -> bool:
@@ -81,17 +83,30 @@ def _is_extreme(array: Array) -> bool:
     return bool(np.any((size < max(normal, _SMALL)) | (size > _LARGE)))
 
 
-def _loses_digits(values: Array) -> bool:
-    """Return whether the finite values of a channel of a group are hard to sum or to square."""
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return False
-    if np.all(values == values[0]):
-        return bool(values[0] != 0)
-    off = np.abs(values - np.median(values))
-    half = float(np.median(off))
-    far = abs(float(np.mean(values))) >= _FAR * float(np.std(values))
-    return far or (half > 0 and float(np.max(off)) >= _OUTLYING * half)
+def _some_lose_digits(values: Array, counted: Array) -> bool:
+    """Return whether the finite values that count in a row, a channel of a group, are hard to sum or to square."""
+    used = counted & np.isfinite(values)
+    step = max(1, _AT_ONCE // max(1, values.shape[1]))
+    for first in range(0, len(values), step):
+        rows, kept = values[first : first + step], used[first : first + step]
+        full = kept.all(axis=1)
+        if _lose_digits(rows[full]).any():
+            return True
+        if any(_lose_digits(row[keep][None]).any() for row, keep in zip(rows[~full], kept[~full])):
+            return True
+    return False
+
+
+def _lose_digits(values: Array) -> Array:
+    """Return for each row whether its values are hard to sum or to square."""
+    if values.size == 0 or values.shape[1] < 2:
+        return np.zeros(len(values), bool)
+    off = np.abs(values - np.median(values, axis=1, keepdims=True))
+    half = np.median(off, axis=1)
+    far = np.abs(np.mean(values, axis=1)) >= _FAR * np.std(values, axis=1)
+    outlying = (half > 0) & (np.max(off, axis=1) >= _OUTLYING * half)
+    constant = (values == values[:, :1]).all(axis=1)
+    return np.where(constant, values[:, 0] != 0, far | outlying)
 
 
 def _is_edge(case: Case) -> bool:
@@ -113,18 +128,18 @@ def _holds_nothing(x: Array, mask: Array | None) -> bool:
     return x.size == 0 or (mask is not None and not mask.any())
 
 
-def _by_channel(case: Case) -> Iterator[Array] | None:
-    """Return the counted values of each channel of each group, over all ranks; None for what is to be refused."""
+def _by_channel(case: Case) -> tuple[Array, Array]:
+    """Return all ranks' values with a row for each channel of each group, and which count; none if to be refused."""
     try:
         folds = layouts(case)
     except ValueError:
-        return None
+        return np.zeros((0, 0)), np.zeros((0, 0), bool)
     values = np.concatenate([f.fold(as_float64(r.x)) for f, r in zip(folds, case.ranks)], axis=2)
     whole = np.ones((1,) * case.ranks[0].x.ndim, bool)
     counted = [f.fold(whole if r.mask is None else r.mask) for f, r in zip(folds, case.ranks)]
-    keep = np.concatenate(counted, axis=2)
-    groups, channels = values.shape[:2]
-    return (values[g, c, keep[g, c]] for g in range(groups) for c in range(channels))
+    groups, channels, n = values.shape
+    shape = groups * channels, n
+    return values.reshape(shape), np.concatenate(counted, axis=2).reshape(shape)
 
 
 def _of_shape(case: Case) -> Iterator[Array]:
