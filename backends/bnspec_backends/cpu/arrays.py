@@ -24,13 +24,13 @@ class Source(NamedTuple):
 
     @property
     def line(self) -> Any:
-        """Memory from the first element to the last."""
+        """Memory from the first element to the last, read-only: else each kernel is compiled for both kinds."""
         layout, x = self.layout, self.array
-        if layout.is_dense:
-            if layout.order == _ORDERS[x.ndim]:
-                return x.reshape(-1)
-            return x.transpose(layout.order).reshape(-1)
-        return numpy.lib.stride_tricks.as_strided(x, (layout.span,), (x.itemsize,), writeable=False)
+        if not layout.is_dense:
+            return numpy.lib.stride_tricks.as_strided(x, (layout.span,), (x.itemsize,), writeable=False)
+        line = x.reshape(-1) if layout.order == _ORDERS[x.ndim] else x.transpose(layout.order).reshape(-1)
+        line.setflags(write=False)
+        return line
 
 
 def read(x: Any, groups: Groups) -> Source:
@@ -87,7 +87,7 @@ def counts(mask: Any, x: Any, groups: Groups, layout: Layout) -> Any:
 
 
 def spread_mask(mask: Any, x: Any, layout: Layout) -> Any:
-    """Return a mask as one line of bytes, dense in the order of a layout."""
+    """Return a mask as one line of bytes, read-only and dense in the order of a layout."""
     if (
         mask.dtype != bool
         or mask.ndim != x.ndim
@@ -95,7 +95,9 @@ def spread_mask(mask: Any, x: Any, layout: Layout) -> Any:
     ):
         raise _misfit(f"a mask of {mask.dtype}", mask.shape, "booleans for x", x.shape)
     full = numpy.broadcast_to(mask, x.shape).transpose(layout.order)
-    return numpy.ascontiguousarray(full).reshape(-1).view(numpy.uint8)
+    line = numpy.ascontiguousarray(full).reshape(-1).view(numpy.uint8)
+    line.setflags(write=False)
+    return line
 
 
 def factor(v: Any, layout: Layout) -> Any:

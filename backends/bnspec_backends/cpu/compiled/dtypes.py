@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 
 from bnspec_backends.cpu.compiled.code_cache import CodeCache
 from bnspec_backends.cpu.compiled.compile_notice import notice
+from bnspec_backends.cpu.compiled.within_callers import WithinCallers
 
 if getattr(config, "DISABLE_JIT", False):
     raise ImportError("numba is told not to compile, by NUMBA_DISABLE_JIT")
@@ -57,7 +58,7 @@ _njit: Any = functools.partial(njit, error_model="numpy", boundscheck=False)
 
 def compiled(function: Any) -> Any:
     """Compile a kernel at its first call, to run without the interpreter lock; keep the code on disk if possible."""
-    kernel = _njit(nogil=True)(function)
+    kernel = _njit(nogil=True, no_cfunc_wrapper=True)(function)
     try:
         kernel._cache = CodeCache(function, _stamp())
     except Exception as error:  # neither beside the source nor in the user's cache folder can a file be written
@@ -89,7 +90,8 @@ def internal(function: Any) -> Any:
     process would link the copy that it met first, and sums that may be reordered would differ in their last bits with
     the order of the calls, and between a process that compiled a kernel and one that loaded it.
     """
-    return _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)(function)
+    only_for_callers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
+    return _njit(pipeline_class=WithinCallers, **only_for_callers)(function)
 
 
 def inlined(function: Any) -> Any:
