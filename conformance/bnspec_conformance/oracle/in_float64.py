@@ -157,9 +157,7 @@ def inference(case: Case) -> Outcome:
     """Normalization by the running statistics as constants, and its derivatives."""
     config = case.config
     assert case.state is not None, "inference needs a state"
-    pairs = [used(config, channel_state(case.state, c)) for c in range(case.channels)]
-    mean = np.array([rounded(p[0]) for p in pairs]).reshape(1, -1, 1)
-    var = np.array([rounded(p[1]) for p in pairs]).reshape(1, -1, 1)
+    mean, var = (values.reshape(1, -1, 1) for values in _used(case, case.state))
     gamma = _parameter(case.gamma, config.scale, 1.0, case)[:, None]
     beta = _parameter(case.beta, config.center, 0.0, case)[:, None]
     gamma_dot = _parameter(case.gamma_dot, config.scale, 0.0, case)[:, None]
@@ -198,6 +196,16 @@ def correct(case: Case, mean: Floats, istd: Floats) -> Corrections:
 
 def _parameter(array: Array | None, present: bool, absent: float, case: Case) -> Floats:
     return np.full(case.channels, absent) if array is None or not present else as_float64(array)
+
+
+def _used(case: Case, state: dict[str, Array]) -> tuple[Floats, Floats]:
+    """Return the mean and the variance that inference uses, NaN for what is not finite."""
+    if case.config.averaging != "debiased":  # they are the state's, of all channels at once: there may be many
+        given = as_float64(state["mean"]), as_float64(state["var"])
+        mean, var = (np.where(np.isfinite(values), values, np.nan) for values in given)
+        return mean, var
+    pairs = [used(case.config, channel_state(state, c)) for c in range(case.channels)]
+    return np.array([rounded(p[0]) for p in pairs]), np.array([rounded(p[1]) for p in pairs])
 
 
 def _advance(case: Case, count: Array, joined: Joined) -> dict[str, Array] | None:
