@@ -106,7 +106,7 @@ def _lose_digits(values: Array) -> Array:
     far = np.abs(np.mean(values, axis=1)) >= _FAR * np.std(values, axis=1)
     outlying = (half > 0) & (np.max(off, axis=1) >= _OUTLYING * half)
     constant = (values == values[:, :1]).all(axis=1)
-    return np.where(constant, values[:, 0] != 0, far | outlying)
+    return np.asarray(np.where(constant, values[:, 0] != 0, far | outlying))
 
 
 def _is_edge(case: Case) -> bool:
