@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Array, Case, RankInputs, dtype_named
 from bnspec_conformance.cases.inputs.families import exact_inputs
+from bnspec_conformance.cases.limits import choose_dtype
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects import NotSupported, Subject
 
@@ -60,7 +61,11 @@ def shapes(
     axis = draw(st.sampled_from([a for a in range(1, rank) if scope.takes_axis(a, rank)]), label="axis")
     largest = {2: 8, 3: 5, 4: 3, 5: 2}[rank]
     shape = [draw(st.integers(1, largest if a != axis else 3), label=f"dimension {a}") for a in range(rank)]
-    shape[0] = samples if samples is not None else multiple * draw(st.integers(1, 8 // multiple or 1), label="N")
+    if samples is None:
+        others = multiple * int(np.prod([n for a, n in enumerate(shape) if a not in (0, axis)]))
+        least = -(-scope.min_count // others)  # groups of `multiple` samples
+        samples = multiple * draw(st.integers(least, max(least, 8 // multiple or 1)), label="N")
+    shape[0] = samples
     return tuple(shape), axis
 
 
@@ -88,8 +93,11 @@ def arrays(
     return st.builds(build, st.sampled_from(kinds), st.integers(0, 2**16), st.integers(0, 4))
 
 
-def masks(shape: tuple[int, ...], axis: int) -> st.SearchStrategy[Array]:
-    """Masks that broadcast against x in one of the allowed ways, with some elements masked and some not."""
+def masks(shape: tuple[int, ...], axis: int, *, groups: int = 1, least: int = 1) -> st.SearchStrategy[Array]:
+    """Masks that broadcast against x in one of the allowed ways, with some elements masked and some not.
+
+    A group that would be left with some elements, but fewer than `least`, keeps all of them.
+    """
     full = tuple(1 if a == axis else n for a, n in enumerate(shape))
     samples = tuple(n if a == 0 else 1 for a, n in enumerate(full))
 
@@ -97,6 +105,9 @@ def masks(shape: tuple[int, ...], axis: int) -> st.SearchStrategy[Array]:
         mask = np.random.default_rng(seed).random(samples if by_sample else full) < share
         if mask.size:
             mask.flat[0] = True
+        for group in np.split(mask, groups) if least > 1 else ():
+            if 0 < np.broadcast_to(group, (len(group), *full[1:])).sum() < least:
+                group[...] = True
         return mask
 
     return st.builds(build, st.booleans(), st.integers(0, 2**16), st.sampled_from((0.7, 0.3, 1.0)))
@@ -128,7 +139,7 @@ def configs(
         "decay": choose("decay", 0.9, 0.5, 0.999, 0.0),
         "correction": 0,
         "center": choose("center", True, True, False),
-        "scale": choose("scale", True, True, False),
+        "scale": choose("scale", True, True, False) if scope is None or scope.affine == "separate" else True,
         "virtual_batch_size": ghost,
     }
     if renorm:
@@ -148,6 +159,8 @@ def configs(
     for name, allowed in limits.items():  # what was not drawn, but can only be one thing
         if name in BatchNormConfig.__dataclass_fields__ and name not in fields and name not in fixed:
             fields[name] = allowed[0]
+    if scope is not None and scope.affine == "together":
+        fields["scale"] = fields["center"] = fixed.get("scale", fixed.get("center", fields["center"]))
     if limits.get("correction") == (1,) and "correction" not in fixed:
         fields["correction"] = 1
     return BatchNormConfig(**(fields | fixed))
@@ -234,7 +247,8 @@ def cases(
     lean = lean and subject.examples < 10
     dtype = np.dtype("float32") if lean else dtype
     dtype = draw(dtypes(subject, half_precision=half_precision), label="dtype") if dtype is None else dtype
-    size = draw(st.sampled_from((2,) if lean else (2, 1, 3)), label="virtual_batch_size") if ghost else None
+    usual = [n for n in ((2,) if lean else (2, 1, 3)) if n >= scope.min_count] or [scope.min_count]
+    size = draw(st.sampled_from(usual), label="virtual_batch_size") if ghost else None
     world = draw(st.integers(min(2, ranks), ranks), label="ranks") if ranks > 1 else 1
     shape, axis = (SHAPE, 1) if lean else draw(shapes(subject, multiple=size or 1), label="shape")
     config = draw(
@@ -247,12 +261,15 @@ def cases(
     for rank in range(world):
         own = shape
         if rank and not ghost and subject.examples >= 10:
-            own = (draw(st.integers(0, 6), label=f"N of rank {rank}"), *shape[1:])
+            none = "samples" in scope.nonempty
+            own = (draw(st.integers(int(none), 6), label=f"N of rank {rank}"), *shape[1:])
         x = draw(arrays(own, dtype, axis=axis, plain=plain), label="x")
         dy, xdot = (rng.standard_normal(own).astype(dtype) if derivatives else None for _ in range(2))
-        inputs.append(RankInputs(x, dy, draw(masks(own, axis), label="mask") if mask else None, xdot))
+        drawn = masks(own, axis, groups=own[0] // size if size else 1, least=scope.min_count) if mask else None
+        inputs.append(RankInputs(x, dy, None if drawn is None else draw(drawn, label="mask"), xdot))
     kept = "float64" if dtype == np.float64 else "float32"
-    gamma, beta, gamma_dot, beta_dot = rng.standard_normal((4, channels)).astype(kept)
+    parameters = dtype_named(choose_dtype(dtype.name, scope.parameter_dtypes))
+    gamma, beta, gamma_dot, beta_dot = rng.standard_normal((4, channels)).astype(parameters)
     groups = shape[0] // size if size else 1
     cotangents = [tuple(rng.standard_normal((world, groups, channels)).astype(kept)) for _ in range(2)]
     state = (

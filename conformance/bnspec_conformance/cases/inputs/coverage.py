@@ -9,26 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
+from bnspec_conformance.cases.counts import counts_of
 from bnspec_conformance.cases.inputs.memory import thin
 from bnspec_conformance.cases.scope import Scope
 
-__all__ = ["KINDS", "counts_of", "covered", "uncovered"]
-
-
-def counts_of(case: Case) -> list[int]:
-    """Unmasked elements per channel of each group, joined over the ranks."""
-    totals = np.zeros(case.groups, np.int64)
-    for rank in case.ranks:
-        per_sample = np.ones(rank.x.shape[0], np.int64)
-        if rank.x.ndim > 1:
-            extents = [n for a, n in enumerate(rank.x.shape) if a not in (0, case.config.axis % rank.x.ndim)]
-            per_sample = per_sample * int(np.prod(extents, dtype=np.int64))
-        if rank.mask is not None:
-            shape = [1 if a == case.config.axis % rank.x.ndim else n for a, n in enumerate(rank.x.shape)]
-            per_sample = np.broadcast_to(rank.mask, shape).sum(axis=tuple(range(1, len(shape))))
-        if case.groups:
-            totals += per_sample.reshape(case.groups, len(per_sample) // case.groups).sum(axis=1)
-    return [int(n) for n in totals]
+__all__ = ["KINDS", "covered", "uncovered"]
 
 
 def _moments(case: Case) -> tuple[Array, Array, int]:

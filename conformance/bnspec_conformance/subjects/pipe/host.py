@@ -66,6 +66,12 @@ def hello(subject: Subject) -> dict[str, Any]:
         "world": scope.world if several else 1,
         "ragged": scope.ragged,
         "declared": scope.declared,
+        "min_count": scope.min_count,
+        "inference_grad": scope.inference_grad,
+        "parameter_dtypes": list(scope.parameter_dtypes),
+        "affine": scope.affine,
+        "nonempty": list(scope.nonempty),
+        "refuses": scope.refuses if isinstance(scope.refuses, bool) else list(scope.refuses),
         "options": options,  # the others are for `supports` to tell
         "arithmetic": subject.arithmetic,
         "evaluation": dict(subject.evaluation),
