@@ -90,9 +90,9 @@ def _entry(clause: str, records: Sequence[Record], outside: str | None) -> dict[
 def _left_out(records: Sequence[Record], clause: str) -> list[str]:
     """Return why a part of what proves a clause could not be asked of the subject.
 
-    A check of bnspec's own layers is none of a port's, and leaves nothing out.
+    A check of what the subject does not have at all, such as bnspec's own layers, leaves nothing out.
     """
-    declined = (r for r in records if outcome_of(r, clause) == "not supported" and not r.ours)
+    declined = (r for r in records if outcome_of(r, clause) == "not supported" and not r.foreign)
     found = [
         *(reason for r in records for reason in r.left_out.get(clause, ())),
         *(_reason(r, clause) for r in declined),

@@ -42,7 +42,7 @@ class CaseRunner(Breaches):
             Its name, the same for every case of the check.
         case : Case
         *clauses : str
-            What the part proves; by default every clause of the check.
+            The clauses that it proves; by default every one of the check.
         """
         return self.leaves_out(part, self._reason(self.fit(case)), *clauses) is False
 
@@ -143,8 +143,8 @@ class CaseRunner(Breaches):
     def turns_away(self, what: str, case: Case, clause: str) -> bool:
         """Require an error for a case that a clause has refused, and that nothing that was given is written.
 
-        Whether the case is in scope is not looked at. Over a pipe an answer that the program could not make anything of
-        it is such an error; a crash, numbers or silence are none. Ours name the clause.
+        The case need not be in scope. Over a pipe the program's report of an error of its own will do; a crash, numbers
+        or silence will not. Ours name the clause.
 
         Returns
         -------

@@ -33,8 +33,8 @@ class Evidence:
     parts : dict
         By name, each part of the check that not every subject can be asked: the clauses that it proves, and why it was
         left out so far; None once it was asked.
-    ours : bool
-        Whether the check is about bnspec's own layers, and the subject is none of them.
+    foreign : bool
+        Whether the check is about what the subject does not have at all, such as bnspec's own layers.
     """
 
     worst: Worst | None = None
@@ -43,7 +43,7 @@ class Evidence:
     informative: bool = False
     reached: "collections.Counter[str]" = dataclasses.field(default_factory=collections.Counter)
     parts: dict[str, tuple[tuple[str, ...], str | None]] = dataclasses.field(default_factory=dict)
-    ours: bool = False
+    foreign: bool = False
     _value: float | None = None
 
     def count_case(self, case: Case) -> None:

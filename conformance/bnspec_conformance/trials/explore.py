@@ -84,7 +84,7 @@ def explore(
             evidence, seconds = trial.evidence, time.perf_counter() - started
             record = Record(
                 name, trial.clauses, subject.name, outcome, seconds, evidence.cases, evidence.worst, reason,
-                dict(evidence.reached), ours=evidence.ours and outcome == "not supported",
+                dict(evidence.reached), foreign=evidence.foreign and outcome == "not supported",
                 left_out=evidence.left_out(trial.clauses) if outcome == "passed" else {},
             )  # fmt: skip
             return failed(record, list(trial.found), lowest_levels(trial)) if trial.found else record

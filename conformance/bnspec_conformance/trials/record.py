@@ -64,9 +64,9 @@ class Record:
         Violations of other clauses than the first one's.
     left_out : dict of str to list of str
         By clause, why parts of the check could not be asked of the subject, although the rest passed.
-    ours : bool
-        Whether the check is about bnspec's own layers, and the subject is none: then it is not supported, and nothing
-        of the subject is left out.
+    foreign : bool
+        Whether the check is about what the subject does not have at all, such as bnspec's own layers: then it is not
+        supported, and nothing of the clause is left out.
     """
 
     check: str
@@ -83,7 +83,7 @@ class Record:
     booked: dict[str, dict[str, str]] = field(default_factory=dict)
     others: list[dict[str, Any]] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    ours: bool = False
+    foreign: bool = False
 
     @property
     def broken(self) -> tuple[str, ...]:

@@ -193,11 +193,15 @@ class Trial(CaseRunner):
         """Add the evidence of another trial of the same check to this one's."""
         self.evidence.absorb(other.evidence)
 
+    def has_nothing(self, reason: str) -> NeverSupported:
+        """Return what to raise where the subject has nothing that the check is about, so that nothing is left out."""
+        self.evidence.foreign = True
+        return NeverSupported(reason)
+
     def needs_backend(self) -> Any:
         """Return bnspec's backend of this subject, for clauses about bnspec's own layers."""
         if self.subject.backend is None:
-            self.evidence.ours = True
-            raise NeverSupported("only bnspec's own backends have its layers")
+            raise self.has_nothing("only bnspec's own backends have its layers")
         return self.subject.backend
 
     def needs_ranks(self, size: int) -> RankPool:

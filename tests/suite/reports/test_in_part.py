@@ -43,7 +43,7 @@ def test_a_clause_is_passed_in_part_where_something_of_it_could_not_be_asked() -
     assert verdict(part, lacks) == ("passed in part", ["it has no keep", "it has no such refusal"])
     assert verdict(record("passed", left_out={"BN-RUN-1": ["of another"]})) == ("passed", [])
     # The check of a layer that nobody else has takes nothing from a port's verdict.
-    assert verdict(passed, record("not supported", reason="it has no layers", ours=True))[0] == "passed"
+    assert verdict(passed, record("not supported", reason="it has no layers", foreign=True))[0] == "passed"
     # What failed, is waived, or was not looked at at all is no pass in part.
     assert verdict(part, record("failed", reason="y is off"))[0] == "failed"
     assert verdict(lacks)[0] == "not supported"
