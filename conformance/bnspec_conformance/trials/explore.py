@@ -79,10 +79,13 @@ def explore(
                     raise
             if outcome == "passed" and trial.evidence.compared and not trial.evidence.informative:
                 outcome, reason = "untested", "everything that was compared held one and the same value"
+            if outcome == "passed" and trial.evidence.parts and not trial.evidence.cases:  # every part was left out
+                outcome, reason = "not supported", next(why for _, why in trial.evidence.parts.values() if why)
             evidence, seconds = trial.evidence, time.perf_counter() - started
             record = Record(
                 name, trial.clauses, subject.name, outcome, seconds, evidence.cases, evidence.worst, reason,
-                dict(evidence.reached),
+                dict(evidence.reached), foreign=evidence.foreign and outcome == "not supported",
+                left_out=evidence.left_out(trial.clauses) if outcome == "passed" else {},
             )  # fmt: skip
             return failed(record, list(trial.found), lowest_levels(trial)) if trial.found else record
 
