@@ -32,10 +32,8 @@ PROFILES: Mapping[str, str] = {
     "sync": "several ranks share their statistics",
 }
 
-_FIELDS = {"y": "core", "count": "statistics", "mean": "statistics", "var": "statistics", "state": "running"}
-_FIELDS |= {"mean_low": "statistics"}
-_FIELDS |= {"dx": "grad", "dgamma": "grad", "dbeta": "grad", "ydot": "jvp", "mean_dot": "jvp", "var_dot": "jvp"}
-
+_FIELDS = {"y": "core", "state": "running", **dict.fromkeys(("count", "mean", "mean_low", "var"), "statistics")}
+_FIELDS |= dict.fromkeys(("dx", "dgamma", "dbeta"), "grad") | dict.fromkeys(("ydot", "mean_dot", "var_dot"), "jvp")
 
 #: The word for bnspec's own layers, names and files, about which no port is asked; the checks see to that.
 LAYER = "layer"
@@ -51,8 +49,7 @@ def about(clause: str) -> tuple[str, ...]:
 
 def needs(case: Case) -> frozenset[str]:
     """Return the profiles a case calls for."""
-    config = case.config
-    inference = case.mode == "inference"
+    config, inference = case.config, case.mode == "inference"
     wanted = {
         "core": not inference,
         "inference": inference,
@@ -91,10 +88,10 @@ class Scope:
         that can take only some values, with those values. They restrict only the cases in which the field has a
         meaning: correction, say, those that update a state.
     declared : bool
-        False for a subject that says nothing of itself: then a result that does not come back is "not supported".
+        False for a subject that says nothing of itself: a result that does not come back is then "not supported".
     min_count : int
-        Values per channel below which training is refused, whether or not a state is updated; 2 for many layers. A
-        batch without any value is a matter of `nonempty`.
+        Values per channel below which training is refused, with an update or without; 2 for many layers. 0 is never
+        among them: that is a matter of `nonempty`.
     inference_grad : bool
         False for a subject that differentiates in training only.
     parameter_dtypes : tuple of str
