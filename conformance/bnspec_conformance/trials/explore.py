@@ -79,8 +79,9 @@ def explore(
                     raise
             if outcome == "passed" and trial.evidence.compared and not trial.evidence.informative:
                 outcome, reason = "untested", "everything that was compared held one and the same value"
-            if outcome == "passed" and trial.evidence.parts and not trial.evidence.cases:  # every part was left out
-                outcome, reason = "not supported", next(why for _, why in trial.evidence.parts.values() if why)
+            lacking = [why for _, why in trial.evidence.parts.values()]
+            if outcome == "passed" and lacking and all(lacking) and not trial.evidence.cases:  # nothing was asked
+                outcome, reason = "not supported", str(lacking[0])
             evidence, seconds = trial.evidence, time.perf_counter() - started
             record = Record(
                 name, trial.clauses, subject.name, outcome, seconds, evidence.cases, evidence.worst, reason,

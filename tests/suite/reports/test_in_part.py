@@ -16,7 +16,7 @@ from bnspec_conformance.report.by_level import by_level, levels_line
 from bnspec_conformance.report.compare import compare
 from bnspec_conformance.report.json_document import read_report, record_from_json, write_json
 from bnspec_conformance.run.engine import all_checks, attempt
-from bnspec_conformance.subjects import complete
+from bnspec_conformance.subjects import complete, find_subject
 from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.evidence import Evidence
 from bnspec_conformance.trials.record import Record
@@ -97,6 +97,11 @@ def test_where_every_part_is_left_out_the_check_is_not_supported() -> None:
     subject = complete(limited("samples", dtypes=("float32",), profiles=profiles, world=1), "port")
     found = attempt(all_checks()["test_running::test_count_zero"], subject, Budget(4, 0, shrink=False))
     assert (found.outcome, found.reason) == ("not supported", SAMPLES)
+
+
+def test_a_check_that_counts_no_cases_passes_if_its_parts_were_asked() -> None:
+    found = attempt(all_checks()["test_frozen::test_independent_switches"], find_subject("numpy"), Budget(2, 0))
+    assert (found.outcome, found.left_out) == ("passed", {})
 
 
 def test_every_report_says_so(run: tuple[Any, list[Record]], tmp_path: Path) -> None:
