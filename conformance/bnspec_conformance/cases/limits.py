@@ -5,13 +5,10 @@ Each is a word of `bnspec_conformance.cases.scope.Scope`, which calls the functi
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from bnspec_conformance.cases.case import Case, dtype_named
 from bnspec_conformance.cases.counts import counts_of, must_be_refused
-
-if TYPE_CHECKING:
-    from bnspec_conformance.cases.scope import Scope
 
 __all__ = [
     "AFFINE",
@@ -44,6 +41,23 @@ REFUSED = ("BN-SHAPE-1", "BN-SHAPE-2", "BN-SHAPE-5", "BN-SHAPE-6", "BN-GRP-3", "
 
 #: Why there is no gradient of a case in inference.
 NO_INFERENCE_GRAD = "it has no gradient in inference"
+
+
+class _Words(Protocol):
+    """The words of a scope, which imports this module."""
+
+    @property
+    def min_count(self) -> int: ...
+    @property
+    def inference_grad(self) -> bool: ...
+    @property
+    def parameter_dtypes(self) -> tuple[str, ...]: ...
+    @property
+    def affine(self) -> str: ...
+    @property
+    def nonempty(self) -> tuple[str, ...]: ...
+    @property
+    def refuses(self) -> bool | tuple[str, ...]: ...
 
 
 def choose_dtype(x: str, allowed: Sequence[str]) -> str:
@@ -94,7 +108,7 @@ def empty_extents(case: Case) -> set[str]:
     return found
 
 
-def fault_of(scope: "Scope") -> str | None:
+def fault_of(scope: _Words) -> str | None:
     """Return None, or what is wrong with the words of a scope, as the text of an error."""
     least: object = scope.min_count
     if isinstance(least, bool) or not isinstance(least, int) or least < 1:
@@ -114,7 +128,7 @@ def fault_of(scope: "Scope") -> str | None:
     return None
 
 
-def reason_of(scope: "Scope", case: Case) -> str | None:
+def reason_of(scope: _Words, case: Case) -> str | None:
     """Return None, or which of the limits of a scope a case does not keep."""
     config, min_count = case.config, scope.min_count
     if case.mode == "inference" and not scope.inference_grad and any(r.dy is not None for r in case.ranks):
