@@ -76,6 +76,7 @@ static const char HELLO[] =
     "{\"protocol\": 1, \"name\": \"port-c\", \"version\": \"1\","
     " \"profiles\": [\"core\", \"statistics\", \"running\", \"inference\", \"grad\"],"
     " \"dtypes\": [\"float32\", \"float64\"], \"ndims\": [2, 3, 4, 5], \"axes\": \"any\","
+    " \"refuses\": [\"BN-SHAPE-1\", \"BN-SHAPE-2\", \"BN-SHAPE-6\"],"
     " \"arithmetic\": \"float64\", \"bound\": \"strict\"}";
 
 /* What normalizes a channel: mean is hi + lo, two numbers that are never added up [BN-MOM-2]. */

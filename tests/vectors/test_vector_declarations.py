@@ -262,7 +262,7 @@ def test_nesting_without_end(tmp_path: Path, folder: Path, capsys: pytest.Captur
         ({"ranks": [{"\x1b[31m": []}]}, "there is no such output"),
         ({"ranks": []}, "ranks is 0; expected a list of 1 objects"),
         ({"ranks": 3}, "ranks is 3; expected"),
-        ({}, "it is {}; expected an object with one of ranks"),
+        ({}, "it is {}; expected an object with one of error"),
     ],
 )
 def test_a_stranger_gets_a_plain_answer(

@@ -410,7 +410,7 @@ def test_what_is_no_array_is_a_failure_that_says_so(port: Callable[..., Port], g
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (7, "it is 7; expected an object with one of ranks, refused and unsupported"),
+        (7, "it is 7; expected an object with one of error, ranks, refused, unsupported"),
         ({"ranks": [], "refused": ""}, "it is {'ranks': [], 'refused': ''}; expected an object with one of"),
         ({"ranks": []}, "ranks is 0; expected a list of 1 objects"),
         ({"ranks": [3]}, "ranks is 1; expected a list of 1 objects"),

@@ -6,7 +6,7 @@ import numpy as np
 
 from bnspec._clauses import LEVELS, clauses
 from bnspec_conformance.cases.case import Array, Case, as_float64
-from bnspec_conformance.cases.inputs.coverage import counts_of
+from bnspec_conformance.cases.counts import counts_of
 from bnspec_conformance.cases.inputs.families import HARD_FAMILY
 from bnspec_conformance.cases.inputs.memory import arrays_of
 from bnspec_conformance.cases.layout import layouts

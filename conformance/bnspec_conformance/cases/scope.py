@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bnspec._clauses import clauses
+from bnspec_conformance.cases import limits
 from bnspec_conformance.cases.case import Case, RankInputs, RankOutcome
 
 __all__ = ["LAYER", "PROFILES", "Scope", "about", "needs"]
@@ -31,10 +32,8 @@ PROFILES: Mapping[str, str] = {
     "sync": "several ranks share their statistics",
 }
 
-_FIELDS = {"y": "core", "count": "statistics", "mean": "statistics", "var": "statistics", "state": "running"}
-_FIELDS |= {"mean_low": "statistics"}
-_FIELDS |= {"dx": "grad", "dgamma": "grad", "dbeta": "grad", "ydot": "jvp", "mean_dot": "jvp", "var_dot": "jvp"}
-
+_FIELDS = {"y": "core", "state": "running", **dict.fromkeys(("count", "mean", "mean_low", "var"), "statistics")}
+_FIELDS |= dict.fromkeys(("dx", "dgamma", "dbeta"), "grad") | dict.fromkeys(("ydot", "mean_dot", "var_dot"), "jvp")
 
 #: The word for bnspec's own layers, names and files, about which no port is asked; the checks see to that.
 LAYER = "layer"
@@ -50,8 +49,7 @@ def about(clause: str) -> tuple[str, ...]:
 
 def needs(case: Case) -> frozenset[str]:
     """Return the profiles a case calls for."""
-    config = case.config
-    inference = case.mode == "inference"
+    config, inference = case.config, case.mode == "inference"
     wanted = {
         "core": not inference,
         "inference": inference,
@@ -90,7 +88,21 @@ class Scope:
         that can take only some values, with those values. They restrict only the cases in which the field has a
         meaning: correction, say, those that update a state.
     declared : bool
-        False for a subject that says nothing of itself: then a result that does not come back is "not supported".
+        False for a subject that says nothing of itself: a result that does not come back is then "not supported".
+    min_count : int
+        Values per channel below which training is refused, with an update or without; 2 for many layers. 0 is never
+        among them: that is a matter of `nonempty`.
+    inference_grad : bool
+        False for a subject that differentiates in training only.
+    parameter_dtypes : tuple of str
+        Dtypes of gamma and beta: of float16, bfloat16, float32 and float64, "x" for that of x, and "statistics" for
+        float64 beside a float64 x and float32 beside every other.
+    affine : {"separate", "together"}
+        Whether gamma and beta may be there one without the other.
+    nonempty : tuple of str
+        Extents that may not be 0: "samples", "spatial" (any other axis) and "channels".
+    refuses : bool or tuple of str
+        Whether it refuses what the specification has refused: all of `limits.REFUSED`, or the clauses named.
     """
 
     profiles: frozenset[str] = frozenset(PROFILES)
@@ -101,6 +113,12 @@ class Scope:
     ragged: bool = True
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     declared: bool = True
+    min_count: int = 1
+    inference_grad: bool = True
+    parameter_dtypes: tuple[str, ...] = limits.FLOATS
+    affine: Literal["separate", "together"] = "separate"
+    nonempty: tuple[str, ...] = ()
+    refuses: bool | tuple[str, ...] = False
 
     def __post_init__(self) -> None:
         unknown = set(self.profiles) - set(PROFILES)
@@ -108,6 +126,9 @@ class Scope:
             raise ValueError(f"unknown profiles {sorted(unknown)}; expected some of {', '.join(PROFILES)}.")
         if "cotangents" in self.profiles and not {"statistics", "grad"} <= self.profiles:
             raise ValueError("cotangents without statistics and grad; nothing is returned that they belong to.")
+        wrong = limits.fault_of(self)
+        if wrong is not None:
+            raise ValueError(wrong)
 
     def __contains__(self, profile: str) -> bool:
         return profile in self.profiles
@@ -115,11 +136,21 @@ class Scope:
     def lacks(self, clause: str) -> str | None:
         """Return None, or why the subject cannot be asked about a clause."""
         missing = [name for name in about(clause) if name not in self.profiles]
-        return f"it has no {missing[0]} ({PROFILES[missing[0]]})" if missing else None
+        if missing:
+            return f"it has no {missing[0]} ({PROFILES[missing[0]]})"
+        if clause == "BN-INF-3" and not self.inference_grad and "jvp" not in self.profiles:
+            return limits.NO_INFERENCE_GRAD
+        return None
 
     def fit(self, case: Case) -> Case:
-        """Return the case without the derivatives and the state that the subject does not deal in."""
+        """Return the case without the derivatives and the state that the subject does not deal in.
+
+        Parameters of a dtype that they do not have there are rounded to one that they have.
+        """
         lacks = set(PROFILES) - self.profiles
+        case = limits.with_parameters(case, self.parameter_dtypes)
+        if case.mode == "inference" and not self.inference_grad:
+            lacks.add("grad")
         change: dict[str, Any] = {}
         if lacks & {"grad", "jvp"}:
             change["ranks"] = tuple(
@@ -151,7 +182,7 @@ class Scope:
             return f"it runs at most {self.world} ranks"
         if not self.ragged and len({rank.x.shape for rank in case.ranks}) > 1:
             return "its ranks are a mapped axis, so that all have one shape"
-        return self.without_option(case)
+        return self.without_option(case) or limits.reason_of(self, case)
 
     def without_option(self, case: Case) -> str | None:
         """Return None, or which option of a case the subject does not have; also for a case that is to be refused."""
@@ -160,6 +191,10 @@ class Scope:
             if value is not None and value not in allowed:
                 return f"it has no {name}={value!r}"
         return None
+
+    def turns_away(self, clause: str) -> bool:
+        """Return whether it says that it refuses what a clause has refused."""
+        return self.refuses if isinstance(self.refuses, bool) else clause in self.refuses
 
     def arrange(self, case: Case) -> Case:
         """Return the case with its channels on an axis that the subject takes: the same numbers in another order."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Array, Case, RankInputs, dtype_named
 from bnspec_conformance.cases.inputs.families import exact_inputs
+from bnspec_conformance.cases.limits import choose_dtype
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects import NotSupported, Subject
 
@@ -60,7 +61,11 @@ def shapes(
     axis = draw(st.sampled_from([a for a in range(1, rank) if scope.takes_axis(a, rank)]), label="axis")
     largest = {2: 8, 3: 5, 4: 3, 5: 2}[rank]
     shape = [draw(st.integers(1, largest if a != axis else 3), label=f"dimension {a}") for a in range(rank)]
-    shape[0] = samples if samples is not None else multiple * draw(st.integers(1, 8 // multiple or 1), label="N")
+    if samples is None:
+        others = multiple * int(np.prod([n for a, n in enumerate(shape) if a not in (0, axis)]))
+        least = -(-scope.min_count // others)  # groups of `multiple` samples
+        samples = multiple * draw(st.integers(least, max(least, 8 // multiple or 1)), label="N")
+    shape[0] = samples
     return tuple(shape), axis
 
 
@@ -88,7 +93,9 @@ def arrays(
     return st.builds(build, st.sampled_from(kinds), st.integers(0, 2**16), st.integers(0, 4))
 
 
-def masks(shape: tuple[int, ...], axis: int, *, channels: bool = False) -> st.SearchStrategy[Array]:
+def masks(
+    shape: tuple[int, ...], axis: int, *, channels: bool = False, groups: int = 1, least: int = 1
+) -> st.SearchStrategy[Array]:
     """Masks that broadcast against x in one of the allowed ways, with some elements masked and some not.
 
     Parameters
@@ -99,14 +106,20 @@ def masks(shape: tuple[int, ...], axis: int, *, channels: bool = False) -> st.Se
         The channel axis.
     channels : bool
         Whether the mask has the channels' extent, so that each has missing values of its own, or extent 1 there.
+    groups, least : int
+        A channel that would be left with some elements of a group, but fewer than `least`, keeps all of them.
     """
     full = tuple(n if a != axis or channels else 1 for a, n in enumerate(shape))
     samples = tuple(n if a in (0, axis) else 1 for a, n in enumerate(full))
+    others = tuple(a for a in range(len(shape)) if a != axis)
 
     def build(by_sample: bool, seed: int, share: float) -> Array:
         mask = np.random.default_rng(seed).random(samples if by_sample else full) < share
         if mask.size:
             mask.flat[0] = True
+        for group in np.split(mask, groups) if least > 1 else ():
+            held = np.broadcast_to(group, (len(group), *full[1:])).sum(axis=others, keepdims=True)
+            group |= (held > 0) & (held < least)
         return mask
 
     return st.builds(build, st.booleans(), st.integers(0, 2**16), st.sampled_from((0.7, 0.3, 1.0)))
@@ -138,7 +151,7 @@ def configs(
         "decay": choose("decay", 0.9, 0.5, 0.999, 0.0),
         "correction": 0,
         "center": choose("center", True, True, False),
-        "scale": choose("scale", True, True, False),
+        "scale": choose("scale", True, True, False) if scope is None or scope.affine == "separate" else True,
         "virtual_batch_size": ghost,
     }
     if renorm:
@@ -158,6 +171,8 @@ def configs(
     for name, allowed in limits.items():  # what was not drawn, but can only be one thing
         if name in BatchNormConfig.__dataclass_fields__ and name not in fields and name not in fixed:
             fields[name] = allowed[0]
+    if scope is not None and scope.affine == "together":
+        fields["scale"] = fields["center"] = fixed.get("scale", fixed.get("center", fields["center"]))
     if limits.get("correction") == (1,) and "correction" not in fixed:
         fields["correction"] = 1
     return BatchNormConfig(**(fields | fixed))
@@ -249,7 +264,8 @@ def cases(
     lean = lean and subject.examples < 10
     dtype = np.dtype("float32") if lean else dtype
     dtype = draw(dtypes(subject, half_precision=half_precision), label="dtype") if dtype is None else dtype
-    size = draw(st.sampled_from((2,) if lean else (2, 1, 3)), label="virtual_batch_size") if ghost else None
+    usual = [n for n in ((2,) if lean else (2, 1, 3)) if n >= scope.min_count] or [scope.min_count]
+    size = draw(st.sampled_from(usual), label="virtual_batch_size") if ghost else None
     world = draw(st.integers(min(2, ranks), ranks), label="ranks") if ranks > 1 else 1
     shape, axis = (SHAPE, 1) if lean else draw(shapes(subject, multiple=size or 1), label="shape")
     config = draw(
@@ -262,14 +278,16 @@ def cases(
     for rank in range(world):
         own = shape
         if rank and not ghost and subject.examples >= 10:
-            own = (draw(st.integers(0, 6), label=f"N of rank {rank}"), *shape[1:])
+            none = "samples" in scope.nonempty
+            own = (draw(st.integers(int(none), 6), label=f"N of rank {rank}"), *shape[1:])
         x = draw(arrays(own, dtype, axis=axis, plain=plain), label="x")
         dy, xdot = (rng.standard_normal(own).astype(dtype) if derivatives else None for _ in range(2))
-        inputs.append(
-            RankInputs(x, dy, draw(masks(own, axis, channels=channel_masks), label="mask") if mask else None, xdot)
-        )
+        own_groups = own[0] // size if size else 1
+        drawn = masks(own, axis, channels=channel_masks, groups=own_groups, least=scope.min_count) if mask else None
+        inputs.append(RankInputs(x, dy, None if drawn is None else draw(drawn, label="mask"), xdot))
     kept = "float64" if dtype == np.float64 else "float32"
-    gamma, beta, gamma_dot, beta_dot = rng.standard_normal((4, channels)).astype(kept)
+    parameters = dtype_named(choose_dtype(dtype.name, scope.parameter_dtypes))
+    gamma, beta, gamma_dot, beta_dot = rng.standard_normal((4, channels)).astype(parameters)
     groups = shape[0] // size if size else 1
     cotangents = [tuple(rng.standard_normal((world, groups, channels)).astype(kept)) for _ in range(2)]
     state = (

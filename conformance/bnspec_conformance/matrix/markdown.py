@@ -11,10 +11,19 @@ from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
 
 __all__ = ["page"]
 
-_MARKS = {"passed": "✓", "failed": "✗", "waived": "◐", "not supported": "·", "untested": "?", "unlooked": ""}
+_MARKS = {
+    "passed": "✓",
+    "passed in part": "✓ in part",
+    "failed": "✗",
+    "waived": "◐",
+    "not supported": "·",
+    "untested": "?",
+    "unlooked": "",
+}
 
-_LEGEND = """✓ passed · ◐ fails for a known reason, told below · ✗ failed · `·` not supported: outside what the subject
-declares, never a pass · ? untested: something else failed first, or nothing that was compared carried information
+_LEGEND = """✓ passed · ✓ in part: what could be asked passed, the rest is told below · ◐ fails for a known reason, told
+below · ✗ failed · `·` not supported: outside what the subject declares, never a pass · ? untested: something else
+failed first, or nothing that was compared carried information
 
 Levels: A the mathematics, AA the edges, AAA hard numerics and bits. A mark with a level is a failure that shows on
 cases of that level only; without one it has the level of its clause. The last rows count what holds at each level."""
@@ -101,7 +110,7 @@ def _clauses(rows: Sequence[MatrixRow], report: Mapping[str, Any]) -> str:
     counted = [by_level(report["clauses"], name) for name in names]
     sums = [
         (f"**{verdict}**", "", *(str(_sum(report["clauses"], name, verdict) or "") for name in names))
-        for verdict in ("passed", "waived", "failed", "not supported", "untested")
+        for verdict in ("passed", "passed in part", "waived", "failed", "not supported", "untested")
     ]
     kept = [("**kept**", level, *(_kept(counts[level]) for counts in counted)) for level in LEVELS]
     return _table(("clause", "level", *map(code, names)), [*lines, *sums, *kept])
@@ -119,9 +128,10 @@ def _sum(clauses: Mapping[str, Any], name: str, verdict: str) -> int:
 
 
 def _kept(counts: Mapping[str, int]) -> str:
-    """Return how many clauses hold of those that were asked at a level, such as 28/31."""
-    asked = sum(counts.get(verdict, 0) for verdict in ("passed", "waived", "failed", "untested"))
-    return f"{counts.get('passed', 0)}/{asked}" if asked else ""
+    """Return how many clauses hold of those that were asked at a level, such as "28/31, 2 in part"."""
+    asked = sum(counts.get(verdict, 0) for verdict in ("passed", "passed in part", "waived", "failed", "untested"))
+    part = counts.get("passed in part", 0)
+    return f"{counts.get('passed', 0)}/{asked}" + (f", {part} in part" if part else "") if asked else ""
 
 
 def _reasons(row: MatrixRow) -> str:
@@ -131,6 +141,7 @@ def _reasons(row: MatrixRow) -> str:
     failed: dict[tuple[str, str], list[str]] = {}
     lacking: dict[str, list[str]] = {}
     untested: dict[str, list[str]] = {}
+    in_part: dict[str, list[str]] = {}
     for check in row.report["checks"]:
         links = {w["reason"]: w.get("link") or "" for w in (check["waiver"] or {}).get("applied", ())}
         for clause in check["clauses"]:
@@ -141,7 +152,9 @@ def _reasons(row: MatrixRow) -> str:
                 failed.setdefault((level_of(check, clause), reason.splitlines()[0]), []).append(clause)
     for clause, entry in row.report["clauses"].items():
         for mine in entry["subjects"].values():
-            if mine["verdict"] == "not supported":
+            if mine["verdict"] == "passed in part":
+                in_part.setdefault("; ".join(mine["reasons"]), []).append(clause)
+            elif mine["verdict"] == "not supported":
                 lacking.setdefault("; ".join(mine["reasons"]), []).append(clause)
             elif mine["verdict"] == "untested":
                 untested.setdefault("; ".join(mine["reasons"]), []).append(clause)
@@ -153,6 +166,7 @@ def _reasons(row: MatrixRow) -> str:
         f"- ✗ {level}, {_ids(clauses)}: {escaped(problem)}"
         for (level, problem), clauses in sorted(failed.items(), key=_by_level)
     ]
+    lines += [f"- ✓ in part, {_ids(clauses)}: {escaped(reason)}" for reason, clauses in in_part.items()]
     lines += [f"- ? {_ids(clauses)}: {escaped(reason)}" for reason, clauses in untested.items()]
     lines += [f"- · {_ids(clauses)}: {escaped(reason)}" for reason, clauses in lacking.items()]
     return f"### {escaped(row.subject)}\n\n" + ("\n".join(lines) or "Every clause passes.")

@@ -20,6 +20,7 @@ from bnspec_conformance.mutants.faults.values import (
     moments,
     normalize,
     precision,
+    refusals,
     shapes,
     sizes,
 )
@@ -44,6 +45,7 @@ _FAMILIES = (
     precision,
     names_and_files,
     errors,
+    refusals,
     sizes,
     memory,
     edge_states,

@@ -9,7 +9,7 @@ from bnspec_conformance.cases.levels import LEVELS, level_of_clause
 __all__ = ["by_level", "level_of_entry", "levels_line"]
 
 #: Verdicts that the line names, with the word for each; all else that was looked at passed.
-_NAMED = {"failed": "failed", "waived": "waived", "untested": "untested"}
+_NAMED = {"failed": "failed", "waived": "waived", "passed in part": "in part", "untested": "untested"}
 
 
 def level_of_entry(clause: str, entry: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ GROWTH = 2.0
 _LATER = ("specification", "level")
 
 #: Verdicts from best to worst. A clause that is no longer looked at has lost what was known of it.
-_RANK = {"passed": 0, "waived": 1, "untested": 2, "not supported": 2, "unlooked": 3, "failed": 4}
+_RANK = {"passed": 0, "passed in part": 1, "waived": 2, "untested": 3, "not supported": 3, "unlooked": 4, "failed": 5}
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from bnspec_conformance.trials.record import OUTCOMES, Record, level_of, outcome
 __all__ = ["VERDICTS", "by_clause", "verdict_of"]
 
 #: From the one that matters most to the one that matters least.
-VERDICTS = ("failed", "waived", "passed", "untested", "not supported", "unlooked")
+VERDICTS = ("failed", "waived", "passed in part", "passed", "untested", "not supported", "unlooked")
 
 
 def verdict_of(counts: Mapping[str, int]) -> str:
-    """Return the verdict on a clause from the number of its checks with each outcome."""
+    """Return the verdict on a clause from the number of its checks with each outcome, or over several subjects."""
     if counts.get("failed") or counts.get("stale"):
         return "failed"
     return next((verdict for verdict in VERDICTS if counts.get(verdict)), "unlooked")
@@ -37,7 +37,8 @@ def by_clause(
     dict
         For every clause of SPEC.md, in its order: ``level``, ``verdict``, ``worst`` and ``subjects``; by the name of
         each subject that was asked about it, ``verdict``, ``level``, the number of checks with each of `OUTCOMES`,
-        ``reasons``, ``worst`` and ``seconds``. The first of the reasons is the one of the verdict; the level of a
+        ``reasons``, ``worst`` and ``seconds``. A clause of which something passed and something else could not be asked
+        is "passed in part". The first of the reasons is the one of the verdict; the level of a
         failure is the lowest at which a check saw one, else that of the clause.
     """
     outside = {} if lacking is None else lacking
@@ -69,18 +70,34 @@ def _entry(clause: str, records: Sequence[Record], outside: str | None) -> dict[
         told = [("not supported", outside)]
     counts = {outcome: sum(own == outcome for own, _ in told) for outcome in OUTCOMES}
     verdict = verdict_of(counts)
+    left = _left_out(records, clause) if verdict == "passed" else []
+    if left:
+        verdict = "passed in part"
     decisive = ("failed", "stale") if verdict == "failed" else (verdict,)
     first = [reason for own, reason in told if own in decisive and own != "passed"]
-    others = sorted(reason for own, reason in told if own not in (*decisive, "passed"))
+    others = [] if left else sorted(reason for own, reason in told if own not in (*decisive, "passed"))
     failures = [r for r in records if verdict in ("failed", "waived") and outcome_of(r, clause) == verdict]
     return {
         "verdict": verdict,
         "level": lowest(level_of(r, clause) for r in failures) if failures else level_of_clause(clause),
         **counts,
-        "reasons": list(dict.fromkeys([*(first if verdict == "failed" else sorted(first)), *others])),
+        "reasons": list(dict.fromkeys([*left, *(first if verdict == "failed" else sorted(first)), *others])),
         "worst": _largest(dataclasses.asdict(r.worst) for r in records if r.worst is not None),
         "seconds": round(sum(r.seconds for r in records), 4),
     }
+
+
+def _left_out(records: Sequence[Record], clause: str) -> list[str]:
+    """Return why a part of what proves a clause could not be asked of the subject.
+
+    A check of what the subject does not have at all, such as bnspec's own layers, leaves nothing out.
+    """
+    declined = (r for r in records if outcome_of(r, clause) == "not supported" and not r.foreign)
+    found = [
+        *(reason for r in records for reason in r.left_out.get(clause, ())),
+        *(_reason(r, clause) for r in declined),
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _reason(record: Record, clause: str) -> str:

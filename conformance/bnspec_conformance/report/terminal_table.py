@@ -16,13 +16,21 @@ __all__ = ["table"]
 
 _STYLES = {
     "passed": "green",
+    "passed in part": "cyan",
     "failed": "bold red",
     "waived": "magenta",
     "not supported": "yellow",
     "untested": "bold yellow",
     "unlooked": "dim",
 }
-_SHORT = {"passed": "ok", "failed": "FAILED", "not supported": "-", "untested": "untested", "unlooked": ""}
+_SHORT = {
+    "passed": "ok",
+    "passed in part": "in part",
+    "failed": "FAILED",
+    "not supported": "-",
+    "untested": "untested",
+    "unlooked": "",
+}
 _OUTCOMES = ("passed", "failed", "stale", "waived", "untested", "not supported")
 _WIDTH = 120
 
@@ -142,8 +150,8 @@ def _parts(names: list[str], width: int) -> Iterator[list[str]]:
 
 
 def _reasons(console: Console, clauses: Mapping[str, Any], name: str) -> None:
-    """Return the reasons of waived and unsupported clauses, each once with its clauses."""
-    for verdict in ("failed", "waived", "untested", "not supported"):
+    """Return the reasons of clauses that did not pass as a whole, each once with its clauses."""
+    for verdict in ("failed", "waived", "passed in part", "untested", "not supported"):
         by_reason: dict[str, list[str]] = {}
         for clause, row in clauses.items():
             entry = row["subjects"].get(name)

@@ -96,11 +96,14 @@ class ProgramError(Exception):
     ----------
     hung : bool
         Whether it gave no answer in time.
+    answered : bool
+        Whether it is well and reported an error of its own, which refuses a case that nobody could compute.
     """
 
-    def __init__(self, text: str, *, hung: bool = False) -> None:
+    def __init__(self, text: str, *, hung: bool = False, answered: bool = False) -> None:
         super().__init__(text)
         self.hung = hung
+        self.answered = answered
 
 
 def asked_as(subject: Subject) -> str:

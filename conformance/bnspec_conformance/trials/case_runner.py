@@ -33,6 +33,24 @@ class CaseRunner(Breaches):
         """Return whether a case is in scope, derivatives and state aside."""
         return self._reason(self.fit(case)) is None
 
+    def asks(self, part: str, case: Case, *clauses: str) -> bool:
+        """Return whether a part of the check can be asked by a case; a part that no case asks is reported as left out.
+
+        Parameters
+        ----------
+        part : str
+            Its name, the same for every case of the check.
+        case : Case
+        *clauses : str
+            The clauses that it proves; by default every one of the check.
+        """
+        return self.leaves_out(part, self._reason(self.fit(case)), *clauses) is False
+
+    def leaves_out(self, part: str, reason: str | None, *clauses: str) -> bool:
+        """Note whether a part of the check was asked, or why not; return whether there is such a reason."""
+        self.evidence.note_part(part, clauses or self.clauses, reason)
+        return reason is not None
+
     def inside(self, cases: Iterable[Case]) -> list[Case]:
         """Return the cases that are in scope.
 
@@ -105,10 +123,9 @@ class CaseRunner(Breaches):
         """Require that the subject refuses a case; ours in the specification's form, others in their own words."""
         __tracebackhide__ = True
         case = self.fit(case)
-        reason = self.subject.scope.reason(case) if self.subject.scope.declared else None
-        reason = self.subject.supports(case) if reason is None else reason
+        reason = self._beyond(case)
         if reason is not None:
-            raise NotSupported(str(reason))
+            raise NotSupported(reason)
         if self.subject.backend is not None:
             return self.refuses(lambda: self.subject.run(case), kinds, clause)
         self.evidence.count_case(case)
@@ -123,6 +140,56 @@ class CaseRunner(Breaches):
         except Exception as error:
             return str(error)
         raise self.breakdown(f"did not refuse what {clause} forbids", case)
+
+    def turns_away(self, what: str, case: Case, clause: str) -> bool:
+        """Require an error for a case that a clause has refused, and that nothing that was given is written.
+
+        The case need not be in scope. Over a pipe the program's report of an error of its own will do; a crash, numbers
+        or silence will not. Ours name the clause.
+
+        Returns
+        -------
+        bool
+            Whether it was refused; False where the subject cannot be given it, which is noted as a part left out.
+        """
+        __tracebackhide__ = True
+        self.evidence.count_refusal(case)
+        given = [(name, array, array.tobytes()) for name, array in named_arrays(case)]
+        said, wrong = "", ""
+        try:
+            self.execute(case)
+            wrong = "answered as if nothing were wrong with"
+        except NotSupported as reason:
+            return not self.leaves_out(what, str(reason), clause)
+        except TooLong as error:
+            wrong = f"{error}, for"
+        except ProgramError as error:
+            said, wrong = str(error), "" if error.answered else f"raised ProgramError: {error}, for"
+        except (NotImplementedError, SystemExit) as error:
+            wrong = f"raised {type(error).__name__}: {error}, for"
+        except Exception as error:
+            said = str(error)
+        if self.subject.backend is not None and not wrong and not (f"[{clause}]" in said and "; expected " in said):
+            wrong = f"did not name {clause} but said {said!r} of"
+        if wrong:
+            raise self.breakdown(
+                f"{wrong} {what}, which {clause} has refused: {case.describe()}", None, proves=(clause,)
+            )
+        for name, array, before in given:
+            written = f"wrote to the array {name} when it refused {what}"
+            self.require(array.tobytes() == before, written, None, proves=(clause,))
+        self.leaves_out(what, None, clause)
+        return True
+
+    def can_refuse(self, case: Case, part: str = "the refusal") -> bool:
+        """Return whether a case that is to be refused can be given to the subject, as `asks` does of any other."""
+        return not self.leaves_out(part, self._beyond(self.fit(case)))
+
+    def _beyond(self, case: Case) -> str | None:
+        """Return None, or why a case that is to be refused cannot be given to the subject."""
+        reason = self.subject.scope.reason(case) if self.subject.scope.declared else None
+        reason = self.subject.supports(case) if reason is None else reason
+        return None if reason is None else str(reason)
 
     def _reason(self, case: Case) -> str | None:
         """Return None, or why a case cannot be run."""

@@ -1,7 +1,8 @@
-"""Evidence that a check gathers: how much it compared, which kinds of cases it met, and the largest error."""
+"""Evidence that a check gathers: how much it compared, what it had to leave out, and the largest error."""
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class Evidence:
         Whether the expected values in them were more than one value.
     reached : Counter
         How many cases had each of `coverage.KINDS`.
+    parts : dict
+        By name, each part of the check that not every subject can be asked: the clauses that it proves, and why it was
+        left out so far; None once it was asked.
+    foreign : bool
+        Whether the check is about what the subject does not have at all, such as bnspec's own layers.
     """
 
     worst: Worst | None = None
@@ -36,12 +42,19 @@ class Evidence:
     compared: int = 0
     informative: bool = False
     reached: "collections.Counter[str]" = dataclasses.field(default_factory=collections.Counter)
+    parts: dict[str, tuple[tuple[str, ...], str | None]] = dataclasses.field(default_factory=dict)
+    foreign: bool = False
     _value: float | None = None
 
     def count_case(self, case: Case) -> None:
         """Count a case that the subject is about to be given, and tell the listeners."""
         self.cases += 1
         self.reached.update(covered(case))
+        notify_case(case)
+
+    def count_refusal(self, case: Case) -> None:
+        """Count a case that the subject is about to be given and has to refuse; of what kind it is does not matter."""
+        self.cases += 1
         notify_case(case)
 
     def count_comparison(self, expected: Array) -> None:
@@ -51,6 +64,20 @@ class Evidence:
         if values.size and not self.informative:
             self._value = float(values[0]) if self._value is None else self._value
             self.informative = bool(np.any(values != self._value))
+
+    def note_part(self, name: str, clauses: tuple[str, ...], reason: str | None) -> None:
+        """Note that a part of the check was asked of a case, or why it could not be; one case is enough."""
+        if name not in self.parts or reason is None:
+            self.parts[name] = clauses, reason
+
+    def left_out(self, clauses: Sequence[str]) -> dict[str, list[str]]:
+        """Return, by clause, why parts of the check were never asked; without the clauses that lose nothing."""
+        found: dict[str, list[str]] = {}
+        for mine, reason in self.parts.values():
+            for clause in (c for c in clauses if c in mine and reason is not None):
+                if reason not in found.setdefault(clause, []):
+                    found[clause].append(str(reason))
+        return found
 
     def keep_worst(self, worst: Worst) -> None:
         """Keep an error if it is the largest so far."""
@@ -63,5 +90,7 @@ class Evidence:
         self.compared += other.compared
         self.informative |= other.informative
         self.reached.update(other.reached)
+        for name, (clauses, reason) in other.parts.items():
+            self.note_part(name, clauses, reason)
         if other.worst is not None:
             self.keep_worst(other.worst)

@@ -79,10 +79,14 @@ def explore(
                     raise
             if outcome == "passed" and trial.evidence.compared and not trial.evidence.informative:
                 outcome, reason = "untested", "everything that was compared held one and the same value"
+            lacking = [why for _, why in trial.evidence.parts.values()]
+            if outcome == "passed" and lacking and all(lacking) and not trial.evidence.cases:  # nothing was asked
+                outcome, reason = "not supported", str(lacking[0])
             evidence, seconds = trial.evidence, time.perf_counter() - started
             record = Record(
                 name, trial.clauses, subject.name, outcome, seconds, evidence.cases, evidence.worst, reason,
-                dict(evidence.reached),
+                dict(evidence.reached), foreign=evidence.foreign and outcome == "not supported",
+                left_out=evidence.left_out(trial.clauses) if outcome == "passed" else {},
             )  # fmt: skip
             return failed(record, list(trial.found), lowest_levels(trial)) if trial.found else record
 

@@ -62,6 +62,11 @@ class Record:
         has the outcome of the check.
     others : list of dict
         Violations of other clauses than the first one's.
+    left_out : dict of str to list of str
+        By clause, why parts of the check could not be asked of the subject, although the rest passed.
+    foreign : bool
+        Whether the check is about what the subject does not have at all, such as bnspec's own layers: then it is not
+        supported, and nothing of the clause is left out.
     """
 
     check: str
@@ -77,6 +82,8 @@ class Record:
     waiver: dict[str, Any] | None = None
     booked: dict[str, dict[str, str]] = field(default_factory=dict)
     others: list[dict[str, Any]] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    foreign: bool = False
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -87,7 +94,8 @@ class Record:
         """Take control characters out of what others have said, before it gets to a screen or into a page."""
         self.subject = printable(self.subject, lines=False)
         self.reason = printable(self.reason)
-        self.violation, self.booked, self.others = map(_printable, (self.violation, self.booked, self.others))
+        told = (self.violation, self.booked, self.others, self.left_out)
+        self.violation, self.booked, self.others, self.left_out = map(_printable, told)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON value."""

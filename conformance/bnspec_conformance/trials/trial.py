@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
-from bnspec_conformance.cases.outputs import output_named
+from bnspec_conformance.cases.limits import NO_INFERENCE_GRAD
+from bnspec_conformance.cases.outputs import GRADIENTS, output_named, speaks
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.subjects.rank_pool import RankPool, ThreadRankPool
@@ -21,6 +22,7 @@ from bnspec_conformance.trials.violations.comparison import bitwise, within_boun
 
 __all__ = ["NeverSupported", "Trial"]
 
+_GRADIENTS = GRADIENTS.split()
 _STATISTICS = ("mean", "var", "mean_dot", "var_dot", "state")
 
 
@@ -73,6 +75,12 @@ class Trial(CaseRunner):
             The case without what the check is about. A clause of the check breaks only by what is right there.
         """
         __tracebackhide__ = True
+        gradients = [
+            clause for clause in self.clauses if any(speaks(clause, case, f) for f in fields if f in _GRADIENTS)
+        ]
+        if gradients and case.mode == "inference" and case.has_vjp and proves != ():
+            lacking = None if self.subject.scope.inference_grad else NO_INFERENCE_GRAD
+            self.leaves_out("gradients in inference", lacking, *gradients)
         case = self.fit(case)
         if outcome is None:
             outcome = self.run(case)
@@ -185,10 +193,15 @@ class Trial(CaseRunner):
         """Add the evidence of another trial of the same check to this one's."""
         self.evidence.absorb(other.evidence)
 
+    def has_nothing(self, reason: str) -> NeverSupported:
+        """Return what to raise where the subject has nothing that the check is about, so that nothing is left out."""
+        self.evidence.foreign = True
+        return NeverSupported(reason)
+
     def needs_backend(self) -> Any:
         """Return bnspec's backend of this subject, for clauses about bnspec's own layers."""
         if self.subject.backend is None:
-            raise NeverSupported("only bnspec's own backends have its layers")
+            raise self.has_nothing("only bnspec's own backends have its layers")
         return self.subject.backend
 
     def needs_ranks(self, size: int) -> RankPool:

@@ -6,12 +6,12 @@ from typing import Any
 
 from bnspec_conformance.bounds import bounds
 from bnspec_conformance.cases.case import Case, Outcome
-from bnspec_conformance.cases.inputs.coverage import counts_of
+from bnspec_conformance.cases.counts import must_be_refused
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.subjects.time_limit import deadline
 from bnspec_conformance.trials.budget import Budget
 
-__all__ = ["UnderTest", "must_be_refused"]
+__all__ = ["UnderTest"]
 
 
 @dataclasses.dataclass
@@ -80,10 +80,3 @@ class UnderTest:
         plain = self.subject.bound == "plain" and not strict
         own = self.subject
         return bounds(case, reference, own.arithmetic, own.flushes, evaluation=own.evaluation, plain=plain)
-
-
-def must_be_refused(case: Case) -> bool:
-    """Return whether BN-RUN-4 wants an error: one value per channel in a group that feeds the state."""
-    config = case.config
-    feeds = case.state is not None and case.update and case.mode == "batch" and config.correction == 1
-    return feeds and config.single_value == "raise" and 1 in counts_of(case)

@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float64]
 Status = Literal["passed", "failed", "untested", "not supported"]
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(RankOutcome))
+_KINDS = {"ranks", "refused", "unsupported", "error"}
 _STATE = ("mean", "var", "count", "stddev", "renorm_mean", "renorm_stddev")
 _LIKE_X = ("y", "dx", "ydot", "dgamma", "dbeta")
 
@@ -97,9 +98,11 @@ class Judge:
         name, clauses, what = case["id"], tuple(case["clauses"]), "the case"
         if result is None:
             yield Judgement(name, clauses, "untested", what, "it has no result")
-        elif not isinstance(result, dict) or len(result.keys() & {"ranks", "refused", "unsupported"}) != 1:
-            text = f"it is {_short(result)}; expected an object with one of ranks, refused and unsupported"
+        elif not isinstance(result, dict) or len(result.keys() & _KINDS) != 1:
+            text = f"it is {_short(result)}; expected an object with one of {', '.join(sorted(_KINDS))}"
             yield Judgement(name, clauses, "failed", what, text)
+        elif "error" in result:
+            yield Judgement(name, clauses, "failed", what, f"it broke: {_short(result['error'])}")
         elif "unsupported" in result:
             yield Judgement(name, clauses, "not supported", what, _short(result["unsupported"]))
         elif self.flushes and "subnormal" in case["flags"]:

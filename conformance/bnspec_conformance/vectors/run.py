@@ -8,7 +8,8 @@ import numpy as np
 
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, as_float64
-from bnspec_conformance.cases.scope import PROFILES, needs
+from bnspec_conformance.cases.limits import FLOATS, REFUSED
+from bnspec_conformance.cases.scope import PROFILES, Scope, needs
 from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.subjects import NotSupported, ProgramError, Subject, SubjectError, silenced, version_of
 from bnspec_conformance.subjects.time_limit import PATIENCE, TooLong, deadline
@@ -17,11 +18,12 @@ from bnspec_conformance.vectors.hex import array_of, encoded, lines, unhexed
 
 __all__ = ["case_of", "run_vectors", "write_results"]
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+#: Clauses whose refusals an option asks for: `single_value` and `nonfinite`.
+_BY_OPTION = ("BN-RUN-4", "BN-RUN-10")
 
 
 def run_vectors(subject: Subject, vectors: Vectors, limit: float = PATIENCE) -> dict[str, Any]:
-    """Run the vectors and return the content of a results file; a crash, or a case that takes longer, is no refusal.
+    """Run the vectors and return the content of a results file; a crash, or a case that takes longer, is an error.
 
     Raises
     ------
@@ -38,13 +40,12 @@ def run_vectors(subject: Subject, vectors: Vectors, limit: float = PATIENCE) -> 
     if wrong is not None:
         raise SubjectError(f"subject {subject.name!r} declares {wrong}")
     limit = getattr(subject, "patience", limit)  # of a subject that keeps a deadline of its own
-    answers = {name: _answer(subject, value, limit) for name, value in vectors.cases.items()}
     return {
         "format": RESULTS,
         "name": subject.name,
         "version": version_of(subject),
         **declared,
-        "results": {name: answer for name, answer in answers.items() if answer is not None},
+        "results": {name: _answer(subject, value, limit) for name, value in vectors.cases.items()},
     }
 
 
@@ -86,14 +87,15 @@ def case_of(value: dict[str, Any]) -> Case:
     )
 
 
-def _answer(subject: Subject, value: dict[str, Any], limit: float) -> dict[str, Any] | None:
+def _answer(subject: Subject, value: dict[str, Any], limit: float) -> dict[str, Any]:
     try:
         case = case_of(value)
     except (ValueError, TypeError) as error:
         if subject.backend is not None:  # its configuration is bnspec's
             return {"refused": str(error)}
         return {"unsupported": f"such a configuration cannot be put to it: {error}"}
-    reason = _out_of_reach(subject, case) if value["expect"] == "refused" else _unsupported(subject, case)
+    clause = value["refused"]["clause"] if value["expect"] == "refused" else None
+    reason = _unsupported(subject, case) if clause is None else _not_asked(subject, case, clause)
     if reason is not None:
         return {"unsupported": reason}
     try:
@@ -101,8 +103,9 @@ def _answer(subject: Subject, value: dict[str, Any], limit: float) -> dict[str, 
             return _written(subject.run(case))
     except NotSupported as error:
         return {"unsupported": str(error)}
-    except (ProgramError, NotImplementedError, TooLong) as error:  # a crash refuses nothing, and is a failure elsewhere
-        return None if value["expect"] == "refused" else {"refused": f"{type(error).__name__}: {error}"}
+    except (ProgramError, NotImplementedError, TooLong, SystemExit) as error:  # a crash refuses nothing
+        wanted = clause in REFUSED and isinstance(error, ProgramError) and error.answered
+        return {"refused" if wanted else "error": f"{type(error).__name__}: {error}"}
     except Exception as error:  # a refusal where one is due; elsewhere the verdict makes a failure of it
         return {"refused": f"{type(error).__name__}: {error}"}
 
@@ -116,15 +119,35 @@ def _unsupported(subject: Subject, case: Case) -> str | None:
     return subject.supports(case)
 
 
-def _out_of_reach(subject: Subject, case: Case) -> str | None:
-    """Return why a case that has to be refused cannot even be asked for."""
-    missing = [name for name in PROFILES if name in needs(case) - subject.scope.profiles]
+def _not_asked(subject: Subject, case: Case, clause: str) -> str | None:
+    """Return why the refusal of a case is not asked: as in `run`, a port says which ones it makes."""
+    if subject.backend is None and clause not in (*_BY_OPTION, *REFUSED):
+        return f"a scope has no word for the refusals of {clause}"
+    if subject.backend is None and clause in REFUSED and not subject.scope.turns_away(clause):
+        return f"it does not say that it refuses what {clause} has refused"
+    reason = _out_of_reach(subject.scope, case)
+    return subject.supports(case) if reason is None and clause in _BY_OPTION else reason
+
+
+def _out_of_reach(scope: Scope, case: Case) -> str | None:
+    """Return why a case that has to be refused cannot even be asked for, its one fault aside."""
+    missing = [name for name in PROFILES if name in needs(case) - scope.profiles]
     if missing:
         return f"it has no {missing[0]} ({PROFILES[missing[0]]})"
-    dtype = case.ranks[0].x.dtype.name
-    if dtype in _FLOATS and dtype not in subject.scope.dtypes:
-        return f"it has no {dtype}"
-    return subject.scope.without_option(case)
+    x, axis = case.ranks[0].x, case.config.axis
+    narrow = [v.dtype.name for v in (case.state or {}).values() if v.dtype.name in ("float16", "bfloat16")]
+    lacking = [name for name in (x.dtype.name, *narrow) if name in FLOATS and name not in scope.dtypes]
+    if lacking:
+        return f"it has no {lacking[0]}"
+    if (
+        x.ndim > 1
+        and scope.axes != "any"
+        and axis not in ((1, 1 - x.ndim) if scope.axes == "first" else (-1, x.ndim - 1))
+    ):
+        return f"its channels are on the {'axis after the samples' if scope.axes == 'first' else 'last axis'}"
+    if not scope.ragged and len({rank.x.shape for rank in case.ranks}) > 1:
+        return "its ranks are a mapped axis, so that all have one shape"
+    return scope.without_option(case)
 
 
 def _written(outcome: Outcome) -> dict[str, Any]:
@@ -139,5 +162,5 @@ def _written(outcome: Outcome) -> dict[str, Any]:
 
 
 def _array(values: Array) -> dict[str, Any]:
-    plain = values if values.dtype.kind in "iu" or values.dtype.name in _FLOATS else as_float64(values)
+    plain = values if values.dtype.kind in "iu" or values.dtype.name in FLOATS else as_float64(values)
     return encoded(plain)

@@ -9,29 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, as_float64
+from bnspec_conformance.cases.counts import counts_of
 from bnspec_conformance.cases.inputs.memory import thin
 from bnspec_conformance.cases.scope import Scope
 
-__all__ = ["KINDS", "counts_of", "covered", "uncovered"]
-
-
-def counts_of(case: Case) -> list[int]:
-    """Unmasked elements per channel of each group, joined over the ranks; group by group where channels differ."""
-    totals = np.zeros((case.groups, case.channels if case.counts_channels else 1), np.int64)
-    for rank in case.ranks:
-        axis = case.config.axis % rank.x.ndim
-        if rank.mask is None:
-            extents = [n for a, n in enumerate(rank.x.shape) if a not in (0, axis)]
-            per_sample = np.full((rank.x.shape[0], 1), int(np.prod(extents, dtype=np.int64)))
-        else:
-            shape = [rank.mask.shape[axis] if a == axis else n for a, n in enumerate(rank.x.shape)]
-            others = tuple(a for a in range(1, len(shape)) if a != axis)
-            per_sample = np.broadcast_to(rank.mask, shape).sum(axis=others)
-            per_sample = per_sample if axis else per_sample[None]
-        if case.groups:
-            each = per_sample.reshape(case.groups, len(per_sample) // case.groups, per_sample.shape[1])
-            totals += each.sum(axis=1)
-    return [int(n) for n in totals.ravel()]
+__all__ = ["KINDS", "covered", "uncovered"]
 
 
 def _moments(case: Case) -> tuple[Array, Array, int]:

@@ -124,6 +124,9 @@ def test_ties(t: Trial, dtype: Any) -> None:
     gamma = np.asarray([2.0**-4, -(2.0**-4), 2.0**-4, -(2.0**-4)], "float32")
     state = {"mean": np.zeros(4, "float32"), "var": np.full(4, 0.75, "float32")}
     case = Case(config=config(), ranks=(RankInputs(x),), gamma=gamma, beta=beta, state=state, mode="inference")
+    reason = t.outside(case)  # parameters of another dtype would be rounded, and y would be at no tie
+    if reason is not None:
+        raise NotSupported(reason)
     above = np.asarray([1 + ulp, 1 + ulp, -1.0, -1 - 2 * ulp])  # with the small term: up, down, up, down
     wanted = np.stack([np.asarray([1.0, 1 + 2 * ulp, -1.0, -1 - 2 * ulp]), above]).astype(dtype)
     y = t.run(case).ranks[0].y

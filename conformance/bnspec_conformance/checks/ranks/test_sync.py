@@ -9,7 +9,7 @@ import numpy as np
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Array, Case, as_float64
 from bnspec_conformance.cases.concatenate import concatenated, shared
-from bnspec_conformance.cases.inputs.coverage import counts_of
+from bnspec_conformance.cases.counts import counts_of
 from bnspec_conformance.checks import strategies
 from bnspec_conformance.checks.examples import example
 from bnspec_conformance.checks.ranks.recording import RecordingCommunicator, steps

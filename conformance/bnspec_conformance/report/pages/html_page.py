@@ -75,14 +75,14 @@ def _headline(content: Mapping[str, Any]) -> str:
         return f"{len(failing)} of {len(names)} subjects break a clause"
     name = (failing or names)[0]
     verdicts = [e["verdict"] for e in _entries(content, name)]
-    asked = sum(v in ("passed", "failed", "waived", "untested") for v in verdicts)
+    asked = sum(v in ("passed", "passed in part", "failed", "waived", "untested") for v in verdicts)
     applying = f"{asked} clause{'' if asked == 1 else 's'} that appl{'ies' if asked == 1 else 'y'} to it"
     if failing:
         return f"{name} breaks {broken[name]} of the {applying}"
     if "waived" in verdicts:
         return f"{name} breaks {verdicts.count('waived')} of the {applying}, all of them known"
     if "untested" in verdicts:
-        return f"{name} keeps {verdicts.count('passed')} of the {applying}"
+        return f"{name} keeps {asked - verdicts.count('untested')} of the {applying}"
     return f"{name} keeps {'the' if asked == 1 else 'all'} {applying}" if asked else f"No clause applies to {name}"
 
 
@@ -167,7 +167,7 @@ def _cell(clause: str, name: str, entry: Mapping[str, Any] | None) -> dict[str, 
         said += f" ({counted}; {_seconds(entry['seconds'])})"
     if entry["worst"]:
         said += f"; worst error {_number(entry['worst']['share'])} of its bound"
-    if entry["verdict"] == "not supported":
+    if entry["verdict"] in ("passed in part", "not supported"):
         said += ": " + "; ".join(entry["reasons"])
     return {"name": name, "verdict": entry["verdict"], "share": round(share, 3), "label": said}
 
@@ -198,7 +198,8 @@ def _line(name: str, clause: str, entry: Mapping[str, Any], checks: list[Mapping
                 for outcome, c in told
                 if outcome in ("waived", "stale", "untested")
             )
-        ),
+        )
+        + (list(entry["reasons"]) if entry["verdict"] == "passed in part" else []),
         "outside": "; ".join(entry["reasons"]),
         "numbers": numbers,
         "what": what,

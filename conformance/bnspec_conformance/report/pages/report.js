@@ -7,7 +7,7 @@
   const detailOf = (row) => document.getElementById(row.dataset.clause + "-detail");
   const segments = all(".segments button");
   const family = one("#family"), subject = one("#subject"), text = one("#text");
-  const verdictOf = { failures: "failed", waived: "waived", untested: "untested", "not-supported": "not-supported", passed: "passed" };
+  const verdictOf = { failures: "failed", waived: "waived", untested: "untested", "not-supported": "not-supported", passed: "passed", "passed-in-part": "passed-in-part" };
   const words = new Map(rows.map((row) => [row, (row.textContent + " " + detailOf(row).textContent).toLowerCase()]));
   let show = "all";
 

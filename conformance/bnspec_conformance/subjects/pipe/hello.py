@@ -9,11 +9,10 @@ from typing import Any, Literal
 from bnspec import BatchNormConfig, dialects
 from bnspec._config import RenormForm
 from bnspec_conformance.bounds.declared import ARITHMETICS, EVALUATED, checked_evaluation
+from bnspec_conformance.cases.limits import AFFINE, EXTENTS, FLOATS, PARAMETER_DTYPES, REFUSED
 from bnspec_conformance.cases.scope import PROFILES, Scope
 
 __all__ = ["OPTIONS", "Declaration", "declaration"]
-
-_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:
@@ -83,23 +82,16 @@ def declaration(answer: dict[str, Any], protocol: int) -> Declaration:
     if ("sync" in profiles) != (world > 1):
         expected = "world > 1 and the profile sync, or neither"
         raise ValueError(f"declares world {world} and profiles {', '.join(profiles)}; expected {expected}")
-    scope = Scope(
-        profiles=frozenset(profiles),
-        dtypes=given.get("dtypes", ("float32",)),
-        ndims=given.get("ndims", (2, 3, 4, 5)),
-        axes=given.get("axes", "any"),
-        world=world,
-        ragged=given.get("ragged", True),
-        declared=given.get("declared", True),
-        options=given.get("options", {}),
-    )
+    words = {field.name for field in dataclasses.fields(Scope)}
+    said = {"dtypes": ("float32",), **{key: value for key, value in given.items() if key in words}}
+    scope = Scope(**(said | {"profiles": frozenset(profiles), "world": world}))
     own = {field.name for field in dataclasses.fields(Declaration)}
     return Declaration(scope=scope, **{key: value for key, value in given.items() if key in own})
 
 
-def _words(allowed: tuple[str, ...]) -> tuple[Callable[[Any], tuple[str, ...]], str]:
+def _words(allowed: tuple[str, ...], *, least: int = 1) -> tuple[Callable[[Any], tuple[str, ...]], str]:
     def read(value: Any) -> tuple[str, ...]:
-        if not isinstance(value, list) or not value or not all(word in allowed for word in value):
+        if not isinstance(value, list) or len(value) < least or not all(word in allowed for word in value):
             raise ValueError
         return tuple(value)
 
@@ -125,6 +117,10 @@ def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError
     return value
+
+
+def _refuses(value: Any) -> bool | tuple[str, ...]:
+    return value if isinstance(value, bool) else _words(REFUSED, least=0)[0](value)
 
 
 def _whole(least: int) -> tuple[Callable[[Any], int], str]:
@@ -163,12 +159,18 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "name": (_text, "a string"),
     "version": (_text, "a string"),
     "profiles": _words(tuple(PROFILES)),
-    "dtypes": _words(_DTYPES),
+    "dtypes": _words(FLOATS),
     "ndims": (_ranks, "a list of some of 2, 3, 4, 5"),
     "axes": _word("any", "first", "last"),
     "world": _whole(1),
     "ragged": (_flag, "true or false"),
     "declared": (_flag, "true or false"),
+    "min_count": _whole(1),
+    "inference_grad": (_flag, "true or false"),
+    "parameter_dtypes": _words(PARAMETER_DTYPES),
+    "affine": _word(*AFFINE),
+    "nonempty": _words(EXTENTS, least=0),
+    "refuses": (_refuses, f"true, false or a list of some of {', '.join(REFUSED)}"),
     "options": (_options, "an object with a list of values for each option"),
     "arithmetic": _word(*reversed(ARITHMETICS)),
     "evaluation": (checked_evaluation, f"an object with some of {', '.join(EVALUATED)}"),

@@ -135,8 +135,8 @@ class Program:
             try:
                 return self._answer(request, case)
             except ProgramError as error:  # kept without its frames, which hold on to this very object
-                fault = self._faults[key] = ProgramError(str(error), hung=error.hung)
-        raise ProgramError(str(fault), hung=fault.hung)
+                fault = self._faults[key] = ProgramError(str(error), hung=error.hung, answered=error.answered)
+        raise ProgramError(str(fault), hung=fault.hung, answered=fault.answered)
 
     def close(self) -> None:
         """End the process; the next case starts another one."""
@@ -170,7 +170,8 @@ class Program:
             raise NotSupported(said)
         if kinds[0] == "refused":
             raise Refused(said)
-        raise ProgramError(f"the program reports an error of its own: {said}. Request: {what}.{self._quote()}")
+        text = f"the program reports an error of its own: {said}. Request: {what}.{self._quote()}"
+        raise ProgramError(text, answered=True)
 
     def _start(self, when: str = "") -> Declaration:
         """Start the program and have it introduce itself."""

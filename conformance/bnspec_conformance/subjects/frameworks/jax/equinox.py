@@ -67,6 +67,7 @@ def _scope(averaging: str) -> LayerScope:
         profiles=PROFILES_OF_LAYERS,
         dtypes=dtypes(),
         axes="first",
+        affine="together",
         options={
             "correction": (0,),
             "averaging": (averaging,),
@@ -77,8 +78,6 @@ def _scope(averaging: str) -> LayerScope:
 
 
 def _limit(case: Case) -> str | None:
-    if case.config.center != case.config.scale:
-        return "it has both weight and bias or neither"
     counts = set() if case.state is None or "count" not in case.state else set(case.state["count"].tolist())
     return "it has one counter for all channels" if len(counts) > 1 else None
 

@@ -6,8 +6,7 @@ Parameters and running state have the statistics dtype of x, as the layer's are 
 as under autocast. Derivatives are those of `torch.autograd`: reverse mode, and forward mode on a second call. A layer
 whose configuration has no gamma or no beta has None in its place, the value that the layer itself uses for it.
 
-torch refuses one value per channel in training whether or not a running state is to be updated; such cases are
-"not supported", except where a refusal is what the specification asks for.
+torch refuses one value per channel in training whether or not a running state is to be updated, as the scope says.
 """
 
 import dataclasses
@@ -62,19 +61,13 @@ class TorchNorm(HasDefaults):
         return f"torch {torch.__version__}"
 
     def supports(self, case: Case) -> str | None:
-        """Return the scope's reason; besides, channels share one counter and need more than one value each."""
-        for values in (case.gamma, case.beta, *(case.state or {}).values()):
-            if (
-                values is not None
-                and values.dtype.kind != "i"
-                and values.dtype.itemsize > np.dtype(_kept(case)).itemsize
-            ):
-                return f"its parameters and its state are {_kept(case)} for this x"
+        """Return the scope's reason; besides, the state has the parameters' dtype, and channels share one counter."""
+        for values in (case.state or {}).values():
+            if values.dtype.kind != "i" and values.dtype.itemsize > np.dtype(_kept(case)).itemsize:
+                return f"its state is {_kept(case)} for this x"
         counts = (case.state or {}).get("count")
         if counts is not None and np.unique(counts).size > 1:
             return "it has one counter for all channels"
-        if self.scope.reason(case) is None and _one_value(case) and not _refusal_is_due(case):
-            return "it refuses one value per channel in training, also where no state is updated"
         return self.scope.reason(case)
 
     def run(self, case: Case) -> Outcome:
@@ -151,7 +144,15 @@ def transposed() -> TorchNorm:
 
 def _scope(*averaging: str) -> Scope:
     options = {"correction": (1,), "averaging": averaging, "single_value": ("raise",), "nonfinite": ("propagate",)}
-    return Scope(profiles=_PROFILES, dtypes=_DTYPES, axes="first", world=1, options=options)
+    return Scope(
+        profiles=_PROFILES,
+        dtypes=_DTYPES,
+        axes="first",
+        world=1,
+        options=options,
+        min_count=2,
+        parameter_dtypes=("statistics",),
+    )
 
 
 def _module(case: Case) -> Prepared:
@@ -219,12 +220,3 @@ def _kept(case: Case) -> str:
 def _parameter(case: Case, values: Array | None, default: float) -> Any:
     """Return a parameter of the layer's own dtype, filled with the case's values."""
     return to_torch((np.full(case.channels, default) if values is None else values).astype(_kept(case)))
-
-
-def _one_value(case: Case) -> bool:
-    return case.mode == "batch" and case.ranks[0].x.size == case.channels > 0
-
-
-def _refusal_is_due(case: Case) -> bool:
-    config = case.config
-    return "running" in needs(case) and config.correction == 1 and config.single_value == "raise"
