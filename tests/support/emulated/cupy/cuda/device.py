@@ -22,6 +22,10 @@ class Device:
     def pci_bus_id(self) -> str:
         return f"0000:{self.id:02X}:00.0"
 
+    @property
+    def compute_capability(self) -> str:
+        return "90"
+
     def use(self) -> Any:
         _local.current = self.id
         return self

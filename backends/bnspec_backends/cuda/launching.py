@@ -1,0 +1,67 @@
+"""Launching: the one place that knows how a call is packed for the kernels, and that starts them.
+
+`FIELDS` says what the struct ``Call`` of batch_norm.cu holds, in its order. Each member is 8 bytes wide, so a packed
+call has no gaps, and no argument can have a wrong width.
+"""
+
+import ctypes
+import struct
+from typing import Any
+
+from cupy.cuda import driver
+
+__all__ = ["FIELDS", "launch", "pack"]
+
+_ARRAYS_OF_X = ("x", "dy", "out", "mask")
+_NUMBERS = ("groups", "rows", "channels", "run", "x_row", "x_channel", "dy_row", "dy_channel", "out_row", "out_channel",
+            "mask_row", "mask_channel", "lanes", "width", "team")  # fmt: skip
+_ARRAYS_OF_STATISTICS = ("partial", "counters", "count", "divisor", "mean", "low", "m2", "inverse", "centre", "scale",
+                         "shift", "slope", "s1", "s2")  # fmt: skip
+
+#: Name and kind of each member: "P" is a pointer, "q" a whole number, "d" a float64.
+FIELDS: tuple[tuple[str, str], ...] = (
+    *((name, "P") for name in _ARRAYS_OF_X),
+    *((name, "q") for name in _NUMBERS),
+    *((name, "P") for name in _ARRAYS_OF_STATISTICS),
+    ("epsilon", "d"),
+    ("gamma", "P"), ("gamma_stride", "q"), ("gamma_dtype", "q"),
+    ("beta", "P"), ("beta_stride", "q"), ("beta_dtype", "q"),
+    ("dgamma", "P"), ("dbeta", "P"),
+    ("running_mean", "P"), ("running_mean_stride", "q"), ("running_mean_dtype", "q"),
+    ("running_var", "P"), ("running_var_stride", "q"), ("running_var_dtype", "q"),
+)  # fmt: skip
+
+_PACKER = struct.Struct("<" + "".join({"P": "Q"}.get(kind, kind) for _, kind in FIELDS))
+_NAMES = frozenset(name for name, _ in FIELDS)
+
+
+def pack(values: dict[str, Any]) -> bytes:
+    """Return a call as the kernels read it; what is not named is 0."""
+    unknown = values.keys() - _NAMES
+    assert not unknown, f"no members of a call: {sorted(unknown)}"
+    return _PACKER.pack(*(values.get(name, 0) for name, _ in FIELDS))
+
+
+def launch(
+    function: int, grid: tuple[int, int], threads: int, shared: int, stream: int, values: dict[str, Any]
+) -> None:
+    """Queue a kernel on a stream.
+
+    Parameters
+    ----------
+    function : int
+        Handle of the kernel, as `compiling.kernel` returns it.
+    grid : tuple of int
+        Blocks in x and y.
+    threads : int
+        Threads of a block.
+    shared : int
+        Bytes of shared memory of a block.
+    stream : int
+        Handle of a stream of the current device.
+    values : dict
+        Members of the call, by the names in `FIELDS`.
+    """
+    call = ctypes.create_string_buffer(pack(values), _PACKER.size)
+    arguments = (ctypes.c_void_p * 1)(ctypes.addressof(call))
+    driver.launchKernel(function, *grid, 1, threads, 1, 1, shared, stream, ctypes.addressof(arguments), 0)
