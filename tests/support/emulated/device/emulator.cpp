@@ -1,7 +1,7 @@
 // The emulated device itself: see emulator.h.
 #include "emulator.h"
+#include "fiber.h"
 
-#include <ucontext.h>
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -42,8 +42,7 @@ constexpr size_t STACK = 64 << 10;
 
 struct Block;
 struct Thread {
-  ucontext_t context;
-  std::vector<char> stack;
+  Fiber stack;
   Place place;
   State state;
   Block* block;
@@ -62,7 +61,7 @@ struct Block {
 thread_local Place* now;
 thread_local Index grid, block;
 static thread_local Thread* running;
-static thread_local ucontext_t scheduler;
+static thread_local Fiber scheduler;
 static thread_local void* scheduler_fiber;
 static thread_local void (*body)(const void*);
 static thread_local const void* argument;
@@ -72,7 +71,7 @@ static void switch_to_scheduler() {
 #ifdef __SANITIZE_THREAD__
   __tsan_switch_to_fiber(scheduler_fiber, 1);
 #endif
-  swapcontext(&running->context, &scheduler);
+  change_fiber(&running->stack, &scheduler);
 }
 
 static void run_thread() {
@@ -131,7 +130,7 @@ static const char* run_block(Block& b, unsigned order, std::mt19937& random) {
 #ifdef __SANITIZE_THREAD__
       __tsan_switch_to_fiber(t->fiber, 1);
 #endif
-      swapcontext(&scheduler, &t->context);
+      change_fiber(&scheduler, &t->stack);
       if (t->state == ENDED && b.waiting) return "a thread ended before a barrier at which others wait";
     }
     if (!any) return "threads wait at a barrier that some never reach";
@@ -168,11 +167,7 @@ const char* launch(Index grid_, Index block_, unsigned long shared, unsigned ord
       t.block = &b;
       t.seen = nullptr;
       t.fenced = false;
-      getcontext(&t.context);
-      t.context.uc_stack.ss_sp = stacks[k].data();
-      t.context.uc_stack.ss_size = STACK;
-      t.context.uc_link = nullptr;
-      makecontext(&t.context, run_thread, 0);
+      begin_fiber(t.stack, stacks[k].data(), STACK, run_thread);
 #ifdef __SANITIZE_THREAD__
       t.fiber = __tsan_create_fiber(0);
 #endif

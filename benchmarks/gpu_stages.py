@@ -1,0 +1,252 @@
+"""The stages of gpu.py: `python benchmarks/gpu_stages.py STAGE FILE` writes what it finds as JSON."""
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cupy
+import numpy as np
+
+import bnspec
+from bnspec_backends import cuda
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPES = {
+    "(256,64,112,112)": (256, 64, 112, 112), "(256,256,56,56)": (256, 256, 56, 56), "(32,256,56,56)": (32, 256, 56, 56),
+    "(256,2048,7,7)": (256, 2048, 7, 7), "(4096,1024)": (4096, 1024),
+}  # fmt: skip
+#: Bytes that are rotated through, so that no pass finds its input in the cache.
+ROTATED = 400 << 20
+SAMPLES = 20
+
+
+def write(path, found):
+    Path(path).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def timed(calls, samples=SAMPLES):
+    """Microseconds of one call: the median of events around each, calls taken in turn."""
+    for call in calls:
+        call()
+    events = []
+    for i in range(samples):
+        begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+        begin.record()
+        calls[i % len(calls)]()
+        end.record()
+        events.append((begin, end))
+    cupy.cuda.Device().synchronize()
+    return float(np.median([cupy.cuda.get_elapsed_time(*pair) for pair in events])) * 1e3
+
+
+def facts(path):
+    """Versions, the device, and how fast it copies."""
+    device = cupy.cuda.Device()
+    properties = cupy.cuda.runtime.getDeviceProperties(device.id)
+    found = {
+        "device": properties["name"].decode(),
+        "multiprocessors": properties["multiProcessorCount"],
+        "L2 bytes": properties["l2CacheSize"],
+        "compute capability": device.compute_capability,
+        "driver": cupy.cuda.runtime.driverGetVersion(),
+        "NVRTC": cupy.cuda.nvrtc.getVersion(),
+        "float32 operations for each float64": device.attributes.get("SingleToDoublePrecisionPerfRatio"),
+        "python": sys.version.split()[0],
+        "bnspec": bnspec.__version__,
+    }
+    for name in ("cupy", "numpy", "torch"):
+        try:
+            found[name] = importlib.import_module(name).__version__
+        except ImportError:
+            found[name] = None
+    a = cupy.zeros(1 << 28, "float32")
+    b = cupy.empty_like(a)
+    copied = [timed([lambda: cupy.copyto(b, a)]) for _ in range(2)]
+    found["copy TB/s, reads and writes, twice"] = [2 * a.nbytes / us / 1e6 for us in copied]
+    write(path, found)
+
+
+def bits(path):
+    """Whether the device gives the emulator's bits for the stored cases."""
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
+    from cuda_bits import STORED, digests
+
+    stored, found = json.loads(STORED.read_text(encoding="utf-8")), {}
+    for name, digest in digests().items():
+        found[name] = "same" if stored.get(name) == digest else "differs"
+    repeated = dict(digests()) == dict(digests())
+    count = {word: sum(v == word for v in found.values()) for word in ("same", "differs")}
+    write(path, {**count, "the same bits again": repeated, "differing": [k for k, v in found.items() if v == "differs"]})
+
+
+def truth(path):
+    """Sizes that need 64 bits, and memory that nothing wrote."""
+    found = {}
+    x = cupy.zeros((2, 1100, 1000, 1000), "bfloat16" if False else "float16")  # 2.2e9 elements
+    x[-1, -1, -1, -1] = 1.0
+    config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    params, state = bnspec.init(config, channels=1100, like=x)
+    y, stats, saved = bnspec.batch_norm(x, params, config)
+    mean, n = 1 / 2e6, 2e6
+    found["mean"] = abs(float(stats.mean[0, -1]) - mean) < 1e-18
+    found["m2"] = abs(float(stats.m2[0, -1]) - (1 - 1 / n)) < 1e-12
+    inverse = 1 / np.sqrt((1 - 1 / n) / n + 1e-5)
+    found["last y"] = float(y[-1, -1, -1, -1]) == float(np.float16((1 - mean) * inverse))
+    found["other y of the channel"] = bool((y[0, -1] == np.float16(-mean * inverse)).all())
+    found["other channels"] = bool((y[:, :-1] == 0).all())
+    del y
+    gradients = bnspec.batch_norm_vjp(x, saved)
+    found["dbeta"] = float(gradients.beta[-1]) == 1.0
+    write(path, found)
+
+
+def times(path):
+    """Forward, backward and inference of each shape, dtype and layout, beside torch's with and without cuDNN."""
+    floor = 2 * (1 << 30) / timed_copy()
+    found = {"bytes per us of a copy": floor, "rows": []}
+    try:
+        import torch
+    except ImportError:
+        torch = None
+    config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    for name, shape in SHAPES.items():
+        for dtype in ("float32", "bfloat16"):
+            for layout in ("first", "last") if len(shape) == 4 else ("first",):
+                row = {"shape": name, "dtype": dtype, "layout": layout}
+                row |= ours(shape, dtype, layout, config)
+                if torch is not None:
+                    for cudnn in (True, False):
+                        row |= torchs(torch, shape, dtype, layout, cudnn)
+                size = int(np.prod(shape)) * (4 if dtype == "float32" else 2)
+                row["floors us"] = [k * size / floor for k in (3, 5, 2)]
+                found["rows"].append(row)
+                write(path, found)
+                print(row, flush=True)
+
+
+def timed_copy():
+    a = cupy.zeros(1 << 28, "float32")
+    b = cupy.empty_like(a)
+    return timed([lambda: cupy.copyto(b, a)])
+
+
+def sets(shape, dtype):
+    size = int(np.prod(shape)) * (4 if dtype == "float32" else 2)
+    return max(2, min(8, -(-ROTATED // (2 * size))))
+
+
+def ours(shape, dtype, layout, config):
+    """Microseconds of forward, backward and inference of bnspec on CuPy arrays."""
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        dtype = ml_dtypes.bfloat16
+    made = [cupy.random.standard_normal(shape, "float32").astype(dtype) for _ in range(2 * sets(shape, str(dtype)))]
+    if layout == "last":
+        made = [cupy.ascontiguousarray(v.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for v in made]
+    xs, dys = made[::2], made[1::2]
+    params, state = bnspec.init(config, channels=shape[1], like=xs[0])
+    forward = timed([lambda x=x: bnspec.batch_norm(x, params, config) for x in xs])
+    kept = [bnspec.batch_norm(x, params, config)[2] for x in xs]
+    before = cuda.counters.launches
+    backward = timed([lambda dy=dy, s=s: bnspec.batch_norm_vjp(dy, s) for dy, s in zip(dys, kept)])
+    launches = (cuda.counters.launches - before) / (len(xs) + SAMPLES)
+    infer = timed([lambda x=x: bnspec.batch_norm_inference(x, params, state, config) for x in xs])
+    return {"bnspec us": [forward, backward, infer], "launches backward": launches}
+
+
+def torchs(torch, shape, dtype, layout, cudnn):
+    """The same of torch's function, its gradient by its own backward operator."""
+    form = torch.channels_last if layout == "last" else torch.contiguous_format
+    kind = getattr(torch, dtype)
+
+    def new():
+        v = torch.randn(shape, device="cuda", dtype=torch.float32).to(kind)
+        return v.contiguous(memory_format=form) if v.ndim == 4 else v
+
+    number = sets(shape, dtype)
+    xs, dys = [new() for _ in range(number)], [new() for _ in range(number)]
+    c = shape[1]
+    gamma = torch.ones(c, device="cuda")
+    beta, mean, var = torch.zeros(c, device="cuda"), torch.zeros(c, device="cuda"), torch.ones(c, device="cuda")
+    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream)
+    f = torch.nn.functional.batch_norm
+    with torch.backends.cudnn.flags(enabled=cudnn), stream:
+        with torch.no_grad():
+            forward = timed([lambda x=x: f(x, mean, var, gamma, beta, True, 0.1, 1e-5) for x in xs])
+            infer = timed([lambda x=x: f(x, mean, var, gamma, beta, False, 0.1, 1e-5) for x in xs])
+        gamma.requires_grad_(), beta.requires_grad_()
+        leaves = [x.requires_grad_() for x in xs]
+        ys = [f(x, mean, var, gamma, beta, True, 0.1, 1e-5) for x in leaves]
+        backward = timed(
+            [
+                lambda y=y, x=x, dy=dy: torch.autograd.grad(y, (x, gamma, beta), dy, retain_graph=True)
+                for x, y, dy in zip(leaves, ys, dys)
+            ]
+        )
+    return {f"torch us, {'with' if cudnn else 'without'} cuDNN": [forward, backward, infer]}
+
+
+def small(path):
+    """Microseconds of the host for a small step: what launches cost when the arrays do not."""
+    found = {}
+    try:
+        import torch
+    except ImportError:
+        torch = None
+    config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+
+    def per_call(call, calls=200):
+        for _ in range(10):
+            call()
+        cupy.cuda.Device().synchronize()
+        begin = time.perf_counter()
+        for _ in range(calls):
+            call()
+        host = time.perf_counter() - begin
+        cupy.cuda.Device().synchronize()
+        return [host / calls * 1e6, (time.perf_counter() - begin) / calls * 1e6]
+
+    for shape in ((8, 64), (32, 64, 7, 7)):
+        x = cupy.random.standard_normal(shape, "float32")
+        params, state = bnspec.init(config, channels=64, like=x)
+        saved = bnspec.batch_norm(x, params, config)[2]
+        row = {
+            "bnspec forward": per_call(lambda: bnspec.batch_norm(x, params, config)),
+            "bnspec backward": per_call(lambda: bnspec.batch_norm_vjp(x, saved)),
+            "bnspec inference": per_call(lambda: bnspec.batch_norm_inference(x, params, state, config)),
+        }
+        with cuda.using("specification"):
+            row["specification forward"] = per_call(lambda: bnspec.batch_norm(x, params, config), 30)
+            row["specification backward"] = per_call(lambda: bnspec.batch_norm_vjp(x, saved), 30)
+        if torch is not None:
+            t = torch.randn(shape, device="cuda")
+            g, b, m, v = (torch.ones(64, device="cuda") for _ in range(4))
+            with torch.no_grad():
+                f = torch.nn.functional.batch_norm
+                row["torch forward"] = per_call(lambda: f(t, m, v, g, b, True, 0.1, 1e-5))
+                row["torch inference"] = per_call(lambda: f(t, m, v, g, b, False, 0.1, 1e-5))
+        found[str(shape)] = row
+        write(path, found)
+        print(shape, row, flush=True)
+
+
+def waits(path):
+    """Whether a step of each configuration can be captured in a graph, and its replay gives the step's bits."""
+    program = ROOT / "tests" / "support" / "cupy_program.py"
+    done = subprocess.run([sys.executable, str(program), "graphs"], capture_output=True, text=True, check=False)
+    write(path, json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr[-4000:]})
+
+
+def conformance(path):
+    """The suite on the device."""
+    command = [sys.executable, "-m", "bnspec_conformance", "run", "cupy", "--max-examples", "3", "--json", path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout[-2500:], done.stderr[-1500:])
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](sys.argv[2])
