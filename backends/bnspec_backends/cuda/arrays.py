@@ -76,12 +76,12 @@ def factor(v: Any, layout: Layout) -> Any:
     return cupy.ascontiguousarray(v, numpy.float64)
 
 
-def parameter(name: str, v: Any) -> dict[str, int]:
+def parameter(name: str, v: Any) -> dict[str, Any]:
     """Return the members of a call for an array of shape (C,) of any floating dtype; none for None."""
     if v is None:
         return {}
     return {
-        name: v.data.ptr,
+        name: v,
         f"{name}_stride": v.strides[0] // v.itemsize,
         f"{name}_dtype": DTYPES[v.dtype.name][1],
     }

@@ -23,6 +23,7 @@ from bnspec_backends.layout import Layout
 
 __all__ = ["forward", "grad_input", "grad_sums", "infer", "moments", "normalize", "pull_back", "serves"]
 
+#: Members of a call by name: arrays, and numbers.
 _Values = dict[str, Any]
 
 
@@ -45,7 +46,7 @@ def normalize(x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> An
     given = read(x, groups)
     y = new_like(x, given.layout)
     factors = [factor(v, given.layout) for v in (centre, scale, shift)]
-    _Call(given, out=y).compute("normalize", _addresses(("centre", "scale", "shift"), factors), "false")
+    _Call(given, out=y).compute("normalize", _named(("centre", "scale", "shift"), factors), "false")
     return y.array
 
 
@@ -55,7 +56,7 @@ def grad_sums(dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[
     mask = None if mask is None else spread_mask(mask, x, given.layout, groups)
     call = _Call(given, dy=read_along(dy, given.layout, groups), mask=mask)
     sums = _new_statistics(2, given.layout)
-    values = _addresses(("s1", "s2", "centre"), [*sums, factor(centre, given.layout)])
+    values = _named(("s1", "s2", "centre"), [*sums, factor(centre, given.layout)])
     call.sum("grad_sums", 2, values, call.masked)
     return sums[0], sums[1]
 
@@ -67,7 +68,7 @@ def grad_input(dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Gro
     mask = None if mask is None else spread_mask(mask, x, given.layout, groups)
     call = _Call(given, dy=read_along(dy, given.layout, groups), out=dx, mask=mask)
     factors = [factor(v, given.layout) for v in (centre, a, b, c)]
-    call.compute("grad_input", _addresses(("centre", "scale", "slope", "shift"), factors), call.masked)
+    call.compute("grad_input", _named(("centre", "scale", "slope", "shift"), factors), call.masked)
     return dx.array
 
 
@@ -79,9 +80,9 @@ def forward(x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> tu
     stats, made = _new_moments(layout, None, groups)
     more = _new_statistics(3, layout)
     divisor = cupy.empty((layout.groups,), numpy.float64)
-    values = made | _addresses(("inverse", "scale", "shift", "divisor"), [*more, divisor])
+    values = made | _named(("inverse", "scale", "shift", "divisor"), [*more, divisor])
     call.sum("moments", 4, values | {"epsilon": epsilon} | parameter("gamma", gamma) | parameter("beta", beta), "false")
-    call.compute("normalize", _addresses(("centre", "scale", "shift"), [stats[1], more[1], more[2]]), "false")
+    call.compute("normalize", _named(("centre", "scale", "shift"), [stats[1], more[1], more[2]]), "false")
     assert call.out is not None
     return _counted(stats, None, groups, layout), more[0], divisor, call.out.array
 
@@ -97,11 +98,11 @@ def pull_back(
     divisor = cupy.ascontiguousarray(cupy.broadcast_to(divisor, (layout.groups,)), numpy.float64)
     s1, s2, a, b, c = _new_statistics(5, layout)
     names = ("s1", "s2", "scale", "slope", "shift", "centre", "low", "inverse", "divisor")
-    values = _addresses(names, [s1, s2, a, b, c, centre, low, inverse, divisor])
+    values = _named(names, [s1, s2, a, b, c, centre, low, inverse, divisor])
     values |= parameter("gamma", gamma) | parameter("beta", beta)
     direct = [None if v is None or layout.groups > 1 else cupy.empty((layout.channels,), v.dtype) for v in (gamma, beta)]
-    call.sum("grad_sums", 2, values | _addresses(("dgamma", "dbeta"), direct), "false")
-    call.compute("grad_input", _addresses(("centre", "scale", "slope", "shift"), [centre, a, b, c]), "false")
+    call.sum("grad_sums", 2, values | _named(("dgamma", "dbeta"), direct), "false")
+    call.compute("grad_input", _named(("centre", "scale", "slope", "shift"), [centre, a, b, c]), "false")
     assert call.out is not None
     return s1, s2, call.out.array, *direct
 
@@ -113,7 +114,7 @@ def infer(
     given = read(x, groups)
     call = _Call(given, out=new_like(x, given.layout))
     stats = _new_statistics(3, given.layout._replace(groups=1))
-    values = _addresses(("mean", "low", "inverse"), stats) | {"epsilon": epsilon}
+    values = _named(("mean", "low", "inverse"), stats) | {"epsilon": epsilon}
     for name, v in (("gamma", gamma), ("beta", beta), ("running_mean", mean), ("running_var", var)):
         values |= parameter(name, v)
     call.compute("normalize", values, "true")
@@ -137,16 +138,16 @@ class _Call:
             layout.groups, layout.rows, layout.channels, layout.run, columns, vector, max(sizes)
         )
         self.values: _Values = {
-            "x": x.address, "groups": layout.groups, "rows": layout.rows, "channels": layout.channels,
+            "x": x.array, "groups": layout.groups, "rows": layout.rows, "channels": layout.channels,
             "run": layout.run, "x_row": layout.row_stride, "x_channel": layout.channel_stride,
             "lanes": self.plan.lanes, "width": self.plan.width, "team": self.plan.team,
         }  # fmt: skip
         for name, v in (("dy", dy), ("out", out)):
             if v is not None:
-                own = {name: v.address, f"{name}_row": v.layout.row_stride, f"{name}_channel": v.layout.channel_stride}
+                own = {name: v.array, f"{name}_row": v.layout.row_stride, f"{name}_channel": v.layout.channel_stride}
                 self.values |= own
         if mask is not None:
-            self.values |= {"mask": mask[0].data.ptr, "mask_row": mask[1], "mask_channel": mask[2]}
+            self.values |= {"mask": mask[0], "mask_row": mask[1], "mask_channel": mask[2]}
         self.device, self.stream = cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr
 
     def sum(self, name: str, numbers: int, values: _Values, flag: str) -> None:
@@ -158,7 +159,7 @@ class _Call:
         layout = self.x.layout
         partial = cupy.empty((layout.groups * layout.channels * plan.parts * numbers,), numpy.float64)
         values = values | {
-            "partial": partial.data.ptr,
+            "partial": partial,
             "counters": counters_for(plan.blocks, self.device, self.stream),
         }
         return self._launch(name, plan.parts, shared, values, flag)
@@ -171,12 +172,15 @@ class _Call:
         plan = self.plan
         types = [self.x.type_name] + ([] if self.dy is None else [self.dy.type_name])
         function = compiling.kernel(f"{name}<{', '.join([*types, plan.walk, str(plan.unroll), flag])}>")
+        # Arrays become addresses here and not before: memory that nobody holds may be given to another thread.
+        held = self.values | values
+        call = {name: v.data.ptr if isinstance(v, cupy.ndarray) else v for name, v in held.items()}
         counters.launches += 1
-        launch(function, (plan.blocks, parts), plan.threads, shared, self.stream, self.values | values)
+        launch(function, (plan.blocks, parts), plan.threads, shared, self.stream, call)
 
 
-def _addresses(names: Sequence[str], arrays: Sequence[Any]) -> _Values:
-    return {name: v.data.ptr for name, v in zip(names, arrays, strict=True) if v is not None}
+def _named(names: Sequence[str], arrays: Sequence[Any]) -> _Values:
+    return {name: v for name, v in zip(names, arrays, strict=True) if v is not None}
 
 
 class _Stats(NamedTuple):
@@ -189,7 +193,7 @@ class _Stats(NamedTuple):
 def _new_moments(layout: Layout, mask: Any, groups: Groups) -> tuple[_Stats, _Values]:
     shape = (layout.groups,) if mask is None else (layout.groups, layout.channels)
     stats = _Stats(cupy.empty(shape, numpy.int64), *_new_statistics(3, layout))
-    return stats, _addresses(stats._fields, stats)
+    return stats, _named(stats._fields, stats)
 
 
 def _new_statistics(number: int, layout: Layout) -> list[Any]:
