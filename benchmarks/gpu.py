@@ -19,6 +19,7 @@ STAGES = {
     "compile_all": 60,
     "bits": 60,
     "truth": 40,
+    "kernels_alone": 60,
     "times": 150,
     "small": 45,
     "waits": 45,

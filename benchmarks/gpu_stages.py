@@ -14,7 +14,8 @@ import numpy as np
 import bnspec
 from bnspec_backends import cuda
 from bnspec_backends.cuda import compiling
-from bnspec_backends.cuda.arrays import DTYPES
+from bnspec_backends.cuda.arrays import KINDS
+from bnspec_backends.cuda.plan import plan_for
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {
@@ -81,14 +82,13 @@ def compile_one(what_and_architecture):
 
 def kernels():
     """Every kernel that arrays of one dtype, and cotangents of the same, can ask for."""
-    for dtype, (type_name, _) in DTYPES.items():
-        size = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[dtype]
+    for type_name, _, size in KINDS.values():
         for walk, most in (("Runs", 16 // size), ("Columns", min(4, 16 // size))):
             for vector in (v for v in (1, 2, 4, 8) if v <= most):
-                shape = f"{walk}<{vector}>, {max(1, min(4, 16 // vector))}"
+                unroll = plan_for(1, 1, 8, 8, walk == "Columns", vector, size).unroll
                 for flag in ("false", "true"):
                     for name, types in (("moments", 1), ("normalize", 1), ("grad_sums", 2), ("grad_input", 2)):
-                        yield f"{name}<{', '.join([type_name] * types)}, {shape}, {flag}>"
+                        yield f"{name}<{', '.join([type_name] * types)}, {walk}<{vector}>, {unroll}, {flag}>"
 
 
 def compile_all(path):
@@ -134,6 +134,47 @@ def truth(path):
     write(path, found)
 
 
+def replayed(calls, samples=SAMPLES):
+    """Microseconds that the device takes for one call: captured in graphs, so that the host is not in the way."""
+    graphs = []
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        for call in calls:
+            call()
+            call()
+            stream.synchronize()
+            stream.begin_capture()
+            kept = call()
+            graphs.append((stream.end_capture(), kept))
+        return timed([lambda graph=graph: graph.launch(stream) for graph, _ in graphs], samples)
+
+
+def kernels_alone(path):
+    """Each kernel's time on the device, and what share of the copy's bandwidth it reaches."""
+    bandwidth = 2 * (1 << 30) / timed_copy()
+    found = {"bytes per us of a copy": bandwidth, "rows": []}
+    for name, shape in SHAPES.items():
+        for dtype in ("float32", "bfloat16"):
+            for layout in ("first", "last") if len(shape) == 4 else ("first",):
+                made = arrays(shape, dtype, layout)
+                groups = bnspec.Groups(axis=1, number=1)
+                k = cuda.make("compiled")
+                one = cupy.ones((1, shape[1]))
+                pairs = list(zip(made[::2], made[1::2]))
+                row = {
+                    "moments": (1, [lambda x=x: k.moments(x, groups, None) for x, _ in pairs]),
+                    "normalize": (2, [lambda x=x: k.normalize(x, one, one, one, groups) for x, _ in pairs]),
+                    "grad_sums": (2, [lambda x=x, g=g: k.grad_sums(g, x, one, groups, None) for x, g in pairs]),
+                    "grad_input": (3, [lambda x=x, g=g: k.grad_input(g, x, one, one, one, one, groups, None) for x, g in pairs]),
+                }
+                us = {kernel: (passes, replayed(calls)) for kernel, (passes, calls) in row.items()}
+                floor = made[0].nbytes / bandwidth
+                row = {"shape": name, "dtype": dtype, "layout": layout}
+                row |= {kernel: [t, passes * floor / t] for kernel, (passes, t) in us.items()}
+                found["rows"].append(row)
+                write(path, found)
+                print(name, dtype, layout, {k: f"{v[0]:.0f} us {v[1]:.0%}" for k, v in row.items() if isinstance(v, list)}, flush=True)
+
+
 def times(path):
     """Forward, backward and inference of each shape, dtype and layout, beside torch's with and without cuDNN."""
     floor = 2 * (1 << 30) / timed_copy()
@@ -169,24 +210,35 @@ def sets(shape, dtype):
     return max(2, min(8, -(-ROTATED // (2 * size))))
 
 
-def ours(shape, dtype, layout, config):
-    """Microseconds of forward, backward and inference of bnspec on CuPy arrays."""
+def arrays(shape, dtype, layout):
+    """Pairs of arrays, as many as it takes to pass the cache by."""
     if dtype == "bfloat16":
         import ml_dtypes
 
-        dtype = ml_dtypes.bfloat16
+        dtype = np.dtype(ml_dtypes.bfloat16)
     made = [cupy.random.standard_normal(shape, "float32").astype(dtype) for _ in range(2 * sets(shape, str(dtype)))]
     if layout == "last":
         made = [cupy.ascontiguousarray(v.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for v in made]
+    return made
+
+
+def ours(shape, dtype, layout, config):
+    """Microseconds of forward, backward and inference of bnspec on CuPy arrays."""
+    made = arrays(shape, dtype, layout)
     xs, dys = made[::2], made[1::2]
     params, state = bnspec.init(config, channels=shape[1], like=xs[0])
-    forward = timed([lambda x=x: bnspec.batch_norm(x, params, config) for x in xs])
+    step = {
+        "forward": [lambda x=x: bnspec.batch_norm(x, params, config) for x in xs],
+        "inference": [lambda x=x: bnspec.batch_norm_inference(x, params, state, config) for x in xs],
+    }
+    forward, infer = timed(step["forward"]), timed(step["inference"])
     kept = [bnspec.batch_norm(x, params, config)[2] for x in xs]
     before = cuda.counters.launches
-    backward = timed([lambda dy=dy, s=s: bnspec.batch_norm_vjp(dy, s) for dy, s in zip(dys, kept)])
+    step["backward"] = [lambda dy=dy, s=s: bnspec.batch_norm_vjp(dy, s) for dy, s in zip(dys, kept)]
+    backward = timed(step["backward"])
     launches = (cuda.counters.launches - before) / (len(xs) + SAMPLES)
-    infer = timed([lambda x=x: bnspec.batch_norm_inference(x, params, state, config) for x in xs])
-    return {"bnspec us": [forward, backward, infer], "launches backward": launches}
+    graphs = [replayed(step[name]) for name in ("forward", "backward", "inference")]
+    return {"bnspec us": [forward, backward, infer], "bnspec us, in a graph": graphs, "launches backward": launches}
 
 
 def torchs(torch, shape, dtype, layout, cudnn):
@@ -203,7 +255,7 @@ def torchs(torch, shape, dtype, layout, cudnn):
     c = shape[1]
     gamma = torch.ones(c, device="cuda")
     beta, mean, var = torch.zeros(c, device="cuda"), torch.zeros(c, device="cuda"), torch.ones(c, device="cuda")
-    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream)
+    stream = cupy.cuda.Stream.from_external(torch.cuda.current_stream())
     f = torch.nn.functional.batch_norm
     with torch.backends.cudnn.flags(enabled=cudnn), stream:
         with torch.no_grad():

@@ -9,27 +9,39 @@ from bnspec import Groups
 from bnspec_backends.cuda.counters import counters
 from bnspec_backends.layout import Layout, dense, find_layout
 
-__all__ = ["DTYPES", "Source", "factor", "new_like", "parameter", "read", "read_along", "spread_mask"]
+__all__ = ["KINDS", "Kind", "Source", "factor", "new_like", "parameter", "read", "read_along", "spread_mask"]
 
-#: Dtypes that kernels know, by name: the type in C++, and the number by which `Call` names it.
-DTYPES = {"float16": ("float16", 1), "bfloat16": ("bfloat16", 2), "float32": ("float", 3), "float64": ("double", 4)}
+
+_ORDERS = [tuple(range(n)) for n in range(65)]  # the axes in order, for every rank
+
+
+class Kind(NamedTuple):
+    """Dtype that kernels know."""
+
+    type_name: str  # of an element in C++
+    number: int  # by which `Call` names it
+    size: int  # bytes of an element
+
+
+#: What kernels know, by NumPy's dtype: bfloat16 where ml_dtypes is installed, as CuPy has it only then.
+KINDS: dict[Any, Kind] = {
+    numpy.dtype(numpy.float16): Kind("float16", 1, 2),
+    numpy.dtype(numpy.float32): Kind("float", 3, 4),
+    numpy.dtype(numpy.float64): Kind("double", 4, 8),
+}
+try:
+    import ml_dtypes
+except ImportError:
+    pass
+else:
+    KINDS[numpy.dtype(ml_dtypes.bfloat16)] = Kind("bfloat16", 2, 2)
 
 
 class Source(NamedTuple):
-    """Array of x's shape as a kernel reads or writes it; it is kept until the launch."""
+    """Array of x's shape as a kernel reads or writes it."""
 
     array: Any
     layout: Layout
-
-    @property
-    def address(self) -> int:
-        """Address of the first element."""
-        return int(self.array.data.ptr)
-
-    @property
-    def type_name(self) -> str:
-        """Type of an element in C++."""
-        return DTYPES[self.array.dtype.name][0]
 
 
 def read(x: Any, groups: Groups) -> Source:
@@ -55,6 +67,8 @@ def read_along(v: Any, layout: Layout, groups: Groups) -> Source:
 
 def new_like(x: Any, layout: Layout) -> Source:
     """Return a new array of x's shape and dtype whose axes lie in memory as x's do."""
+    if layout.order == _ORDERS[x.ndim]:
+        return Source(cupy.empty(x.shape, x.dtype), dense(layout))
     line = cupy.empty([x.shape[a] for a in layout.order], x.dtype)
     return Source(line.transpose(_back(layout)), dense(layout))
 
@@ -72,6 +86,8 @@ def spread_mask(mask: Any, x: Any, layout: Layout, groups: Groups) -> tuple[Any,
 def factor(v: Any, layout: Layout) -> Any:
     """Return a number per group and channel as float64, without gaps."""
     shape = (layout.groups, layout.channels)
+    if v.shape == shape and v.dtype == numpy.float64 and v.flags.c_contiguous:
+        return v
     v = v if v.shape == shape else cupy.broadcast_to(v, shape)
     return cupy.ascontiguousarray(v, numpy.float64)
 
@@ -80,11 +96,11 @@ def parameter(name: str, v: Any) -> dict[str, Any]:
     """Return the members of a call for an array of shape (C,) of any floating dtype; none for None."""
     if v is None:
         return {}
-    return {
-        name: v,
-        f"{name}_stride": v.strides[0] // v.itemsize,
-        f"{name}_dtype": DTYPES[v.dtype.name][1],
-    }
+    kind, (own, stride, dtype) = KINDS[v.dtype], _MEMBERS[name]
+    return {own: v, stride: v.strides[0] // kind.size, dtype: kind.number}
+
+
+_MEMBERS = {name: (name, f"{name}_stride", f"{name}_dtype") for name in ("gamma", "beta", "running_mean", "running_var")}
 
 
 def _layout(v: Any, groups: Groups) -> Layout | None:

@@ -89,14 +89,15 @@ BN_DEV double up(double v) { return v; }
 // rounding v once would have given: the last bit stands for all that is smaller than it.
 BN_DEV float sticky(double v) {
   float near = toward_zero(v);
-  return (double)near == v || v != v ? near : float_of(bits_of(near) | 1u);
+  return (double)near == v ? near : float_of(bits_of(near) | 1u);  // NaN stays NaN
 }
 BN_DEV void down(double v, double& to) { to = v; }
 BN_DEV void down(double v, float& to) { to = (float)v; }
 BN_DEV void down(double v, float16& to) { to.bits = float_to_half(sticky(v)); }
 BN_DEV void down(double v, bfloat16& to) {
   u32 bits = bits_of(sticky(v));
-  to.bits = v != v ? (u16)0x7fc0 : (u16)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+  bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  to.bits = nan ? (u16)0x7fc0 : (u16)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 template <class T, int V> struct alignas(sizeof(T) * V) Vector { T at[V]; };
@@ -117,27 +118,33 @@ BN_DEV void put_element(void* to, i64 dtype, i64 i, double v) {
 
 // How a thread walks over x ----------------------------------------------------------------------------------------------
 // A walk gives offsets of V neighbours. `kept` numbers of a thread are kept apart: 1 where all neighbours are of one
-// channel, V where they may be of several. blockIdx.x tells group and channels, blockIdx.y the part of them.
+// channel, V where they may be of several. blockIdx.x tells group and channels, blockIdx.y the part of them. The elements
+// of one channel and group are counted in 32 bits, since a thread divides by them; offsets have 64.
+
+// Where part i of n begins.
+BN_DEV u32 cut(u32 length, u32 i, u32 n) { return (u32)((unsigned long long)length * i / n); }
 
 template <int V_> struct Runs {
   static constexpr int V = V_, kept = 1;
-  i64 group, first, row, at, vectors, left, rows_on, vectors_on, step, base_row;
+  u32 group, first, row, at, vectors, rows_on, vectors_on, step;
+  int left;
+  i64 base_row;
   BN_DEV explicit Runs(const Call& c) {
-    group = blockIdx.x / c.channels;
-    first = blockIdx.x % c.channels;
-    vectors = c.run / V;
-    i64 length = c.rows * vectors, from = length * blockIdx.y / gridDim.y + threadIdx.x;
-    left = length * (blockIdx.y + 1) / gridDim.y - from;
+    group = blockIdx.x / (u32)c.channels;
+    first = blockIdx.x - group * (u32)c.channels;
+    vectors = (u32)c.run / V;
+    u32 length = (u32)c.rows * vectors, from = cut(length, blockIdx.y, gridDim.y) + threadIdx.x;
+    left = (int)cut(length, blockIdx.y + 1, gridDim.y) - (int)from;
     step = blockDim.x;
     row = from / vectors;
-    at = from % vectors;
+    at = from - row * vectors;
     rows_on = step / vectors;
-    vectors_on = step % vectors;
-    base_row = group * c.rows;
+    vectors_on = step - rows_on * vectors;
+    base_row = (i64)group * c.rows;
   }
   BN_DEV bool more() const { return left > 0; }
   BN_DEV void next() {
-    left -= step;
+    left -= (int)step;
     row += rows_on;
     at += vectors_on;
     if (at >= vectors) { at -= vectors; row++; }
@@ -146,54 +153,62 @@ template <int V_> struct Runs {
     return (base_row + row) * row_stride + first * channel_stride + at * V;
   }
   BN_DEV i64 mask_offset(const Call& c, int k) const { return offset(c.mask_row, c.mask_channel) + k; }
-  BN_DEV i64 channel(int) const { return first; }
+  BN_DEV u32 channel(int) const { return first; }
   BN_DEV bool begins(int) const { return !threadIdx.x; }  // one thread of each channel
-  static BN_DEV i64 slot(const Call&, int) { return threadIdx.x; }
-  static BN_DEV i64 slots_of_channel(const Call&) { return blockDim.x; }
+  static BN_DEV u32 slot(const Call&, int) { return threadIdx.x; }
+  static BN_DEV u32 slots_of_channel(const Call&) { return blockDim.x; }
 };
 
 template <int V_> struct Columns {
   static constexpr int V = V_, kept = V_;
-  i64 group, first, column, row, last_row, step, base_row, run, columns;
+  u32 group, first, row, last_row, step, channels[V_], places[V_];  // of each column: its channel, its place in the run
+  i64 column, base_row;
+  bool inside;
   BN_DEV explicit Columns(const Call& c) {
-    i64 blocks = (c.channels + c.width - 1) / c.width;
+    u32 run = (u32)c.run, width = (u32)c.width, blocks = ((u32)c.channels + width - 1) / width;
+    u32 high = threadIdx.x / (u32)c.lanes, lane = threadIdx.x - high * (u32)c.lanes;
     group = blockIdx.x / blocks;
-    first = blockIdx.x % blocks * c.width;
-    run = c.run;
-    columns = c.channels * run;
-    column = first * run + threadIdx.x % c.lanes * V;
-    step = blockDim.x / c.lanes;
-    row = c.rows * blockIdx.y / gridDim.y + threadIdx.x / c.lanes;
-    last_row = c.rows * (blockIdx.y + 1) / gridDim.y;
-    base_row = group * c.rows;
+    first = (blockIdx.x - group * blocks) * width;
+    u32 channel = lane * V / run, place = lane * V - channel * run;
+    inside = first + channel < (u32)c.channels;
+    column = (i64)first * run + lane * V;
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      channels[k] = inside ? first + channel : first;
+      places[k] = place;
+      if (++place == run) { place = 0; channel++; }
+    }
+    step = blockDim.x / (u32)c.lanes;
+    row = cut((u32)c.rows, blockIdx.y, gridDim.y) + high;
+    last_row = cut((u32)c.rows, blockIdx.y + 1, gridDim.y);
+    base_row = (i64)group * c.rows;
   }
-  BN_DEV bool more() const { return row < last_row && column < columns; }
+  BN_DEV bool more() const { return row < last_row && inside; }
   BN_DEV void next() { row += step; }
   BN_DEV i64 offset(i64 row_stride, i64) const { return (base_row + row) * row_stride + column; }
   BN_DEV i64 mask_offset(const Call& c, int k) const {
-    return (base_row + row) * c.mask_row + channel(k) * c.mask_channel + (column + k) % run;
+    return (base_row + row) * c.mask_row + channels[k] * c.mask_channel + places[k];
   }
-  BN_DEV i64 channel(int k) const { return column < columns ? (column + k) / run : 0; }
-  BN_DEV bool begins(int k) const { return threadIdx.x < columns_of_block() && column < columns && (column + k) % run == 0; }
-  BN_DEV i64 columns_of_block() const { return blockDim.x / step; }
+  BN_DEV u32 channel(int k) const { return channels[k]; }
+  BN_DEV bool begins(int k) const { return inside && !places[k] && threadIdx.x < blockDim.x / step; }
   // The threads that share a column stand side by side, then the columns of a channel.
-  static BN_DEV i64 slot(const Call& c, int k) {
-    i64 high = blockDim.x / c.lanes;
-    return (threadIdx.x % c.lanes * V + k) * high + threadIdx.x / c.lanes;
+  static BN_DEV u32 slot(const Call& c, int k) {
+    u32 high = threadIdx.x / (u32)c.lanes, lane = threadIdx.x - high * (u32)c.lanes;
+    return (lane * V + k) * (blockDim.x / (u32)c.lanes) + high;
   }
-  static BN_DEV i64 slots_of_channel(const Call& c) { return c.run * (blockDim.x / c.lanes); }
+  static BN_DEV u32 slots_of_channel(const Call& c) { return (u32)c.run * (blockDim.x / (u32)c.lanes); }
 };
 
 // Joining parts ----------------------------------------------------------------------------------------------------------
 
 // The sum of a and of b over the threads of a team, in a fixed tree, in every thread of it. All threads call it.
-BN_DEV void team_sum(double& a, double& b, i64 team, double* slots) {
-  u32 t = threadIdx.x, p = t % (u32)team;
+BN_DEV void team_sum(double& a, double& b, u32 team, double* slots) {
+  u32 t = threadIdx.x, p = t % team;
   double* more = slots + 2 * blockDim.x;
   slots[t] = a;
   more[t] = b;
   __syncthreads();
-  for (u32 half = (u32)team / 2; half; half >>= 1) {
+  for (u32 half = team / 2; half; half >>= 1) {
     if (p < half) {
       slots[t] += slots[t + half];
       more[t] += more[t + half];
@@ -212,30 +227,30 @@ struct Part {
 // Parts in memory, and parts of gradients in the same way: (channel, part) -> numbers.
 struct Parts {
   const volatile double* from;
-  i64 each, count;  // numbers of a part, and how many parts there are
-  BN_DEV Part moments(i64 i) const {
+  u32 each, count;  // numbers of a part, and how many parts there are
+  BN_DEV Part moments(u32 i) const {
     const volatile double* p = from + i * each;
     return {p[0], p[1], p[2], p[3]};
   }
 };
 
 // Moments of all parts, about the value of the first that is not empty; in every thread of the team.
-BN_DEV Part join(Parts parts, i64 team, double* slots) {
-  i64 p = threadIdx.x % (u32)team;
+BN_DEV Part join(Parts parts, u32 team, double* slots) {
+  u32 p = threadIdx.x % team;
   double value = 0, n = 0, sum = 0, m2 = 0, nothing = 0;
-  for (i64 i = 0; i < parts.count; i++) {
+  for (u32 i = 0; i < parts.count; i++) {
     Part part = parts.moments(i);
     if (part.n > 0) { value = part.value; break; }
   }
 #pragma unroll 4
-  for (i64 i = p; i < parts.count; i += team) {
+  for (u32 i = p; i < parts.count; i += team) {
     Part part = parts.moments(i);
     if (part.n > 0) { n += part.n; sum += part.sum + part.n * (part.value - value); }
   }
   team_sum(n, sum, team, slots);
   double mean = n > 0 ? sum / n : 0;
 #pragma unroll 4
-  for (i64 i = p; i < parts.count; i += team) {
+  for (u32 i = p; i < parts.count; i += team) {
     Part part = parts.moments(i);
     if (part.n > 0) {
       double apart = (part.sum / part.n + (part.value - value)) - mean;
@@ -247,10 +262,10 @@ BN_DEV Part join(Parts parts, i64 team, double* slots) {
 }
 
 // Both sums of all parts.
-BN_DEV void join(Parts parts, double& s1, double& s2, i64 team, double* slots) {
+BN_DEV void join(Parts parts, double& s1, double& s2, u32 team, double* slots) {
   s1 = s2 = 0;
 #pragma unroll 4
-  for (i64 i = threadIdx.x % (u32)team; i < parts.count; i += team) {
+  for (u32 i = threadIdx.x % team; i < parts.count; i += team) {
     s1 += parts.from[i * parts.each];
     s2 += parts.from[i * parts.each + 1];
   }
@@ -276,22 +291,19 @@ BN_DEV bool last_to_come(u32* counter, u32* flag) {
 // in `mine`, then, where a channel was split over blocks, in the last block for what the blocks left.
 template <int Each, class Walk, class Finish>
 BN_DEV void by_channel(const Call& c, const Walk& walk, const double* mine, u32* flag, Finish finish) {
-  i64 teams = blockDim.x / c.team, mine_of = Walk::slots_of_channel(c);
-  i64 here = c.channels - walk.first < c.width ? c.channels - walk.first : c.width;
+  u32 team = threadIdx.x / (u32)c.team, teams = blockDim.x / (u32)c.team, slots = Walk::slots_of_channel(c);
+  u32 here = min((u32)c.width, (u32)c.channels - walk.first);
   bool split = gridDim.y > 1;
-  for (i64 k = threadIdx.x / c.team;; k += teams) {
-    i64 round = k - threadIdx.x / c.team;  // the same in all threads: all come to the barriers
-    if (round >= here) break;
-    bool used = k < here && threadIdx.x / c.team < teams;
-    finish(walk.first + k, Parts{mine + (used ? k * mine_of * Each : 0), Each, used ? mine_of : 0}, used, split);
+  for (u32 k = 0; k < here; k += teams) {  // as often in every thread: all come to the barriers
+    bool used = team < teams && k + team < here;
+    u32 channel = used ? k + team : 0;
+    finish(walk.first + channel, Parts{mine + (i64)channel * slots * Each, Each, used ? slots : 0}, used, split);
   }
   if (!split || !last_to_come(c.counters + blockIdx.x, flag)) return;
-  for (i64 k = threadIdx.x / c.team;; k += teams) {
-    i64 round = k - threadIdx.x / c.team;
-    if (round >= here) break;
-    bool used = k < here && threadIdx.x / c.team < teams;
-    i64 at = walk.group * c.channels + walk.first + (used ? k : 0);
-    finish(walk.first + k, Parts{c.partial + at * gridDim.y * Each, Each, used ? (i64)gridDim.y : 0}, used, false);
+  for (u32 k = 0; k < here; k += teams) {
+    bool used = team < teams && k + team < here;
+    i64 channel = walk.first + (used ? k + team : 0), at = walk.group * c.channels + channel;
+    finish(channel, Parts{c.partial + at * gridDim.y * Each, Each, used ? gridDim.y : 0}, used, false);
   }
 }
 
@@ -356,7 +368,7 @@ template <class T, class Walk, int U, bool Masked> BN_DEV void moments(const Cal
   }
   __syncthreads();
   by_channel<4>(c, walk, mine, (u32*)(slots + 4 * blockDim.x), [&](i64 channel, Parts parts, bool used, bool split) {
-    Part all = join(parts, c.team, slots);
+    Part all = join(parts, (u32)c.team, slots);
     if (!used || threadIdx.x % (u32)c.team) return;
     i64 at = walk.group * c.channels + channel;
     if (split) {
@@ -495,7 +507,7 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sum
   __syncthreads();
   by_channel<2>(c, walk, mine, (u32*)(slots + 4 * blockDim.x), [&](i64 channel, Parts parts, bool used, bool split) {
     double s1, s2;
-    join(parts, s1, s2, c.team, slots);
+    join(parts, s1, s2, (u32)c.team, slots);
     if (!used || threadIdx.x % (u32)c.team) return;
     i64 at = walk.group * c.channels + channel;
     if (split) {

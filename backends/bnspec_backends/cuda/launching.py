@@ -5,12 +5,13 @@ call has no gaps, and no argument can have a wrong width.
 """
 
 import ctypes
+import operator
 import struct
 from typing import Any
 
 from cupy.cuda import driver
 
-__all__ = ["FIELDS", "launch", "pack"]
+__all__ = ["FIELDS", "NAMES", "launch", "pack"]
 
 _ARRAYS_OF_X = ("x", "dy", "out", "mask")
 _NUMBERS = ("groups", "rows", "channels", "run", "x_row", "x_channel", "dy_row", "dy_channel", "out_row", "out_channel",
@@ -32,14 +33,17 @@ FIELDS: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 
 _PACKER = struct.Struct("<" + "".join({"P": "Q"}.get(kind, kind) for _, kind in FIELDS))
-_NAMES = frozenset(name for name, _ in FIELDS)
+
+#: Names of the members.
+NAMES = tuple(name for name, _ in FIELDS)
+
+_in_order = operator.itemgetter(*NAMES)
 
 
 def pack(values: dict[str, Any]) -> bytes:
-    """Return a call as the kernels read it; what is not named is 0."""
-    unknown = values.keys() - _NAMES
-    assert not unknown, f"no members of a call: {sorted(unknown)}"
-    return _PACKER.pack(*(values.get(name, 0) for name, _ in FIELDS))
+    """Return a call, all of whose members are named, as the kernels read it."""
+    assert len(values) == len(NAMES), f"no members of a call: {sorted(values.keys() - set(NAMES))}"
+    return _PACKER.pack(*_in_order(values))
 
 
 def launch(

@@ -4,6 +4,7 @@ Each function takes arrays that `serves` is true of, and queues its work on the 
 The host waits for nothing.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,10 +15,10 @@ from bnspec import Groups, Moments
 from bnspec._counts import remember
 from bnspec._masks import one_count
 from bnspec_backends.cuda import compiling
-from bnspec_backends.cuda.arrays import DTYPES, Source, factor, new_like, parameter, read, read_along, spread_mask
+from bnspec_backends.cuda.arrays import KINDS, Kind, Source, factor, new_like, parameter, read, read_along, spread_mask
 from bnspec_backends.cuda.counters import counters
-from bnspec_backends.cuda.launching import launch
-from bnspec_backends.cuda.plan import Plan, plan_for, vector_width
+from bnspec_backends.cuda.launching import NAMES, launch
+from bnspec_backends.cuda.plan import VECTOR_BYTES, Plan, plan_for, vector_width
 from bnspec_backends.cuda.workspace import counters_for
 from bnspec_backends.layout import Layout
 
@@ -27,9 +28,15 @@ __all__ = ["forward", "grad_input", "grad_sums", "infer", "moments", "normalize"
 _Values = dict[str, Any]
 
 
-def serves(*arrays: Any) -> bool:
-    """Return whether kernels take these arrays: they have elements, and dtypes that kernels know."""
-    return all(v is None or (v.size and v.dtype.name in DTYPES) for v in arrays)
+#: More elements of one channel than a thread can count.
+MOST_ELEMENTS = 1 << 31
+
+
+def serves(x: Any, *others: Any) -> bool:
+    """Return whether kernels take arrays: x has elements, not too many, and all have dtypes that kernels know."""
+    if not 0 < x.size < MOST_ELEMENTS and not (x.size and x.size // min(x.shape[1:], default=1) < MOST_ELEMENTS):
+        return False
+    return all(v is None or v.dtype in KINDS for v in (x, *others))
 
 
 def moments(x: Any, groups: Groups, mask: Any) -> Moments:
@@ -122,61 +129,91 @@ def infer(
     return *stats, call.out.array
 
 
-class _Call:
-    """Arrays of x's shape that one or two launches share, and the plan for them."""
+class _Prepared:
+    """Plan, and the members of a call that do not change: for arrays of the same layouts, dtypes and alignment."""
 
-    def __init__(
-        self, x: Source, *, dy: Source | None = None, out: Source | None = None, mask: tuple[Any, int, int] | None = None
-    ) -> None:
-        self.x, self.dy, self.out, self.mask = x, dy, out, mask
-        self.masked = "false" if mask is None else "true"
-        used = [v for v in (x, dy, out) if v is not None]
-        sizes = [v.array.itemsize for v in used]
-        columns, vector = vector_width([v.layout for v in used], sizes, [v.address for v in used])
-        layout = x.layout
-        self.plan: Plan = plan_for(
-            layout.groups, layout.rows, layout.channels, layout.run, columns, vector, max(sizes)
-        )
-        self.values: _Values = {
-            "x": x.array, "groups": layout.groups, "rows": layout.rows, "channels": layout.channels,
-            "run": layout.run, "x_row": layout.row_stride, "x_channel": layout.channel_stride,
+    def __init__(self, layouts: Sequence[Layout | None], kinds: Sequence[Kind | None], offsets: Sequence[int]) -> None:
+        x = layouts[0]
+        assert x is not None
+        used = [(v, kind.size, offset) for v, kind, offset in zip(layouts, kinds, offsets, strict=True) if v and kind]
+        columns, vector = vector_width(*zip(*used, strict=True))
+        sizes = [size for _, size, _ in used]
+        self.plan: Plan = plan_for(x.groups, x.rows, x.channels, x.run, columns, vector, max(sizes))
+        self.members: _Values = dict.fromkeys(NAMES, 0) | {
+            "groups": x.groups, "rows": x.rows, "channels": x.channels, "run": x.run,
             "lanes": self.plan.lanes, "width": self.plan.width, "team": self.plan.team,
         }  # fmt: skip
-        for name, v in (("dy", dy), ("out", out)):
+        for name, v in zip(("x", "dy", "out"), layouts, strict=True):
             if v is not None:
-                own = {name: v.array, f"{name}_row": v.layout.row_stride, f"{name}_channel": v.layout.channel_stride}
-                self.values |= own
+                self.members |= {f"{name}_row": v.row_stride, f"{name}_channel": v.channel_stride}
+        self._types = [kind.type_name for kind in kinds[:2] if kind is not None]
+        self._functions: dict[tuple[str, str, int], int] = {}
+
+    def function(self, name: str, flag: str, device: int) -> int:
+        """Return the handle of a kernel for these arrays."""
+        found = self._functions.get((name, flag, device))
+        if found is None:
+            arguments = ", ".join([*self._types, self.plan.walk, str(self.plan.unroll), flag])
+            found = self._functions[name, flag, device] = compiling.kernel(f"{name}<{arguments}>")
+        return found
+
+
+#: More than enough for a model's layers, in training and inference.
+_prepared = functools.lru_cache(maxsize=4096)(_Prepared)
+
+
+class _Call:
+    """Arrays of x's shape that one or two launches share."""
+
+    def __init__(
+        self,
+        x: Source,
+        *,
+        dy: Source | None = None,
+        out: Source | None = None,
+        mask: tuple[Any, int, int] | None = None,
+    ) -> None:
+        self.out, self.layout = out, x.layout
+        self.masked = "false" if mask is None else "true"
+        self.arrays: _Values = {"x": x.array}
+        if dy is not None:
+            self.arrays["dy"] = dy.array
+        if out is not None:
+            self.arrays["out"] = out.array
         if mask is not None:
-            self.values |= {"mask": mask[0], "mask_row": mask[1], "mask_channel": mask[2]}
+            self.arrays |= zip(("mask", "mask_row", "mask_channel"), mask, strict=True)
+        given = (x, dy, out)
+        self.prepared = _prepared(
+            tuple(None if v is None else v.layout for v in given),
+            # What is written has x's dtype, and the kernels are told once.
+            tuple(None if v is None else KINDS[v.array.dtype] for v in given),
+            tuple(0 if v is None else v.array.data.ptr % VECTOR_BYTES for v in given),
+        )
         self.device, self.stream = cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr
 
     def sum(self, name: str, numbers: int, values: _Values, flag: str) -> None:
         """Queue a kernel that leaves so many numbers of each part of a channel."""
-        plan = self.plan
-        shared = plan.shared_bytes(numbers)
-        if plan.parts == 1:
-            return self._launch(name, plan.parts, shared, values, flag)
-        layout = self.x.layout
-        partial = cupy.empty((layout.groups * layout.channels * plan.parts * numbers,), numpy.float64)
-        values = values | {
-            "partial": partial,
-            "counters": counters_for(plan.blocks, self.device, self.stream),
-        }
-        return self._launch(name, plan.parts, shared, values, flag)
+        plan, layout = self.prepared.plan, self.layout
+        if plan.parts > 1:
+            size = layout.groups * layout.channels * plan.parts * numbers
+            values["partial"] = cupy.empty((size,), numpy.float64)
+            values["counters"] = counters_for(plan.blocks, self.device, self.stream)
+        self._launch(name, plan.parts, plan.shared_bytes(numbers), values, flag)
 
     def compute(self, name: str, values: _Values, flag: str) -> None:
         """Queue a kernel that writes an array of x's shape."""
-        self._launch(name, self.plan.tiles, 0, values, flag)
+        self._launch(name, self.prepared.plan.tiles, 0, values, flag)
 
     def _launch(self, name: str, parts: int, shared: int, values: _Values, flag: str) -> None:
-        plan = self.plan
-        types = [self.x.type_name] + ([] if self.dy is None else [self.dy.type_name])
-        function = compiling.kernel(f"{name}<{', '.join([*types, plan.walk, str(plan.unroll), flag])}>")
+        prepared = self.prepared
+        function = prepared.function(name, flag, self.device)
+        call = prepared.members.copy()
         # Arrays become addresses here and not before: memory that nobody holds may be given to another thread.
-        held = self.values | values
-        call = {name: v.data.ptr if isinstance(v, cupy.ndarray) else v for name, v in held.items()}
+        for members in (self.arrays, values):
+            for member, v in members.items():
+                call[member] = v.data.ptr if isinstance(v, cupy.ndarray) else v
         counters.launches += 1
-        launch(function, (plan.blocks, parts), plan.threads, shared, self.stream, call)
+        launch(function, (prepared.plan.blocks, parts), prepared.plan.threads, shared, self.stream, call)
 
 
 def _named(names: Sequence[str], arrays: Sequence[Any]) -> _Values:

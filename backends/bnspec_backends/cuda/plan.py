@@ -28,6 +28,12 @@ LONG_RUN = 128
 #: Bytes that a thread reads at once at most, and bytes side by side that a row of columns should have.
 VECTOR_BYTES, ROW_BYTES = 16, 128
 
+#: Bytes of x that a thread has under way at once, and blocks that an elementwise kernel should at least have.
+UNDER_WAY, LEAST_BLOCKS = 64, 2112
+
+#: Vectors of an elementwise kernel's thread for each that it has under way: what it knows of its channels costs a load.
+REPEATED = 8
+
 #: Columns of one thread at most: each needs sums of its own.
 MOST_COLUMNS = 4
 
@@ -101,13 +107,14 @@ def plan_for(groups: int, rows: int, channels: int, run: int, columns: bool, vec
     size : int
         Bytes of an element of x.
     """
-    unroll = max(1, min(4, 16 // vector))
+    unroll = max(1, min(8, UNDER_WAY // (vector * size)))
     if not columns:
         length = rows * (run // vector)
         threads = min(THREADS, max(32, _power_of_two_from(_parts(length, unroll))))
         blocks = groups * channels
-        tiles = min(MOST_PARTS, _parts(length, threads * unroll))
-        parts = max(1, min(_parts(BLOCKS, blocks), tiles))
+        most = _parts(length, threads * unroll)
+        parts = max(1, min(_parts(BLOCKS, blocks), most, MOST_PARTS))
+        tiles = _tiles(most, blocks)
         return Plan(f"Runs<{vector}>", unroll, threads, threads, 1, threads, blocks, parts, tiles, 1)
 
     unit = vector // math.gcd(run, vector)  # channels after which a vector begins with a channel again
@@ -118,9 +125,15 @@ def plan_for(groups: int, rows: int, channels: int, run: int, columns: bool, vec
     threads = lanes * high
     team = min(_power_of_two_to(max(1, threads // width)), _power_of_two_from(run * high))
     blocks = groups * _parts(channels, width)
-    parts = max(1, min(_parts(BLOCKS_OF_COLUMNS, blocks), _parts(rows, high * unroll), MOST_PARTS))
-    tiles = min(MOST_PARTS, _parts(rows, high * unroll * 2))
+    most = _parts(rows, high * unroll)
+    parts = max(1, min(_parts(BLOCKS_OF_COLUMNS, blocks), most, MOST_PARTS))
+    tiles = _tiles(most, blocks)
     return Plan(f"Columns<{vector}>", unroll, threads, lanes, width, team, blocks, parts, tiles, vector)
+
+
+def _tiles(most: int, blocks: int) -> int:
+    """Return the parts of an elementwise kernel: few enough to be worth their beginning, enough to fill a device."""
+    return max(1, min(most, MOST_PARTS, max(_parts(most, REPEATED), _parts(LEAST_BLOCKS, blocks))))
 
 
 def _parts(n: int, of: int) -> int:

@@ -27,3 +27,4 @@ inline float toward_zero(double v) {
 }
 inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline double sqrt(double v) { return __builtin_sqrt(v); }
+inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import tempfile
 from typing import Any
 
 from cupy import _array, _stream
@@ -20,7 +21,10 @@ def launches() -> int:
 
 
 def moduleLoadData(image: bytes) -> int:  # noqa: N802
-    library = ctypes.CDLL(image.decode())
+    with tempfile.NamedTemporaryFile(suffix=".so") as file:
+        file.write(image)
+        file.flush()
+        library = ctypes.CDLL(file.name)
     _modules[id(library)] = library
     return id(library)
 

@@ -4,10 +4,15 @@ import functools
 import hashlib
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 _DEVICE = Path(__file__).parents[2] / "device"
+
+#: Products and sums do not fuse, as with -fmad=false; subnormal numbers stay, as with -ftz=false.
+_COMMAND = ["g++", "-std=c++17", "-fPIC", "-ffp-contract=off", "-mfma", "-mf16c", "-fno-math-errno", "-w",
+            *os.environ.get("EMULATED_FLAGS", "-O1").split()]  # fmt: skip
 
 #: What runs a kernel as the emulator wants it called.
 _FOOTER = """
@@ -18,6 +23,7 @@ extern "C" const char* start(const unsigned* shape, unsigned long shared, unsign
 }
 """
 
+_folder = tempfile.TemporaryDirectory()  # goes with the process
 _programs: dict[int, dict[str, Any]] = {}
 
 
@@ -27,8 +33,11 @@ class NVRTCError(RuntimeError):
     __module__ = "cupy_backends.cuda.libs.nvrtc"
 
 
+@functools.cache
 def getVersion() -> tuple[int, int]:  # noqa: N802
-    return 0, 0
+    """The second number is another for another emulator: what is compiled holds some of it."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(_DEVICE.iterdir())]
+    return 0, int(hashlib.sha256(repr((texts, _COMMAND, _FOOTER)).encode()).hexdigest()[:8], 16)
 
 
 def createProgram(src: str, name: str, headers: Any, include_names: Any) -> int:  # noqa: N802
@@ -38,13 +47,12 @@ def createProgram(src: str, name: str, headers: Any, include_names: Any) -> int:
 
 
 def compileProgram(prog: int, options: Any) -> None:  # noqa: N802
-    """Compile with what the options mean to g++: products and sums that do not fuse, subnormal numbers that stay."""
     for needed in ("-fmad=false", "-ftz=false"):
         assert needed in options, f"the emulated device computes as with {needed}"
     one = _programs[prog]
     source = f'#include "{_DEVICE / "cuda_words.h"}"\n{one["source"]}\n{_FOOTER}'
     try:
-        one["code"] = str(_built(source, ".so", ["-shared", str(_runtime())])).encode()
+        one["code"] = _built(source, "-shared", str(_runtime()))
     except subprocess.CalledProcessError as error:
         one["log"] = error.stderr
         raise NVRTCError("NVRTC_ERROR_COMPILATION (6)") from error
@@ -52,27 +60,23 @@ def compileProgram(prog: int, options: Any) -> None:  # noqa: N802
 
 @functools.cache
 def _runtime() -> Path:
-    return _built((_DEVICE / "emulator.cpp").read_text(encoding="utf-8"), ".o", ["-c", f"-I{_DEVICE}"])
-
-
-def _built(source: str, suffix: str, arguments: list[str]) -> Path:
-    """A file that g++ makes of a source, kept by everything that it depends on."""
-    flags = os.environ.get("EMULATED_FLAGS", "-O1").split()
-    command = ["g++", "-std=c++17", "-fPIC", "-ffp-contract=off", "-mfma", "-mf16c", "-fno-math-errno", "-w", *flags, *arguments]
-    headers = [path.read_text(encoding="utf-8") for path in sorted(_DEVICE.glob("*.h"))]
-    folder = Path(os.environ.get("EMULATED_CUBINS") or _DEVICE.parents[3] / ".cache" / "emulated")
-    path = folder / (hashlib.sha256(repr((source, headers, command)).encode()).hexdigest()[:32] + suffix)
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        own = path.with_suffix(f".{os.getpid()}{suffix}")
-        line = [*command, "-o", str(own), "-x", "c++", "-"]
-        subprocess.run(line, input=source, capture_output=True, text=True, check=True)
-        own.replace(path)
+    """The emulator itself, for each kernel to be linked with."""
+    path = Path(_folder.name) / "emulator.o"
+    path.write_bytes(_built((_DEVICE / "emulator.cpp").read_text(encoding="utf-8"), "-c", f"-I{_DEVICE}"))
     return path
 
 
+def _built(source: str, *arguments: str) -> bytes:
+    """What g++ makes of a source."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "made"
+        line = [*_COMMAND, "-o", str(path), "-x", "c++", "-", "-x", "none", *arguments]
+        subprocess.run(line, input=source, capture_output=True, text=True, check=True)
+        return path.read_bytes()
+
+
 def getCUBIN(prog: int) -> bytes:  # noqa: N802
-    """The path of the shared library: code of the emulated device."""
+    """A shared library: code of the emulated device."""
     return bytes(_programs[prog]["code"])
 
 
