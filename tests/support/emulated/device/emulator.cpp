@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -54,8 +55,8 @@ struct Block {
   Index index;
   std::vector<Thread> threads;
   unsigned char* shared;
-  unsigned waiting, ended, phase;
-  char barrier[2];  // one for even barriers and one for odd: a missing barrier must not look like the one before it
+  unsigned waiting = 0, ended = 0, phase = 0;
+  long barrier[2];  // one for even barriers and one for odd: a missing barrier must not look like the one before it
 };
 
 thread_local Place* now;
@@ -65,7 +66,7 @@ static thread_local Fiber scheduler;
 static thread_local void* scheduler_fiber;
 static thread_local void (*body)(const void*);
 static thread_local const void* argument;
-static int beginning, ending;
+alignas(16) static long beginning[2], ending[2];
 
 static void switch_to_scheduler() {
 #ifdef __SANITIZE_THREAD__
@@ -75,9 +76,9 @@ static void switch_to_scheduler() {
 }
 
 static void run_thread() {
-  ACQUIRE(&beginning);
+  ACQUIRE(beginning);
   body(argument);
-  RELEASE(&ending);
+  RELEASE(ending);
   {
     Unseen unseen;
     running->state = ENDED;
@@ -89,7 +90,7 @@ static void run_thread() {
 void barrier() {
   Unseen unseen;
   Block* b = running->block;
-  char* at = &b->barrier[b->phase & 1];
+  long* at = &b->barrier[b->phase & 1];
   RELEASE(at);
   if (++b->waiting == b->threads.size()) {
     b->waiting = 0;
@@ -108,8 +109,8 @@ void fence() {
 }
 
 unsigned add(unsigned* at, unsigned v) {
-  if (running->fenced) RELEASE(at);
   unsigned before = __atomic_fetch_add(at, v, __ATOMIC_RELAXED);
+  if (running->fenced) RELEASE(at);
   running->seen = at;
   return before;
 }
@@ -145,7 +146,7 @@ const char* launch(Index grid_, Index block_, unsigned long shared, unsigned ord
   block = block_;
   body = body_;
   argument = argument_;
-  RELEASE(&beginning);
+  RELEASE(beginning);
 #ifdef __SANITIZE_THREAD__
   scheduler_fiber = __tsan_get_current_fiber();
 #endif
@@ -156,9 +157,23 @@ const char* launch(Index grid_, Index block_, unsigned long shared, unsigned ord
   if (order > 1) std::shuffle(numbers.begin(), numbers.end(), random);
   static thread_local std::vector<std::vector<char>> stacks;
   if (stacks.size() < block.x) stacks.resize(block.x, std::vector<char>(STACK));
+#ifdef __SANITIZE_THREAD__
+  // All fibers are made before the first runs and go after the last: to make one, or to destroy it, orders things.
+  std::vector<void*> fibers(numbers.size() * block.x);
+  for (void*& fiber : fibers) fiber = __tsan_create_fiber(0);
+  std::vector<std::vector<std::vector<char>>> kept;  // ThreadSanitizer would take one block's use of a stack for another's
+#endif
+  std::deque<Block> blocks;
   const char* wrong = nullptr;
   for (unsigned number : numbers) {
-    Block b{{number % grid.x, number / grid.x, 0}, std::vector<Thread>(block.x), (unsigned char*)malloc(shared + 1), 0, 0, 0, {}};
+#ifdef __SANITIZE_THREAD__
+    kept.push_back(std::move(stacks));
+    stacks.assign(block.x, std::vector<char>(STACK));
+#endif
+    Block& b = blocks.emplace_back();  // each at an address of its own: its barriers order its own threads
+    b.index = {number % grid.x, number / grid.x, 0};
+    b.threads.resize(block.x);
+    b.shared = (unsigned char*)malloc(shared + 1);
     memset(b.shared, 0xff, shared);
     for (unsigned k = 0; k < block.x; k++) {
       Thread& t = b.threads[k];
@@ -169,17 +184,20 @@ const char* launch(Index grid_, Index block_, unsigned long shared, unsigned ord
       t.fenced = false;
       begin_fiber(t.stack, stacks[k].data(), STACK, run_thread);
 #ifdef __SANITIZE_THREAD__
-      t.fiber = __tsan_create_fiber(0);
+      t.fiber = fibers[number * block.x + k];
 #endif
     }
     wrong = run_block(b, order, random);
-#ifdef __SANITIZE_THREAD__
-    for (Thread& t : b.threads) __tsan_destroy_fiber(t.fiber);
-#endif
     free(b.shared);
+#ifndef __SANITIZE_THREAD__
+    blocks.clear();
+#endif
     if (wrong) break;
   }
-  ACQUIRE(&ending);
+#ifdef __SANITIZE_THREAD__
+  for (void* fiber : fibers) __tsan_destroy_fiber(fiber);
+#endif
+  ACQUIRE(ending);
   return wrong;
 }
 
