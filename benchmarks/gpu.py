@@ -51,7 +51,9 @@ def main():
         path = arguments.out / f"{stage}.json"
         command = [sys.executable, str(Path(__file__).with_name("gpu_stages.py")), stage, str(path)]
         try:
-            done = subprocess.run(command, timeout=STAGES[stage], check=False, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+            done = subprocess.run(
+                command, timeout=STAGES[stage], check=False, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+            )
             end = "" if done.returncode == 0 else f"exit status {done.returncode}"
         except subprocess.TimeoutExpired:
             end = f"stopped after {STAGES[stage]} s"

@@ -6,6 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import cupy
@@ -16,6 +17,11 @@ from bnspec_backends import cuda
 from bnspec_backends.cuda import compiling
 from bnspec_backends.cuda.arrays import KINDS
 from bnspec_backends.cuda.plan import plan_for
+
+try:
+    import torch
+except ImportError:  # the times of bnspec stand alone then
+    torch = None
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {
@@ -110,7 +116,9 @@ def bits(path):
         found[name] = "same" if stored.get(name) == digest else "differs"
     repeated = dict(digests()) == dict(digests())
     count = {word: sum(v == word for v in found.values()) for word in ("same", "differs")}
-    write(path, {**count, "the same bits again": repeated, "differing": [k for k, v in found.items() if v == "differs"]})
+    write(
+        path, {**count, "the same bits again": repeated, "differing": [k for k, v in found.items() if v == "differs"]}
+    )
 
 
 def truth(path):
@@ -119,7 +127,7 @@ def truth(path):
     x = cupy.zeros((2, 1100, 1000, 1000), "float16")  # 2.2e9 elements
     x[-1, -1, -1, -1] = 1.0
     config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
-    params, state = bnspec.init(config, channels=1100, like=x)
+    params, _ = bnspec.init(config, channels=1100, like=x)
     y, stats, saved = bnspec.batch_norm(x, params, config)
     mean, n = 1 / 2e6, 2e6
     found["mean"] = abs(float(stats.mean[0, -1]) - mean) < 1e-18
@@ -152,51 +160,57 @@ def kernels_alone(path):
     """Each kernel's time on the device, and what share of the copy's bandwidth it reaches."""
     bandwidth = 2 * (1 << 30) / timed_copy()
     found = {"bytes per us of a copy": bandwidth, "rows": []}
+    for name, dtype, layout in rows():
+        took = kernel_times(SHAPES[name], dtype, layout)
+        size = bytes_of(SHAPES[name], dtype)
+        shares = {kernel: [us, passes * size / bandwidth / us] for kernel, (passes, us) in took.items()}
+        found["rows"].append({"shape": name, "dtype": dtype, "layout": layout} | shares)
+        write(path, found)
+        print(name, dtype, layout, {kernel: f"{us:.0f} us {share:.0%}" for kernel, (us, share) in shares.items()})
+
+
+def kernel_times(shape, dtype, layout):
+    """How often a kernel passes over x, and the microseconds that it takes."""
+    pairs = arrays(shape, dtype, layout)
+    kernels, groups, one = cuda.make("compiled"), bnspec.Groups(axis=1, number=1), cupy.ones((1, shape[1]))
+    calls = {
+        "moments": (1, lambda x, g: kernels.moments(x, groups, None)),
+        "normalize": (2, lambda x, g: kernels.normalize(x, one, one, one, groups)),
+        "grad_sums": (2, lambda x, g: kernels.grad_sums(g, x, one, groups, None)),
+        "grad_input": (3, lambda x, g: kernels.grad_input(g, x, one, one, one, one, groups, None)),
+    }
+    return {
+        name: (passes, replayed([partial(call, *pair) for pair in pairs])) for name, (passes, call) in calls.items()
+    }
+
+
+def rows():
+    """Shapes, dtypes and layouts that are timed."""
     for name, shape in SHAPES.items():
         for dtype in ("float32", "bfloat16"):
             for layout in ("first", "last") if len(shape) == 4 else ("first",):
-                made = arrays(shape, dtype, layout)
-                groups = bnspec.Groups(axis=1, number=1)
-                k = cuda.make("compiled")
-                one = cupy.ones((1, shape[1]))
-                pairs = list(zip(made[::2], made[1::2]))
-                row = {
-                    "moments": (1, [lambda x=x: k.moments(x, groups, None) for x, _ in pairs]),
-                    "normalize": (2, [lambda x=x: k.normalize(x, one, one, one, groups) for x, _ in pairs]),
-                    "grad_sums": (2, [lambda x=x, g=g: k.grad_sums(g, x, one, groups, None) for x, g in pairs]),
-                    "grad_input": (3, [lambda x=x, g=g: k.grad_input(g, x, one, one, one, one, groups, None) for x, g in pairs]),
-                }
-                us = {kernel: (passes, replayed(calls)) for kernel, (passes, calls) in row.items()}
-                floor = made[0].nbytes / bandwidth
-                row = {"shape": name, "dtype": dtype, "layout": layout}
-                row |= {kernel: [t, passes * floor / t] for kernel, (passes, t) in us.items()}
-                found["rows"].append(row)
-                write(path, found)
-                print(name, dtype, layout, {k: f"{v[0]:.0f} us {v[1]:.0%}" for k, v in row.items() if isinstance(v, list)}, flush=True)
+                yield name, dtype, layout
+
+
+def bytes_of(shape, dtype):
+    return int(np.prod(shape)) * (4 if dtype == "float32" else 2)
 
 
 def times(path):
     """Forward, backward and inference of each shape, dtype and layout, beside torch's with and without cuDNN."""
-    floor = 2 * (1 << 30) / timed_copy()
-    found = {"bytes per us of a copy": floor, "rows": []}
-    try:
-        import torch
-    except ImportError:
-        torch = None
+    bandwidth = 2 * (1 << 30) / timed_copy()
+    found = {"bytes per us of a copy": bandwidth, "rows": []}
     config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
-    for name, shape in SHAPES.items():
-        for dtype in ("float32", "bfloat16"):
-            for layout in ("first", "last") if len(shape) == 4 else ("first",):
-                row = {"shape": name, "dtype": dtype, "layout": layout}
-                row |= ours(shape, dtype, layout, config)
-                if torch is not None:
-                    for cudnn in (True, False):
-                        row |= torchs(torch, shape, dtype, layout, cudnn)
-                size = int(np.prod(shape)) * (4 if dtype == "float32" else 2)
-                row["floors us"] = [k * size / floor for k in (3, 5, 2)]
-                found["rows"].append(row)
-                write(path, found)
-                print(row, flush=True)
+    for name, dtype, layout in rows():
+        shape = SHAPES[name]
+        row = {"shape": name, "dtype": dtype, "layout": layout} | ours(shape, dtype, layout, config)
+        if torch is not None:
+            for cudnn in (True, False):
+                row |= torchs(shape, dtype, layout, cudnn)
+        row["floors us"] = [passes * bytes_of(shape, dtype) / bandwidth for passes in (3, 5, 2)]
+        found["rows"].append(row)
+        write(path, found)
+        print(row, flush=True)
 
 
 def timed_copy():
@@ -206,42 +220,47 @@ def timed_copy():
 
 
 def sets(shape, dtype):
-    size = int(np.prod(shape)) * (4 if dtype == "float32" else 2)
-    return max(2, min(8, -(-ROTATED // (2 * size))))
+    return max(2, min(8, -(-ROTATED // (2 * bytes_of(shape, dtype)))))
 
 
 def arrays(shape, dtype, layout):
-    """Pairs of arrays, as many as it takes to pass the cache by."""
+    """Pairs of x and dy, as many as it takes to pass the cache by."""
+    kind = dtype
     if dtype == "bfloat16":
         import ml_dtypes
 
-        dtype = np.dtype(ml_dtypes.bfloat16)
-    made = [cupy.random.standard_normal(shape, "float32").astype(dtype) for _ in range(2 * sets(shape, str(dtype)))]
-    if layout == "last":
-        made = [cupy.ascontiguousarray(v.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for v in made]
-    return made
+        kind = np.dtype(ml_dtypes.bfloat16)
+
+    def new():
+        v = cupy.random.standard_normal(shape, "float32").astype(kind)
+        return v if layout == "first" else cupy.ascontiguousarray(v.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+    return [(new(), new()) for _ in range(sets(shape, dtype))]
 
 
 def ours(shape, dtype, layout, config):
     """Microseconds of forward, backward and inference of bnspec on CuPy arrays."""
-    made = arrays(shape, dtype, layout)
-    xs, dys = made[::2], made[1::2]
-    params, state = bnspec.init(config, channels=shape[1], like=xs[0])
-    step = {
-        "forward": [lambda x=x: bnspec.batch_norm(x, params, config) for x in xs],
-        "inference": [lambda x=x: bnspec.batch_norm_inference(x, params, state, config) for x in xs],
+    pairs = arrays(shape, dtype, layout)
+    params, state = bnspec.init(config, channels=shape[1], like=pairs[0][0])
+    saved = [bnspec.batch_norm(x, params, config)[2] for x, _ in pairs]
+    steps = (
+        [partial(bnspec.batch_norm, x, params, config) for x, _ in pairs],
+        [partial(bnspec.batch_norm_vjp, dy, s) for (_, dy), s in zip(pairs, saved)],
+        [partial(bnspec.batch_norm_inference, x, params, state, config) for x, _ in pairs],
+    )
+    launches = []
+    for step in steps:
+        before = cuda.counters.launches
+        step[0]()
+        launches.append(cuda.counters.launches - before)
+    return {
+        "bnspec us": [timed(step) for step in steps],
+        "bnspec us, in a graph": [replayed(step) for step in steps],
+        "launches": launches,
     }
-    forward, infer = timed(step["forward"]), timed(step["inference"])
-    kept = [bnspec.batch_norm(x, params, config)[2] for x in xs]
-    before = cuda.counters.launches
-    step["backward"] = [lambda dy=dy, s=s: bnspec.batch_norm_vjp(dy, s) for dy, s in zip(dys, kept)]
-    backward = timed(step["backward"])
-    launches = (cuda.counters.launches - before) / (len(xs) + SAMPLES)
-    graphs = [replayed(step[name]) for name in ("forward", "backward", "inference")]
-    return {"bnspec us": [forward, backward, infer], "bnspec us, in a graph": graphs, "launches backward": launches}
 
 
-def torchs(torch, shape, dtype, layout, cudnn):
+def torchs(shape, dtype, layout, cudnn):
     """The same of torch's function, its gradient by its own backward operator."""
     form = torch.channels_last if layout == "last" else torch.contiguous_format
     kind = getattr(torch, dtype)
@@ -259,8 +278,8 @@ def torchs(torch, shape, dtype, layout, cudnn):
     f = torch.nn.functional.batch_norm
     with torch.backends.cudnn.flags(enabled=cudnn), stream:
         with torch.no_grad():
-            forward = timed([lambda x=x: f(x, mean, var, gamma, beta, True, 0.1, 1e-5) for x in xs])
-            infer = timed([lambda x=x: f(x, mean, var, gamma, beta, False, 0.1, 1e-5) for x in xs])
+            forward = timed([partial(f, x, mean, var, gamma, beta, True, 0.1, 1e-5) for x in xs])
+            infer = timed([partial(f, x, mean, var, gamma, beta, False, 0.1, 1e-5) for x in xs])
         gamma.requires_grad_(), beta.requires_grad_()
         leaves = [x.requires_grad_() for x in xs]
         ys = [f(x, mean, var, gamma, beta, True, 0.1, 1e-5) for x in leaves]
@@ -276,45 +295,46 @@ def torchs(torch, shape, dtype, layout, cudnn):
 def small(path):
     """Microseconds of the host for a small step: what launches cost when the arrays do not."""
     found = {}
-    try:
-        import torch
-    except ImportError:
-        torch = None
-    config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
-
-    def per_call(call, calls=200):
-        for _ in range(10):
-            call()
-        cupy.cuda.Device().synchronize()
-        begin = time.perf_counter()
-        for _ in range(calls):
-            call()
-        host = time.perf_counter() - begin
-        cupy.cuda.Device().synchronize()
-        return [host / calls * 1e6, (time.perf_counter() - begin) / calls * 1e6]
-
     for shape in ((8, 64), (32, 64, 7, 7)):
-        x = cupy.random.standard_normal(shape, "float32")
-        params, state = bnspec.init(config, channels=64, like=x)
-        saved = bnspec.batch_norm(x, params, config)[2]
-        row = {
-            "bnspec forward": per_call(lambda: bnspec.batch_norm(x, params, config)),
-            "bnspec backward": per_call(lambda: bnspec.batch_norm_vjp(x, saved)),
-            "bnspec inference": per_call(lambda: bnspec.batch_norm_inference(x, params, state, config)),
-        }
-        with cuda.using("specification"):
-            row["specification forward"] = per_call(lambda: bnspec.batch_norm(x, params, config), 30)
-            row["specification backward"] = per_call(lambda: bnspec.batch_norm_vjp(x, saved), 30)
-        if torch is not None:
-            t = torch.randn(shape, device="cuda")
-            g, b, m, v = (torch.ones(64, device="cuda") for _ in range(4))
-            with torch.no_grad():
-                f = torch.nn.functional.batch_norm
-                row["torch forward"] = per_call(lambda: f(t, m, v, g, b, True, 0.1, 1e-5))
-                row["torch inference"] = per_call(lambda: f(t, m, v, g, b, False, 0.1, 1e-5))
-        found[str(shape)] = row
+        found[str(shape)] = small_step(shape)
         write(path, found)
-        print(shape, row, flush=True)
+        print(shape, found[str(shape)], flush=True)
+
+
+def per_call(call, calls=200):
+    """Microseconds until the call has returned, and until the device has done it."""
+    for _ in range(10):
+        call()
+    cupy.cuda.Device().synchronize()
+    begin = time.perf_counter()
+    for _ in range(calls):
+        call()
+    host = time.perf_counter() - begin
+    cupy.cuda.Device().synchronize()
+    return [host / calls * 1e6, (time.perf_counter() - begin) / calls * 1e6]
+
+
+def small_step(shape):
+    config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    x = cupy.random.standard_normal(shape, "float32")
+    params, state = bnspec.init(config, channels=64, like=x)
+    saved = bnspec.batch_norm(x, params, config)[2]
+    row = {
+        "bnspec forward": per_call(lambda: bnspec.batch_norm(x, params, config)),
+        "bnspec backward": per_call(lambda: bnspec.batch_norm_vjp(x, saved)),
+        "bnspec inference": per_call(lambda: bnspec.batch_norm_inference(x, params, state, config)),
+    }
+    with cuda.using("specification"):
+        row["specification forward"] = per_call(lambda: bnspec.batch_norm(x, params, config), 30)
+        row["specification backward"] = per_call(lambda: bnspec.batch_norm_vjp(x, saved), 30)
+    if torch is not None:
+        t = torch.randn(shape, device="cuda")
+        g, b, m, v = (torch.ones(64, device="cuda") for _ in range(4))
+        f = torch.nn.functional.batch_norm
+        with torch.no_grad():
+            row["torch forward"] = per_call(lambda: f(t, m, v, g, b, True, 0.1, 1e-5))
+            row["torch inference"] = per_call(lambda: f(t, m, v, g, b, False, 0.1, 1e-5))
+    return row
 
 
 def waits(path):

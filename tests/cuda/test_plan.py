@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnspec_backends.cuda.plan import LONG_RUN, MOST_PARTS, THREADS, Plan, plan_for, vector_width
+from bnspec_backends.cuda.plan import MOST_PARTS, THREADS, Plan, plan_for, vector_width
 from bnspec_backends.layout import find_layout
 
 SHARED_BYTES = 48 << 10  # of a block, on every device
@@ -16,7 +16,8 @@ SHARED_BYTES = 48 << 10  # of a block, on every device
 EXTENTS = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70), st.integers(1, 300))
 
 
-def planned(groups: int, rows: int, channels: int, run: int, size: int, address: int = 0) -> tuple[Plan, bool, int]:
+def planned(extents: Any, size: int, address: int = 0) -> tuple[Plan, bool, int]:
+    groups, rows, channels, run = extents
     layout = find_layout((groups * rows, channels, run), (channels * run * size, run * size, size), size, 1, groups)
     assert layout is not None
     columns, vector = vector_width([layout], [size], [address])
@@ -48,10 +49,12 @@ def visited(plan: Plan, parts: int, channels: int, rows: int, run: int, vector: 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 150)), st.sampled_from([2, 4, 8]))
+@given(
+    st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 150)), st.sampled_from([2, 4, 8])
+)
 def test_every_element_is_visited_once(extents: Any, size: int) -> None:
     groups, rows, channels, run = extents
-    plan, _, vector = planned(groups, rows, channels, run, size)
+    plan, _, vector = planned(extents, size)
     for parts in {plan.parts, plan.tiles}:
         found = visited(plan, parts, channels, rows, run, vector)
         assert set(found.values()) == {1}
@@ -60,7 +63,7 @@ def test_every_element_is_visited_once(extents: Any, size: int) -> None:
 
 @given(EXTENTS, st.sampled_from([2, 4, 8]), st.integers(0, 15))
 def test_limits_hold(extents: Any, size: int, offset: int) -> None:
-    plan, columns, vector = planned(*extents, size, address=offset * size)
+    plan, columns, vector = planned(extents, size, address=offset * size)
     assert columns == (plan.walk.startswith("Columns"))
     assert offset % vector == 0
     assert plan.threads <= THREADS
@@ -73,17 +76,17 @@ def test_limits_hold(extents: Any, size: int, offset: int) -> None:
 
 @given(EXTENTS, st.sampled_from([2, 4, 8]))
 def test_teams_cover_the_channels_of_a_block(extents: Any, size: int) -> None:
-    plan, columns, vector = planned(*extents, size)
+    plan, columns, vector = planned(extents, size)
     assert plan.lanes * vector == plan.width * extents[3] if columns else plan.width == 1
     assert plan.threads % plan.lanes == 0
 
 
 def test_large_arrays_fill_a_device_and_small_ones_do_not() -> None:
-    plan, *_ = planned(1, 256, 64, 112 * 112, 4)
+    plan, *_ = planned((1, 256, 64, 112 * 112), 4)
     assert (plan.walk, plan.threads, plan.parts) == ("Runs<4>", 256, 17)
-    plan, *_ = planned(1, 256 * 112 * 112, 64, 1, 4)
+    plan, *_ = planned((1, 256 * 112 * 112, 64, 1), 4)
     assert (plan.walk, plan.blocks, plan.parts) == ("Columns<4>", 2, 264)
-    plan, *_ = planned(1, 8, 64, 1, 4)
+    plan, *_ = planned((1, 8, 64, 1), 4)
     assert plan.parts == plan.tiles == 1
 
 

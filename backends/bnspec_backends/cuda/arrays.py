@@ -100,7 +100,9 @@ def parameter(name: str, v: Any) -> dict[str, Any]:
     return {own: v, stride: v.strides[0] // kind.size, dtype: kind.number}
 
 
-_MEMBERS = {name: (name, f"{name}_stride", f"{name}_dtype") for name in ("gamma", "beta", "running_mean", "running_var")}
+_MEMBERS = {
+    name: (name, f"{name}_stride", f"{name}_dtype") for name in ("gamma", "beta", "running_mean", "running_var")
+}
 
 
 def _layout(v: Any, groups: Groups) -> Layout | None:

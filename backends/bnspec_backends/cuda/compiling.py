@@ -55,7 +55,7 @@ def _architecture(device: int) -> str:
 def program(what: str) -> str:
     """Return the source of one kernel."""
     return (
-        f"{_source()}\nextern \"C\" __global__ void __launch_bounds__({THREADS}) entry(const __grid_constant__ Call call)"
+        f'{_source()}\nextern "C" __global__ void __launch_bounds__({THREADS}) entry(const __grid_constant__ Call call)'
         f" {{ {what}(call); }}\n"
     )
 
@@ -113,5 +113,5 @@ def _no_compiler(architecture: str, why: object) -> Exception:
         "BN-ERR-5",
         got=f"no kernel for a CUDA device of {architecture}: {why}",
         expected="NVRTC, of a version that knows the device",
-        do='Install it with the extra, `pip install "bnspec[cuda]"`, or choose bnspec_backends.cuda.use("specification").',
+        do='Install it with the extra, `pip install "bnspec[cuda]"`, or use("specification") of bnspec_backends.cuda.',
     )

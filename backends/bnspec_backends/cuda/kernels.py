@@ -1,6 +1,6 @@
 """Kernels for CuPy arrays on a CUDA device: two launches forward, two backward, one for inference.
 
-What is not served, because it has no elements, goes the specification's way, and is counted.
+Arrays without elements go the specification's way, and are counted.
 """
 
 from typing import Any

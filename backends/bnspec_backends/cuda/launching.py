@@ -7,11 +7,12 @@ call has no gaps, and no argument can have a wrong width.
 import ctypes
 import operator
 import struct
+import threading
 from typing import Any
 
-from cupy.cuda import driver
+from cupy.cuda import Device, driver
 
-__all__ = ["FIELDS", "NAMES", "launch", "pack"]
+__all__ = ["FIELDS", "NAMES", "launch", "make_current", "pack"]
 
 _ARRAYS_OF_X = ("x", "dy", "out", "mask")
 _NUMBERS = ("groups", "rows", "channels", "run", "x_row", "x_channel", "dy_row", "dy_channel", "out_row", "out_channel",
@@ -44,6 +45,27 @@ def pack(values: dict[str, Any]) -> bytes:
     """Return a call, all of whose members are named, as the kernels read it."""
     assert len(values) == len(NAMES), f"no members of a call: {sorted(values.keys() - set(NAMES))}"
     return _PACKER.pack(*_in_order(values))
+
+
+class _Thread(threading.local):
+    """Devices whose context this thread has made current before."""
+
+    def __init__(self) -> None:
+        self.devices: set[int] = set()
+
+
+_thread = _Thread()
+
+
+def make_current(device: int) -> None:
+    """Make the context of the current device current for the driver.
+
+    CuPy's allocator may give a thread memory without a call of CUDA's runtime; the driver, which starts kernels, then
+    knows of no context in that thread.
+    """
+    if device not in _thread.devices:
+        Device(device).use()
+        _thread.devices.add(device)
 
 
 def launch(

@@ -17,7 +17,7 @@ from bnspec._masks import one_count
 from bnspec_backends.cuda import compiling
 from bnspec_backends.cuda.arrays import KINDS, Kind, Source, factor, new_like, parameter, read, read_along, spread_mask
 from bnspec_backends.cuda.counters import counters
-from bnspec_backends.cuda.launching import NAMES, launch
+from bnspec_backends.cuda.launching import NAMES, launch, make_current
 from bnspec_backends.cuda.plan import VECTOR_BYTES, Plan, plan_for, vector_width
 from bnspec_backends.cuda.workspace import counters_for
 from bnspec_backends.layout import Layout
@@ -107,7 +107,9 @@ def pull_back(
     names = ("s1", "s2", "scale", "slope", "shift", "centre", "low", "inverse", "divisor")
     values = _named(names, [s1, s2, a, b, c, centre, low, inverse, divisor])
     values |= parameter("gamma", gamma) | parameter("beta", beta)
-    direct = [None if v is None or layout.groups > 1 else cupy.empty((layout.channels,), v.dtype) for v in (gamma, beta)]
+    direct = [
+        None if v is None or layout.groups > 1 else cupy.empty((layout.channels,), v.dtype) for v in (gamma, beta)
+    ]
     call.sum("grad_sums", 2, values | _named(("dgamma", "dbeta"), direct), "false")
     call.compute("grad_input", _named(("centre", "scale", "slope", "shift"), [centre, a, b, c]), "false")
     assert call.out is not None
@@ -190,6 +192,7 @@ class _Call:
             tuple(0 if v is None else v.array.data.ptr % VECTOR_BYTES for v in given),
         )
         self.device, self.stream = cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr
+        make_current(self.device)
 
     def sum(self, name: str, numbers: int, values: _Values, flag: str) -> None:
         """Queue a kernel that leaves so many numbers of each part of a channel."""

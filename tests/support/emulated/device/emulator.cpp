@@ -173,7 +173,7 @@ const char* launch(Index grid_, Index block_, unsigned long shared, unsigned ord
     Block& b = blocks.emplace_back();  // each at an address of its own: its barriers order its own threads
     b.index = {number % grid.x, number / grid.x, 0};
     b.threads.resize(block.x);
-    b.shared = (unsigned char*)malloc(shared + 1);
+    b.shared = (unsigned char*)malloc(shared);
     memset(b.shared, 0xff, shared);
     for (unsigned k = 0; k < block.x; k++) {
       Thread& t = b.threads[k];

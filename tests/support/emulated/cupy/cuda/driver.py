@@ -20,7 +20,19 @@ def launches() -> int:
     return _launches
 
 
+class CUDADriverError(RuntimeError):
+    """As CuPy's."""
+
+    __module__ = "cupy_backends.cuda.api.driver"
+
+
+def _need_context() -> None:
+    if not _stream.has_context():
+        raise CUDADriverError("CUDA_ERROR_INVALID_CONTEXT: invalid device context")
+
+
 def moduleLoadData(image: bytes) -> int:  # noqa: N802
+    _need_context()
     with tempfile.NamedTemporaryFile(suffix=".so") as file:
         file.write(image)
         file.flush()
@@ -45,10 +57,11 @@ def launchKernel(  # noqa: N802
 ) -> None:  # fmt: skip
     """Copy the argument, as the driver does, and queue the launch."""
     global _launches
+    _need_context()
     if not (0 < grid_dim_x < 1 << 31 and 0 < grid_dim_y < 1 << 16 and grid_dim_z == 1 and 0 < block_dim_x <= 1024):
-        raise ValueError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+        raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
     if shared_mem_bytes > 48 << 10:
-        raise ValueError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+        raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
     _launches += 1
     first = ctypes.c_void_p.from_address(kernel_params).value
     function, size = _functions[f]
