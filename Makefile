@@ -25,7 +25,7 @@ export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help bench-cpu clause conformance quick test test-core test-oldest test-cuda test-frameworks selftest matrix matrix-short pages lint format wheel-test clean clean-venv
+.PHONY: help bench-cpu bench-gpu clause conformance quick test test-core test-oldest test-cuda test-gpu test-frameworks selftest matrix matrix-short pages lint format wheel-test clean clean-venv
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,13 @@ test-frameworks: $(MATRIX_VENV)/.stamp-frameworks ## Run the tests of the adapte
 bench-cpu: $(MATRIX_VENV)/.stamp-bench ## Time batch normalization on the CPU beside its peers and write docs/performance.md
 	$(MATRIX_VENV)/bin/python benchmarks/cpu.py --page docs/performance.md $(ARGS)
 	$(MATRIX_VENV)/bin/python benchmarks/growth.py --page docs/performance.md --plot docs/performance.svg
+
+# In the environment of PYTHON where that has CuPy and torch: a machine with a device may reach no package index.
+bench-gpu: ## On a machine with a CUDA device: bits, waits, conformance and times, as JSON in .cache/gpu
+	PYTHONPATH=$(CURDIR):$(CURDIR)/backends:$(CURDIR)/conformance $(PYTHON) benchmarks/gpu.py --out .cache/gpu $(ARGS)
+
+test-gpu: ## The same without the times
+	$(MAKE) bench-gpu ARGS='--stages facts,compile_all,bits,truth,waits,conformance'
 
 lint: $(VENV)/.stamp-dev ## Check format, style and types
 	$(VENV)/bin/python -m ruff format --check .

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnspec_backends.cpu.layout import dense, find_layout
 from bnspec_backends.cpu.plan import plan_for
+from bnspec_backends.layout import dense, find_layout
 
 BASE = np.arange(4 * 6 * 5 * 8, dtype=np.float32).reshape(4, 6, 5, 8)
 

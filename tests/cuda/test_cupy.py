@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from installed_here import installed
 from mpi_jobs import EMULATED
 
 from bnspec._clauses import clauses
@@ -40,6 +41,7 @@ def test_a_step_can_be_captured_and_replayed_on_the_device() -> None:
     assert set(found.values()) == {True}, found
 
 
+@pytest.mark.skipif(not installed("cupy"), reason="`make test-cuda` runs it, once")
 def test_conformance_on_an_emulated_device() -> None:
     """Every clause passes that has something to say about it: the backend waits for no values it does not need."""
     said = run("cupy", **EMULATED, OMP_NUM_THREADS="1")

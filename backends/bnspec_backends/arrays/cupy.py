@@ -7,6 +7,7 @@ from typing import Any
 import cupy
 
 from bnspec import Kernels
+from bnspec_backends import cuda
 
 __all__ = ["CupyBackend"]
 
@@ -16,8 +17,10 @@ class CupyBackend:
 
     name = "cupy"
 
-    def __init__(self) -> None:
-        self.kernels: Kernels = Kernels()
+    @property
+    def kernels(self) -> Kernels:
+        """Kernels of `bnspec_backends.cuda`."""
+        return cuda.make(cuda.in_use())
 
     def version(self) -> str:
         """Return CuPy's version."""

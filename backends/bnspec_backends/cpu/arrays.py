@@ -7,8 +7,8 @@ import numpy
 from bnspec._errors import refusal
 from bnspec._types import Groups
 from bnspec_backends.cpu.buffer_pool import SMALLEST
-from bnspec_backends.cpu.layout import Layout, dense, find_layout
 from bnspec_backends.cpu.resources import resources
+from bnspec_backends.layout import Layout, dense, find_layout
 
 __all__ = ["Source", "counts", "factor", "new_like", "plain", "read", "read_along", "returned", "spread_mask"]
 

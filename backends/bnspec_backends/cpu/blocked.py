@@ -14,9 +14,9 @@ from bnspec import Kernels
 from bnspec._sums import two_sum
 from bnspec._types import Groups, Moments
 from bnspec_backends.cpu.arrays import Source, factor, new_like, read, read_along, returned
-from bnspec_backends.cpu.layout import Layout
 from bnspec_backends.cpu.plan import CANCELLATION
 from bnspec_backends.cpu.resources import resources
+from bnspec_backends.layout import Layout
 
 __all__ = ["BlockedKernels"]
 

@@ -7,8 +7,9 @@ from bnspec._gradients import parameter_gradients
 from bnspec._masks import one_count
 from bnspec_backends.cpu import operations
 from bnspec_backends.cpu.blocked import BlockedKernels
+from bnspec_backends.plain_calls import is_plain, is_plain_gradient
 
-__all__ = ["CompiledKernels", "is_plain", "is_plain_gradient"]
+__all__ = ["CompiledKernels"]
 
 
 class CompiledKernels(BlockedKernels):
@@ -66,17 +67,3 @@ class CompiledKernels(BlockedKernels):
 
     def merge(self, a: Any, b: Any, added: int) -> Any:
         return operations.merge(a, b, added) if operations.merges(a, b) else super().merge(a, b, added)
-
-
-def is_plain(
-    config: BatchNormConfig, *, state: Any = None, mask: Any = None, comm: Any = None, name: str = "batch_norm"
-) -> bool:
-    """Return whether nothing comes between the two passes of a forward operation: no ranks, mask or renorm."""
-    return mask is None and comm is None and config.renorm is None
-
-
-def is_plain_gradient(saved: Saved, *, comm: Any = None, dmean: Any = None, dvar: Any = None) -> bool:
-    """Return whether nothing comes between the two passes of a gradient, and the batch's own statistics do."""
-    if saved.frozen or comm is not None or saved.mask is not None or saved.r is not None:
-        return False
-    return dmean is None and dvar is None and saved.divisor is not None and saved.divisor.ndim == 1

@@ -14,9 +14,9 @@ from bnspec_backends.cpu.compiled import channel_major, channel_minor, merging, 
 from bnspec_backends.cpu.compiled.compile_notice import notice
 from bnspec_backends.cpu.compiled.dtypes import as_storage, compiles_half
 from bnspec_backends.cpu.compiled.thread_team import team
-from bnspec_backends.cpu.layout import Layout
 from bnspec_backends.cpu.plan import Plan, plan_for
 from bnspec_backends.cpu.resources import resources
+from bnspec_backends.layout import Layout
 
 __all__ = [
     "forward",

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from bnspec_backends.cpu.layout import Layout, dense
+from bnspec_backends.layout import Layout, dense
 
 __all__ = ["CANCELLATION", "Plan", "plan_for"]
 

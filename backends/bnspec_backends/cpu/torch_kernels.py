@@ -16,7 +16,8 @@ from bnspec._gradients import parameter_gradients
 from bnspec._modes import readable
 from bnspec._types import Static
 from bnspec_backends.cpu import operations
-from bnspec_backends.cpu.compiled_kernels import CompiledKernels, is_plain, is_plain_gradient
+from bnspec_backends.cpu.compiled_kernels import CompiledKernels
+from bnspec_backends.plain_calls import is_plain, is_plain_gradient
 
 __all__ = ["TorchCpuKernels"]
 

@@ -51,6 +51,7 @@ def fault(folder: Path, act: str, ranks: int = 3, **options: Any) -> tuple[Any, 
 EMULATED = {
     "PYTHONPATH": str(HERE.parent / "emulated"),
     "EMULATED_DEVICES": "8",
+    "BNSPEC_CUDA_CACHE": str(HERE.parents[2] / ".cache" / "emulated-kernels"),
     "BNSPEC_TEST_RANKS": "nccl",
     "BNSPEC_CPU_KERNELS": "specification",
 }

@@ -3,6 +3,7 @@
 import collections
 import operator
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,7 @@ _VIEWING = {"atleast_1d", "atleast_2d", "broadcast_arrays", "broadcast_to", "dia
 
 #: Memory that is in use, by address, so that a bare pointer is found to belong to something.
 _memory: Any = weakref.WeakValueDictionary()
+_listed = threading.Lock()
 
 
 #: Memory that was freed, by size, to be used again with what is in it: as from CuPy's pool, if the environment says so.
@@ -47,12 +49,20 @@ class _Memory:
     def __init__(self, host: Any) -> None:
         self.host, self.size, self.device = host, max(1, host.nbytes), _device().id
         self.address = host.__array_interface__["data"][0]
-        _memory[self.address] = self
+        with _listed:
+            _memory[self.address] = self
+
+
+def in_use() -> list[Any]:
+    """All memory that some array or pointer still needs."""
+    with _listed:
+        return list(_memory.values())
 
 
 def memory_at(address: Any, size: int) -> Any:
     """The allocation that contains these bytes, or an error, where a GPU would read someone else's."""
-    for start, memory in list(_memory.items()):
+    for memory in in_use():
+        start = memory.address
         if start <= address and address + size <= start + memory.size:
             return memory
     raise MemoryError(f"{size} bytes at {address:#x} are in no allocation")

@@ -28,6 +28,16 @@ def _count_wait() -> None:
     _waited += 1
 
 
+def use_runtime() -> None:
+    """Give the calling thread a context, as the first call of CUDA's runtime in a thread does."""
+    _local.context = True
+
+
+def has_context() -> bool:
+    """Whether the driver would know of a context in this thread; memory from the pool is no reason to."""
+    return getattr(_local, "context", False)
+
+
 class Stream:
     """As `cupy.cuda.Stream`; what begins with an underscore is the emulator's own."""
 
@@ -51,6 +61,7 @@ class Stream:
         return hash(self.ptr)
 
     def _enqueue(self, work: Any) -> None:
+        use_runtime()
         with self._lock:
             self._left += 1
             if self._thread is None:

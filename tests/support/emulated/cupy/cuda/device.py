@@ -22,19 +22,27 @@ class Device:
     def pci_bus_id(self) -> str:
         return f"0000:{self.id:02X}:00.0"
 
+    @property
+    def compute_capability(self) -> str:
+        return "90"
+
     def use(self) -> Any:
         _local.current = self.id
+        _stream.use_runtime()
         return self
 
     def synchronize(self) -> None:
         _stream.get_current_stream().synchronize()
 
     def __enter__(self) -> Any:
+        """As CuPy's, which asks nothing of the runtime where the device is current already."""
         _local.before = [*getattr(_local, "before", []), Device().id]
-        return self.use()
+        return self if Device().id == self.id else self.use()
 
     def __exit__(self, *_: Any) -> None:
-        _local.current = _local.before.pop()
+        before = _local.before.pop()
+        if before != Device().id:
+            Device(before).use()
 
     def __int__(self) -> Any:
         return self.id

@@ -1,0 +1,586 @@
+// Batch normalization on CUDA devices: four kernels, each for any layout, dtype, number of groups, with or without mask.
+//
+// A kernel has one argument, a `Call`, whose members are 8 bytes wide, so that packing them cannot go wrong. Statistics
+// and formulas are float64 throughout: a device whose float64 rate is half or a quarter of float32's waits for memory
+// all the same. What is rounded to x's dtype is rounded once.
+//
+// A block sums a part of one channel (Runs) or of some channels whose elements lie side by side (Columns); the block
+// that ends last joins the parts, always in the same order. So the bits depend on nothing but shape and layout.
+//
+// No header is included. With BN_HOST defined the same text is compiled by g++ against an emulator of the device.
+
+typedef long long i64;
+typedef unsigned u32;
+typedef unsigned short u16;
+typedef unsigned char u8;
+
+#ifndef BN_HOST
+#define BN_DEV __device__ __forceinline__
+#define BN_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+BN_DEV float float_of(u32 bits) { return __uint_as_float(bits); }
+BN_DEV u32 bits_of(float v) { return __float_as_uint(v); }
+BN_DEV float half_to_float(u16 bits) { float v; asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(bits)); return v; }
+BN_DEV u16 float_to_half(float v) { u16 bits; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(v)); return bits; }
+BN_DEV float toward_zero(double v) { return __double2float_rz(v); }
+#endif
+
+// One call. Members are in the order of `launching.FIELDS`; strides are in elements.
+struct Call {
+  const void* x;         // and where each array below begins, 0 where there is none
+  const void* dy;
+  void* out;             // y or dx
+  const u8* mask;
+  i64 groups;            // x is (groups, rows, channels, run) by these strides, run with stride 1
+  i64 rows;
+  i64 channels;
+  i64 run;
+  i64 x_row;
+  i64 x_channel;
+  i64 dy_row;
+  i64 dy_channel;
+  i64 out_row;
+  i64 out_channel;
+  i64 mask_row;
+  i64 mask_channel;
+  i64 lanes;             // Columns: threads side by side in a row; width: channels of a block
+  i64 width;
+  i64 team;              // threads that join the parts of one channel
+  double* partial;       // (groups*channels, splits, 4 or 2): what blocks leave for the last one
+  u32* counters;         // (blocks,), 0 between calls
+  i64* count;            // moments: (groups,) without a mask, (groups, channels) with one
+  double* divisor;       // moments: (groups,), may be absent; grad_sums: reads it
+  double* mean;          // (groups, channels), as all below that are double
+  double* low;
+  double* m2;
+  double* inverse;
+  double* centre;
+  double* scale;         // normalize: factor of x - centre; grad_input: of dy
+  double* shift;         // what is added
+  double* slope;         // grad_input: factor of x - centre
+  double* s1;
+  double* s2;
+  double epsilon;
+  const void* gamma;     // (channels,) by this stride and of this dtype: 1 float16, 2 bfloat16, 3 float32, 4 float64
+  i64 gamma_stride;
+  i64 gamma_dtype;
+  const void* beta;
+  i64 beta_stride;
+  i64 beta_dtype;
+  void* dgamma;          // (channels,) of gamma's dtype, without gaps; only where there is one group
+  void* dbeta;
+  const void* running_mean;
+  i64 running_mean_stride;
+  i64 running_mean_dtype;
+  const void* running_var;
+  i64 running_var_stride;
+  i64 running_var_dtype;
+};
+
+// Dtypes ---------------------------------------------------------------------------------------------------------------
+
+struct float16 { u16 bits; };
+struct bfloat16 { u16 bits; };
+BN_DEV double up(float16 v) { return (double)half_to_float(v.bits); }
+BN_DEV double up(bfloat16 v) { return (double)float_of((u32)v.bits << 16); }
+BN_DEV double up(float v) { return (double)v; }
+BN_DEV double up(double v) { return v; }
+
+// The float32 next to v toward zero, its last bit set where v lies beyond it. Rounded again to 16 bits, it gives what
+// rounding v once would have given: the last bit stands for all that is smaller than it.
+BN_DEV float sticky(double v) {
+  float near = toward_zero(v);
+  return (double)near == v ? near : float_of(bits_of(near) | 1u);  // NaN stays NaN
+}
+BN_DEV void down(double v, double& to) { to = v; }
+BN_DEV void down(double v, float& to) { to = (float)v; }
+BN_DEV void down(double v, float16& to) { to.bits = float_to_half(sticky(v)); }
+BN_DEV void down(double v, bfloat16& to) {
+  u32 bits = bits_of(sticky(v));
+  bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  to.bits = nan ? (u16)0x7fc0 : (u16)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+template <class T, int V> struct alignas(sizeof(T) * V) Vector { T at[V]; };
+
+// Element i of an array whose dtype is known at run time: parameters and states.
+BN_DEV double element(const void* from, i64 dtype, i64 i) {
+  if (dtype == 1) return up(((const float16*)from)[i]);
+  if (dtype == 2) return up(((const bfloat16*)from)[i]);
+  if (dtype == 3) return up(((const float*)from)[i]);
+  return ((const double*)from)[i];
+}
+BN_DEV void put_element(void* to, i64 dtype, i64 i, double v) {
+  if (dtype == 1) down(v, ((float16*)to)[i]);
+  else if (dtype == 2) down(v, ((bfloat16*)to)[i]);
+  else if (dtype == 3) down(v, ((float*)to)[i]);
+  else ((double*)to)[i] = v;
+}
+
+// How a thread walks over x ----------------------------------------------------------------------------------------------
+// A walk gives offsets of V neighbours. `kept` numbers of a thread are kept apart: 1 where all neighbours are of one
+// channel, V where they may be of several. blockIdx.x tells group and channels, blockIdx.y the part of them. The elements
+// of one channel and group are counted in 32 bits, since a thread divides by them; offsets have 64.
+
+// Where part i of n begins.
+BN_DEV u32 cut(u32 length, u32 i, u32 n) { return (u32)((unsigned long long)length * i / n); }
+
+template <int V_> struct Runs {
+  static constexpr int V = V_, kept = 1;
+  u32 group, first, row, at, vectors, rows_on, vectors_on, step;
+  int left;
+  i64 base_row;
+  BN_DEV explicit Runs(const Call& c) {
+    group = blockIdx.x / (u32)c.channels;
+    first = blockIdx.x - group * (u32)c.channels;
+    vectors = (u32)c.run / V;
+    u32 length = (u32)c.rows * vectors, from = cut(length, blockIdx.y, gridDim.y) + threadIdx.x;
+    left = (int)cut(length, blockIdx.y + 1, gridDim.y) - (int)from;
+    step = blockDim.x;
+    row = from / vectors;
+    at = from - row * vectors;
+    rows_on = step / vectors;
+    vectors_on = step - rows_on * vectors;
+    base_row = (i64)group * c.rows;
+  }
+  BN_DEV bool more() const { return left > 0; }
+  BN_DEV void next() {
+    left -= (int)step;
+    row += rows_on;
+    at += vectors_on;
+    if (at >= vectors) { at -= vectors; row++; }
+  }
+  BN_DEV i64 offset(i64 row_stride, i64 channel_stride) const {
+    return (base_row + row) * row_stride + first * channel_stride + at * V;
+  }
+  BN_DEV i64 mask_offset(const Call& c, int k) const { return offset(c.mask_row, c.mask_channel) + k; }
+  BN_DEV u32 channel(int) const { return first; }
+  BN_DEV bool begins(int) const { return !threadIdx.x; }  // one thread of each channel
+  static BN_DEV u32 slot(const Call&, int) { return threadIdx.x; }
+  static BN_DEV u32 slots_of_channel(const Call&) { return blockDim.x; }
+};
+
+template <int V_> struct Columns {
+  static constexpr int V = V_, kept = V_;
+  u32 group, first, row, last_row, step, channels[V_], places[V_];  // of each column: its channel, its place in the run
+  i64 column, base_row;
+  bool inside;
+  BN_DEV explicit Columns(const Call& c) {
+    u32 run = (u32)c.run, width = (u32)c.width, blocks = ((u32)c.channels + width - 1) / width;
+    u32 high = threadIdx.x / (u32)c.lanes, lane = threadIdx.x - high * (u32)c.lanes;
+    group = blockIdx.x / blocks;
+    first = (blockIdx.x - group * blocks) * width;
+    u32 channel = lane * V / run, place = lane * V - channel * run;
+    inside = first + channel < (u32)c.channels;
+    column = (i64)first * run + lane * V;
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      channels[k] = inside ? first + channel : first;
+      places[k] = place;
+      if (++place == run) { place = 0; channel++; }
+    }
+    step = blockDim.x / (u32)c.lanes;
+    row = cut((u32)c.rows, blockIdx.y, gridDim.y) + high;
+    last_row = cut((u32)c.rows, blockIdx.y + 1, gridDim.y);
+    base_row = (i64)group * c.rows;
+  }
+  BN_DEV bool more() const { return row < last_row && inside; }
+  BN_DEV void next() { row += step; }
+  BN_DEV i64 offset(i64 row_stride, i64) const { return (base_row + row) * row_stride + column; }
+  BN_DEV i64 mask_offset(const Call& c, int k) const {
+    return (base_row + row) * c.mask_row + channels[k] * c.mask_channel + places[k];
+  }
+  BN_DEV u32 channel(int k) const { return channels[k]; }
+  BN_DEV bool begins(int k) const { return inside && !places[k] && threadIdx.x < blockDim.x / step; }
+  // The threads that share a column stand side by side, then the columns of a channel.
+  static BN_DEV u32 slot(const Call& c, int k) {
+    u32 high = threadIdx.x / (u32)c.lanes, lane = threadIdx.x - high * (u32)c.lanes;
+    return (lane * V + k) * (blockDim.x / (u32)c.lanes) + high;
+  }
+  static BN_DEV u32 slots_of_channel(const Call& c) { return (u32)c.run * (blockDim.x / (u32)c.lanes); }
+};
+
+// Joining parts ----------------------------------------------------------------------------------------------------------
+
+// The sum of a and of b over the threads of a team, in a fixed tree, in every thread of it. All threads call it.
+BN_DEV void team_sum(double& a, double& b, u32 team, double* slots) {
+  u32 t = threadIdx.x, p = t % team;
+  double* more = slots + 2 * blockDim.x;
+  slots[t] = a;
+  more[t] = b;
+  __syncthreads();
+  for (u32 half = team / 2; half; half >>= 1) {
+    if (p < half) {
+      slots[t] += slots[t + half];
+      more[t] += more[t + half];
+    }
+    __syncthreads();
+  }
+  a = slots[t - p];
+  b = more[t - p];
+  __syncthreads();
+}
+
+// Moments of a part: its count, a value of it, the sum of x - value, and the sum of squares about its own mean.
+struct Part {
+  double n, value, sum, m2;
+};
+// Parts in memory, and parts of gradients in the same way: (channel, part) -> numbers.
+struct Parts {
+  const volatile double* from;
+  u32 each, count;  // numbers of a part, and how many parts there are
+  BN_DEV Part moments(u32 i) const {
+    const volatile double* p = from + i * each;
+    return {p[0], p[1], p[2], p[3]};
+  }
+};
+
+// Moments of all parts, about the value of the first that is not empty; in every thread of the team.
+BN_DEV Part join(Parts parts, u32 team, double* slots) {
+  u32 p = threadIdx.x % team;
+  double value = 0, n = 0, sum = 0, m2 = 0, nothing = 0;
+  for (u32 i = 0; i < parts.count; i++) {
+    Part part = parts.moments(i);
+    if (part.n > 0) { value = part.value; break; }
+  }
+#pragma unroll 4
+  for (u32 i = p; i < parts.count; i += team) {
+    Part part = parts.moments(i);
+    if (part.n > 0) { n += part.n; sum += part.sum + part.n * (part.value - value); }
+  }
+  team_sum(n, sum, team, slots);
+  double mean = n > 0 ? sum / n : 0;
+#pragma unroll 4
+  for (u32 i = p; i < parts.count; i += team) {
+    Part part = parts.moments(i);
+    if (part.n > 0) {
+      double apart = (part.sum / part.n + (part.value - value)) - mean;
+      m2 += part.m2 + part.n * (apart * apart);
+    }
+  }
+  team_sum(m2, nothing, team, slots);
+  return {n, value, sum, m2};
+}
+
+// Both sums of all parts.
+BN_DEV void join(Parts parts, double& s1, double& s2, u32 team, double* slots) {
+  s1 = s2 = 0;
+#pragma unroll 4
+  for (u32 i = threadIdx.x % team; i < parts.count; i += team) {
+    s1 += parts.from[i * parts.each];
+    s2 += parts.from[i * parts.each + 1];
+  }
+  team_sum(s1, s2, team, slots);
+}
+
+// True in the block that comes last of those that share a counter, once all of them have written their parts.
+BN_DEV bool last_to_come(u32* counter, u32* flag) {
+  __threadfence();
+  __syncthreads();
+  if (!threadIdx.x) {
+    *flag = atomicAdd(counter, 1u) == gridDim.y - 1;
+    if (*flag) {
+      __threadfence();
+      *counter = 0;
+    }
+  }
+  __syncthreads();
+  return *flag != 0;
+}
+
+// Calls finish(channel of the block, parts) for every channel, a team each: first for the parts that the threads left
+// in `mine`, then, where a channel was split over blocks, in the last block for what the blocks left.
+template <int Each, class Walk, class Finish>
+BN_DEV void by_channel(const Call& c, const Walk& walk, const double* mine, u32* flag, Finish finish) {
+  u32 team = threadIdx.x / (u32)c.team, teams = blockDim.x / (u32)c.team, slots = Walk::slots_of_channel(c);
+  u32 here = min((u32)c.width, (u32)c.channels - walk.first);
+  bool split = gridDim.y > 1;
+  for (u32 k = 0; k < here; k += teams) {  // as often in every thread: all come to the barriers
+    bool used = team < teams && k + team < here;
+    u32 channel = used ? k + team : 0;
+    finish(walk.first + channel, Parts{mine + (i64)channel * slots * Each, Each, used ? slots : 0}, used, split);
+  }
+  if (!split || !last_to_come(c.counters + blockIdx.x, flag)) return;
+  for (u32 k = 0; k < here; k += teams) {
+    bool used = team < teams && k + team < here;
+    i64 channel = walk.first + (used ? k + team : 0), at = walk.group * c.channels + channel;
+    finish(channel, Parts{c.partial + at * gridDim.y * Each, Each, used ? gridDim.y : 0}, used, false);
+  }
+}
+
+// Kernels ------------------------------------------------------------------------------------------------------------------
+
+// Count, mean, its low part and m2 of every group and channel; 1/sqrt(var + epsilon), scale and shift where asked for.
+template <class T, class Walk, int U, bool Masked> BN_DEV void moments(const Call& c) {
+  BN_SHARED(shared);
+  Walk walk(c);
+  constexpr int A = Walk::kept, V = Walk::V;
+  double value[A], sum[A], square[A];
+  u32 n[Masked ? A : 1];
+#pragma unroll
+  for (int k = 0; k < A; k++) value[k] = sum[k] = square[k] = 0;
+#pragma unroll
+  for (int k = 0; k < (Masked ? A : 1); k++) n[k] = 0;
+
+  const T* x = (const T*)c.x;
+  while (walk.more()) {
+    Vector<T, V> got[U];
+    bool there[U], counts[Masked ? U * V : 1];
+#pragma unroll
+    for (int u = 0; u < U; u++) {  // all loads before the first use
+      there[u] = walk.more();
+      if (there[u]) {
+        got[u] = *(const Vector<T, V>*)(x + walk.offset(c.x_row, c.x_channel));
+        if (Masked)
+#pragma unroll
+          for (int k = 0; k < V; k++) counts[Masked ? u * V + k : 0] = c.mask[walk.mask_offset(c, k)];
+      }
+      walk.next();
+    }
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      if (!there[u]) continue;
+#pragma unroll
+      for (int k = 0; k < V; k++) {
+        const int a = A == 1 ? 0 : k;
+        if (Masked && !counts[Masked ? u * V + k : 0]) continue;
+        double v = up(got[u].at[k]);
+        if (!n[Masked ? a : 0] && (Masked || A > 1 || !k)) value[a] = v;
+        if (Masked) n[Masked ? a : 0]++;
+        double d = v - value[a];
+        sum[a] += d;
+        square[a] = fma(d, d, square[a]);
+      }
+      if (!Masked) n[0] += A == 1 ? V : 1;
+    }
+  }
+
+  double* mine = (double*)shared;
+  double* slots = mine + 4 * A * blockDim.x;
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    double own = n[Masked ? k : 0];
+    double m2 = own > 0 ? square[k] - sum[k] * sum[k] / own : 0;
+    double* p = mine + 4 * Walk::slot(c, k);
+    p[0] = own;
+    p[1] = value[k];
+    p[2] = sum[k];
+    p[3] = m2 < 0 ? 0 : m2;  // NaN stays
+  }
+  __syncthreads();
+  by_channel<4>(c, walk, mine, (u32*)(slots + 4 * blockDim.x), [&](i64 channel, Parts parts, bool used, bool split) {
+    Part all = join(parts, (u32)c.team, slots);
+    if (!used || threadIdx.x % (u32)c.team) return;
+    i64 at = walk.group * c.channels + channel;
+    if (split) {
+      volatile double* p = c.partial + (at * gridDim.y + blockIdx.y) * 4;
+      p[0] = all.n;
+      p[1] = all.value;
+      p[2] = all.sum;
+      p[3] = all.m2;
+      return;
+    }
+    double n = all.n > 0 ? all.n : 1;
+    double from = all.sum / n, high = all.value + from, back = high - all.value;
+    double low = (all.value - (high - back)) + (from - back);
+    c.mean[at] = high;
+    c.low[at] = low;
+    c.m2[at] = all.m2;
+    if (Masked) c.count[at] = (i64)all.n;
+    else if (!channel) {
+      c.count[walk.group] = (i64)all.n;
+      if (c.divisor) c.divisor[walk.group] = all.n;
+    }
+    if (!c.inverse) return;
+    double inverse = 1.0 / sqrt(all.m2 / n + c.epsilon);
+    double scale = c.gamma ? element(c.gamma, c.gamma_dtype, channel * c.gamma_stride) * inverse : inverse;
+    double shift = -(low * scale);
+    c.inverse[at] = inverse;
+    c.scale[at] = scale;
+    c.shift[at] = c.beta ? element(c.beta, c.beta_dtype, channel * c.beta_stride) + shift : shift;
+  });
+}
+
+// y = (x - centre)*scale + shift; centre, scale and shift are given, or follow from running statistics.
+template <class T, class Walk, int U, bool Running> BN_DEV void normalize(const Call& c) {
+  Walk walk(c);
+  constexpr int A = Walk::kept, V = Walk::V;
+  double centre[A], scale[A], shift[A];
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    i64 channel = walk.channel(k), at = walk.group * c.channels + channel;
+    if (Running) {
+      centre[k] = element(c.running_mean, c.running_mean_dtype, channel * c.running_mean_stride);
+      double var = element(c.running_var, c.running_var_dtype, channel * c.running_var_stride);
+      double inverse = 1.0 / sqrt(var + c.epsilon);
+      scale[k] = c.gamma ? element(c.gamma, c.gamma_dtype, channel * c.gamma_stride) * inverse : inverse;
+      shift[k] = -(0.0 * scale[k]);
+      if (c.beta) shift[k] = element(c.beta, c.beta_dtype, channel * c.beta_stride) + shift[k];
+      if (walk.begins(k) && !walk.group && !blockIdx.y) {
+        c.mean[channel] = centre[k];
+        c.low[channel] = 0;
+        c.inverse[channel] = inverse;
+      }
+    } else {
+      centre[k] = c.centre[at];
+      scale[k] = c.scale[at];
+      shift[k] = c.shift[at];
+    }
+  }
+  const T* x = (const T*)c.x;
+  T* y = (T*)c.out;
+  while (walk.more()) {
+    Vector<T, V> got[U];
+    i64 to[U];
+    bool there[U];
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      there[u] = walk.more();
+      to[u] = walk.offset(c.out_row, c.out_channel);
+      if (there[u]) got[u] = *(const Vector<T, V>*)(x + walk.offset(c.x_row, c.x_channel));
+      walk.next();
+    }
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      if (!there[u]) continue;
+      Vector<T, V> made;
+#pragma unroll
+      for (int k = 0; k < V; k++) {
+        const int a = A == 1 ? 0 : k;
+        down((up(got[u].at[k]) - centre[a]) * scale[a] + shift[a], made.at[k]);
+      }
+      *(Vector<T, V>*)(y + to[u]) = made;
+    }
+  }
+}
+
+// sum dy and sum dy*(x - centre) of every group and channel; the factors of grad_input, dgamma and dbeta where asked for.
+template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sums(const Call& c) {
+  BN_SHARED(shared);
+  Walk walk(c);
+  constexpr int A = Walk::kept, V = Walk::V;
+  double centre[A], s1[A], s2[A];
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    centre[k] = c.centre[walk.group * c.channels + walk.channel(k)];
+    s1[k] = s2[k] = 0;
+  }
+  const T* x = (const T*)c.x;
+  const G* dy = (const G*)c.dy;
+  while (walk.more()) {
+    Vector<T, V> got[U];
+    Vector<G, V> given[U];
+    bool there[U], counts[Masked ? U * V : 1];
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      there[u] = walk.more();
+      if (there[u]) {
+        got[u] = *(const Vector<T, V>*)(x + walk.offset(c.x_row, c.x_channel));
+        given[u] = *(const Vector<G, V>*)(dy + walk.offset(c.dy_row, c.dy_channel));
+        if (Masked)
+#pragma unroll
+          for (int k = 0; k < V; k++) counts[Masked ? u * V + k : 0] = c.mask[walk.mask_offset(c, k)];
+      }
+      walk.next();
+    }
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      if (!there[u]) continue;
+#pragma unroll
+      for (int k = 0; k < V; k++) {
+        const int a = A == 1 ? 0 : k;
+        if (Masked && !counts[Masked ? u * V + k : 0]) continue;
+        double g = up(given[u].at[k]);
+        s1[a] += g;
+        s2[a] = fma(g, up(got[u].at[k]) - centre[a], s2[a]);
+      }
+    }
+  }
+
+  double* mine = (double*)shared;
+  double* slots = mine + 2 * A * blockDim.x;
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    double* p = mine + 2 * Walk::slot(c, k);
+    p[0] = s1[k];
+    p[1] = s2[k];
+  }
+  __syncthreads();
+  by_channel<2>(c, walk, mine, (u32*)(slots + 4 * blockDim.x), [&](i64 channel, Parts parts, bool used, bool split) {
+    double s1, s2;
+    join(parts, s1, s2, (u32)c.team, slots);
+    if (!used || threadIdx.x % (u32)c.team) return;
+    i64 at = walk.group * c.channels + channel;
+    if (split) {
+      volatile double* p = c.partial + (at * gridDim.y + blockIdx.y) * 2;
+      p[0] = s1;
+      p[1] = s2;
+      return;
+    }
+    if (!c.scale) {
+      c.s1[at] = s1;
+      c.s2[at] = s2;
+      return;
+    }
+    double low = c.low[at], inverse = c.inverse[at], n = c.divisor[walk.group];
+    s2 -= low * s1;
+    double a = c.gamma ? element(c.gamma, c.gamma_dtype, channel * c.gamma_stride) * inverse : inverse;
+    double b = -a * (inverse * (inverse * (s2 / n)));
+    c.s1[at] = s1;
+    c.s2[at] = s2;
+    c.scale[at] = a;
+    c.slope[at] = b;
+    c.shift[at] = -a * (s1 / n) - b * low;
+    if (c.dgamma) put_element(c.dgamma, c.gamma_dtype, channel, s2 * inverse);
+    if (c.dbeta) put_element(c.dbeta, c.beta_dtype, channel, s1);
+  });
+}
+
+// dx = scale*dy + m*(slope*(x - centre) + shift), m the mask as 0 and 1.
+template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_input(const Call& c) {
+  Walk walk(c);
+  constexpr int A = Walk::kept, V = Walk::V;
+  double centre[A], scale[A], slope[A], shift[A];
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    i64 at = walk.group * c.channels + walk.channel(k);
+    centre[k] = c.centre[at];
+    scale[k] = c.scale[at];
+    slope[k] = c.slope[at];
+    shift[k] = c.shift[at];
+  }
+  const T* x = (const T*)c.x;
+  const G* dy = (const G*)c.dy;
+  T* dx = (T*)c.out;
+  while (walk.more()) {
+    Vector<T, V> got[U];
+    Vector<G, V> given[U];
+    i64 to[U];
+    bool there[U], counts[Masked ? U * V : 1];
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      there[u] = walk.more();
+      to[u] = walk.offset(c.out_row, c.out_channel);
+      if (there[u]) {
+        got[u] = *(const Vector<T, V>*)(x + walk.offset(c.x_row, c.x_channel));
+        given[u] = *(const Vector<G, V>*)(dy + walk.offset(c.dy_row, c.dy_channel));
+        if (Masked)
+#pragma unroll
+          for (int k = 0; k < V; k++) counts[Masked ? u * V + k : 0] = c.mask[walk.mask_offset(c, k)];
+      }
+      walk.next();
+    }
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      if (!there[u]) continue;
+      Vector<T, V> made;
+#pragma unroll
+      for (int k = 0; k < V; k++) {
+        const int a = A == 1 ? 0 : k;
+        bool takes = !Masked || counts[Masked ? u * V + k : 0];
+        double of_statistics = takes ? (up(got[u].at[k]) - centre[a]) * slope[a] + shift[a] : 0;
+        down(up(given[u].at[k]) * scale[a] + of_statistics, made.at[k]);
+      }
+      *(Vector<T, V>*)(dx + to[u]) = made;
+    }
+  }
+}

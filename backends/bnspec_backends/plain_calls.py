@@ -1,0 +1,21 @@
+"""Plain calls: those whose two passes over x kernels may join, because nothing has to come between them."""
+
+from typing import Any
+
+from bnspec import BatchNormConfig, Saved
+
+__all__ = ["is_plain", "is_plain_gradient"]
+
+
+def is_plain(
+    config: BatchNormConfig, *, state: Any = None, mask: Any = None, comm: Any = None, name: str = "batch_norm"
+) -> bool:
+    """Return whether nothing comes between the two passes of a forward operation: no ranks, mask or renorm."""
+    return mask is None and comm is None and config.renorm is None
+
+
+def is_plain_gradient(saved: Saved, *, comm: Any = None, dmean: Any = None, dvar: Any = None) -> bool:
+    """Return whether nothing comes between the two passes of a gradient, and the batch's own statistics do."""
+    if saved.frozen or comm is not None or saved.mask is not None or saved.r is not None:
+        return False
+    return dmean is None and dvar is None and saved.divisor is not None and saved.divisor.ndim == 1
