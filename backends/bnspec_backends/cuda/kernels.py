@@ -1,6 +1,6 @@
 """Kernels for CuPy arrays on a CUDA device: two launches forward, two backward, one for inference.
 
-Arrays without elements go the specification's way, and are counted.
+Arrays without elements, or with 2^31 of one channel, go the specification's way, and are counted.
 """
 
 from typing import Any
@@ -18,53 +18,53 @@ class CudaKernels(Kernels):
     """Kernels whose work is queued on the current stream; the host waits for none of it."""
 
     def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
-        if not _serves("moments", x):
+        if not _serves("moments", groups, x):
             return super().moments(x, groups, mask)
         return operations.moments(x, groups, mask)
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
-        if not _serves("normalize", x):
+        if not _serves("normalize", groups, x):
             return super().normalize(x, centre, scale, shift, groups)
         return operations.normalize(x, centre, scale, shift, groups)
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
-        if not _serves("grad_sums", x, dy):
+        if not _serves("grad_sums", groups, x, dy):
             return super().grad_sums(dy, x, centre, groups, mask)
         return operations.grad_sums(dy, x, centre, groups, mask)
 
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
-        if not _serves("grad_input", x, dy):
+        if not _serves("grad_input", groups, x, dy):
             return super().grad_input(dy, x, centre, a, b, c, groups, mask)
         return operations.grad_input(dy, x, centre, a, b, c, groups, mask)
 
     def forward(
         self, x: Any, params: Params, config: BatchNormConfig, groups: Groups, **more: Any
     ) -> tuple[Moments, Normalized]:
-        if not is_plain(config, **more) or not operations.serves(x, *params):
+        if not is_plain(config, **more) or not operations.serves(groups, x, *params):
             return super().forward(x, params, config, groups, **more)
         stats, inverse, divisor, y = operations.forward(x, *params, config.epsilon, groups)
         return stats, Normalized(y, stats.mean, stats.mean_low, inverse, divisor)
 
     def pull_back(self, dy: Any, saved: Saved, **more: Any) -> Gradients:
-        if not is_plain_gradient(saved, **more) or not operations.serves(saved.x, dy, saved.gamma, saved.beta):
+        groups, arrays = saved.static.groups, (saved.x, dy, saved.gamma, saved.beta)
+        if not is_plain_gradient(saved, **more) or not operations.serves(groups, *arrays):
             return super().pull_back(dy, saved, **more)
         statistics = (saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor)
-        groups = saved.static.groups
         s1, s2, dx, dgamma, dbeta = operations.pull_back(dy, saved.x, saved.gamma, saved.beta, *statistics, groups)
         if groups.number > 1:
             dgamma, dbeta = parameter_gradients(s1, s2, saved)
         return Gradients(dx, dgamma, dbeta)
 
     def infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
-        if not _serves("infer", x, *params, mean, var):
+        if not _serves("infer", groups, x, *params, mean, var):
             return super().infer(x, params, mean, var, epsilon, groups)
         mean, low, inverse, y = operations.infer(x, *params, mean, var, epsilon, groups)
         return Normalized(y, mean, low, inverse)
 
 
-def _serves(what: str, *arrays: Any) -> bool:
+def _serves(what: str, groups: Groups, *arrays: Any) -> bool:
     """Return whether kernels take these arrays; count the call where they do not."""
-    served = operations.serves(*arrays)
+    served = operations.serves(groups, *arrays)
     if not served:
         counters.leave(what)
     return served

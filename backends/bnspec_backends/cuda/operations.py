@@ -32,9 +32,9 @@ _Values = dict[str, Any]
 MOST_ELEMENTS = 1 << 31
 
 
-def serves(x: Any, *others: Any) -> bool:
-    """Return whether kernels take arrays: x has elements, not too many, and all have dtypes that kernels know."""
-    if not 0 < x.size < MOST_ELEMENTS and not (x.size and x.size // min(x.shape[1:], default=1) < MOST_ELEMENTS):
+def serves(groups: Groups, x: Any, *others: Any) -> bool:
+    """Return whether kernels take arrays: x has elements, not too many of a channel, and all have known dtypes."""
+    if not x.size or x.size // x.shape[groups.axis] >= MOST_ELEMENTS:
         return False
     return all(v is None or v.dtype in KINDS for v in (x, *others))
 
@@ -107,13 +107,13 @@ def pull_back(
     names = ("s1", "s2", "scale", "slope", "shift", "centre", "low", "inverse", "divisor")
     values = _named(names, [s1, s2, a, b, c, centre, low, inverse, divisor])
     values |= parameter("gamma", gamma) | parameter("beta", beta)
-    direct = [
+    dgamma, dbeta = (
         None if v is None or layout.groups > 1 else cupy.empty((layout.channels,), v.dtype) for v in (gamma, beta)
-    ]
-    call.sum("grad_sums", 2, values | _named(("dgamma", "dbeta"), direct), "false")
+    )
+    call.sum("grad_sums", 2, values | _named(("dgamma", "dbeta"), (dgamma, dbeta)), "false")
     call.compute("grad_input", _named(("centre", "scale", "slope", "shift"), [centre, a, b, c]), "false")
     assert call.out is not None
-    return s1, s2, call.out.array, *direct
+    return s1, s2, call.out.array, dgamma, dbeta
 
 
 def infer(

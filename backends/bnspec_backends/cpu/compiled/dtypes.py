@@ -19,7 +19,6 @@ from numba.extending import intrinsic
 
 from bnspec_backends.cpu.compiled.code_cache import CodeCache
 from bnspec_backends.cpu.compiled.compile_notice import notice
-from bnspec_backends.cpu.compiled.within_callers import WithinCallers
 
 if getattr(config, "DISABLE_JIT", False):
     raise ImportError("numba is told not to compile, by NUMBA_DISABLE_JIT")
@@ -90,8 +89,7 @@ def internal(function: Any) -> Any:
     process would link the copy that it met first, and sums that may be reordered would differ in their last bits with
     the order of the calls, and between a process that compiled a kernel and one that loaded it.
     """
-    only_for_callers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
-    return _njit(pipeline_class=WithinCallers, **only_for_callers)(function)
+    return _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)(function)
 
 
 def inlined(function: Any) -> Any:

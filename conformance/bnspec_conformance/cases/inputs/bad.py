@@ -27,7 +27,7 @@ def good_case(scope: Scope, *, size: int | None = None) -> Case:
     kept = np.dtype("float64" if dtype == np.float64 else "float32")
     x = (np.arange(np.prod(shape)) ** 2 % 13).reshape(shape).astype(dtype)
     config = plain_config(scope, 1, size)
-    state = {"mean": np.arange(_CHANNELS).astype(kept), "var": (1 + np.arange(_CHANNELS)).astype(kept)}
+    state: dict[str, Any] = {"mean": np.arange(_CHANNELS).astype(kept), "var": (1 + np.arange(_CHANNELS)).astype(kept)}
     if config.averaging != "exponential":
         state["count"] = np.full(_CHANNELS, 3, np.int64)
     gamma, beta = np.asarray([0.5, 1.0, 2.0]).astype(kept), np.asarray([0.0, 1.0, -1.0]).astype(kept)
