@@ -34,6 +34,7 @@ def test_bits_do_not_depend_on_the_order_of_threads(order: int) -> None:
     """They are also those of an NVIDIA H200, on which the same cases were run (docs/devices)."""
     paths = os.pathsep.join(filter(None, [EMULATED["PYTHONPATH"], os.environ.get("PYTHONPATH", "")]))
     environment = os.environ | EMULATED | {"PYTHONPATH": paths, "EMULATED_ORDER": str(order)}
+    environment["BNSPEC_CUDA_KERNELS"] = "compiled"
     command = [sys.executable, str(SUPPORT / "cuda_bits.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr

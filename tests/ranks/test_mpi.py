@@ -262,6 +262,7 @@ def test_the_clauses_run_on_real_ranks(tmp_path: Path) -> None:
     content = json.loads(report.read_text())
     assert "3 processes" in content["subjects"][0]["version"]
     verdicts = {clause: entry["subjects"]["mpi"]["verdict"] for clause, entry in content["clauses"].items()}
+    assert verdicts.pop("BN-SYNC-2") == "passed in part"  # it also asks more ranks than there are
     assert set(verdicts.values()) == {"passed"}
 
 

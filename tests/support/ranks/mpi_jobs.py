@@ -47,11 +47,13 @@ def fault(folder: Path, act: str, ranks: int = 3, **options: Any) -> tuple[Any, 
     return done, seconds, found
 
 
-#: Each process with an emulated device of its own; compared with MPI, whose numbers the specification computes.
+#: Each process with an emulated device of its own; compared with MPI, whose numbers the specification computes, as
+#: those here. With BNSPEC_CUDA_KERNELS "compiled" g++ makes the kernels, which are kept.
 EMULATED = {
     "PYTHONPATH": str(HERE.parent / "emulated"),
     "EMULATED_DEVICES": "8",
     "BNSPEC_CUDA_CACHE": str(HERE.parents[2] / ".cache" / "emulated-kernels"),
     "BNSPEC_TEST_RANKS": "nccl",
     "BNSPEC_CPU_KERNELS": "specification",
+    "BNSPEC_CUDA_KERNELS": "specification",
 }
