@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 from installed_here import installed
-from mpi_jobs import EMULATED as WITH_SPECIFICATION
+from mpi_jobs import COMPILED as EMULATED
 
 from bnspec._clauses import clauses
 from bnspec_conformance.subjects import SubjectError, find_subject
-
-EMULATED = WITH_SPECIFICATION | {"BNSPEC_CUDA_KERNELS": "compiled"}
 
 
 def run(*arguments: Any, **more: Any) -> Any:

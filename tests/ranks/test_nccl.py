@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mpi_jobs import DEADLINE, EMULATED, MARGIN, STARTING, fault, job, program
+from mpi_jobs import COMPILED, DEADLINE, EMULATED, MARGIN, STARTING, fault, job, program
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
 
@@ -351,9 +351,7 @@ def test_the_clauses_run_on_devices_and_ranks(tmp_path: Path, ranks: int) -> Non
     report = tmp_path / "report.json"
     given = ["run", "nccl", "--max-examples", "3", "--json", str(report), *(["--clause", "BN-SYNC"] * (ranks > 1))]
     command = [sys.executable, "-m", "bnspec_conformance", *given, "--ranks", str(ranks)]
-    environment = os.environ | EMULATED | {"OMP_NUM_THREADS": "1"}
-    if ranks > 1:
-        environment["BNSPEC_CUDA_KERNELS"] = "compiled"
+    environment = os.environ | (COMPILED if ranks > 1 else EMULATED) | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads(report.read_text())

@@ -1,6 +1,7 @@
 """Programs of one CUDA kernel on the emulated device, for g++ with a sanitizer: no Python, no NumPy in between."""
 
 import os
+import platform
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,9 @@ from bnspec_backends.cuda.plan import plan_for
 ROOT = Path(__file__).parents[2]
 SOURCE = (ROOT / "backends" / "bnspec_backends" / "cuda" / "batch_norm.cu").read_text(encoding="utf-8")
 DEVICE = ROOT / "tests" / "support" / "emulated" / "device"
-FLAGS = ("-std=c++17", "-O1", "-g", "-w", "-ffp-contract=off", "-mfma", "-mf16c", "-fno-math-errno")
+FLAGS: tuple[str, ...] = ("-std=c++17", "-O1", "-g", "-w", "-ffp-contract=off", "-fno-math-errno")
+if platform.machine() == "x86_64":
+    FLAGS += ("-mfma", "-mf16c")
 
 
 class Sizes(NamedTuple):

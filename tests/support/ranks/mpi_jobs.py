@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -48,7 +49,7 @@ def fault(folder: Path, act: str, ranks: int = 3, **options: Any) -> tuple[Any, 
 
 
 #: Each process with an emulated device of its own; compared with MPI, whose numbers the specification computes, as
-#: those here. With BNSPEC_CUDA_KERNELS "compiled" g++ makes the kernels, which are kept.
+#: those here.
 EMULATED = {
     "PYTHONPATH": str(HERE.parent / "emulated"),
     "EMULATED_DEVICES": "8",
@@ -57,3 +58,6 @@ EMULATED = {
     "BNSPEC_CPU_KERNELS": "specification",
     "BNSPEC_CUDA_KERNELS": "specification",
 }
+
+#: The same with CUDA kernels, which the emulated device needs g++ for.
+COMPILED = EMULATED | ({"BNSPEC_CUDA_KERNELS": "compiled"} if shutil.which("g++") else {})

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import platform
 import subprocess
 import tempfile
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 _DEVICE = Path(__file__).parents[2] / "device"
 
 #: Products and sums do not fuse, as with -fmad=false; subnormal numbers stay, as with -ftz=false.
-_COMMAND = ["g++", "-std=c++17", "-fPIC", "-ffp-contract=off", "-mfma", "-mf16c", "-fno-math-errno", "-w",
+_COMMAND = ["g++", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-w",
+            *(["-mfma", "-mf16c"] if platform.machine() == "x86_64" else []),
             *os.environ.get("EMULATED_FLAGS", "-O1").split()]  # fmt: skip
 
 #: What runs a kernel as the emulator wants it called.
