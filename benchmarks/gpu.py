@@ -1,8 +1,8 @@
 """Everything that only a CUDA device can show, in nine minutes: `python benchmarks/gpu.py --out DIR [--stages ...]`.
 
 Each stage is a process of its own with its own limit, and its JSON is written as it ends, so that a stage that hangs or
-a machine that goes away costs no other stage's result. What is expected stands in `PREDICTED`, written before any run;
-the table at the end shows it beside what was found.
+a machine that goes away costs no other stage's result. What was expected stands in `PREDICTED`, written before any
+run, and in a file beside the results; gpu_page.py makes tables of them.
 """
 
 import argparse

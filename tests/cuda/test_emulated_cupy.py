@@ -16,7 +16,16 @@ import pytest
 from installed_here import installed
 from mpi_jobs import EMULATED
 
-MODULES = ("cupy", "cupyx", "cupy.cuda", "cupy.cuda.device", "cupy.cuda.nccl", "cupy.cuda.runtime")
+MODULES = (
+    "cupy",
+    "cupyx",
+    "cupy.cuda",
+    "cupy.cuda.device",
+    "cupy.cuda.driver",
+    "cupy.cuda.nccl",
+    "cupy.cuda.nvrtc",
+    "cupy.cuda.runtime",
+)
 
 #: Prints what each module has; a class and its members by name with their parameters, and what the class itself can do.
 ASK = """
@@ -42,7 +51,9 @@ def abilities(kind):
     }
 found = {"names": {}, "classes": {}}
 for name in sys.argv[1:]:
-    module = importlib.import_module(name)
+    above, _, last = name.rpartition(".")
+    module = getattr(importlib.import_module(above), last, None) if above else None
+    module = importlib.import_module(name) if module is None else module  # of some only an attribute is CuPy's
     for key, value in vars(module).items():
         own = getattr(value, "__module__", "").split(".")[0] in ("cupy", "cupy_backends", "cupyx")
         if key.startswith("_") or not (own and callable(value)):
@@ -96,7 +107,9 @@ def test_cupy_has_all_names(emulated: Any, real: Any) -> None:
     different: list[Any] = []
     for name, parameters in emulated["names"].items():
         module, path = name.split(":")
-        value = importlib.import_module(module)
+        above, _, last = module.rpartition(".")
+        value = getattr(importlib.import_module(above), last, None) if above else None
+        value = importlib.import_module(module) if value is None else value
         for part in path.split("."):
             value = getattr(value, part, missing)  # type: ignore[assignment]
         if value is missing:

@@ -12,12 +12,6 @@ _modules: dict[int, Any] = {}
 
 #: The order of threads and blocks: 0 ascending, 1 descending, any other number a seed.
 _ORDER = int(os.environ.get("EMULATED_ORDER", "0"))
-_launches = 0
-
-
-def launches() -> int:
-    """How many kernels were started so far. Of the emulator; CuPy has no such function."""
-    return _launches
 
 
 class CUDADriverError(RuntimeError):
@@ -56,13 +50,11 @@ def launchKernel(  # noqa: N802
     shared_mem_bytes: int, stream: int, kernel_params: int, extra: int,
 ) -> None:  # fmt: skip
     """Copy the argument, as the driver does, and queue the launch."""
-    global _launches
     _need_context()
     if not (0 < grid_dim_x < 1 << 31 and 0 < grid_dim_y < 1 << 16 and grid_dim_z == 1 and 0 < block_dim_x <= 1024):
         raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
     if shared_mem_bytes > 48 << 10:
         raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
-    _launches += 1
     first = ctypes.c_void_p.from_address(kernel_params).value
     function, size = _functions[f]
     call = ctypes.create_string_buffer(ctypes.string_at(first or 0, size), size)
