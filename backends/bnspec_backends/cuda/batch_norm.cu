@@ -116,6 +116,15 @@ BN_DEV void put_element(void* to, i64 dtype, i64 i, double v) {
   else ((double*)to)[i] = v;
 }
 
+// What x - mean is multiplied by, and what is added, as `scale_and_shift` of bnspec/_normalize.py has them.
+BN_DEV double scale_of(const Call& c, i64 channel, double inverse) {
+  return c.gamma ? element(c.gamma, c.gamma_dtype, channel * c.gamma_stride) * inverse : inverse;
+}
+BN_DEV double shift_of(const Call& c, i64 channel, double low, double scale) {
+  double shift = -(low * scale);
+  return c.beta ? element(c.beta, c.beta_dtype, channel * c.beta_stride) + shift : shift;
+}
+
 // How a thread walks over x ----------------------------------------------------------------------------------------------
 // A walk gives offsets of V neighbours. `kept` numbers of a thread are kept apart: 1 where all neighbours are of one
 // channel, V where they may be of several. blockIdx.x tells group and channels, blockIdx.y the part of them. The elements
@@ -392,11 +401,10 @@ template <class T, class Walk, int U, bool Masked> BN_DEV void moments(const Cal
     }
     if (!c.inverse) return;
     double inverse = 1.0 / sqrt(all.m2 / n + c.epsilon);
-    double scale = c.gamma ? element(c.gamma, c.gamma_dtype, channel * c.gamma_stride) * inverse : inverse;
-    double shift = -(low * scale);
+    double scale = scale_of(c, channel, inverse);
     c.inverse[at] = inverse;
     c.scale[at] = scale;
-    c.shift[at] = c.beta ? element(c.beta, c.beta_dtype, channel * c.beta_stride) + shift : shift;
+    c.shift[at] = shift_of(c, channel, low, scale);
   });
 }
 
@@ -412,9 +420,8 @@ template <class T, class Walk, int U, bool Running> BN_DEV void normalize(const 
       centre[k] = element(c.running_mean, c.running_mean_dtype, channel * c.running_mean_stride);
       double var = element(c.running_var, c.running_var_dtype, channel * c.running_var_stride);
       double inverse = 1.0 / sqrt(var + c.epsilon);
-      scale[k] = c.gamma ? element(c.gamma, c.gamma_dtype, channel * c.gamma_stride) * inverse : inverse;
-      shift[k] = -(0.0 * scale[k]);
-      if (c.beta) shift[k] = element(c.beta, c.beta_dtype, channel * c.beta_stride) + shift[k];
+      scale[k] = scale_of(c, channel, inverse);
+      shift[k] = shift_of(c, channel, 0.0, scale[k]);
       if (walk.begins(k) && !walk.group && !blockIdx.y) {
         c.mean[channel] = centre[k];
         c.low[channel] = 0;
@@ -523,7 +530,7 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sum
     }
     double low = c.low[at], inverse = c.inverse[at], n = c.divisor[walk.group];
     s2 -= low * s1;
-    double a = c.gamma ? element(c.gamma, c.gamma_dtype, channel * c.gamma_stride) * inverse : inverse;
+    double a = scale_of(c, channel, inverse);
     double b = -a * (inverse * (inverse * (s2 / n)));
     c.s1[at] = s1;
     c.s2[at] = s2;
