@@ -108,10 +108,10 @@ def test_cupy_has_all_names(emulated: Any, real: Any) -> None:
     for name, parameters in emulated["names"].items():
         module, path = name.split(":")
         above, _, last = module.rpartition(".")
-        value = getattr(importlib.import_module(above), last, None) if above else None
+        value: Any = getattr(importlib.import_module(above), last, None) if above else None
         value = importlib.import_module(module) if value is None else value
         for part in path.split("."):
-            value = getattr(value, part, missing)  # type: ignore[assignment]
+            value = getattr(value, part, missing)
         if value is missing:
             missing.append(name)
             continue
