@@ -1,8 +1,9 @@
 // Batch normalization on CUDA devices: four kernels, each for any layout, dtype, number of groups, with or without mask.
 //
 // A kernel has one argument, a `Call`, whose members are 8 bytes wide, so that packing them cannot go wrong. Statistics
-// and formulas are float64 throughout: a device whose float64 rate is half or a quarter of float32's waits for memory
-// all the same. What is rounded to x's dtype is rounded once.
+// are float64 throughout: a device whose float64 rate is half or a quarter of float32's waits for memory all the same.
+// So are y and dx, which are rounded once to x's dtype, unless x has 16 bits: a conversion between float64 and anything
+// narrower costs as much as four float64 operations, so its y and dx are made in float32.
 //
 // A block sums a part of one channel (Runs) or of some channels whose elements lie side by side (Columns); the block
 // that ends last joins the parts, always in the same order. So the bits depend on nothing but shape and layout.
@@ -84,6 +85,10 @@ BN_DEV double up(float16 v) { return (double)half_to_float(v.bits); }
 BN_DEV double up(bfloat16 v) { return (double)float_of((u32)v.bits << 16); }
 BN_DEV double up(float v) { return (double)v; }
 BN_DEV double up(double v) { return v; }
+BN_DEV void widen(float16 v, float& to) { to = half_to_float(v.bits); }
+BN_DEV void widen(bfloat16 v, float& to) { to = float_of((u32)v.bits << 16); }
+BN_DEV void widen(float v, float& to) { to = v; }
+template <class T> BN_DEV void widen(T v, double& to) { to = up(v); }
 
 // The float32 next to v toward zero, its last bit set where v lies beyond it. Rounded again to 16 bits, it gives what
 // rounding v once would have given: the last bit stands for all that is smaller than it.
@@ -93,12 +98,14 @@ BN_DEV float sticky(double v) {
 }
 BN_DEV void down(double v, double& to) { to = v; }
 BN_DEV void down(double v, float& to) { to = (float)v; }
-BN_DEV void down(double v, float16& to) { to.bits = float_to_half(sticky(v)); }
-BN_DEV void down(double v, bfloat16& to) {
-  u32 bits = bits_of(sticky(v));
+BN_DEV void down(float v, float16& to) { to.bits = float_to_half(v); }
+BN_DEV void down(float v, bfloat16& to) {
+  u32 bits = bits_of(v);
   bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
   to.bits = nan ? (u16)0x7fc0 : (u16)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
+BN_DEV void down(double v, float16& to) { down(sticky(v), to); }
+BN_DEV void down(double v, bfloat16& to) { down(sticky(v), to); }
 
 template <class T, int V> struct alignas(sizeof(T) * V) Vector { T at[V]; };
 
@@ -316,6 +323,31 @@ BN_DEV void by_channel(const Call& c, const Walk& walk, const double* mine, u32*
   }
 }
 
+// Elementwise formulas in float32 -----------------------------------------------------------------------------------------
+
+// Whether a factor keeps its digits in float32, and products with it of numbers that 16 bits hold stay in its range
+// unless the result leaves that of x's dtype too.
+BN_DEV bool is_moderate(double v) {
+  double size = fabs(v);
+  return size == 0 || (size >= 0x1p-100 && size <= 0x1p100);
+}
+
+// The factors of factor*(x - centre) + shift in float32: what rounding the centre misses goes into the shift. False
+// where float32 does not do: factors of an extreme size, or a shift that rounding twice to T would make another number
+// (y of a constant channel is nothing but the shift).
+template <class T> BN_DEV bool narrow(double centre, double factor, double shift, float* to) {
+  to[0] = (float)centre;
+  to[1] = (float)factor;
+  double all = shift + ((double)to[0] - centre) * factor;
+  to[2] = (float)all;
+  T once, twice;
+  down(all, once);
+  down(to[2], twice);
+  return is_moderate(centre) && is_moderate(factor) && is_moderate(all) && once.bits == twice.bits;
+}
+// What narrow arithmetic needs: 16 bits of x, and dy of no more digits than float32.
+template <class T, class G = float> constexpr bool is_narrow = sizeof(T) == 2 && sizeof(G) <= 4;
+
 // Kernels ------------------------------------------------------------------------------------------------------------------
 
 // Count, mean, its low part and m2 of every group and channel; 1/sqrt(var + epsilon), scale and shift where asked for.
@@ -408,31 +440,10 @@ template <class T, class Walk, int U, bool Masked> BN_DEV void moments(const Cal
   });
 }
 
-// y = (x - centre)*scale + shift; centre, scale and shift are given, or follow from running statistics.
-template <class T, class Walk, int U, bool Running> BN_DEV void normalize(const Call& c) {
-  Walk walk(c);
+// y = (x - centre)*scale + shift of a thread's elements, in arithmetic R.
+template <class R, class T, int U, class Walk>
+BN_DEV void normalize_in(const Call& c, Walk& walk, const R (&factors)[Walk::kept][3]) {
   constexpr int A = Walk::kept, V = Walk::V;
-  double centre[A], scale[A], shift[A];
-#pragma unroll
-  for (int k = 0; k < A; k++) {
-    i64 channel = walk.channel(k), at = walk.group * c.channels + channel;
-    if (Running) {
-      centre[k] = element(c.running_mean, c.running_mean_dtype, channel * c.running_mean_stride);
-      double var = element(c.running_var, c.running_var_dtype, channel * c.running_var_stride);
-      double inverse = 1.0 / sqrt(var + c.epsilon);
-      scale[k] = scale_of(c, channel, inverse);
-      shift[k] = shift_of(c, channel, 0.0, scale[k]);
-      if (walk.begins(k) && !walk.group && !blockIdx.y) {
-        c.mean[channel] = centre[k];
-        c.low[channel] = 0;
-        c.inverse[channel] = inverse;
-      }
-    } else {
-      centre[k] = c.centre[at];
-      scale[k] = c.scale[at];
-      shift[k] = c.shift[at];
-    }
-  }
   const T* x = (const T*)c.x;
   T* y = (T*)c.out;
   while (walk.more()) {
@@ -452,12 +463,50 @@ template <class T, class Walk, int U, bool Running> BN_DEV void normalize(const 
       Vector<T, V> made;
 #pragma unroll
       for (int k = 0; k < V; k++) {
-        const int a = A == 1 ? 0 : k;
-        down((up(got[u].at[k]) - centre[a]) * scale[a] + shift[a], made.at[k]);
+        const R* f = factors[A == 1 ? 0 : k];
+        R v;
+        widen(got[u].at[k], v);
+        down((v - f[0]) * f[1] + f[2], made.at[k]);
       }
       *(Vector<T, V>*)(y + to[u]) = made;
     }
   }
+}
+
+// y = (x - centre)*scale + shift; centre, scale and shift are given, or follow from running statistics.
+template <class T, class Walk, int U, bool Running> BN_DEV void normalize(const Call& c) {
+  Walk walk(c);
+  constexpr int A = Walk::kept;
+  double wide[A][3];
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    i64 channel = walk.channel(k), at = walk.group * c.channels + channel;
+    if (Running) {
+      double mean = element(c.running_mean, c.running_mean_dtype, channel * c.running_mean_stride);
+      double var = element(c.running_var, c.running_var_dtype, channel * c.running_var_stride);
+      double inverse = 1.0 / sqrt(var + c.epsilon), scale = scale_of(c, channel, inverse);
+      wide[k][0] = mean;
+      wide[k][1] = scale;
+      wide[k][2] = shift_of(c, channel, 0.0, scale);
+      if (walk.begins(k) && !walk.group && !blockIdx.y) {
+        c.mean[channel] = mean;
+        c.low[channel] = 0;
+        c.inverse[channel] = inverse;
+      }
+    } else {
+      wide[k][0] = c.centre[at];
+      wide[k][1] = c.scale[at];
+      wide[k][2] = c.shift[at];
+    }
+  }
+  if constexpr (is_narrow<T>) {
+    float factors[A][3];
+    bool does = true;
+#pragma unroll
+    for (int k = 0; k < A; k++) does = narrow<T>(wide[k][0], wide[k][1], wide[k][2], factors[k]) && does;
+    if (does) return normalize_in<float, T, U>(c, walk, factors);
+  }
+  normalize_in<double, T, is_narrow<T> ? 1 : U>(c, walk, wide);
 }
 
 // sum dy and sum dy*(x - centre) of every group and channel; the factors of grad_input, dgamma and dbeta where asked for.
@@ -542,19 +591,10 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sum
   });
 }
 
-// dx = scale*dy + m*(slope*(x - centre) + shift), m the mask as 0 and 1.
-template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_input(const Call& c) {
-  Walk walk(c);
+// dx = scale*dy + m*(slope*(x - centre) + shift) of a thread's elements, in arithmetic R; m is the mask as 0 and 1.
+template <class R, class T, class G, int U, bool Masked, class Walk>
+BN_DEV void grad_input_in(const Call& c, Walk& walk, const R (&scale)[Walk::kept], const R (&factors)[Walk::kept][3]) {
   constexpr int A = Walk::kept, V = Walk::V;
-  double centre[A], scale[A], slope[A], shift[A];
-#pragma unroll
-  for (int k = 0; k < A; k++) {
-    i64 at = walk.group * c.channels + walk.channel(k);
-    centre[k] = c.centre[at];
-    scale[k] = c.scale[at];
-    slope[k] = c.slope[at];
-    shift[k] = c.shift[at];
-  }
   const T* x = (const T*)c.x;
   const G* dy = (const G*)c.dy;
   T* dx = (T*)c.out;
@@ -583,11 +623,40 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_inp
 #pragma unroll
       for (int k = 0; k < V; k++) {
         const int a = A == 1 ? 0 : k;
+        R v, g;
+        widen(got[u].at[k], v);
+        widen(given[u].at[k], g);
         bool takes = !Masked || counts[Masked ? u * V + k : 0];
-        double of_statistics = takes ? (up(got[u].at[k]) - centre[a]) * slope[a] + shift[a] : 0;
-        down(up(given[u].at[k]) * scale[a] + of_statistics, made.at[k]);
+        R of_statistics = takes ? (v - factors[a][0]) * factors[a][1] + factors[a][2] : 0;
+        down(g * scale[a] + of_statistics, made.at[k]);
       }
       *(Vector<T, V>*)(dx + to[u]) = made;
     }
   }
+}
+
+// dx = scale*dy + m*(slope*(x - centre) + shift).
+template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_input(const Call& c) {
+  Walk walk(c);
+  constexpr int A = Walk::kept;
+  double scale[A], wide[A][3];
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    i64 at = walk.group * c.channels + walk.channel(k);
+    scale[k] = c.scale[at];
+    wide[k][0] = c.centre[at];
+    wide[k][1] = c.slope[at];
+    wide[k][2] = c.shift[at];
+  }
+  if constexpr (is_narrow<T, G>) {
+    float own[A], factors[A][3];
+    bool does = c.rows * c.run >= 16;  // of few values the terms of dx nearly cancel: of two, all but epsilon's part
+#pragma unroll
+    for (int k = 0; k < A; k++) {
+      own[k] = (float)scale[k];
+      does = narrow<T>(wide[k][0], wide[k][1], wide[k][2], factors[k]) && is_moderate(scale[k]) && does;
+    }
+    if (does) return grad_input_in<float, T, G, U, Masked>(c, walk, own, factors);
+  }
+  grad_input_in<double, T, G, is_narrow<T, G> ? 1 : U, Masked>(c, walk, scale, wide);
 }

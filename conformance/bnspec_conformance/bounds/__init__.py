@@ -7,14 +7,13 @@ but the cast is of the order of n 2**-53, so the bound of y is one float32 round
 float32 W: it is rejected once (mean/std)^2 exceeds a small multiple of n.
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.bounds.analysis import batch_bounds
-from bnspec_conformance.bounds.declared import arithmetics
+from bnspec_conformance.bounds.declared import Evaluation, arithmetics
 from bnspec_conformance.bounds.inference import inference_bounds
 from bnspec_conformance.bounds.rounding import limits
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, as_float64
@@ -30,7 +29,7 @@ def bounds(
     arithmetic: Literal["float64", "twofold", "float32"] = "float64",
     flush: bool = False,
     *,
-    evaluation: Mapping[str, str] | None = None,
+    evaluation: Evaluation | None = None,
     plain: bool = False,
 ) -> Outcome:
     """Absolute error bounds of everything in an outcome.
@@ -44,7 +43,7 @@ def bounds(
         The arithmetic W; for float64 x it is float64 in any case [BN-PREC-1].
     flush : bool
         Whether the subject takes and makes subnormal numbers as 0.
-    evaluation : mapping of {"y", "dx"} to an arithmetic, optional
+    evaluation : Evaluation, optional
         E, in which y (with ydot) and dx are evaluated; W where nothing is said.
     plain : bool
         The bound of an implementation that keeps the mean in one number of W, and may evaluate y as x*scale + shift.

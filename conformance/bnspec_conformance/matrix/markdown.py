@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bnspec_conformance.bounds.declared import evaluation_texts
 from bnspec_conformance.cases.levels import LEVELS, level_of_clause
 from bnspec_conformance.matrix.row import MatrixRow
 from bnspec_conformance.report.by_level import by_level, level_of_entry
@@ -71,7 +72,7 @@ def _header(rows: Sequence[MatrixRow], report: Mapping[str, Any]) -> str:
         assert row.report is not None
         for s in row.report["subjects"]:
             judged = f"{s['bound']} bound, {s['arithmetic']}"
-            judged += "".join(f", {name} in {own}" for name, own in s.get("evaluation", {}).items())
+            judged += "".join(f", {text}" for text in evaluation_texts(s.get("evaluation", {})))
             lines.append((code(s["name"]), escaped(s["version"]), s["dialect"] or "", ", ".join(s["profiles"]), judged))
     machine = escaped(f"Python {report['python']}, {report['platform']} {report['machine']}, {report['device']}")
     examples = report["max_examples"] or "each subject's own number of"

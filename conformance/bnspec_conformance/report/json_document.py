@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bnspec._clauses import LEVELS, specification_version
+from bnspec_conformance.bounds.declared import checked_evaluation
 from bnspec_conformance.cases.inputs.sizes import Choice
 from bnspec_conformance.cases.scope import PROFILES
 from bnspec_conformance.report.facts import device, machine_facts, versions
@@ -198,7 +199,7 @@ def _subject(asked: str, subject: Subject) -> dict[str, Any]:
         "profiles": [name for name in PROFILES if name in scope.profiles],
         "dtypes": list(scope.dtypes),
         "arithmetic": subject.arithmetic,
-        "evaluation": dict(subject.evaluation),
+        "evaluation": checked_evaluation(subject.evaluation),
         "bound": subject.bound,
         "dialect": subject.dialect,
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bnspec_conformance.bounds.declared import evaluation_texts
 from bnspec_conformance.cases.levels import LEVELS, within
 from bnspec_conformance.report.files.atomic_write import write_bytes
 from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
@@ -51,7 +52,7 @@ def _suite(content: Mapping[str, Any], subject: Mapping[str, Any]) -> ET.Element
     said |= {"specification": content.get("specification", ""), "level": content.get("level", LEVELS[-1])}
     said |= {"max_examples": content["max_examples"] or "the subject's", "subject": subject["version"]}
     said |= {key: subject[key] for key in ("profiles", "dtypes", "arithmetic", "bound", "dialect")}
-    said["evaluation"] = [f"{name} in {own}" for name, own in subject.get("evaluation", {}).items()]
+    said["evaluation"] = list(evaluation_texts(subject.get("evaluation", {})))
     said |= {f"version of {package}": number for package, number in content["versions"].items()}
     for key, value in said.items():
         shown = ", ".join(value) if isinstance(value, list) else str("" if value is None else value)

@@ -1,9 +1,9 @@
 """Contract between the suite and a subject: `Subject`, and the exceptions that have a meaning of their own in it."""
 
-from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from bnspec._printable import printable
+from bnspec_conformance.bounds.declared import Evaluation
 from bnspec_conformance.cases.case import Case, Outcome
 from bnspec_conformance.cases.scope import Scope
 
@@ -22,7 +22,7 @@ class Subject(Protocol):
     arithmetic : {"float64", "twofold", "float32"}
         W, in which it carries sums and statistics for x of 32 and 16 bits; twofold is the sum of two float32. Bounds
         follow from it. float64 x is always computed in float64.
-    evaluation : mapping of {"y", "dx"} to an arithmetic
+    evaluation : Evaluation
         E, in which it evaluates the elementwise formulas of y (and ydot) and of dx, where that is narrower than W.
     bound : {"strict", "plain"}
         How ordinary clauses judge it: by the specification's bound, or by the wider one of an implementation that
@@ -43,7 +43,7 @@ class Subject(Protocol):
     name: str
     scope: Scope
     arithmetic: Literal["float64", "twofold", "float32"]
-    evaluation: Mapping[str, str]
+    evaluation: Evaluation
     bound: Literal["strict", "plain"]
     flushes: bool
     examples: int

@@ -6,12 +6,13 @@ and shapes. Ranks are lanes of one `jax.vmap` inside the program, joined by a co
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
 import bnspec
+from bnspec_conformance.bounds.declared import Evaluation
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.layout import layouts
 from bnspec_conformance.cases.limits import REFUSED
@@ -55,7 +56,7 @@ class Compiled:
     library: str
     arithmetic: Literal["float64", "twofold", "float32"]
     name: str = "jax-jit"
-    evaluation: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    evaluation: Evaluation = dataclasses.field(default_factory=dict)
     bound: Literal["strict", "plain"] = "strict"
     flushes: bool = True  # XLA does on the CPU
     examples: int = 3  # nearly every case is compiled

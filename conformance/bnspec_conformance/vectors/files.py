@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bnspec_conformance.bounds.declared import ARITHMETICS, checked_evaluation
+from bnspec_conformance.bounds.declared import ARITHMETICS, Evaluation, checked_evaluation
 from bnspec_conformance.vectors.export import FORMAT
 
 __all__ = ["RESULTS", "BadFile", "Results", "Vectors", "read_results", "read_vectors", "undeclarable"]
@@ -64,7 +64,7 @@ class Results:
         By case.
     bound : {"strict", "plain"}
         Whether it keeps the specification's bound, or the wider one of a mean in one number.
-    evaluation : mapping of {"y", "dx"} to an arithmetic
+    evaluation : Evaluation
         E, in which it evaluates y and dx; W where nothing is said.
     """
 
@@ -74,7 +74,7 @@ class Results:
     flushes: bool
     results: dict[str, Any]
     bound: Literal["strict", "plain"] = "strict"
-    evaluation: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    evaluation: Evaluation = dataclasses.field(default_factory=dict)
 
 
 def undeclarable(given: Mapping[str, Any]) -> str | None:

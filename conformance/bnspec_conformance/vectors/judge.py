@@ -1,7 +1,7 @@
 """Judges one result: every output against what is expected, and relations between results."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.bounds import ulps, violations
-from bnspec_conformance.bounds.declared import BEYOND_PROMISE, gradients_in_float32
+from bnspec_conformance.bounds.declared import BEYOND_PROMISE, Evaluation, gradients_in_float32
 from bnspec_conformance.cases.case import RankOutcome, dtype_named
 from bnspec_conformance.cases.codecs.codec import BadData
 from bnspec_conformance.vectors.given import given_values
@@ -72,7 +72,7 @@ class Judge:
     flushes : bool
         Whether cases with subnormal numbers count as not supported; in others they count as 0.
     bound : {"strict", "plain"}
-    evaluation : mapping of {"y", "dx"} to an arithmetic
+    evaluation : Evaluation
     known : dict
         Values that were read, by case, rank and output: for relations.
     beyond : set of str
@@ -82,7 +82,7 @@ class Judge:
     arithmetic: Literal["float64", "twofold", "float32"]
     flushes: bool = False
     bound: Literal["strict", "plain"] = "strict"
-    evaluation: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    evaluation: Evaluation = dataclasses.field(default_factory=dict)
     known: dict[tuple[str, int, str], Floats] = dataclasses.field(default_factory=dict)
     beyond: set[str] = dataclasses.field(default_factory=set)
     _wider: dict[str, list[dict[str, Floats]]] = dataclasses.field(default_factory=dict)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnspec import BatchNormConfig
+from bnspec_conformance.bounds.declared import checked_evaluation
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, as_float64
 from bnspec_conformance.cases.limits import FLOATS, REFUSED
 from bnspec_conformance.cases.scope import PROFILES, Scope, needs
@@ -32,7 +33,7 @@ def run_vectors(subject: Subject, vectors: Vectors, limit: float = PATIENCE) -> 
     """
     declared = {
         "arithmetic": subject.arithmetic,
-        "evaluation": dict(subject.evaluation),
+        "evaluation": checked_evaluation(subject.evaluation),
         "bound": subject.bound,
         "flushes_subnormals": subject.flushes,
     }

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from bnspec._printable import printable
+from bnspec_conformance.bounds.declared import evaluation_texts
 from bnspec_conformance.vectors.files import Vectors
 from bnspec_conformance.vectors.hex import hexed
 from bnspec_conformance.vectors.judge import Judgement
@@ -28,7 +29,7 @@ def print_verdict(verdict: Verdict, vectors: Vectors, most: int = 10) -> None:
         markup=False,
     )
     flushed = ", subnormal numbers taken for 0" if who.flushes else ""
-    evaluated = "".join(f", {name} evaluated in {own}" for name, own in who.evaluation.items())
+    evaluated = "".join(f", {text}" for text in evaluation_texts(who.evaluation))
     judged = f"judged by the {verdict.bound} bound for {verdict.arithmetic} arithmetic{evaluated}{flushed}"
     console.print(judged, markup=False)
     table = Table(box=None, pad_edge=False)

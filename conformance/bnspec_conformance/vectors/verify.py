@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bnspec._clauses import clauses as specification
+from bnspec_conformance.bounds.declared import checked_evaluation
 from bnspec_conformance.vectors.files import Results, Vectors
 from bnspec_conformance.vectors.hex import hexed
 from bnspec_conformance.vectors.judge import Judge, Judgement, Status
@@ -74,7 +75,7 @@ class Verdict:
                 "name": self.results.name,
                 "version": self.results.version,
                 "arithmetic": self.arithmetic,
-                "evaluation": dict(self.results.evaluation),
+                "evaluation": checked_evaluation(self.results.evaluation),
                 "bound": self.bound,
                 "flushes_subnormals": self.results.flushes,
             },

@@ -11,7 +11,7 @@ import pytest
 from bnspec import BatchNormConfig
 from bnspec_conformance import Case, Outcome, RankInputs, RankOutcome, Scope, exact
 from bnspec_conformance.bounds import bounds, violations
-from bnspec_conformance.bounds.declared import arithmetics
+from bnspec_conformance.bounds.declared import arithmetics, checked_evaluation
 from bnspec_conformance.bounds.rounding import arithmetic
 from bnspec_conformance.cases.case import as_float64, dtype_named
 from bnspec_conformance.cases.inputs.families import hard_families
@@ -194,6 +194,19 @@ def test_statistics_have_the_bound_of_their_arithmetic(declared: Any) -> None:
 def test_float64_x_is_computed_in_float64_whatever_is_declared() -> None:
     own = arithmetics("float64", "float32", {"y": "float32"})
     assert {own.statistics, own.y, own.dx} == {arithmetic("float64")}
+
+
+def test_an_evaluation_may_be_declared_by_the_dtype_of_x() -> None:
+    declared = {"y": {"float16": "float32"}, "dx": "twofold"}
+    own = {dtype: arithmetics(dtype, "float64", declared) for dtype in ("float16", "float32", "float64")}
+    assert [v.y for v in own.values()] == [arithmetic("float32"), arithmetic("float64"), arithmetic("float64")]
+    assert [v.dx for v in own.values()] == [arithmetic("twofold"), arithmetic("twofold"), arithmetic("float64")]
+
+
+@pytest.mark.parametrize("value", [{"z": "float32"}, {"y": {"float64": "float32"}}, {"y": {"float16": "half"}}, "y"])
+def test_an_evaluation_of_what_does_not_exist_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="for each of some dtypes of x"):
+        checked_evaluation(value)
 
 
 def test_what_is_wider_than_the_statistics_counts_as_theirs() -> None:

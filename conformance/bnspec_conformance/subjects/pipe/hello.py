@@ -2,13 +2,13 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bnspec import BatchNormConfig, dialects
 from bnspec._config import RenormForm
-from bnspec_conformance.bounds.declared import ARITHMETICS, EVALUATED, checked_evaluation
+from bnspec_conformance.bounds.declared import ARITHMETICS, EVALUATED, Evaluation, checked_evaluation
 from bnspec_conformance.cases.limits import AFFINE, EXTENTS, FLOATS, PARAMETER_DTYPES, REFUSED
 from bnspec_conformance.cases.scope import PROFILES, Scope
 
@@ -46,7 +46,7 @@ class Declaration:
     scope: Scope
     version: str = ""
     arithmetic: Literal["float64", "twofold", "float32"] = "float64"
-    evaluation: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    evaluation: Evaluation = dataclasses.field(default_factory=dict)
     bound: Literal["strict", "plain"] = "strict"
     flushes: bool = False
     examples: int = 40

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from bnspec_conformance.bounds.declared import checked_evaluation
 from bnspec_conformance.cases.case import Array, Case, Outcome
 from bnspec_conformance.cases.codecs.codec import DTYPES, BadData, case_from_json, outcome_to_json
 from bnspec_conformance.cases.inputs.bad import refused_by
@@ -75,7 +76,7 @@ def hello(subject: Subject) -> dict[str, Any]:
         "refuses": scope.refuses if isinstance(scope.refuses, bool) else list(scope.refuses),
         "options": options,  # the others are for `supports` to tell
         "arithmetic": subject.arithmetic,
-        "evaluation": dict(subject.evaluation),
+        "evaluation": checked_evaluation(subject.evaluation),
         "bound": subject.bound,
         "flushes": bool(subject.flushes),
         "examples": max(2, int(subject.examples)),

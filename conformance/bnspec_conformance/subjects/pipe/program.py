@@ -13,9 +13,10 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from bnspec_conformance.bounds.declared import Evaluation
 from bnspec_conformance.cases.case import Case, Outcome
 from bnspec_conformance.cases.codecs.codec import BadData, case_to_json, outcome_from_json
 from bnspec_conformance.subjects.contract import NotSupported, ProgramError, Refused, SubjectError
@@ -87,7 +88,7 @@ class Program:
             raise SubjectError(f"{name}: {error}") from None
         self.scope = self._declared.scope
         self.arithmetic: Literal["float64", "twofold", "float32"] = self._declared.arithmetic
-        self.evaluation: Mapping[str, str] = self._declared.evaluation
+        self.evaluation: Evaluation = self._declared.evaluation
         self.bound: Literal["strict", "plain"] = self._declared.bound
         self.flushes: bool = self._declared.flushes
         self.examples: int = self._declared.examples

@@ -4,13 +4,13 @@ The files hold the specification's bounds. A wider one follows from the case and
 that `bnspec_conformance run` judges by, so that both say the same of one implementation.
 """
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from bnspec_conformance.bounds import bounds
+from bnspec_conformance.bounds.declared import Evaluation
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.vectors.expected import flattened
 from bnspec_conformance.vectors.hex import rounded_up
@@ -28,7 +28,7 @@ def wider_bounds(
     value: dict[str, Any],
     arithmetic: Literal["float64", "twofold", "float32"],
     *,
-    evaluation: Mapping[str, str] | None = None,
+    evaluation: Evaluation | None = None,
     plain: bool,
     flushes: bool,
 ) -> list[dict[str, Floats]]:
@@ -39,7 +39,7 @@ def wider_bounds(
     value : dict
         A case of the vectors that has outputs.
     arithmetic : {"float64", "twofold", "float32"}
-    evaluation : mapping of {"y", "dx"} to an arithmetic, optional
+    evaluation : Evaluation, optional
     plain : bool
         Whether the mean is one number of the arithmetic, and y may be x*scale + shift.
     flushes : bool

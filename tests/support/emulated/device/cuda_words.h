@@ -26,5 +26,6 @@ inline float toward_zero(double v) {
   return __builtin_fabs((double)near) > __builtin_fabs(v) ? float_of(bits_of(near) - 1) : near;  // infinity becomes the largest number
 }
 inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+inline double fabs(double v) { return __builtin_fabs(v); }
 inline double sqrt(double v) { return __builtin_sqrt(v); }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
