@@ -31,6 +31,8 @@ SHAPES = {
 #: Bytes that are rotated through, so that no pass finds its input in the cache.
 ROTATED = 400 << 20
 SAMPLES = 20
+#: Seconds of work before the first sample: an idle device's clock is slow, and it takes a while to rise.
+WARM_UP = 0.03
 
 
 def write(path, found):
@@ -39,8 +41,11 @@ def write(path, found):
 
 def timed(calls, samples=SAMPLES):
     """Microseconds of one call: the median of events around each, calls taken in turn."""
-    for call in calls:
-        call()
+    begin = time.perf_counter()
+    while time.perf_counter() < begin + WARM_UP:
+        for call in calls:
+            call()
+        cupy.cuda.Device().synchronize()
     events = []
     for i in range(samples):
         begin, end = cupy.cuda.Event(), cupy.cuda.Event()

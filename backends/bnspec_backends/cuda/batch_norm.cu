@@ -21,6 +21,7 @@ typedef unsigned char u8;
 BN_DEV float float_of(u32 bits) { return __uint_as_float(bits); }
 BN_DEV u32 bits_of(float v) { return __float_as_uint(v); }
 BN_DEV float half_to_float(u16 bits) { float v; asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(bits)); return v; }
+BN_DEV float bfloat_to_float(u16 bits) { float v; asm("mov.b32 %0, {%1, %2};" : "=f"(v) : "h"((u16)0), "h"(bits)); return v; }
 BN_DEV u16 float_to_half(float v) { u16 bits; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(v)); return bits; }
 BN_DEV float toward_zero(double v) { return __double2float_rz(v); }
 #endif
@@ -82,11 +83,11 @@ struct Call {
 struct float16 { u16 bits; };
 struct bfloat16 { u16 bits; };
 BN_DEV double up(float16 v) { return (double)half_to_float(v.bits); }
-BN_DEV double up(bfloat16 v) { return (double)float_of((u32)v.bits << 16); }
+BN_DEV double up(bfloat16 v) { return (double)bfloat_to_float(v.bits); }
 BN_DEV double up(float v) { return (double)v; }
 BN_DEV double up(double v) { return v; }
 BN_DEV void widen(float16 v, float& to) { to = half_to_float(v.bits); }
-BN_DEV void widen(bfloat16 v, float& to) { to = float_of((u32)v.bits << 16); }
+BN_DEV void widen(bfloat16 v, float& to) { to = bfloat_to_float(v.bits); }
 BN_DEV void widen(float v, float& to) { to = v; }
 template <class T> BN_DEV void widen(T v, double& to) { to = up(v); }
 
@@ -133,42 +134,46 @@ BN_DEV double shift_of(const Call& c, i64 channel, double low, double scale) {
 }
 
 // How a thread walks over x ----------------------------------------------------------------------------------------------
-// A walk gives offsets of V neighbours. `kept` numbers of a thread are kept apart: 1 where all neighbours are of one
-// channel, V where they may be of several. blockIdx.x tells group and channels, blockIdx.y the part of them. The elements
-// of one channel and group are counted in 32 bits, since a thread divides by them; offsets have 64.
+// A walk gives V neighbours at a time; a cursor is where they are in one array, and goes on with it. `kept` numbers of a
+// thread are kept apart: 1 where all neighbours are of one channel, V where they may be of several. blockIdx.x tells group
+// and channels, blockIdx.y the part of them. The elements of one channel and group are counted in 32 bits, since a thread
+// divides by them; offsets have 64.
 
 // Where part i of n begins.
 BN_DEV u32 cut(u32 length, u32 i, u32 n) { return (u32)((unsigned long long)length * i / n); }
 
 template <int V_> struct Runs {
   static constexpr int V = V_, kept = 1;
-  u32 group, first, row, at, vectors, rows_on, vectors_on, step;
-  int left;
-  i64 base_row;
+  u32 group, first, row, at, vectors, rows_on, vectors_on, step, left;
   BN_DEV explicit Runs(const Call& c) {
     group = blockIdx.x / (u32)c.channels;
     first = blockIdx.x - group * (u32)c.channels;
     vectors = (u32)c.run / V;
     u32 length = (u32)c.rows * vectors, from = cut(length, blockIdx.y, gridDim.y) + threadIdx.x;
-    left = (int)cut(length, blockIdx.y + 1, gridDim.y) - (int)from;
+    u32 to = cut(length, blockIdx.y + 1, gridDim.y);
     step = blockDim.x;
+    left = from < to ? (to - from + step - 1) / step : 0;
     row = from / vectors;
     at = from - row * vectors;
     rows_on = step / vectors;
     vectors_on = step - rows_on * vectors;
-    base_row = (i64)group * c.rows;
   }
-  BN_DEV bool more() const { return left > 0; }
   BN_DEV void next() {
-    left -= (int)step;
     row += rows_on;
     at += vectors_on;
     if (at >= vectors) { at -= vectors; row++; }
   }
-  BN_DEV i64 offset(i64 row_stride, i64 channel_stride) const {
-    return (base_row + row) * row_stride + first * channel_stride + at * V;
+  struct Cursor {
+    i64 base, row_stride;
+    BN_DEV Cursor(const Call& c, const Runs& walk, i64 row_stride_, i64 channel_stride) : row_stride(row_stride_) {
+      base = (i64)walk.group * c.rows * row_stride + walk.first * channel_stride;
+    }
+    BN_DEV i64 offset(const Runs& walk) const { return base + walk.row * row_stride + walk.at * V; }
+    BN_DEV void next() {}
+  };
+  BN_DEV i64 mask_offset(const Call& c, int k) const {
+    return ((i64)group * c.rows + row) * c.mask_row + first * c.mask_channel + at * V + k;
   }
-  BN_DEV i64 mask_offset(const Call& c, int k) const { return offset(c.mask_row, c.mask_channel) + k; }
   BN_DEV u32 channel(int) const { return first; }
   BN_DEV bool begins(int) const { return !threadIdx.x; }  // one thread of each channel
   static BN_DEV u32 slot(const Call&, int) { return threadIdx.x; }
@@ -177,8 +182,8 @@ template <int V_> struct Runs {
 
 template <int V_> struct Columns {
   static constexpr int V = V_, kept = V_;
-  u32 group, first, row, last_row, step, channels[V_], places[V_];  // of each column: its channel, its place in the run
-  i64 column, base_row;
+  u32 group, first, row, left, step, channels[V_], places[V_];  // of each column: its channel, its place in the run
+  i64 column;
   bool inside;
   BN_DEV explicit Columns(const Call& c) {
     u32 run = (u32)c.run, width = (u32)c.width, blocks = ((u32)c.channels + width - 1) / width;
@@ -196,14 +201,21 @@ template <int V_> struct Columns {
     }
     step = blockDim.x / (u32)c.lanes;
     row = cut((u32)c.rows, blockIdx.y, gridDim.y) + high;
-    last_row = cut((u32)c.rows, blockIdx.y + 1, gridDim.y);
-    base_row = (i64)group * c.rows;
+    u32 to = cut((u32)c.rows, blockIdx.y + 1, gridDim.y);
+    left = inside && row < to ? (to - row + step - 1) / step : 0;
   }
-  BN_DEV bool more() const { return row < last_row && inside; }
   BN_DEV void next() { row += step; }
-  BN_DEV i64 offset(i64 row_stride, i64) const { return (base_row + row) * row_stride + column; }
+  struct Cursor {
+    i64 at, on;
+    BN_DEV Cursor(const Call& c, const Columns& walk, i64 row_stride, i64) {
+      at = ((i64)walk.group * c.rows + walk.row) * row_stride + walk.column;
+      on = walk.step * row_stride;
+    }
+    BN_DEV i64 offset(const Columns&) const { return at; }
+    BN_DEV void next() { at += on; }
+  };
   BN_DEV i64 mask_offset(const Call& c, int k) const {
-    return (base_row + row) * c.mask_row + channels[k] * c.mask_channel + places[k];
+    return ((i64)group * c.rows + row) * c.mask_row + channels[k] * c.mask_channel + places[k];
   }
   BN_DEV u32 channel(int k) const { return channels[k]; }
   BN_DEV bool begins(int k) const { return inside && !places[k] && threadIdx.x < blockDim.x / step; }
@@ -214,6 +226,74 @@ template <int V_> struct Columns {
   }
   static BN_DEV u32 slots_of_channel(const Call& c) { return (u32)c.run * (blockDim.x / (u32)c.lanes); }
 };
+
+// Calls use(load()) for all that a thread walks over, U loads before the first use.
+template <int U, class Walk, class Load, class Use> BN_DEV void visit(Walk& walk, Load load, Use use) {
+  using Got = decltype(load());
+  u32 left = walk.left;
+  for (; left >= U; left -= U) {
+    Got got[U];
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      got[u] = load();
+      walk.next();
+    }
+#pragma unroll
+    for (int u = 0; u < U; u++) use(got[u]);
+  }
+  if (!left) return;
+  Got got[U];
+#pragma unroll
+  for (int u = 0; u < U; u++) {
+    if (u >= (int)left) continue;
+    got[u] = load();
+    walk.next();
+  }
+#pragma unroll
+  for (int u = 0; u < U; u++)
+    if (u < (int)left) use(got[u]);
+}
+
+// Array that a kernel reads by vectors, or writes.
+template <class T, class Walk> struct Reader {
+  const T* from;
+  typename Walk::Cursor cursor;
+  BN_DEV Reader(const Call& c, const Walk& walk, const void* array, i64 row_stride, i64 channel_stride)
+      : from((const T*)array), cursor(c, walk, row_stride, channel_stride) {}
+  BN_DEV Vector<T, Walk::V> here(const Walk& walk) const { return *(const Vector<T, Walk::V>*)(from + cursor.offset(walk)); }
+  BN_DEV Vector<T, Walk::V> next(const Walk& walk) {
+    Vector<T, Walk::V> got = here(walk);
+    cursor.next();
+    return got;
+  }
+};
+template <class T, class Walk> struct Writer {
+  T* to;
+  Walk walk;  // its own, which is behind that of the reader
+  typename Walk::Cursor cursor;
+  BN_DEV Writer(const Call& c, const Walk& walk_)
+      : to((T*)c.out), walk(walk_), cursor(c, walk_, c.out_row, c.out_channel) {}
+  BN_DEV void next(const Vector<T, Walk::V>& v) {
+    *(Vector<T, Walk::V>*)(to + cursor.offset(walk)) = v;
+    cursor.next();
+    walk.next();
+  }
+};
+
+// x of some neighbours, dy of them where there is one, and which of them the mask takes.
+template <class T, int V, bool Masked> struct OfX {
+  Vector<T, V> x;
+  bool takes[Masked ? V : 1];
+  BN_DEV bool counts(int k) const { return !Masked || takes[Masked ? k : 0]; }
+};
+template <class T, class G, int V, bool Masked> struct OfXAndDy : OfX<T, V, Masked> {
+  Vector<G, V> dy;
+};
+template <int V, bool Masked, class Walk, class Got> BN_DEV void load_mask(const Call& c, const Walk& walk, Got& got) {
+  if (Masked)
+#pragma unroll
+    for (int k = 0; k < V; k++) got.takes[Masked ? k : 0] = c.mask[walk.mask_offset(c, k)];
+}
 
 // Joining parts ----------------------------------------------------------------------------------------------------------
 
@@ -362,38 +442,32 @@ template <class T, class Walk, int U, bool Masked> BN_DEV void moments(const Cal
 #pragma unroll
   for (int k = 0; k < (Masked ? A : 1); k++) n[k] = 0;
 
-  const T* x = (const T*)c.x;
-  while (walk.more()) {
-    Vector<T, V> got[U];
-    bool there[U], counts[Masked ? U * V : 1];
+  Reader<T, Walk> x(c, walk, c.x, c.x_row, c.x_channel);
+  using Got = OfX<T, V, Masked>;
+  auto load = [&]() {
+    Got got;
+    got.x = x.next(walk);
+    load_mask<V, Masked>(c, walk, got);
+    return got;
+  };
+  if (!Masked && walk.left) {
+    Vector<T, V> got = x.here(walk);
 #pragma unroll
-    for (int u = 0; u < U; u++) {  // all loads before the first use
-      there[u] = walk.more();
-      if (there[u]) {
-        got[u] = *(const Vector<T, V>*)(x + walk.offset(c.x_row, c.x_channel));
-        if (Masked)
-#pragma unroll
-          for (int k = 0; k < V; k++) counts[Masked ? u * V + k : 0] = c.mask[walk.mask_offset(c, k)];
-      }
-      walk.next();
-    }
-#pragma unroll
-    for (int u = 0; u < U; u++) {
-      if (!there[u]) continue;
-#pragma unroll
-      for (int k = 0; k < V; k++) {
-        const int a = A == 1 ? 0 : k;
-        if (Masked && !counts[Masked ? u * V + k : 0]) continue;
-        double v = up(got[u].at[k]);
-        if (!n[Masked ? a : 0] && (Masked || A > 1 || !k)) value[a] = v;
-        if (Masked) n[Masked ? a : 0]++;
-        double d = v - value[a];
-        sum[a] += d;
-        square[a] = fma(d, d, square[a]);
-      }
-      if (!Masked) n[0] += A == 1 ? V : 1;
-    }
+    for (int k = 0; k < A; k++) value[k] = up(got.at[k]);
   }
+  visit<U>(walk, load, [&](const Got& got) {
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      const int a = A == 1 ? 0 : k;
+      if (!got.counts(k)) continue;
+      double v = up(got.x.at[k]);
+      if (Masked && !n[Masked ? a : 0]++) value[a] = v;
+      double d = v - value[a];
+      sum[a] += d;
+      square[a] = fma(d, d, square[a]);
+    }
+  });
+  if (!Masked) n[0] = walk.left * (A == 1 ? V : 1);
 
   double* mine = (double*)shared;
   double* slots = mine + 4 * A * blockDim.x;
@@ -444,33 +518,20 @@ template <class T, class Walk, int U, bool Masked> BN_DEV void moments(const Cal
 template <class R, class T, int U, class Walk>
 BN_DEV void normalize_in(const Call& c, Walk& walk, const R (&factors)[Walk::kept][3]) {
   constexpr int A = Walk::kept, V = Walk::V;
-  const T* x = (const T*)c.x;
-  T* y = (T*)c.out;
-  while (walk.more()) {
-    Vector<T, V> got[U];
-    i64 to[U];
-    bool there[U];
+  Reader<T, Walk> x(c, walk, c.x, c.x_row, c.x_channel);
+  Writer<T, Walk> y(c, walk);
+  using Got = Vector<T, V>;
+  visit<U>(walk, [&]() { return x.next(walk); }, [&](const Got& got) {
+    Vector<T, V> made;
 #pragma unroll
-    for (int u = 0; u < U; u++) {
-      there[u] = walk.more();
-      to[u] = walk.offset(c.out_row, c.out_channel);
-      if (there[u]) got[u] = *(const Vector<T, V>*)(x + walk.offset(c.x_row, c.x_channel));
-      walk.next();
+    for (int k = 0; k < V; k++) {
+      const R* f = factors[A == 1 ? 0 : k];
+      R v;
+      widen(got.at[k], v);
+      down((v - f[0]) * f[1] + f[2], made.at[k]);
     }
-#pragma unroll
-    for (int u = 0; u < U; u++) {
-      if (!there[u]) continue;
-      Vector<T, V> made;
-#pragma unroll
-      for (int k = 0; k < V; k++) {
-        const R* f = factors[A == 1 ? 0 : k];
-        R v;
-        widen(got[u].at[k], v);
-        down((v - f[0]) * f[1] + f[2], made.at[k]);
-      }
-      *(Vector<T, V>*)(y + to[u]) = made;
-    }
-  }
+    y.next(made);
+  });
 }
 
 // y = (x - centre)*scale + shift; centre, scale and shift are given, or follow from running statistics.
@@ -520,37 +581,26 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sum
     centre[k] = c.centre[walk.group * c.channels + walk.channel(k)];
     s1[k] = s2[k] = 0;
   }
-  const T* x = (const T*)c.x;
-  const G* dy = (const G*)c.dy;
-  while (walk.more()) {
-    Vector<T, V> got[U];
-    Vector<G, V> given[U];
-    bool there[U], counts[Masked ? U * V : 1];
+  Reader<T, Walk> x(c, walk, c.x, c.x_row, c.x_channel);
+  Reader<G, Walk> dy(c, walk, c.dy, c.dy_row, c.dy_channel);
+  using Got = OfXAndDy<T, G, V, Masked>;
+  auto load = [&]() {
+    Got got;
+    got.x = x.next(walk);
+    got.dy = dy.next(walk);
+    load_mask<V, Masked>(c, walk, got);
+    return got;
+  };
+  visit<U>(walk, load, [&](const Got& got) {
 #pragma unroll
-    for (int u = 0; u < U; u++) {
-      there[u] = walk.more();
-      if (there[u]) {
-        got[u] = *(const Vector<T, V>*)(x + walk.offset(c.x_row, c.x_channel));
-        given[u] = *(const Vector<G, V>*)(dy + walk.offset(c.dy_row, c.dy_channel));
-        if (Masked)
-#pragma unroll
-          for (int k = 0; k < V; k++) counts[Masked ? u * V + k : 0] = c.mask[walk.mask_offset(c, k)];
-      }
-      walk.next();
+    for (int k = 0; k < V; k++) {
+      const int a = A == 1 ? 0 : k;
+      if (!got.counts(k)) continue;
+      double g = up(got.dy.at[k]);
+      s1[a] += g;
+      s2[a] = fma(g, up(got.x.at[k]) - centre[a], s2[a]);
     }
-#pragma unroll
-    for (int u = 0; u < U; u++) {
-      if (!there[u]) continue;
-#pragma unroll
-      for (int k = 0; k < V; k++) {
-        const int a = A == 1 ? 0 : k;
-        if (Masked && !counts[Masked ? u * V + k : 0]) continue;
-        double g = up(given[u].at[k]);
-        s1[a] += g;
-        s2[a] = fma(g, up(got[u].at[k]) - centre[a], s2[a]);
-      }
-    }
-  }
+  });
 
   double* mine = (double*)shared;
   double* slots = mine + 2 * A * blockDim.x;
@@ -595,44 +645,30 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sum
 template <class R, class T, class G, int U, bool Masked, class Walk>
 BN_DEV void grad_input_in(const Call& c, Walk& walk, const R (&scale)[Walk::kept], const R (&factors)[Walk::kept][3]) {
   constexpr int A = Walk::kept, V = Walk::V;
-  const T* x = (const T*)c.x;
-  const G* dy = (const G*)c.dy;
-  T* dx = (T*)c.out;
-  while (walk.more()) {
-    Vector<T, V> got[U];
-    Vector<G, V> given[U];
-    i64 to[U];
-    bool there[U], counts[Masked ? U * V : 1];
+  Reader<T, Walk> x(c, walk, c.x, c.x_row, c.x_channel);
+  Reader<G, Walk> dy(c, walk, c.dy, c.dy_row, c.dy_channel);
+  Writer<T, Walk> dx(c, walk);
+  using Got = OfXAndDy<T, G, V, Masked>;
+  auto load = [&]() {
+    Got got;
+    got.x = x.next(walk);
+    got.dy = dy.next(walk);
+    load_mask<V, Masked>(c, walk, got);
+    return got;
+  };
+  visit<U>(walk, load, [&](const Got& got) {
+    Vector<T, V> made;
 #pragma unroll
-    for (int u = 0; u < U; u++) {
-      there[u] = walk.more();
-      to[u] = walk.offset(c.out_row, c.out_channel);
-      if (there[u]) {
-        got[u] = *(const Vector<T, V>*)(x + walk.offset(c.x_row, c.x_channel));
-        given[u] = *(const Vector<G, V>*)(dy + walk.offset(c.dy_row, c.dy_channel));
-        if (Masked)
-#pragma unroll
-          for (int k = 0; k < V; k++) counts[Masked ? u * V + k : 0] = c.mask[walk.mask_offset(c, k)];
-      }
-      walk.next();
+    for (int k = 0; k < V; k++) {
+      const R* f = factors[A == 1 ? 0 : k];
+      R v, g;
+      widen(got.x.at[k], v);
+      widen(got.dy.at[k], g);
+      R of_statistics = got.counts(k) ? (v - f[0]) * f[1] + f[2] : 0;
+      down(g * scale[A == 1 ? 0 : k] + of_statistics, made.at[k]);
     }
-#pragma unroll
-    for (int u = 0; u < U; u++) {
-      if (!there[u]) continue;
-      Vector<T, V> made;
-#pragma unroll
-      for (int k = 0; k < V; k++) {
-        const int a = A == 1 ? 0 : k;
-        R v, g;
-        widen(got[u].at[k], v);
-        widen(given[u].at[k], g);
-        bool takes = !Masked || counts[Masked ? u * V + k : 0];
-        R of_statistics = takes ? (v - factors[a][0]) * factors[a][1] + factors[a][2] : 0;
-        down(g * scale[a] + of_statistics, made.at[k]);
-      }
-      *(Vector<T, V>*)(dx + to[u]) = made;
-    }
-  }
+    dx.next(made);
+  });
 }
 
 // dx = scale*dy + m*(slope*(x - centre) + shift).

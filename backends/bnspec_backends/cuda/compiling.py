@@ -55,9 +55,19 @@ def _architecture(device: int) -> str:
 def program(what: str) -> str:
     """Return the source of one kernel."""
     return (
-        f'{_source()}\nextern "C" __global__ void __launch_bounds__({THREADS}) entry(const __grid_constant__ Call call)'
-        f" {{ {what}(call); }}\n"
+        f'{_source()}\nextern "C" __global__ void __launch_bounds__({_bounds(what)}) '
+        f"entry(const __grid_constant__ Call call) {{ {what}(call); }}\n"
     )
+
+
+def _bounds(what: str) -> str:
+    """Return the threads of a block, and how many blocks a multiprocessor must hold: a limit on a thread's registers.
+
+    The blocks of a sum are as many as a large device holds at once where each multiprocessor holds four; with three, a
+    quarter of them would wait for the others. Masks and float64 need more registers than that leaves.
+    """
+    sums = what.startswith(("moments", "grad_sums")) and what.endswith("false>") and "double" not in what
+    return f"{THREADS}, 4" if sums else str(THREADS)
 
 
 @functools.cache

@@ -4,7 +4,7 @@
 
 #define __global__
 #define __grid_constant__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define threadIdx (emulator::now->thread)
 #define blockIdx (emulator::now->block)
 #define blockDim (emulator::block)
@@ -20,6 +20,7 @@
 inline float float_of(unsigned bits) { float v; __builtin_memcpy(&v, &bits, 4); return v; }
 inline unsigned bits_of(float v) { unsigned bits; __builtin_memcpy(&bits, &v, 4); return bits; }
 inline float half_to_float(unsigned short bits) { _Float16 v; __builtin_memcpy(&v, &bits, 2); return (float)v; }
+inline float bfloat_to_float(unsigned short bits) { return float_of((unsigned)bits << 16); }
 inline unsigned short float_to_half(float v) { _Float16 half = (_Float16)v; unsigned short bits; __builtin_memcpy(&bits, &half, 2); return bits; }
 inline float toward_zero(double v) {
   float near = (float)v;
