@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import cubin
 import device_program
 import pytest
 from installed_here import installed
@@ -104,21 +104,51 @@ def test_too_little_shared_memory_is_found(tmp_path: Path) -> None:
     assert "AddressSanitizer: heap-buffer-overflow" in found.stderr
 
 
-def test_nvrtc_compiles_for_every_architecture() -> None:
-    """Registers and spills of each architecture are in the machine code; here it must be made, and have its entry."""
-    if not installed("cupy"):
-        pytest.skip("CuPy is not installed")
+#: Kernels as they are launched, with the most registers that a thread may need, the bytes that it may spill, and the
+#: loads that they must have. Sums without a mask have room for four blocks on a multiprocessor.
+NEEDS: dict[str, tuple[int, int, str]] = {
+    "moments<float, Runs<4>, 4, false>": (64, 0, "ld.global.v4.f32"),
+    "moments<float, Columns<4>, 4, false>": (64, 32, "ld.global.v4.f32"),
+    "moments<bfloat16, Columns<4>, 8, false>": (64, 32, "ld.global.v4.u16"),
+    "normalize<bfloat16, Columns<4>, 8, true>": (80, 0, "ld.global.v4.u16"),
+    "normalize<bfloat16, Runs<8>, 4, false>": (64, 0, "ld.global.v4.u32"),
+    "grad_sums<bfloat16, bfloat16, Runs<8>, 4, false>": (64, 0, "ld.global.v4.u32"),
+    "grad_sums<float16, float, Runs<4>, 4, true>": (80, 0, "ld.global.v4.f32"),
+    "grad_input<float, float, Columns<4>, 4, true>": (168, 0, "ld.global.v4.f32"),
+    "grad_input<double, double, Columns<2>, 4, false>": (96, 0, "ld.global.v2.f64"),
+}
+needs_nvrtc = pytest.mark.skipif(not installed("cupy"), reason="CuPy is not installed")
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("what", NEEDS)
+def test_registers_stay_within_their_limits(what: str) -> None:
     from bnspec_backends.cuda import compiling
 
-    for architecture in ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120"):
-        for what in (
-            "moments<float, Runs<4>, 4, false>",
-            "normalize<bfloat16, Columns<4>, 8, true>",
-            "grad_sums<float16, float, Runs<4>, 4, true>",
-            "grad_input<double, double, Columns<2>, 4, false>",
-        ):
-            code: Any = compiling._compiled(
-                compiling.program(what), (f"-arch={architecture}", *compiling.OPTIONS), architecture
-            )
-            assert code.startswith(b"\x7fELF")
-            assert b"entry" in code
+    code = compiling._compiled(compiling.program(what), ("-arch=sm_90", *compiling.OPTIONS), "sm_90")
+    registers, spilled = cubin.needs(code)
+    assert registers <= NEEDS[what][0]
+    assert spilled <= NEEDS[what][1]
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("what", NEEDS)
+def test_neighbours_are_loaded_at_once(what: str) -> None:
+    from cupy.cuda import nvrtc
+
+    from bnspec_backends.cuda import compiling
+
+    made = nvrtc.createProgram(compiling.program(what), "batch_norm.cu", (), ())
+    nvrtc.compileProgram(made, ("-arch=compute_90", *compiling.OPTIONS))
+    assert NEEDS[what][2] in nvrtc.getPTX(made).decode()
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_100", "sm_120"])
+def test_nvrtc_compiles_for_every_architecture(architecture: str) -> None:
+    from bnspec_backends.cuda import compiling
+
+    for what in list(NEEDS)[::2]:
+        options = (f"-arch={architecture}", *compiling.OPTIONS)
+        code = compiling._compiled(compiling.program(what), options, architecture)
+        assert cubin.needs(code)[1] <= 512

@@ -1,10 +1,10 @@
-"""What machine code of a kernel needs of a multiprocessor: registers of a thread, and bytes that it spills to memory."""
+"""What machine code of a kernel needs: registers of a thread, and bytes that it spills to memory."""
 
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
 
-#: Attributes of ``.nv.info``: the bytes of a thread's own memory, its registers; and how attributes with a length begin.
+#: Attributes of ``.nv.info``: bytes of a thread's own memory, and its registers; how attributes with a length begin.
 _FRAME_SIZE, _REGISTERS, _SIZED = 0x11, 0x2F, 0x04
 
 

@@ -9,7 +9,7 @@ from bnspec import Groups
 from bnspec_backends.cuda.counters import counters
 from bnspec_backends.layout import Layout, dense, find_layout
 
-__all__ = ["KINDS", "Kind", "Source", "factor", "new_like", "parameter", "read", "read_along", "spread_mask"]
+__all__ = ["KINDS", "Kind", "Source", "factor", "new_like", "read", "read_along", "spread_mask"]
 
 
 _ORDERS = [tuple(range(n)) for n in range(65)]  # the axes in order, for every rank
@@ -90,19 +90,6 @@ def factor(v: Any, layout: Layout) -> Any:
         return v
     v = v if v.shape == shape else cupy.broadcast_to(v, shape)
     return cupy.ascontiguousarray(v, numpy.float64)
-
-
-def parameter(name: str, v: Any) -> dict[str, Any]:
-    """Return the members of a call for an array of shape (C,) of any floating dtype; none for None."""
-    if v is None:
-        return {}
-    kind, (own, stride, dtype) = KINDS[v.dtype], _MEMBERS[name]
-    return {own: v, stride: v.strides[0] // kind.size, dtype: kind.number}
-
-
-_MEMBERS = {
-    name: (name, f"{name}_stride", f"{name}_dtype") for name in ("gamma", "beta", "running_mean", "running_var")
-}
 
 
 def _layout(v: Any, groups: Groups) -> Layout | None:

@@ -24,6 +24,10 @@ BN_DEV float half_to_float(u16 bits) { float v; asm("cvt.f32.f16 %0, %1;" : "=f"
 BN_DEV float bfloat_to_float(u16 bits) { float v; asm("mov.b32 %0, {%1, %2};" : "=f"(v) : "h"((u16)0), "h"(bits)); return v; }
 BN_DEV u16 float_to_half(float v) { u16 bits; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(v)); return bits; }
 BN_DEV float toward_zero(double v) { return __double2float_rz(v); }
+// Two numbers that another block may have written: past the cache of the multiprocessor, which knows nothing of it.
+BN_DEV void fresh(const double* p, double& a, double& b) {
+  asm volatile("ld.global.cg.v2.f64 {%0, %1}, [%2];" : "=d"(a), "=d"(b) : "l"(p));
+}
 #endif
 
 // One call. Members are in the order of `launching.FIELDS`; strides are in elements.
@@ -320,50 +324,101 @@ BN_DEV void team_sum(double& a, double& b, u32 team, double* slots) {
 struct Part {
   double n, value, sum, m2;
 };
-// Parts in memory, and parts of gradients in the same way: (channel, part) -> numbers.
-struct Parts {
-  const volatile double* from;
+// Parts of one channel, or of gradients in the same way: what the threads of a block left in shared memory, and what blocks
+// left in global memory.
+struct Own {
+  static constexpr u32 ahead = 1;
+  const double* from;
   u32 each, count;  // numbers of a part, and how many parts there are
   BN_DEV Part moments(u32 i) const {
-    const volatile double* p = from + i * each;
+    const double* p = from + i * each;
     return {p[0], p[1], p[2], p[3]};
   }
+  BN_DEV void sums(u32 i, double& a, double& b) const { a = from[i * each], b = from[i * each + 1]; }
+};
+struct Left {
+  static constexpr u32 ahead = 3;
+  const double* from;
+  u32 each, count;
+  BN_DEV Part moments(u32 i) const {
+    Part part;
+    fresh(from + i * each, part.n, part.value);
+    fresh(from + i * each + 2, part.sum, part.m2);
+    return part;
+  }
+  BN_DEV void sums(u32 i, double& a, double& b) const { fresh(from + i * each, a, b); }
 };
 
-// Moments of all parts, about the value of the first that is not empty; in every thread of the team.
-BN_DEV Part join(Parts parts, u32 team, double* slots) {
-  u32 p = threadIdx.x % team;
-  double value = 0, n = 0, sum = 0, m2 = 0, nothing = 0;
-  for (u32 i = 0; i < parts.count; i++) {
-    Part part = parts.moments(i);
-    if (part.n > 0) { value = part.value; break; }
+// Calls use(part) for all parts of a thread of the team, `Parts::ahead` loads before the first use; past the end zeros.
+template <class Parts, class Use> BN_DEV void each_part(Parts parts, u32 team, Use use) {
+  constexpr u32 ahead = Parts::ahead;
+  for (u32 i = threadIdx.x % team; i < parts.count; i += ahead * team) {
+    Part got[ahead];
+#pragma unroll
+    for (u32 k = 0; k < ahead; k++) {
+      u32 at = i + k * team;
+      got[k] = at < parts.count ? parts.moments(at) : Part{0, 0, 0, 0};
+    }
+#pragma unroll
+    for (u32 k = 0; k < ahead; k++) use(got[k]);
   }
-#pragma unroll 4
-  for (u32 i = p; i < parts.count; i += team) {
-    Part part = parts.moments(i);
-    if (part.n > 0) { n += part.n; sum += part.sum + part.n * (part.value - value); }
-  }
+}
+
+// The first part that is not empty.
+template <class Parts> BN_DEV Part first_of(Parts parts) {
+  Part first{0, 0, 0, 0};
+  for (u32 i = 0; i < parts.count && !(first.n > 0); i++) first = parts.moments(i);
+  return first;
+}
+
+// Moments of all parts, about the value of the first; in every thread of the team.
+BN_DEV Part join(Own parts, u32 team, double* slots) {
+  double value = first_of(parts).value, n = 0, sum = 0, m2 = 0, nothing = 0;
+  each_part(parts, team, [&](const Part& part) {
+    n += part.n;
+    sum += part.n > 0 ? part.sum + part.n * (part.value - value) : 0;
+  });
   team_sum(n, sum, team, slots);
   double mean = n > 0 ? sum / n : 0;
-#pragma unroll 4
-  for (u32 i = p; i < parts.count; i += team) {
-    Part part = parts.moments(i);
-    if (part.n > 0) {
-      double apart = (part.sum / part.n + (part.value - value)) - mean;
-      m2 += part.m2 + part.n * (apart * apart);
-    }
-  }
+  each_part(parts, team, [&](const Part& part) {
+    double apart = (part.sum / part.n + (part.value - value)) - mean;
+    m2 += part.n > 0 ? part.m2 + part.n * (apart * apart) : 0;
+  });
   team_sum(m2, nothing, team, slots);
   return {n, value, sum, m2};
 }
 
+// The same in one pass, since these parts are far away: about the mean of the first. That is the mean of many elements, so
+// it is near, beside the deviation, or what it takes from the sum of squares is itself a large part of it.
+BN_DEV Part join(Left parts, u32 team, double* slots) {
+  Part first = first_of(parts);
+  double mean = first.value + first.sum / first.n, value = mean - mean == 0 ? mean : first.value;
+  double n = 0, sum = 0, square = 0, nothing = 0;
+  each_part(parts, team, [&](const Part& part) {
+    double apart = part.sum + part.n * (part.value - value);
+    n += part.n;
+    sum += part.n > 0 ? apart : 0;
+    square += part.n > 0 ? part.m2 + apart * (apart / part.n) : 0;
+  });
+  team_sum(n, sum, team, slots);
+  team_sum(square, nothing, team, slots);
+  double m2 = n > 0 ? square - sum * (sum / n) : 0;
+  return {n, value, sum, m2 < 0 ? 0 : m2};  // NaN stays
+}
+
 // Both sums of all parts.
-BN_DEV void join(Parts parts, double& s1, double& s2, u32 team, double* slots) {
+template <class Parts> BN_DEV void join(Parts parts, double& s1, double& s2, u32 team, double* slots) {
   s1 = s2 = 0;
-#pragma unroll 4
-  for (u32 i = threadIdx.x % team; i < parts.count; i += team) {
-    s1 += parts.from[i * parts.each];
-    s2 += parts.from[i * parts.each + 1];
+  for (u32 i = threadIdx.x % team; i < parts.count; i += 4 * team) {
+    double a[4], b[4];
+#pragma unroll
+    for (u32 k = 0; k < 4; k++) {
+      u32 at = i + k * team;
+      a[k] = b[k] = 0;
+      if (at < parts.count) parts.sums(at, a[k], b[k]);
+    }
+#pragma unroll
+    for (u32 k = 0; k < 4; k++) s1 += a[k], s2 += b[k];
   }
   team_sum(s1, s2, team, slots);
 }
@@ -393,13 +448,13 @@ BN_DEV void by_channel(const Call& c, const Walk& walk, const double* mine, u32*
   for (u32 k = 0; k < here; k += teams) {  // as often in every thread: all come to the barriers
     bool used = team < teams && k + team < here;
     u32 channel = used ? k + team : 0;
-    finish(walk.first + channel, Parts{mine + (i64)channel * slots * Each, Each, used ? slots : 0}, used, split);
+    finish(walk.first + channel, Own{mine + (i64)channel * slots * Each, Each, used ? slots : 0}, used, split);
   }
   if (!split || !last_to_come(c.counters + blockIdx.x, flag)) return;
   for (u32 k = 0; k < here; k += teams) {
     bool used = team < teams && k + team < here;
     i64 channel = walk.first + (used ? k + team : 0), at = walk.group * c.channels + channel;
-    finish(channel, Parts{c.partial + at * gridDim.y * Each, Each, used ? gridDim.y : 0}, used, false);
+    finish(channel, Left{c.partial + at * gridDim.y * Each, Each, used ? gridDim.y : 0}, used, false);
   }
 }
 
@@ -482,7 +537,7 @@ template <class T, class Walk, int U, bool Masked> BN_DEV void moments(const Cal
     p[3] = m2 < 0 ? 0 : m2;  // NaN stays
   }
   __syncthreads();
-  by_channel<4>(c, walk, mine, (u32*)(slots + 4 * blockDim.x), [&](i64 channel, Parts parts, bool used, bool split) {
+  by_channel<4>(c, walk, mine, (u32*)(slots + 4 * blockDim.x), [&](i64 channel, auto parts, bool used, bool split) {
     Part all = join(parts, (u32)c.team, slots);
     if (!used || threadIdx.x % (u32)c.team) return;
     i64 at = walk.group * c.channels + channel;
@@ -611,7 +666,7 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sum
     p[1] = s2[k];
   }
   __syncthreads();
-  by_channel<2>(c, walk, mine, (u32*)(slots + 4 * blockDim.x), [&](i64 channel, Parts parts, bool used, bool split) {
+  by_channel<2>(c, walk, mine, (u32*)(slots + 4 * blockDim.x), [&](i64 channel, auto parts, bool used, bool split) {
     double s1, s2;
     join(parts, s1, s2, (u32)c.team, slots);
     if (!used || threadIdx.x % (u32)c.team) return;

@@ -12,7 +12,7 @@ from typing import Any
 
 from cupy.cuda import Device, driver
 
-__all__ = ["FIELDS", "NAMES", "launch", "make_current", "pack"]
+__all__ = ["FIELDS", "NAMES", "Launcher", "make_current", "pack"]
 
 _ARRAYS_OF_X = ("x", "dy", "out", "mask")
 _NUMBERS = ("groups", "rows", "channels", "run", "x_row", "x_channel", "dy_row", "dy_channel", "out_row", "out_channel",
@@ -68,26 +68,34 @@ def make_current(device: int) -> None:
         _thread.devices.add(device)
 
 
-def launch(
-    function: int, grid: tuple[int, int], threads: int, shared: int, stream: int, values: dict[str, Any]
-) -> None:
-    """Queue a kernel on a stream.
+class Launcher:
+    """Kernels that are queued with the same members of a call.
 
     Parameters
     ----------
-    function : int
-        Handle of the kernel, as `compiling.kernel` returns it.
-    grid : tuple of int
-        Blocks in x and y.
-    threads : int
-        Threads of a block.
-    shared : int
-        Bytes of shared memory of a block.
-    stream : int
-        Handle of a stream of the current device.
-    values : dict
-        Members of the call, by the names in `FIELDS`.
+    members : dict
+        By the names in `FIELDS`.
     """
-    call = ctypes.create_string_buffer(pack(values), _PACKER.size)
-    arguments = (ctypes.c_void_p * 1)(ctypes.addressof(call))
-    driver.launchKernel(function, *grid, 1, threads, 1, 1, shared, stream, ctypes.addressof(arguments), 0)
+
+    def __init__(self, members: dict[str, Any]) -> None:
+        self._call = ctypes.create_string_buffer(pack(members), _PACKER.size)
+        self._arguments = (ctypes.c_void_p * 1)(ctypes.addressof(self._call))
+        self._address = ctypes.addressof(self._arguments)
+
+    def launch(self, function: int, grid: tuple[int, int], threads: int, shared: int, stream: int) -> None:
+        """Queue a kernel on a stream; the driver copies the members.
+
+        Parameters
+        ----------
+        function : int
+            Handle of the kernel, as `compiling.kernel` returns it.
+        grid : tuple of int
+            Blocks in x and y.
+        threads : int
+            Threads of a block.
+        shared : int
+            Bytes of shared memory of a block.
+        stream : int
+            Handle of a stream of the current device.
+        """
+        driver.launchKernel(function, *grid, 1, threads, 1, 1, shared, stream, self._address, 0)

@@ -26,6 +26,7 @@ inline float toward_zero(double v) {
   float near = (float)v;
   return __builtin_fabs((double)near) > __builtin_fabs(v) ? float_of(bits_of(near) - 1) : near;  // infinity becomes the largest number
 }
+inline void fresh(const double* p, double& a, double& b) { a = p[0], b = p[1]; }
 inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline double fabs(double v) { return __builtin_fabs(v); }
 inline double sqrt(double v) { return __builtin_sqrt(v); }
