@@ -29,6 +29,11 @@ def test_a_call_has_the_members_of_the_source() -> None:
     assert tuple((name, "P" if pointer else kinds[kind]) for kind, pointer, name in members) == FIELDS
 
 
+def test_the_source_has_no_generic_lambda() -> None:
+    """NVRTC 13.5 takes one; NVRTC 13.0 takes it for a function of the host, and refuses the whole source."""
+    assert not re.search(r"[(,]\s*(const )?auto\b", device_program.SOURCE)
+
+
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 @pytest.mark.parametrize("order", [0, 1, 7])
 def test_bits_do_not_depend_on_the_order_of_threads(order: int) -> None:
@@ -80,7 +85,7 @@ PLANTED: dict[str, tuple[str, str, str]] = {
     ),
     "barrier of the tree": ("thread", "    __syncthreads();\n  }\n  a = slots", "  }\n  a = slots"),
     "barrier behind the tree": ("thread", "  b = more[t - p];\n  __syncthreads();", "  b = more[t - p];"),
-    "barrier behind the parts": ("thread", "  __syncthreads();\n  by_channel<4>", "  by_channel<4>"),
+    "barrier behind the parts": ("thread", "  __syncthreads();\n  u32* flag", "  u32* flag"),
     "alignment of shared memory": ("address,undefined", "(u32*)(slots + 4 * blockDim.x)", "(u32*)((char*)slots + 1)"),
 }
 
@@ -108,8 +113,8 @@ def test_too_little_shared_memory_is_found(tmp_path: Path) -> None:
 #: loads that they must have. Sums without a mask have room for four blocks on a multiprocessor.
 NEEDS: dict[str, tuple[int, int, str]] = {
     "moments<float, Runs<4>, 4, false>": (64, 0, "ld.global.v4.f32"),
-    "moments<float, Columns<4>, 4, false>": (64, 32, "ld.global.v4.f32"),
-    "moments<bfloat16, Columns<4>, 8, false>": (64, 32, "ld.global.v4.u16"),
+    "moments<float, Columns<4>, 4, false>": (64, 64, "ld.global.v4.f32"),
+    "moments<bfloat16, Columns<4>, 8, false>": (64, 64, "ld.global.v4.u16"),
     "normalize<bfloat16, Columns<4>, 8, true>": (80, 0, "ld.global.v4.u16"),
     "normalize<bfloat16, Runs<8>, 4, false>": (64, 0, "ld.global.v4.u32"),
     "grad_sums<bfloat16, bfloat16, Runs<8>, 4, false>": (64, 0, "ld.global.v4.u32"),

@@ -322,6 +322,7 @@ BN_DEV void team_sum(double& a, double& b, u32 team, double* slots) {
 
 // Moments of a part: its count, a value of it, the sum of x - value, and the sum of squares about its own mean.
 struct Part {
+  static constexpr u32 numbers = 4;  // that it has in memory
   double n, value, sum, m2;
 };
 // Parts of one channel, or of gradients in the same way: what the threads of a block left in shared memory, and what blocks
@@ -406,9 +407,13 @@ BN_DEV Part join(Left parts, u32 team, double* slots) {
   return {n, value, sum, m2 < 0 ? 0 : m2};  // NaN stays
 }
 
-// Both sums of all parts.
-template <class Parts> BN_DEV void join(Parts parts, double& s1, double& s2, u32 team, double* slots) {
-  s1 = s2 = 0;
+// Both sums of all parts of gradients.
+struct Sums {
+  static constexpr u32 numbers = 2;
+  double s1, s2;
+};
+template <class Parts> BN_DEV Sums join_sums(Parts parts, u32 team, double* slots) {
+  double s1 = 0, s2 = 0;
   for (u32 i = threadIdx.x % team; i < parts.count; i += 4 * team) {
     double a[4], b[4];
 #pragma unroll
@@ -421,7 +426,10 @@ template <class Parts> BN_DEV void join(Parts parts, double& s1, double& s2, u32
     for (u32 k = 0; k < 4; k++) s1 += a[k], s2 += b[k];
   }
   team_sum(s1, s2, team, slots);
+  return {s1, s2};
 }
+template <class Parts> BN_DEV void join_into(Part& to, Parts parts, u32 team, double* slots) { to = join(parts, team, slots); }
+template <class Parts> BN_DEV void join_into(Sums& to, Parts parts, u32 team, double* slots) { to = join_sums(parts, team, slots); }
 
 // True in the block that comes last of those that share a counter, once all of them have written their parts.
 BN_DEV bool last_to_come(u32* counter, u32* flag) {
@@ -438,23 +446,28 @@ BN_DEV bool last_to_come(u32* counter, u32* flag) {
   return *flag != 0;
 }
 
-// Calls finish(channel of the block, parts) for every channel, a team each: first for the parts that the threads left
-// in `mine`, then, where a channel was split over blocks, in the last block for what the blocks left.
-template <int Each, class Walk, class Finish>
-BN_DEV void by_channel(const Call& c, const Walk& walk, const double* mine, u32* flag, Finish finish) {
-  u32 team = threadIdx.x / (u32)c.team, teams = blockDim.x / (u32)c.team, slots = Walk::slots_of_channel(c);
-  u32 here = min((u32)c.width, (u32)c.channels - walk.first);
-  bool split = gridDim.y > 1;
+// Calls finish(channel, joined parts, whether this thread writes, whether they are a block's) for every channel, a team
+// each: first with the parts that the threads left in `mine`, then, where a channel was split over blocks, in the last
+// block with what the blocks left. Joined is Part or Sums.
+template <class Joined, class Walk, class Finish>
+BN_DEV void by_channel(const Call& c, const Walk& walk, const double* mine, double* slots, u32* flag, Finish finish) {
+  constexpr u32 each = Joined::numbers;
+  u32 threads = (u32)c.team, team = threadIdx.x / threads, teams = blockDim.x / threads;
+  u32 here = min((u32)c.width, (u32)c.channels - walk.first), own = Walk::slots_of_channel(c);
+  bool split = gridDim.y > 1, writes = !(threadIdx.x % threads);
+  Joined joined;
   for (u32 k = 0; k < here; k += teams) {  // as often in every thread: all come to the barriers
     bool used = team < teams && k + team < here;
     u32 channel = used ? k + team : 0;
-    finish(walk.first + channel, Own{mine + (i64)channel * slots * Each, Each, used ? slots : 0}, used, split);
+    join_into(joined, Own{mine + (i64)channel * own * each, each, used ? own : 0}, threads, slots);
+    finish(walk.first + channel, joined, used && writes, split);
   }
   if (!split || !last_to_come(c.counters + blockIdx.x, flag)) return;
   for (u32 k = 0; k < here; k += teams) {
     bool used = team < teams && k + team < here;
     i64 channel = walk.first + (used ? k + team : 0), at = walk.group * c.channels + channel;
-    finish(channel, Left{c.partial + at * gridDim.y * Each, Each, used ? gridDim.y : 0}, used, false);
+    join_into(joined, Left{c.partial + at * gridDim.y * each, each, used ? gridDim.y : 0}, threads, slots);
+    finish(channel, joined, used && writes, false);
   }
 }
 
@@ -537,9 +550,9 @@ template <class T, class Walk, int U, bool Masked> BN_DEV void moments(const Cal
     p[3] = m2 < 0 ? 0 : m2;  // NaN stays
   }
   __syncthreads();
-  by_channel<4>(c, walk, mine, (u32*)(slots + 4 * blockDim.x), [&](i64 channel, auto parts, bool used, bool split) {
-    Part all = join(parts, (u32)c.team, slots);
-    if (!used || threadIdx.x % (u32)c.team) return;
+  u32* flag = (u32*)(slots + 4 * blockDim.x);
+  by_channel<Part>(c, walk, mine, slots, flag, [&](i64 channel, const Part& all, bool writes, bool split) {
+    if (!writes) return;
     i64 at = walk.group * c.channels + channel;
     if (split) {
       volatile double* p = c.partial + (at * gridDim.y + blockIdx.y) * 4;
@@ -666,10 +679,10 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sum
     p[1] = s2[k];
   }
   __syncthreads();
-  by_channel<2>(c, walk, mine, (u32*)(slots + 4 * blockDim.x), [&](i64 channel, auto parts, bool used, bool split) {
-    double s1, s2;
-    join(parts, s1, s2, (u32)c.team, slots);
-    if (!used || threadIdx.x % (u32)c.team) return;
+  u32* flag = (u32*)(slots + 4 * blockDim.x);
+  by_channel<Sums>(c, walk, mine, slots, flag, [&](i64 channel, const Sums& sums, bool writes, bool split) {
+    if (!writes) return;
+    double s1 = sums.s1, s2 = sums.s2;
     i64 at = walk.group * c.channels + channel;
     if (split) {
       volatile double* p = c.partial + (at * gridDim.y + blockIdx.y) * 2;
