@@ -86,6 +86,16 @@ def _empty_channel_counts(new: RunningState, old: RunningState, stats: Moments, 
     return new._replace(count=np.maximum(new.count, old.count + 1))
 
 
+def _total_wraps(original: Any, state: RunningState, stats: Moments, config: Any, **named: Any) -> RunningState:
+    """Take elements so far, and with them their squares, below 0 where the sum of both counts overflows."""
+    new: RunningState = original(state, stats, config, **named)
+    if config.averaging != "pooled" or not len(stats.m2):
+        return new
+    top = np.iinfo(state.count.dtype).max
+    over = top - state.count < stats.count.sum(axis=0)
+    return new._replace(var=np.where(over, -new.var, new.var))
+
+
 class _Local(threading.local):
     """What the last forward pass of this thread, which may be a rank, had by itself: counts of shape (G, C)."""
 
@@ -137,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         name="mean-shared-by-channels",
-        clause="BN-MASK-8",
+        clause="BN-RUN-8",
         breaks="Divides a mean of groups by the number of those in which any channel holds something.",
         apply=_averaged(_shared_by_channels),
     ),
@@ -187,6 +197,12 @@ MUTANTS = (
         row="D23",
         breaks="Counts the elements of all groups where the first alone is pooled.",
         apply=_counting("first", lambda stats: stats.count.sum(axis=0), "pooled"),
+    ),
+    Mutant(
+        name="pooled-total-wraps",
+        clause="BN-RUN-13",
+        breaks="Stops the counter of a pooled state, and divides by a total that has wrapped around.",
+        apply=override(update=_total_wraps),
     ),
     Mutant(
         name="empty-channel-counts",

@@ -236,6 +236,17 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="pooled-mean-of-groups-taken",
+        clause="BN-RUN-6",
+        row="D8",
+        breaks="Takes a mean of the groups' variances for elements that are to be pooled.",
+        apply=edit(
+            BatchNormConfig.__post_init__,
+            'if self.averaging == "pooled" and self.ghost_source == "mean" and',
+            "if False and",
+        ),
+    ),
+    Mutant(
         name="skip-counts",
         clause="BN-RUN-10",
         row="D17",
