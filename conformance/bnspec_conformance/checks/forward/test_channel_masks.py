@@ -122,6 +122,9 @@ def test_ranks(t: Trial) -> None:
     few = [[1, 1, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0]]
     groups = ((few, None), (shared, few), (_ALL_HOLD, shared, few))
     cases = [forced(masks[:world], sync_weighting=how) for how in ("count", "rank") for masks in groups]
+    ghost: dict[str, Any] = {"virtual_batch_size": 2, "ghost_source": "merged"}  # counts of a group and channel
+    cases += [forced((_ALL_HOLD, _ONE_IS_EMPTY), sync_weighting=how, **ghost) for how in ("count", "rank")]
+    cases += [forced((_ONE_IS_EMPTY, None), sync_weighting=how) for how in ("count", "rank")]
     for case in t.inside(cases):
         t.agree(case, *_ALL)
 

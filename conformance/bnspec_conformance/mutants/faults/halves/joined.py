@@ -150,7 +150,7 @@ MUTANTS = (
     ),
     Mutant(
         name="rank-weighs-in-every-channel",
-        clause="BN-SYNC-8",
+        clause="BN-MASK-8",
         row="D15",
         breaks="Gives a rank that has elements of one channel the weight of the others in all channels.",
         apply=override(merge=_any_channel_weighs),

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from bnspec import BatchNormConfig, Groups, Moments, Params, Saved, batch_norm, batch_norm_inference, update_running
-from bnspec._checks import arguments
+from bnspec import BatchNormConfig, Groups, Moments, Params, Saved, batch_norm, batch_norm_inference
+from bnspec._checks import arguments, records
 from bnspec._derivatives import batch_norm_tangents, batch_norm_vjp
 from bnspec._groups import reduced_axes, spread
 from bnspec._init import init
@@ -44,12 +44,12 @@ def _needs_channels(original: Any, x: Any, params: Any, mean: Any, *rest: Any) -
     return original(x, params, mean, *rest)
 
 
-def _one_counter(original: Any, state: Any, stats: Any, config: Any, **named: Any) -> Any:
-    """Take one counter for all channels."""
-    count = state.count
-    if count is None or count.size != 1 or count.shape == state.mean.shape:
-        return original(state, stats, config, **named)
-    return original(state._replace(count=np.broadcast_to(count, state.mean.shape).copy()), stats, config, **named)
+def _one_counter(original: Any, x: Any, axis: int, given: Any, *rest: Any) -> None:
+    """Look at one counter for all channels as if it were one for each, which arithmetic makes of it."""
+    count = getattr(given, "count", None)
+    if isinstance(count, np.ndarray) and count.size == 1:
+        given = given._replace(count=np.broadcast_to(count.ravel(), (x.shape[axis],)))
+    original(x, axis, given, *rest)
 
 
 def _groups_if_empty(number: int, ghost: bool) -> Any:
@@ -168,7 +168,11 @@ def _absent_term(original: Any, xdot: Any, saved: Saved, gamma_dot: Any = None, 
     tangents = original(xdot, saved, gamma_dot, *rest, **more)
     if gamma_dot is not None or not saved.x.size:
         return tangents
-    return tangents._replace(y=dx_plus(tangents.y, 0.0 * wide(saved.x, saved.static.groups), saved.static.groups))
+    groups = saved.static.groups
+    nothing = 0.0 * wide(saved.x, groups)
+    if saved.d is not None:
+        nothing = nothing + 0.0 * spread(saved.d, saved.x, groups)
+    return tangents._replace(y=dx_plus(tangents.y, nothing, groups))
 
 
 def _beta_dot_last(
@@ -212,7 +216,7 @@ MUTANTS = (
         name="one-counter-for-all-channels",
         clause="BN-SHAPE-6",
         breaks="Takes one counter for all channels, as frameworks keep it.",
-        apply=wrap(update_running, _one_counter),
+        apply=wrap(records.state, _one_counter),
     ),
     Mutant(
         name="no-group-without-samples",
