@@ -8,7 +8,7 @@ import functools
 from collections.abc import Mapping
 
 from bnspec_conformance.mutants.faults import sync
-from bnspec_conformance.mutants.faults.halves import corrected, feeds, joined, masked, plain, policies
+from bnspec_conformance.mutants.faults.halves import corrected, feeds, joined, masked, plain, policies, switches
 from bnspec_conformance.mutants.faults.layer import errors, layers
 from bnspec_conformance.mutants.faults.rows import ROWS
 from bnspec_conformance.mutants.faults.state import edge_states, names_and_files, renorm, running, state_order
@@ -57,6 +57,7 @@ _FAMILIES = (
     corrected,
     masked,
     joined,
+    switches,
 )
 
 

@@ -96,6 +96,40 @@ def _kept(t: Trial, case: Case, channels: slice, control: Case) -> None:
         t.same(got[name][channels], before, f"state.{name} after no element", case, control=control)
 
 
+@clauses("BN-RUN-6")
+@explore()
+def test_pooled_after_one(t: Trial) -> None:
+    """A state of one element, corrected by 1, has no variance that could be undone: whatever it holds adds nothing."""
+    usual = example(config(averaging="pooled", correction=1), [(4, 3, 1)])
+    assert usual.state is not None
+    one = usual.state | {"count": np.ones(3, np.int64)}
+    for case in t.inside([dataclasses.replace(usual, state=one)]):
+        t.agree(case, "state", control=usual)
+        clean = t.run(case).ranks[0].state
+        spoilt = dataclasses.replace(case, state=one | {"var": np.asarray([np.nan, np.inf, 7.0], np.float32)})
+        t.same(t.run(spoilt).ranks[0].state, clean, "the state after one element and four more", spoilt)
+
+
+@clauses("BN-RUN-5", "BN-RUN-7")
+@explore()
+def test_counters_of_channels(t: Trial) -> None:
+    """Channels that have seen different numbers of batches: each has the weight and the divisor of its own number."""
+    count = np.asarray([0, 1, 7], np.int64)
+    for kind, decay, clause in (
+        ("cumulative", 0.75, "BN-RUN-5"),
+        ("debiased", 0.75, "BN-RUN-7"),
+        ("debiased", 0.0, "BN-RUN-7"),
+    ):
+        usual = example(config(averaging=kind, decay=decay), [(4, 3, 1)])
+        assert usual.state is not None
+        own = dataclasses.replace(usual, state=usual.state | {"count": count}, dmean=None, dvar=None)
+        if t.asks(f"counters of {kind} averages", own, clause):
+            t.agree(own, "state", proves=(clause,), control=usual)
+        used = dataclasses.replace(own, mode="inference")
+        if kind == "debiased" and t.asks("the use of debiased averages", used, clause):
+            t.agree(used, "y", proves=(clause,), control=dataclasses.replace(used, state=usual.state))
+
+
 @clauses("BN-RUN-13")
 @explore()
 def test_counter_saturates(t: Trial) -> None:

@@ -8,9 +8,11 @@ import numpy as np
 
 from bnspec import Moments, RunningState
 from bnspec._moments import merge_groups
+from bnspec._running import used_statistics
 from bnspec._types import per_channel
 from bnspec_conformance.mutants.mutant import Mutant
 from bnspec_conformance.mutants.overriding import Override, override
+from bnspec_conformance.mutants.replacing import wrap
 from bnspec_conformance.mutants.updates import with_new, with_stats
 
 __all__ = ["MUTANTS", "one_feed"]
@@ -130,6 +132,47 @@ def _dividing_by(counts: Callable[[_Local], Any]) -> Override:
     return override(forward=forward, update=update)
 
 
+def _left_variance(state: RunningState, stats: Moments, config: Any, seen: Any) -> Any:
+    """Return what a variance that belongs to no two elements adds, if it is undone by at least 1."""
+    alone = (state.count == config.correction) & (config.correction > 0)
+    return np.where(alone, state.var * seen, 0.0)
+
+
+def _undone_by(seen: float) -> Override:
+    """Undo the correction of one element so far by another number than 0."""
+
+    def change(new: RunningState, old: RunningState, stats: Moments, config: Any) -> RunningState:
+        if config.averaging != "pooled" or not stats.count.any() or len(stats.m2) != 1:
+            return new
+        total = np.maximum(new.count - config.correction, 1)
+        more = np.where(new.count > old.count, _left_variance(old, stats, config, seen) / total, 0.0)
+        return new._replace(var=(new.var + more).astype(new.var.dtype))
+
+    return with_new(change)
+
+
+def _largest_count(original: Any, state: RunningState, stats: Moments, config: Any, **named: Any) -> Any:
+    if config.averaging != "cumulative" or not state.count.size:
+        return original(state, stats, config, **named)
+    right = original(state, stats, config, **named)
+    one = np.full_like(state.count, state.count.max())
+    return original(state._replace(count=one), stats, config, **named)._replace(count=right.count)
+
+
+def _used_by_the_largest(original: Any, state: RunningState, config: Any) -> Any:
+    if config.averaging == "debiased" and state.count.size:
+        state = state._replace(count=np.where(state.count > 0, state.count.max(), state.count))
+    return original(state, config)
+
+
+def _log_of_nothing(original: Any, state: RunningState, config: Any) -> Any:
+    """Take the logarithm of a decay of 0 as it is, which times a count of 0 is no number."""
+    mean, var = original(state, config)
+    if config.averaging == "debiased" and config.decay == 0:
+        mean, var = (np.where(state.count == 0, np.nan, v).astype(v.dtype) for v in (mean, var))
+    return mean, var
+
+
 MUTANTS = (
     Mutant(
         name="mean-by-counts",
@@ -210,5 +253,39 @@ MUTANTS = (
         row="D10",
         breaks="Counts an update of a channel without elements where another channel has some.",
         apply=with_new(_empty_channel_counts),
+    ),
+    Mutant(
+        name="pooled-undoes-one-by-one",
+        clause="BN-RUN-6",
+        row="D24",
+        breaks="Multiplies the variance that one element left by 1, for fear of a divisor of 0.",
+        apply=_undone_by(1.0),
+    ),
+    Mutant(
+        name="pooled-undoes-one-by-zero",
+        clause="BN-RUN-6",
+        row="D17",
+        breaks="Multiplies the variance that one element left by 0, also where it is not finite.",
+        apply=_undone_by(0.0),
+    ),
+    Mutant(
+        name="cumulative-by-the-largest-count",
+        clause="BN-RUN-5",
+        breaks="Weighs all channels of a cumulative average by the count of the channel that has most.",
+        apply=override(update=_largest_count),
+    ),
+    Mutant(
+        name="debiased-by-the-largest-count",
+        clause="BN-RUN-7",
+        row="D9",
+        breaks="Divides all channels of a debiased average by the share of the channel that was updated most.",
+        apply=wrap(used_statistics, _used_by_the_largest),
+    ),
+    Mutant(
+        name="debiased-by-the-log-of-nothing",
+        clause="BN-RUN-7",
+        row="D9",
+        breaks="Computes 0*log(0) for a decay of 0 before any update.",
+        apply=wrap(used_statistics, _log_of_nothing),
     ),
 )
