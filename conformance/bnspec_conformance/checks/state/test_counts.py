@@ -134,8 +134,9 @@ def test_counters_of_channels(t: Trial) -> None:
 @explore()
 def test_counter_saturates(t: Trial) -> None:
     """A counter at the largest value of its dtype stays there, and the weights are those of that count."""
-    usual = {kind: example(config(averaging=kind), [(4, 3, 1)]) for kind in _COUNTING}
-    for case in t.inside(usual.values()):
+    every = itertools.product(_COUNTING, (0, 1))
+    cases = [example(config(averaging=kind, correction=correction), [(4, 3, 1)]) for kind, correction in every]
+    for case in t.inside(cases):
         kind = case.config.averaging
         state = t.run(case).ranks[0].state
         assert state is not None and case.state is not None
