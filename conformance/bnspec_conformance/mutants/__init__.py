@@ -8,7 +8,18 @@ import functools
 from collections.abc import Mapping
 
 from bnspec_conformance.mutants.faults import sync
-from bnspec_conformance.mutants.faults.halves import corrected, feeds, joined, masked, plain, policies, switches
+from bnspec_conformance.mutants.faults.halves import (
+    corrected,
+    counting,
+    derivatives,
+    feeds,
+    joined,
+    masked,
+    not_finite,
+    plain,
+    policies,
+    switches,
+)
 from bnspec_conformance.mutants.faults.layer import errors, layers
 from bnspec_conformance.mutants.faults.rows import ROWS
 from bnspec_conformance.mutants.faults.state import edge_states, names_and_files, renorm, running, state_order
@@ -52,8 +63,11 @@ _FAMILIES = (
     memory,
     edge_states,
     plain,
+    derivatives,
     feeds,
+    counting,
     policies,
+    not_finite,
     corrected,
     masked,
     joined,
