@@ -123,9 +123,10 @@ def _vectors(scope: Scope) -> Iterator[tuple[str, Case]]:
             yield f"state.{name} of shape {shape}", dataclasses.replace(case, state=odd)
     if case.state and "running" in scope and "cumulative" in scope.options.get("averaging", ("cumulative",)):
         config = dataclasses.replace(case.config, averaging="cumulative")
-        for shape in ((), (1,), (_CHANNELS + 1,)):  # frameworks have one counter for all channels
-            odd = {**case.state, "count": np.ones(shape, np.int64)}
-            yield f"state.count of shape {shape}", dataclasses.replace(case, state=odd, config=config)
+        extents: tuple[tuple[int, ...], ...] = ((), (1,), (_CHANNELS + 1,))
+        for own_shape in extents:  # frameworks have one counter for all channels
+            odd = {**case.state, "count": np.ones(own_shape, np.int64)}
+            yield f"state.count of shape {own_shape}", dataclasses.replace(case, state=odd, config=config)
 
 
 def _groups(scope: Scope) -> Iterator[tuple[str, Case]]:

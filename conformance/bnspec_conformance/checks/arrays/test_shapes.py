@@ -157,7 +157,8 @@ def test_byte_order(t: Trial) -> None:
         raise t.has_nothing("its arrays have the byte order of the machine")
     config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
     for name in ("float16", "float32", "float64"):
-        for order in "<>":
+        orders: tuple[Any, ...] = ("<", ">")
+        for order in orders:
             x = np.asarray([[1.0, -2.0], [3.0, 2.0], [0.5, 0.25]]).astype(np.dtype(name).newbyteorder(order))
             params, state = bnspec.init(config, channels=2, like=x)
             y, _, saved = bnspec.batch_norm(x, params, config)

@@ -52,7 +52,8 @@ def test_one_at_a_time(t: Trial) -> None:
     cases += [made(None, 2), made(_MASK, 2, virtual_batch_size=2), made(_MASK, 2, sync_weighting="rank")]
     for case in t.inside(cases):
         none = dataclasses.replace(case, dmean=None, dvar=None)
-        for without in ({"dvar": None}, {"dmean": None}, {}):
+        one_left: tuple[dict[str, Any], ...] = ({"dvar": None}, {"dmean": None}, {})
+        for without in one_left:
             t.agree(dataclasses.replace(case, **without), "dx", control=none)
 
 

@@ -145,7 +145,7 @@ def test_ghost_and_ranks_update_inside(t: Trial) -> None:
     x = backend.asarray(np.asarray([[1.0, -2.0], [3.0, 2.0], [0.5, 4.0], [2.0, 8.0]], "float32"))
 
     def moved(mode: str, **options: Any) -> tuple[bool, int]:
-        layer = bnspec.BatchNorm(axis=1, dialect="tensorpack", ema_update=mode, **options)  # type: ignore[arg-type]
+        layer = bnspec.BatchNorm(axis=1, dialect="tensorpack", ema_update=mode, **options)
         with bnspec.training_context() as context:
             layer(x)
             state = layer.state

@@ -35,7 +35,7 @@ _SOME, _NONE_FIRST, _EACH = counted((1, 1, 0, 1)), counted((0, 0, 1, 1)), counte
 def test_corrected_by_what_feeds(t: Trial) -> None:
     """The divisor is the count of what feeds: unmasked elements, of the group or of merged groups, over all ranks."""
     one, two = [(4, 3, 1)], [(4, 3, 1), (2, 3, 1)]
-    given: tuple[tuple[dict[str, Any], list[tuple[int, ...]], list[Array | None]], ...] = (
+    given: tuple[tuple[dict[str, Any], Any, Any], ...] = (
         ({}, one, [_SOME]),
         *(({"virtual_batch_size": 2, "ghost_source": s}, one, [None]) for s in ("first", "mean", "merged")),
         ({"virtual_batch_size": 2, "ghost_source": "merged"}, one, [_SOME]),

@@ -94,7 +94,7 @@ def test_renorm(t: Trial) -> None:
     """Under renorm "keep" keeps var and every deviation, which do not follow from each other then; the means move."""
     cases = []
     for form in ("tensorpack", "paper"):
-        renorm = Renorm(form=form, rmax=2.0, dmax=3.0, decay=0.5)  # type: ignore[arg-type]
+        renorm = Renorm(form=form, rmax=2.0, dmax=3.0, decay=0.5)
         for policy in ("keep", "floor"):
             cases.append(example(config(renorm=renorm, single_value=policy), [(1, 3, 1)]))
             cases += [grouped(m, renorm=renorm, single_value=policy, ghost_source="mean") for m in _ONE_VALUE]

@@ -55,8 +55,9 @@ def _shared_by_channels(stats: Moments, config: Any) -> Moments:
     """Divide by the number of groups in which any channel holds something."""
     held = per_channel(stats.count > 0) + np.zeros_like(stats.m2)
     number = max(int(held.any(axis=1).sum()), 1)
-    sums = ((held * v).sum(axis=0) / number for v in (stats.mean + stats.mean_low, _fed_variance(stats, config)))
-    return one_feed(stats, *sums, config)
+    given = (stats.mean + stats.mean_low, _fed_variance(stats, config))
+    mean, var = ((held * v).sum(axis=0) / number for v in given)
+    return one_feed(stats, mean, var, config)
 
 
 def _by_the_first(stats: Moments, config: Any) -> Moments | None:

@@ -53,7 +53,7 @@ def _arrays_replaced(original: Any, layer: Any, *given: Any, **named: Any) -> An
     return found
 
 
-def _all_carried(original: Any, layer: Any) -> dict[str, Any]:
+def _all_carried(original: Any, layer: Any) -> Any:
     return original(layer) | {name: vars(layer)[name] for name in ("gradients", "_tape")}
 
 
@@ -64,7 +64,7 @@ def _counter_restarted(original: Any, layer: Any) -> dict[str, Any]:
     return held
 
 
-def _trains_again(original: Any, layer: Any) -> dict[str, Any]:
+def _trains_again(original: Any, layer: Any) -> Any:
     return original(layer) | {"_training_mode": True}
 
 
