@@ -8,6 +8,18 @@ import functools
 from collections.abc import Mapping
 
 from bnspec_conformance.mutants.faults import sync
+from bnspec_conformance.mutants.faults.halves import (
+    corrected,
+    counting,
+    derivatives,
+    feeds,
+    joined,
+    masked,
+    not_finite,
+    plain,
+    policies,
+    switches,
+)
 from bnspec_conformance.mutants.faults.layer import errors, layers
 from bnspec_conformance.mutants.faults.rows import ROWS
 from bnspec_conformance.mutants.faults.state import edge_states, names_and_files, renorm, running, state_order
@@ -28,7 +40,8 @@ from bnspec_conformance.mutants.mutant import CannotApply, Mutant
 
 __all__ = ["ROWS", "CannotApply", "Mutant", "catalogue"]
 
-#: In the order of the specification's pages; then what is right nearly everywhere, whatever the page.
+#: In the order of the specification's pages; then what is right nearly everywhere, whatever the page, and what is wrong
+#: in one half of a clause alone.
 _FAMILIES = (
     shapes,
     ghost,
@@ -49,6 +62,16 @@ _FAMILIES = (
     sizes,
     memory,
     edge_states,
+    plain,
+    derivatives,
+    feeds,
+    counting,
+    policies,
+    not_finite,
+    corrected,
+    masked,
+    joined,
+    switches,
 )
 
 

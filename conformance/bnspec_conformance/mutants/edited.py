@@ -10,11 +10,14 @@ __all__ = ["EDITED"]
 #: By dotted name, the mutants that edit it; in alphabetical order.
 EDITED: Mapping[str, tuple[str, ...]] = {
     "bnspec._config.BatchNormConfig.__post_init__": (
+        "debiased-without-decay",
         "epsilon-below-zero",
         "fractional-group-size",
+        "keep-beside-a-counter",
+        "pooled-mean-of-groups-taken",
         "renorm-with-other-averages",
     ),
-    "bnspec._config.Renorm.__post_init__": ("limits-not-checked",),
+    "bnspec._config.Renorm.__post_init__": ("limits-not-checked", "negative-dmax-taken"),
     "bnspec._files.disk.write_atomically": ("litter-after-a-failure",),
     "bnspec._files.formats._from_npy": ("pickles-loaded",),
     "bnspec._layer.layer.BatchNorm.__call__": (

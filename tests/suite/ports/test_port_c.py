@@ -53,6 +53,9 @@ def test_every_profile_that_the_file_names_is_declared(port: Subject) -> None:
 
 #: Checks of the port's profiles; the other ones are not supported.
 CHECKS = [
+    "test_counts::test_counter_saturates",
+    "test_counts::test_counters_of_channels",
+    "test_counts::test_pooled_after_one",
     "test_gradients::test_central_differences",
     "test_gradients::test_hard_families",
     "test_gradients::test_vjp",
@@ -71,6 +74,9 @@ CHECKS = [
     "test_normalize::test_formula",
     "test_normalize::test_hard_families",
     "test_normalize::test_laws",
+    "test_not_finite::test_first_of_a_cumulative_average",
+    "test_not_finite::test_old_state_is_not_looked_at",
+    "test_one_value::test_one_value_pooled",
     "test_precision::test_arithmetic",
     "test_refusals::test_axes",
     "test_refusals::test_ranks",
@@ -112,6 +118,21 @@ def test_a_one_pass_variance_would_be_found(folder: Path) -> None:
         all_checks()["test_normalize::test_hard_families"], find_subject(f"exec:{folder / 'wrong'}"), Budget(20, 0)
     )
     assert record.outcome == "failed"
+
+
+@needs_compiler
+def test_a_counter_that_wraps_would_be_found(folder: Path) -> None:
+    text = SOURCE.read_text()
+    right = "old > INT64_MAX - step ? INT64_MAX : old + step"
+    assert text.count(right) == 1
+    (folder / "wraps.c").write_text(text.replace(right, "(int64_t)((uint64_t)old + (uint64_t)step)"))
+    subprocess.run(
+        [*COMPILER, "-std=c99", "-O1", str(folder / "wraps.c"), "-o", str(folder / "wraps"), "-lm"], check=True
+    )
+    record = attempt(
+        all_checks()["test_counts::test_counter_saturates"], find_subject(f"exec:{folder / 'wraps'}"), Budget(20, 0)
+    )
+    assert (record.outcome, record.broken) == ("failed", ("BN-RUN-13",))
 
 
 # What is said -----------------------------------------------------------------------------------------------

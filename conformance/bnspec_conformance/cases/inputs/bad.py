@@ -121,6 +121,12 @@ def _vectors(scope: Scope) -> Iterator[tuple[str, Case]]:
         for name, held in (case.state or {}).items() if case.state and _is_used(scope) else ():
             odd = {**(case.state or {}), name: np.ones(shape, held.dtype)}
             yield f"state.{name} of shape {shape}", dataclasses.replace(case, state=odd)
+    if case.state and "running" in scope and "cumulative" in scope.options.get("averaging", ("cumulative",)):
+        config = dataclasses.replace(case.config, averaging="cumulative")
+        extents: tuple[tuple[int, ...], ...] = ((), (1,), (_CHANNELS + 1,))
+        for own_shape in extents:  # frameworks have one counter for all channels
+            odd = {**case.state, "count": np.ones(own_shape, np.int64)}
+            yield f"state.count of shape {own_shape}", dataclasses.replace(case, state=odd, config=config)
 
 
 def _groups(scope: Scope) -> Iterator[tuple[str, Case]]:

@@ -8,6 +8,7 @@ import numpy as np
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs, dtype_named
 from bnspec_conformance.checks import strategies
+from bnspec_conformance.checks.examples import example
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
@@ -131,6 +132,43 @@ def test_empty(t: Trial, case: Case) -> None:
             if where != axis and got is not None and own.state is not None:
                 kept = {k: v.astype(got[k].dtype) for k, v in own.state.items()}  # JAX may have no int64 counter
                 t.same(got, kept, "the state after a batch without elements", own, proves=counted, control=case)
+
+
+@clauses("BN-SHAPE-4")
+@explore()
+def test_inference_without_channels(t: Trial) -> None:
+    """Inference without channels, or of nothing, returns arrays of the right shape, its derivatives too."""
+    config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    usual = dataclasses.replace(example(config), mode="inference", dmean=None, dvar=None)
+    none = dataclasses.replace(example(config, [(4, 0, 2)]), mode="inference", dmean=None, dvar=None)
+    for case in t.inside([none]):
+        t.agree(usual, "y", proves=())
+        t.agree(case, "y", "dx", "dgamma", "dbeta", "ydot", proves=("BN-SHAPE-4",), control=usual)
+
+
+@clauses("BN-SHAPE-3")
+@explore()
+def test_byte_order(t: Trial) -> None:
+    """y, dx and ydot have the byte order of x, whatever the machine's is, in training and in inference."""
+    import bnspec
+
+    backend = t.needs_backend()
+    if backend.name != "numpy":
+        raise t.has_nothing("its arrays have the byte order of the machine")
+    config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    for name in ("float16", "float32", "float64"):
+        orders: tuple[Any, ...] = ("<", ">")
+        for order in orders:
+            x = np.asarray([[1.0, -2.0], [3.0, 2.0], [0.5, 0.25]]).astype(np.dtype(name).newbyteorder(order))
+            params, state = bnspec.init(config, channels=2, like=x)
+            y, _, saved = bnspec.batch_norm(x, params, config)
+            still, frozen = bnspec.batch_norm_inference(x, params, state, config)
+            found = [("y", y), ("y of inference", still)]
+            for kept, of in ((saved, ""), (frozen, " of inference")):
+                found.append((f"dx{of}", bnspec.batch_norm_vjp(x, kept).x))
+                found.append((f"ydot{of}", bnspec.batch_norm_tangents(x, kept).y))
+            for what, array in found:
+                t.require(array.dtype == x.dtype, f"{what} of a {x.dtype.str} x is {array.dtype.str}")
 
 
 @clauses("BN-SHAPE-5")

@@ -121,9 +121,18 @@ def test_ranks(t: Trial) -> None:
     world = t.subject.scope.world
     few = [[1, 1, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0]]
     groups = ((few, None), (shared, few), (_ALL_HOLD, shared, few))
-    cases = [forced(masks[:world], sync_weighting=how) for how in ("count", "rank") for masks in groups]
+    ghost: dict[str, Any] = {"virtual_batch_size": 2, "ghost_source": "merged"}  # counts of a group and channel
+    cases, part = [], []
+    for how in ("count", "rank"):
+        cases += [forced(masks[:world], sync_weighting=how) for masks in groups]
+        cases.append(forced((_ALL_HOLD, few), sync_weighting=how, **ghost))
+        part += [forced((_ONE_IS_EMPTY, None), sync_weighting=how, **fields) for fields in ({}, ghost)]
     for case in t.inside(cases):
         t.agree(case, *_ALL)
+    for case in filter(t.takes, part):  # a rank without elements of one channel; beside it one without any at all
+        whole = forced(([[0] * 4] * 3, None), sync_weighting=case.config.sync_weighting)
+        if t.is_silently_right(whole, "mean", "var", "y"):  # else it is the empty rank, and not the empty channel
+            t.agree(case, *_ALL, control=whole)
 
 
 @clauses("BN-MASK-7")

@@ -8,6 +8,7 @@ import numpy as np
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs, dtype_named
 from bnspec_conformance.checks import strategies
+from bnspec_conformance.checks.examples import example
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
@@ -27,8 +28,21 @@ def test_contiguous_runs(t: Trial, case: Case) -> None:
     t.agree(case, "count", "mean", "var", "y", "dx", "dgamma", "dbeta", "ydot", "mean_dot", "var_dot")
 
 
+@clauses("BN-GRP-1", "BN-GRP-2")
+@explore()
+def test_no_samples(t: Trial) -> None:
+    """A batch without samples is one group where no size is given, and no group where one is."""
+    for size, clause in ((None, "BN-GRP-1"), (2, "BN-GRP-2")):
+        config = BatchNormConfig(axis=1, epsilon=0.25, decay=0.75, correction=0, virtual_batch_size=size)
+        empty, usual = (example(config, [(n, 3, 2)]) for n in (0, 4))
+        empty, usual = (dataclasses.replace(c, state=None, dmean=None, dvar=None) for c in (empty, usual))
+        if t.asks("a batch without samples" + (" in groups" if size else ""), empty, clause):
+            t.agree(usual, "count", "mean", "var", proves=())
+            t.agree(empty, "count", "mean", "var", proves=(clause,), control=usual)
+
+
 @clauses("BN-GRP-4")
-@explore(lambda s: strategies.cases(s, ghost=True, derivatives=True))
+@explore(lambda s: strategies.cases(s, ghost=True, derivatives=True, mask=True))
 def test_each_slice_alone(t: Trial, case: Case) -> None:
     """Ghost equals plain batch normalization of each slice, and V = N equals no V, to the bit."""
     rank, size = case.ranks[0], case.config.virtual_batch_size
@@ -40,7 +54,8 @@ def test_each_slice_alone(t: Trial, case: Case) -> None:
         def part(v: Any, start: int = j * size, stop: int = (j + 1) * size) -> Any:
             return None if v is None else v[start:stop]
 
-        slice_ = RankInputs(part(rank.x), part(rank.dy), None, part(rank.xdot))
+        mask = rank.mask if rank.mask is None or len(rank.mask) == 1 else part(rank.mask)
+        slice_ = RankInputs(part(rank.x), part(rank.dy), mask, part(rank.xdot))
         own = dataclasses.replace(case, config=plain, ranks=(slice_,))
         alone = t.run(own).ranks[0]
         for name in ("y", "dx", "ydot"):
@@ -58,17 +73,16 @@ def test_each_slice_alone(t: Trial, case: Case) -> None:
 @clauses("BN-GRP-3")
 @explore()
 def test_refused_sizes(t: Trial) -> None:
-    """V must be an integer from 1 that divides N, and the samples must be on axis 0; inference ignores it."""
+    """V must be an integer from 1 that divides N, and the samples must be on axis 0."""
     import bnspec
 
     backend = t.needs_backend()
     config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
     x = backend.asarray(np.arange(18, dtype="float32").reshape(6, 3))
-    params, state = bnspec.init(config, channels=3, like=x)
+    params, _ = bnspec.init(config, channels=3, like=x)
     for size in (4, 5, 7, 12):
         own = dataclasses.replace(config, virtual_batch_size=size)
         t.refuses(lambda c=own: bnspec.batch_norm(x, params, c), ValueError, "BN-GRP-3")  # type: ignore[misc]
-        bnspec.batch_norm_inference(x, params, state, own)
     for size in (0, -2):
         t.refuses(lambda v=size: dataclasses.replace(config, virtual_batch_size=v), ValueError, "BN-GRP-3")  # type: ignore[misc]
     for odd in (2.0, True, "2"):
@@ -76,6 +90,20 @@ def test_refused_sizes(t: Trial) -> None:
     six, _ = bnspec.init(config, channels=6, like=x)
     first = dataclasses.replace(config, axis=0, virtual_batch_size=3)
     t.refuses(lambda: bnspec.batch_norm(x, six, first), ValueError, "BN-GRP-3")
+
+
+@clauses("BN-GRP-3")
+@explore()
+def test_inference_ignores_sizes(t: Trial) -> None:
+    """Inference takes any number of samples, and its derivatives do, whatever the size of groups."""
+    cases = []
+    for size in (3, 4, 7, None):
+        config = BatchNormConfig(axis=1, epsilon=0.25, decay=0.75, correction=0, virtual_batch_size=size)
+        made = example(dataclasses.replace(config, virtual_batch_size=None), [(5, 3, 2)])
+        cases.append(dataclasses.replace(made, config=config, mode="inference", dmean=None, dvar=None))
+    *sized, usual = cases
+    for case in t.inside(sized):
+        t.agree(case, "y", "dx", "dgamma", "dbeta", "ydot", proves=("BN-GRP-3",), control=usual)
 
 
 @clauses("BN-GRP-3")

@@ -178,6 +178,55 @@ def test_constant_of_many(t: Trial) -> None:
         _is_constant(t, Case(config=config, ranks=(RankInputs(x),), gamma=gamma, beta=beta), values)
 
 
+@clauses("BN-MOM-5")
+@explore()
+def test_constant_under_a_mask(t: Trial) -> None:
+    """The same of what a mask leaves of each group, whatever is masked; and of ranks that hold the same value."""
+    mask = np.random.default_rng(4).random((98, 1, 1)) < 0.6
+    config = BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
+    ghost = dataclasses.replace(config, virtual_batch_size=49)
+    for name in t.subject.scope.dtypes:  # in float64 a sum of equal values rounds
+        values = np.asarray([0.1, -1 / 3, 1 / 11, 1e-3]).astype(dtype_named(name))
+        x = np.where(mask, values.reshape(1, 4, 1), values.dtype.type(7))
+        given = RankInputs(x, mask=mask)
+        other = RankInputs(np.ascontiguousarray(x[mask[:, 0, 0]][:5]))
+        for own, ranks in ((config, (given,)), (ghost, (given,)), (config, (given, other))):
+            case = Case(config=own, ranks=ranks, gamma=np.ones(4, "float32"), beta=np.zeros(4, "float32"))
+            if not t.asks("in groups" if own is ghost else f"on {len(ranks)} ranks", case):
+                continue
+            for got in t.run(case).ranks:
+                assert got.mean is not None and got.var is not None
+                want = np.broadcast_to(values.astype(got.mean.dtype), got.mean.shape)
+                t.same(got.mean, want, "mean", case)
+                t.same(got.var, np.zeros_like(got.var), "var", case)
+
+
+@clauses("BN-NORM-1")
+@explore()
+def test_no_epsilon_in_groups(t: Trial) -> None:
+    """Without epsilon a group that does not vary has no finite y and gradients; the channel's other groups have."""
+    x = np.asarray([[1.0, 3.0], [2.0, 3.0], [4.0, 3.0], [8.0, 5.0]], "float32").reshape(4, 2, 1)
+    dy = np.asarray([[1.0, 2.0], [0.5, -1.0], [-2.0, 0.25], [0.0, 1.0]], "float32").reshape(4, 2, 1)
+    config = BatchNormConfig(axis=1, epsilon=0.0, decay=0.5, correction=0, virtual_batch_size=2, ghost_source="merged")
+    state = {"mean": np.zeros(2, "float32"), "var": np.ones(2, "float32")}
+    gamma, beta = np.asarray([2.0, 3.0], "float32"), np.asarray([0.5, 1.0], "float32")
+    given = Case(config=config, ranks=(RankInputs(x, dy),), gamma=gamma, beta=beta, state=state)
+    case = t.fit(t.inside([given])[0])
+    usual = dataclasses.replace(case, config=dataclasses.replace(config, epsilon=0.25))
+    got, want, allowed = (o.ranks[0] for o in (t.run(case), exact(case), t.bounds(case, exact(case))))
+    varies = np.ones((4, 2, 1), bool)
+    varies[:2, 1] = False
+    t.agree(case, "mean", "var", "dbeta", "state", proves=("BN-NORM-1",), control=usual)
+    for name in ("y", "dx"):
+        value, right, bound = (getattr(side, name) for side in (got, want, allowed))
+        if value is not None and right is not None:
+            told: dict[str, Any] = {"output": name, "control": usual, "proves": ("BN-NORM-1",)}
+            room = np.broadcast_to(bound, right.shape)
+            t.within(value[varies], right[varies], room[varies], f"{name} of groups that vary", case, **told)
+            none = not np.any(np.isfinite(as_float64(value[~varies])))
+            t.require(none, f"{name} of a group without variance is finite", case, proves=("BN-NORM-1",))
+
+
 @clauses("BN-NORM-5")
 @explore()
 def test_single_element(t: Trial) -> None:

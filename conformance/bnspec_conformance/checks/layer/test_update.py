@@ -137,6 +137,33 @@ def test_default(t: Trial, case: Case) -> None:
             t.agree(case, "state", outcome=outcome_of(t, seed, case))
 
 
+@clauses("BN-UPD-4")
+@explore()
+def test_ghost_and_ranks_update_inside(t: Trial) -> None:
+    """Under the tensorpack dialect ghost and synchronized layers update inside the call, but for skip."""
+    backend = t.needs_backend()
+    x = backend.asarray(np.asarray([[1.0, -2.0], [3.0, 2.0], [0.5, 4.0], [2.0, 8.0]], "float32"))
+
+    def moved(mode: str, **options: Any) -> tuple[bool, int]:
+        layer = bnspec.BatchNorm(axis=1, dialect="tensorpack", ema_update=mode, **options)
+        with bnspec.training_context() as context:
+            layer(x)
+            state = layer.state
+            assert state is not None
+            return bool(np.any(backend.to_numpy(state.mean) != 0)), len(context.updates)
+
+    wanted = {"collection": (True, 0), "default": (True, 0), "internal": (True, 0), "skip": (False, 0)}
+    for mode, want in wanted.items():
+        got = moved(mode, virtual_batch_size=2)
+        t.require(got == want, f"a ghost layer under {mode!r} has (updated, collected) {got}, expected {want}")
+        usual = moved(mode)
+        t.require(usual[0] == (mode == "internal"), f"a plain layer under {mode!r} has (updated, collected) {usual}")
+    ranks = t.needs_ranks(2)
+    for mode, want in wanted.items():
+        for got in ranks.run(2, lambda comm, mode=mode: moved(mode, comm=comm), deadline=10.0):  # type: ignore[misc]
+            t.require(got == want, f"a synchronized layer under {mode!r} has {got}, expected {want}")
+
+
 @clauses("BN-UPD-5")
 @explore(steps)
 def test_recompute(t: Trial, case: Case) -> None:

@@ -183,7 +183,7 @@ def test_silence(t: Trial) -> None:
 @clauses("BN-SYNC-10")
 @explore()
 def test_one_rank_infers_alone(t: Trial) -> None:
-    """A rank may infer while the others are elsewhere."""
+    """A rank may infer, and update its state, while the others are elsewhere."""
     backend = t.needs_backend()
     x = backend.asarray(example(config()).ranks[0].x)
 
@@ -192,6 +192,9 @@ def test_one_rank_infers_alone(t: Trial) -> None:
             layer = bnspec.BatchNorm(axis=1, comm=comm, training=False)
             layer(x)
             layer.backward(x)
+            assert layer.state is not None and layer.params is not None
+            _, stats, _ = bnspec.batch_norm(x, layer.params, config())
+            bnspec.update_running(layer.state, stats, config())
 
     try:
         t.needs_ranks(2).run(2, one, deadline=_DEADLINE)

@@ -17,7 +17,7 @@ from bnspec_conformance.mutants.mutant import Mutant
 from bnspec_conformance.mutants.overriding import Override, inside, override
 from bnspec_conformance.mutants.replacing import wrap
 
-__all__ = ["MUTANTS"]
+__all__ = ["MUTANTS", "same_facts"]
 
 
 def _sent(change: Callable[..., Moments]) -> Override:
@@ -112,7 +112,7 @@ def _parameters_joined(original: Any, dy: Any, saved: Any, *, comm: Any = None, 
     return gradients._replace(**{k: s[0].astype(own[k].dtype) for k, s in zip(own, joined, strict=True)})
 
 
-def _same(**facts: str) -> Any:
+def same_facts(**facts: str) -> Any:
     """Let ranks compare a signature in which some facts are the same everywhere."""
 
     def behaviour(original: Any, *given: Any) -> Any:
@@ -262,13 +262,13 @@ MUTANTS = (
         name="options-not-compared",
         clause="BN-SYNC-9",
         breaks="Joins ranks whose configurations differ.",
-        apply=_same(options="{}"),
+        apply=same_facts(options="{}"),
     ),
     Mutant(
         name="layers-not-compared",
         clause="BN-SYNC-9",
         breaks="Joins ranks that are in different layers.",
-        apply=_same(layer="layer"),
+        apply=same_facts(layer="layer"),
     ),
     Mutant(
         name="inference-communicates",
