@@ -85,9 +85,9 @@ def test_teams_cover_the_channels_of_a_block(extents: Any, size: int) -> None:
 
 def test_large_arrays_fill_a_device_and_small_ones_do_not() -> None:
     plan, *_ = planned((1, 256, 64, 112 * 112), 4)
-    assert (plan.walk, plan.threads, plan.parts) == ("Runs<4>", 256, 17)
+    assert (plan.walk, plan.threads, plan.parts) == ("Runs<4>", 256, 13)
     plan, *_ = planned((1, 256 * 112 * 112, 64, 1), 4)
-    assert (plan.walk, plan.blocks, plan.parts) == ("Columns<4>", 2, 264)
+    assert (plan.walk, plan.blocks, plan.parts) == ("Columns<4>", 2, 132)
     plan, *_ = planned((1, 8, 64, 1), 4)
     assert plan.parts == plan.tiles == 1
 
