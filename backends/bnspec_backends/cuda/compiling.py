@@ -63,8 +63,8 @@ def program(what: str) -> str:
 def _bounds(what: str) -> str:
     """Return the threads of a block, and how many blocks a multiprocessor must hold: a limit on a thread's registers.
 
-    Left alone, the compiler gives some sums so many that a multiprocessor holds one block or two, too few to keep memory
-    busy. Masks and float64 need more registers than four blocks leave.
+    Left alone, the compiler gives some sums so many that a multiprocessor holds one block or two, too few to keep
+    memory busy. Masks and float64 need more registers than four blocks leave.
     """
     sums = what.startswith(("moments", "grad_sums")) and what.endswith("false>") and "double" not in what
     return f"{THREADS}, 4" if sums else str(THREADS)
