@@ -19,7 +19,8 @@ __all__ = ["Plan", "plan_for", "vector_width"]
 THREADS = 256
 
 #: Blocks that sum, over all channels: six for each multiprocessor of a large device, two where parts of many channels
-#: are joined by one block. Measured: with fewer a large array takes longer, with more the joining of a small one's parts.
+#: are joined by one block. As measured: with fewer a large array takes longer, with more the joining of a small one's
+#: parts does.
 BLOCKS, BLOCKS_OF_COLUMNS = 792, 264
 
 #: Shorter runs of neighbours are taken as columns.
