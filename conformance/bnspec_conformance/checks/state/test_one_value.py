@@ -55,7 +55,7 @@ def cells(policy: str) -> Iterator[tuple[Case, bool]]:
 @clauses("BN-RUN-4")
 @explore()
 def test_kept_or_divided_by_one(t: Trial) -> None:
-    """Which variance is kept, and which divided by 1, follows the groups that feed, or a pooled total."""
+    """A variance of one value is kept or divided by 1 as the groups that feed say, or as a pooled total does."""
     for case, _ in (cell for policy in ("keep", "floor") for cell in cells(policy)):
         if t.asks(f"single_value={case.config.single_value}", case):
             plain = dataclasses.replace(case, config=dataclasses.replace(case.config, correction=0))

@@ -70,7 +70,7 @@ def _by_the_first(stats: Moments, config: Any) -> Moments | None:
 
 
 class _Local(threading.local):
-    """What the last forward pass of this thread, which may be a rank, had by itself: counts of shape (G, C)."""
+    """Counts (G, C) that the last forward pass of this thread, which may be a rank, had by itself."""
 
     unmasked: Any = None
     padded: Any = None
