@@ -84,6 +84,7 @@ def test_mismatch(t: Trial) -> None:
         case = example(config(**fields), [shape])
         x = backend.asarray(case.ranks[0].x.astype(dtype))
         put = {k: None if v is None else backend.asarray(v) for k, v in (("gamma", case.gamma), ("beta", case.beta))}
+        bnspec.batch_norm(x, bnspec.Params(**put), case.config)  # what is compiled first is not to take of the deadline
 
         def act(comm: Any) -> Any:
             return bnspec.batch_norm(x, bnspec.Params(**put), case.config, comm=comm, name=name)

@@ -106,10 +106,9 @@ def test_first_of_a_cumulative_average(t: Trial) -> None:
 def test_weights_of_renorm(t: Trial) -> None:
     """Decay 0 and 1 take one side of mean and deviations to the bit, and renorm's own decay of the reference."""
     arrays = ("mean", "stddev", "renorm_mean", "renorm_stddev")
-    for form in _FORMS:
-        taking = made(renorm=renorm(form, 0.0), decay=0.0)
-        if not t.takes(taking):
-            continue
+    for taking in t.inside(made(renorm=renorm(form, 0.0), decay=0.0) for form in _FORMS):
+        assert taking.config.renorm is not None
+        form = taking.config.renorm.form
         usual, instead = (t.run(own).ranks[0].state for own in (taking, changed(taking, **dict.fromkeys(arrays, _NAN))))
         t.same(instead, usual, "the state with decay 0", taking)
         keeping = made(_NAN, renorm=renorm(form, 1.0), decay=1.0)
