@@ -45,6 +45,28 @@ def test_no_samples(t: Trial) -> None:
 @explore(lambda s: strategies.cases(s, ghost=True, derivatives=True, mask=True))
 def test_each_slice_alone(t: Trial, case: Case) -> None:
     """Ghost equals plain batch normalization of each slice, and V = N equals no V, to the bit."""
+    _each_alone(t, case)
+
+
+@clauses("BN-GRP-4")
+@explore()
+def test_distant_slices_alone(t: Trial) -> None:
+    """The same where groups are of very different sizes, so that what one takes from another costs digits."""
+    for case in t.inside(_distant(masked) for masked in (False, True)):
+        _each_alone(t, case)
+
+
+def _distant(masked: bool) -> Case:
+    """Return three groups, the first so large that no arithmetic holds its values less those of another."""
+    rng = np.random.default_rng(4)
+    own = BatchNormConfig(axis=1, epsilon=1e-3, decay=0.75, correction=0, virtual_batch_size=7)
+    case = example(own, [(21, 3, 1)], [rng.random((21, 1, 1)) < 0.8] if masked else None)
+    x = rng.standard_normal((21, 3, 1)) * np.repeat([2.0**30, 2.0**-20, 1.0], 7)[:, None, None]
+    rank = dataclasses.replace(case.ranks[0], x=x.astype(case.ranks[0].x.dtype))
+    return dataclasses.replace(case, ranks=(rank,), dmean=None, dvar=None)
+
+
+def _each_alone(t: Trial, case: Case) -> None:
     rank, size = case.ranks[0], case.config.virtual_batch_size
     assert size is not None
     whole = t.run(case).ranks[0]
