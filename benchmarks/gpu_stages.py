@@ -14,8 +14,9 @@ import numpy as np
 
 import bnspec
 from bnspec_backends import cuda
-from bnspec_backends.cuda import compiling
+from bnspec_backends.cuda import compiling, plan
 from bnspec_backends.cuda.arrays import KINDS
+from bnspec_backends.cuda.call import prepared
 from bnspec_backends.cuda.plan import plan_for
 
 try:
@@ -168,6 +169,31 @@ def kernels_alone(path):
         found["rows"].append({"shape": name, "dtype": dtype, "layout": layout} | shares)
         write(path, found)
         print(name, dtype, layout, {kernel: f"{us:.0f} us {share:.0%}" for kernel, (us, share) in shares.items()})
+
+
+def blocks(path):
+    """Times of each kernel by the number of blocks that sum: what `BLOCKS` and `BLOCKS_OF_COLUMNS` are chosen by."""
+    bandwidth = 2 * (1 << 30) / timed_copy()
+    found, ratios = {}, {}
+    for runs, columns in ((1056, 528), (528, 264), (792, 396), (2112, 1056)):
+        plan.BLOCKS, plan.BLOCKS_OF_COLUMNS = runs, columns
+        plan.plan_for.cache_clear()
+        prepared.cache_clear()
+        for name, dtype, layout in rows():
+            shape, size = SHAPES[name], bytes_of(SHAPES[name], dtype)
+            by_columns = layout == "last" or np.prod(shape[2:]) < plan.LONG_RUN
+            number = columns if by_columns else runs
+            took = kernel_times(shape, dtype, layout)
+            found[f"{number} {name} {dtype} {layout}"] = {
+                kernel: [round(us, 1), round(passes * size / bandwidth / us, 3)]
+                for kernel, (passes, us) in took.items()
+            }
+            times = (took["moments"][1], took["grad_sums"][1] / 2)
+            ratios.setdefault(str(by_columns), {}).setdefault(number, []).append(sum(times) / 2 / (size / bandwidth))
+            write(path, found)
+    found["total"] = {kind: {n: float(np.mean(v)) for n, v in by.items()} for kind, by in ratios.items()}
+    found["best"] = {kind: min(by, key=by.get) for kind, by in found["total"].items()}
+    write(path, found)
 
 
 def kernel_times(shape, dtype, layout):

@@ -110,9 +110,10 @@ def test_too_little_shared_memory_is_found(tmp_path: Path) -> None:
 
 
 #: Kernels as they are launched, with the most registers that a thread may need, the bytes that it may spill, and the
-#: loads that they must have. Sums without a mask have room for four blocks on a multiprocessor.
+#: loads that they must have. Of sums without a mask four blocks are on a multiprocessor: 65536/(4*256) registers for a
+#: thread. Moments may spill eight numbers then.
 NEEDS: dict[str, tuple[int, int, str]] = {
-    "moments<float, Runs<4>, 4, false>": (64, 0, "ld.global.v4.f32"),
+    "moments<float, Runs<4>, 4, false>": (64, 64, "ld.global.v4.f32"),
     "moments<float, Columns<4>, 4, false>": (64, 64, "ld.global.v4.f32"),
     "moments<bfloat16, Columns<4>, 8, false>": (64, 64, "ld.global.v4.u16"),
     "normalize<bfloat16, Columns<4>, 8, true>": (80, 0, "ld.global.v4.u16"),
@@ -126,14 +127,16 @@ needs_nvrtc = pytest.mark.skipif(not installed("cupy"), reason="CuPy is not inst
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("what", NEEDS)
-def test_registers_stay_within_their_limits(what: str) -> None:
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"])
+def test_kernels_compile_within_their_limits(architecture: str) -> None:
     from bnspec_backends.cuda import compiling
 
-    code = compiling._compiled(compiling.program(what), ("-arch=sm_90", *compiling.OPTIONS), "sm_90")
-    registers, spilled = cubin.needs(code)
-    assert registers <= NEEDS[what][0]
-    assert spilled <= NEEDS[what][1]
+    for what in list(NEEDS)[:: 1 if architecture == "sm_90" else 2]:
+        options = (f"-arch={architecture}", *compiling.OPTIONS)
+        code = compiling._compiled(compiling.program(what), options, architecture)
+        assert b"entry" in code
+        registers, spilled = cubin.needs(code)
+        assert (registers <= NEEDS[what][0], spilled <= NEEDS[what][1]) == (True, True), (what, registers, spilled)
 
 
 @needs_nvrtc
@@ -146,14 +149,3 @@ def test_neighbours_are_loaded_at_once(what: str) -> None:
     made = nvrtc.createProgram(compiling.program(what), "batch_norm.cu", (), ())
     nvrtc.compileProgram(made, ("-arch=compute_90", *compiling.OPTIONS))
     assert NEEDS[what][2] in nvrtc.getPTX(made).decode()
-
-
-@needs_nvrtc
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_100", "sm_120"])
-def test_nvrtc_compiles_for_every_architecture(architecture: str) -> None:
-    from bnspec_backends.cuda import compiling
-
-    for what in list(NEEDS)[::2]:
-        options = (f"-arch={architecture}", *compiling.OPTIONS)
-        code = compiling._compiled(compiling.program(what), options, architecture)
-        assert cubin.needs(code)[1] <= 512

@@ -364,6 +364,20 @@ def test_nothing_is_made_up_where_nothing_was_seen() -> None:
     assert (record.outcome, record.reason) == ("not supported", "none of it")
 
 
+def test_a_check_that_asks_nothing_is_no_pass() -> None:
+    def asks_nothing(t: Trial) -> None:
+        for case in filter(t.takes, ()):
+            t.agree(case, "y")
+
+    def requires(t: Trial) -> None:
+        t.require(True, "a plain fact")
+
+    empty, plain = (clauses("BN-NORM-1")(explore()(body)) for body in (asks_nothing, requires))
+    record = empty.attempt(Port(), Budget())  # type: ignore[attr-defined]
+    assert (record.outcome, record.reason) == ("untested", "nothing was asked")
+    assert plain.attempt(Port(), Budget()).outcome == "passed"  # type: ignore[attr-defined]
+
+
 # In words -----------------------------------------------------------------------------------------------------
 
 
@@ -394,8 +408,8 @@ def test_an_error_next_to_zero_is_told_as_it_is() -> None:
             assert rank.dbeta is not None
             return Outcome((dataclasses.replace(rank, dbeta=np.where(rank.dbeta == 0, 1e-3, rank.dbeta)),))
 
+    from bnspec_conformance.checks.examples import config
     from bnspec_conformance.checks.examples import example as made
-    from bnspec_conformance.checks.forward.test_masks import config
 
     case = made(config())
     rank = dataclasses.replace(case.ranks[0], dy=np.zeros_like(case.ranks[0].x), xdot=None)

@@ -9,7 +9,7 @@ from bnspec import Groups
 from bnspec_backends.cuda.counters import counters
 from bnspec_backends.layout import Layout, dense, find_layout
 
-__all__ = ["KINDS", "Kind", "Source", "factor", "new_like", "read", "read_along", "spread_mask"]
+__all__ = ["KINDS", "Kind", "Source", "dense_float64", "factor", "new_like", "read", "read_along", "spread_mask"]
 
 
 _ORDERS = [tuple(range(n)) for n in range(65)]  # the axes in order, for every rank
@@ -85,7 +85,11 @@ def spread_mask(mask: Any, x: Any, layout: Layout, groups: Groups) -> tuple[Any,
 
 def factor(v: Any, layout: Layout) -> Any:
     """Return a number per group and channel as float64, without gaps."""
-    shape = (layout.groups, layout.channels)
+    return dense_float64(v, (layout.groups, layout.channels))
+
+
+def dense_float64(v: Any, shape: tuple[int, ...]) -> Any:
+    """Return an array in another shape as float64, without gaps: itself if it is so already."""
     if v.shape == shape and v.dtype == numpy.float64 and v.flags.c_contiguous:
         return v
     v = v if v.shape == shape else cupy.broadcast_to(v, shape)

@@ -258,7 +258,7 @@ template <int U, class Walk, class Load, class Use> BN_DEV void visit(Walk& walk
     if (u < (int)left) use(got[u]);
 }
 
-// Array that a kernel reads by vectors, or writes.
+// An array that a kernel reads vector by vector, and the one that it writes.
 template <class T, class Walk> struct Reader {
   const T* from;
   typename Walk::Cursor cursor;
@@ -298,6 +298,23 @@ template <int V, bool Masked, class Walk, class Got> BN_DEV void load_mask(const
 #pragma unroll
     for (int k = 0; k < V; k++) got.takes[Masked ? k : 0] = c.mask[walk.mask_offset(c, k)];
 }
+// Reads x and dy side by side.
+template <class T, class G, class Walk, bool Masked> struct PairReader {
+  using Got = OfXAndDy<T, G, Walk::V, Masked>;
+  const Call& c;
+  const Walk& walk;
+  Reader<T, Walk> x;
+  Reader<G, Walk> dy;
+  BN_DEV PairReader(const Call& c_, const Walk& walk_)
+      : c(c_), walk(walk_), x(c_, walk_, c_.x, c_.x_row, c_.x_channel), dy(c_, walk_, c_.dy, c_.dy_row, c_.dy_channel) {}
+  BN_DEV Got next() {
+    Got got;
+    got.x = x.next(walk);
+    got.dy = dy.next(walk);
+    load_mask<Walk::V, Masked>(c, walk, got);
+    return got;
+  }
+};
 
 // Joining parts ----------------------------------------------------------------------------------------------------------
 
@@ -493,6 +510,7 @@ template <class T> BN_DEV bool narrow(double centre, double factor, double shift
   down(to[2], twice);
   return is_moderate(centre) && is_moderate(factor) && is_moderate(all) && once.bits == twice.bits;
 }
+
 // What narrow arithmetic needs: 16 bits of x, and dy of no more digits than float32.
 template <class T, class G = float> constexpr bool is_narrow = sizeof(T) == 2 && sizeof(G) <= 4;
 
@@ -649,17 +667,9 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sum
     centre[k] = c.centre[walk.group * c.channels + walk.channel(k)];
     s1[k] = s2[k] = 0;
   }
-  Reader<T, Walk> x(c, walk, c.x, c.x_row, c.x_channel);
-  Reader<G, Walk> dy(c, walk, c.dy, c.dy_row, c.dy_channel);
-  using Got = OfXAndDy<T, G, V, Masked>;
-  auto load = [&]() {
-    Got got;
-    got.x = x.next(walk);
-    got.dy = dy.next(walk);
-    load_mask<V, Masked>(c, walk, got);
-    return got;
-  };
-  visit<U>(walk, load, [&](const Got& got) {
+  using Pairs = PairReader<T, G, Walk, Masked>;
+  Pairs pairs(c, walk);
+  visit<U>(walk, [&]() { return pairs.next(); }, [&](const typename Pairs::Got& got) {
 #pragma unroll
     for (int k = 0; k < V; k++) {
       const int a = A == 1 ? 0 : k;
@@ -713,18 +723,10 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sum
 template <class R, class T, class G, int U, bool Masked, class Walk>
 BN_DEV void grad_input_in(const Call& c, Walk& walk, const R (&scale)[Walk::kept], const R (&factors)[Walk::kept][3]) {
   constexpr int A = Walk::kept, V = Walk::V;
-  Reader<T, Walk> x(c, walk, c.x, c.x_row, c.x_channel);
-  Reader<G, Walk> dy(c, walk, c.dy, c.dy_row, c.dy_channel);
+  using Pairs = PairReader<T, G, Walk, Masked>;
+  Pairs pairs(c, walk);
   Writer<T, Walk> dx(c, walk);
-  using Got = OfXAndDy<T, G, V, Masked>;
-  auto load = [&]() {
-    Got got;
-    got.x = x.next(walk);
-    got.dy = dy.next(walk);
-    load_mask<V, Masked>(c, walk, got);
-    return got;
-  };
-  visit<U>(walk, load, [&](const Got& got) {
+  visit<U>(walk, [&]() { return pairs.next(); }, [&](const typename Pairs::Got& got) {
     Vector<T, V> made;
 #pragma unroll
     for (int k = 0; k < V; k++) {

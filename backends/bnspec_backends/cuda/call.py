@@ -51,7 +51,7 @@ class _Prepared:
 
 
 #: More than enough for a model's layers, in training and inference.
-_prepared = functools.lru_cache(maxsize=4096)(_Prepared)
+prepared = functools.lru_cache(maxsize=4096)(_Prepared)
 
 
 class Call:
@@ -74,7 +74,7 @@ class Call:
         mask: tuple[Any, int, int] | None = None,
     ) -> None:
         given = (x, dy, out)
-        self.prepared = _prepared(
+        self.prepared = prepared(
             tuple(None if v is None else v.layout for v in given),
             # What is written has x's dtype, and the kernels are told once.
             tuple(None if v is None else KINDS[v.array.dtype] for v in given),

@@ -12,7 +12,7 @@ import numpy
 from bnspec import Groups, Moments
 from bnspec._counts import remember
 from bnspec._masks import one_count
-from bnspec_backends.cuda.arrays import KINDS, factor, new_like, read, read_along, spread_mask
+from bnspec_backends.cuda.arrays import KINDS, dense_float64, factor, new_like, read, read_along, spread_mask
 from bnspec_backends.cuda.call import Call
 from bnspec_backends.layout import Layout
 
@@ -98,11 +98,9 @@ def pull_back(
     layout = given.layout
     dx = new_like(x, layout)
     call = Call(given, dy=read_along(dy, layout, groups), out=dx)
-    if divisor.shape != (layout.groups,) or divisor.dtype != numpy.float64 or not divisor.flags.c_contiguous:
-        divisor = cupy.ascontiguousarray(cupy.broadcast_to(divisor, (layout.groups,)), numpy.float64)
     (s1, s2), (a, b, c) = _with_scratch(2, 3, layout)
     centre, low, inverse = (factor(v, layout) for v in (centre, low, inverse))
-    call.put(s1=s1, s2=s2, centre=centre, low=low, inverse=inverse, divisor=divisor)
+    call.put(s1=s1, s2=s2, centre=centre, low=low, inverse=inverse, divisor=dense_float64(divisor, (layout.groups,)))
     call.set(scale=a, slope=b, shift=c)
     call.parameter("gamma", gamma)
     call.parameter("beta", beta)

@@ -1,6 +1,8 @@
-"""Cases that must always occur, beside those that are drawn: ranks of given shapes and masks."""
+"""Cases that must always occur, beside those that are drawn, and small changes of a case."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +10,24 @@ from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Array, Case, RankInputs
 from bnspec_conformance.checks.strategies import SHAPE, states
 
-__all__ = ["example"]
+__all__ = ["config", "configured", "example", "with_state"]
+
+
+def config(**fields: Any) -> BatchNormConfig:
+    """Return batch normalization on axis 1 without correction, unless told otherwise."""
+    return BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 0} | fields))
+
+
+def configured(case: Case, **fields: Any) -> Case:
+    """Return a case with other options."""
+    return dataclasses.replace(case, config=dataclasses.replace(case.config, **fields))
+
+
+def with_state(case: Case, **values: float) -> Case:
+    """Return a case with other values in some arrays of its state, those that it has."""
+    state: dict[str, Array] = dict(case.state or {})
+    state |= {name: np.full_like(state[name], value) for name, value in values.items() if name in state}
+    return dataclasses.replace(case, state=state)
 
 
 def example(

@@ -3,10 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from bnspec import Saved
 from bnspec_conformance.mutants.overriding import Behaviour, Override, inside, override
 
-__all__ = ["batch_only", "from_saved", "with_coefficients"]
+__all__ = ["batch_only", "from_saved", "live", "with_coefficients"]
+
+
+def live(saved: Saved) -> Any:
+    """Return where elements count, in x's shape."""
+    return np.broadcast_to(True if saved.mask is None else saved.mask, saved.x.shape)
 
 
 def batch_only(behaviour: Behaviour) -> Override:

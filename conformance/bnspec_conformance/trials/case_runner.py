@@ -10,7 +10,6 @@ from bnspec_conformance.cases.outputs import speaks
 from bnspec_conformance.cases.wellformed import complaints
 from bnspec_conformance.subjects import NotSupported, ProgramError
 from bnspec_conformance.subjects.time_limit import TooLong
-from bnspec_conformance.trials.evidence import Evidence
 from bnspec_conformance.trials.violations.attribution import Controls
 from bnspec_conformance.trials.violations.breaches import Breaches
 
@@ -19,15 +18,7 @@ __all__ = ["CaseRunner"]
 
 @dataclasses.dataclass
 class CaseRunner(Breaches):
-    """Subject under test that is given cases.
-
-    Attributes
-    ----------
-    evidence : Evidence
-        Counts of cases and comparisons so far.
-    """
-
-    evidence: Evidence = dataclasses.field(default_factory=Evidence)
+    """Subject under test that is given cases."""
 
     def takes(self, case: Case) -> bool:
         """Return whether a case is in scope, derivatives and state aside."""

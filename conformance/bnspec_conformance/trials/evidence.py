@@ -28,6 +28,8 @@ class Evidence:
         Arrays with elements that were compared.
     informative : bool
         Whether the expected values in them were more than one value.
+    required : int
+        Plain facts that were required.
     reached : Counter
         How many cases had each of `coverage.KINDS`.
     parts : dict
@@ -41,6 +43,7 @@ class Evidence:
     cases: int = 0
     compared: int = 0
     informative: bool = False
+    required: int = 0
     reached: "collections.Counter[str]" = dataclasses.field(default_factory=collections.Counter)
     parts: dict[str, tuple[tuple[str, ...], str | None]] = dataclasses.field(default_factory=dict)
     foreign: bool = False
@@ -64,6 +67,10 @@ class Evidence:
         if values.size and not self.informative:
             self._value = float(values[0]) if self._value is None else self._value
             self.informative = bool(np.any(values != self._value))
+
+    def is_empty(self) -> bool:
+        """Return whether nothing was asked of the subject at all."""
+        return not (self.cases or self.compared or self.required)
 
     def note_part(self, name: str, clauses: tuple[str, ...], reason: str | None) -> None:
         """Note that a part of the check was asked of a case, or why it could not be; one case is enough."""
@@ -89,6 +96,7 @@ class Evidence:
         self.cases += other.cases
         self.compared += other.compared
         self.informative |= other.informative
+        self.required += other.required
         self.reached.update(other.reached)
         for name, (clauses, reason) in other.parts.items():
             self.note_part(name, clauses, reason)

@@ -82,6 +82,8 @@ def explore(
             lacking = [why for _, why in trial.evidence.parts.values()]
             if outcome == "passed" and lacking and all(lacking) and not trial.evidence.cases:  # nothing was asked
                 outcome, reason = "not supported", str(lacking[0])
+            if outcome == "passed" and trial.evidence.is_empty():
+                outcome, reason = "untested", "nothing was asked"
             evidence, seconds = trial.evidence, time.perf_counter() - started
             record = Record(
                 name, trial.clauses, subject.name, outcome, seconds, evidence.cases, evidence.worst, reason,

@@ -151,11 +151,9 @@ def test_a_run_of_nothing_is_no_success(tmp_path: Path) -> None:
 
 
 def test_what_was_asked_and_not_run_is_told() -> None:
+    name = "test_counts::test_counter_saturates"
     asked = asked_for(["BN-RUN-13"], ["numpy"])
-    assert len(asked) == 1
-    name = next(name for name, _ in asked)
-    assert "BN-RUN-13" in all_checks()[name].clauses
-    assert len(asked_for(["BN-RUN-11"], ["numpy"])) > 1
+    assert asked == {(name, "numpy")}
     assert len(asked_for([], ["a", "b"])) == 2 * len(all_checks())
     passed = Record(name, ("BN-RUN-13",), "numpy", "passed", 0.0)
     assert problems(asked, [passed]) == []

@@ -8,7 +8,7 @@ import numpy as np
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs, dtype_named
 from bnspec_conformance.checks import strategies
-from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.examples import configured, example
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
@@ -23,9 +23,7 @@ def test_every_axis(t: Trial, case: Case) -> None:
         moved = RankInputs(**{k: np.moveaxis(v, case.config.axis, axis).copy() for k, v in given.items()})
         own = dataclasses.replace(case, ranks=(moved,), config=dataclasses.replace(case.config, axis=axis))
         positive = t.agree(own, "y", "dx", "dgamma", "dbeta", "ydot").ranks[0]
-        negative = t.run(
-            dataclasses.replace(own, config=dataclasses.replace(own.config, axis=axis - rank.x.ndim))
-        ).ranks[0]
+        negative = t.run(configured(own, axis=axis - rank.x.ndim)).ranks[0]
         for name in ("y", "dx"):
             what = f"{name} with the axis counted from the end"
             t.same(getattr(negative, name), getattr(positive, name), what, own, proves=("BN-SHAPE-2",))

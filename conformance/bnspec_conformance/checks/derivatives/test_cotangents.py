@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 import bnspec
-from bnspec import BatchNormConfig, Renorm
+from bnspec import Renorm
 from bnspec_conformance.cases.case import Array, Case
-from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.examples import config, example
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
@@ -28,11 +28,9 @@ _KINDS: tuple[tuple[dict[str, Any], Array | None], ...] = (
 
 def made(mask: Array | None = None, ranks: int = 1, **fields: Any) -> Case:
     """Return a case on axis 1 with everything there is to be derived, and no update."""
-    config = BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 0} | fields))
-    case = example(config, [(4, 3, 2)] * ranks, [mask] * ranks)
-    return (
-        dataclasses.replace(case, update=False) if config.renorm is not None else dataclasses.replace(case, state=None)
-    )
+    case = example(config(**fields), [(4, 3, 2)] * ranks, [mask] * ranks)
+    kept: dict[str, Any] = {"state": None} if case.config.renorm is None else {"update": False}
+    return dataclasses.replace(case, **kept)
 
 
 def held(case: Case, **values: float) -> Case:

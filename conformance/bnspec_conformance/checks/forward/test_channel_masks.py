@@ -10,8 +10,8 @@ import numpy as np
 import bnspec
 from bnspec_conformance.cases.case import Case
 from bnspec_conformance.checks import strategies
-from bnspec_conformance.checks.examples import example
-from bnspec_conformance.checks.forward.test_masks import config, holding
+from bnspec_conformance.checks.examples import config, example
+from bnspec_conformance.checks.forward.test_masks import holding
 from bnspec_conformance.subjects import NotSupported, Subject
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial

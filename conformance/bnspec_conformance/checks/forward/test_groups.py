@@ -8,7 +8,7 @@ import numpy as np
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs, dtype_named
 from bnspec_conformance.checks import strategies
-from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.examples import config, example
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
@@ -59,7 +59,7 @@ def test_distant_slices_alone(t: Trial) -> None:
 def _distant(masked: bool) -> Case:
     """Return three groups, the first so large that no arithmetic holds its values less those of another."""
     rng = np.random.default_rng(4)
-    own = BatchNormConfig(axis=1, epsilon=1e-3, decay=0.75, correction=0, virtual_batch_size=7)
+    own = config(virtual_batch_size=7)
     case = example(own, [(21, 3, 1)], [rng.random((21, 1, 1)) < 0.8] if masked else [])
     x = rng.standard_normal((21, 3, 1)) * np.repeat([2.0**30, 2.0**-20, 1.0], 7)[:, None, None]
     rank = dataclasses.replace(case.ranks[0], x=x.astype(case.ranks[0].x.dtype))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 import bnspec
-from bnspec import BatchNormConfig, Renorm
+from bnspec import Renorm
 from bnspec_conformance.cases.case import Array, Case, RankInputs, RankOutcome
 from bnspec_conformance.checks import strategies
-from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.examples import config, configured, example
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.explore import clauses, explore
@@ -20,11 +20,6 @@ from bnspec_conformance.trials.trial import Trial
 #: Values that a masked element may hold.
 _HELD = (float("nan"), float("inf"), float("-inf"), -1e4, 0.0)
 _RENORM = Renorm(rmax=2.0, dmax=3.0)
-
-
-def config(**fields: Any) -> BatchNormConfig:
-    """Batch normalization on axis 1, unless told otherwise."""
-    return BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 0} | fields))
 
 
 def drawn(s: Subject, **options: Any) -> Any:
@@ -119,7 +114,7 @@ def test_masked_nonfinite_and_renorm(t: Trial) -> None:
 def test_gradient(t: Trial, case: Case) -> None:
     """dx, dgamma and dbeta sum over masked elements too, and the second part of dx is absent at masked positions."""
     t.agree(case, "dx", "dgamma", "dbeta")
-    t.agree(dataclasses.replace(case, config=dataclasses.replace(case.config, renorm=None)), "dx", "dgamma", "dbeta")
+    t.agree(configured(case, renorm=None), "dx", "dgamma", "dbeta")
 
 
 def kept(t: Trial, case: Case, got: RankOutcome, control: Case) -> None:

@@ -10,6 +10,7 @@ from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs, as_float64, dtype_named
 from bnspec_conformance.cases.inputs.families import exact_inputs
 from bnspec_conformance.checks import strategies
+from bnspec_conformance.checks.examples import configured
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import NeverSupported, Trial
@@ -83,7 +84,7 @@ def test_large_counts(t: Trial) -> None:
 @explore(lambda s: strategies.cases(s, correction=1, single_value="keep"), share=0.5)
 def test_correction_is_not_for_normalization(t: Trial, case: Case) -> None:
     """The variance that normalizes divides by the count, whatever the correction of the running state."""
-    plain = dataclasses.replace(case, config=dataclasses.replace(case.config, correction=0))
+    plain = configured(case, correction=0)
     t.agree(case, "var", "y", control=plain)
 
 

@@ -11,6 +11,7 @@ from bnspec_conformance.bounds import hard_bound
 from bnspec_conformance.cases.case import Array, Case, RankInputs, as_float64, dtype_named
 from bnspec_conformance.cases.inputs.families import HARD_FAMILY, hard_families
 from bnspec_conformance.checks import strategies
+from bnspec_conformance.checks.examples import configured
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import NotSupported
 from bnspec_conformance.trials.explore import clauses, explore
@@ -107,7 +108,7 @@ def test_no_epsilon(t: Trial, mode: Any) -> None:
     case = t.fit(case)
     reference, got = exact(case).ranks[0], t.run(case).ranks[0]
     allowed = t.bounds(case, exact(case)).ranks[0]
-    usual = dataclasses.replace(case, config=dataclasses.replace(case.config, epsilon=0.25))
+    usual = configured(case, epsilon=0.25)
     with t.found.gathering():
         for name in ("y", "dx", "dgamma", "dbeta", "mean", "var"):
             value, want, bound = (getattr(side, name) for side in (got, reference, allowed))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 import bnspec
-from bnspec import BatchNormConfig, Renorm
-from bnspec_conformance.checks.examples import example
+from bnspec import Renorm
+from bnspec_conformance.checks.examples import config, example
 from bnspec_conformance.checks.layers import host, layer_of, state_of
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
@@ -31,7 +31,7 @@ def used(t: Trial) -> Iterator[tuple[str, bnspec.BatchNorm]]:
         {"averaging": "debiased"},
     )
     for kind, what in zip(kinds, ("as it was made", "after a forward pass", "after a backward pass", "in eval()")):
-        case = example(BatchNormConfig(axis=1, epsilon=1e-3, decay=0.75, correction=0, **kind))
+        case = example(config(**kind))
         layer = layer_of(t, case, ema_update="internal", trainable=what != "in eval()", name="own")
         if what != "as it was made":
             layer(put(case.ranks[0].x))
@@ -45,7 +45,7 @@ def used(t: Trial) -> Iterator[tuple[str, bnspec.BatchNorm]]:
 def test_copies(t: Trial) -> None:
     """Copies and pickles have the variables and options of a layer in every state, and nothing of its last batch."""
     put = t.needs_backend().asarray
-    x = example(BatchNormConfig(axis=1, epsilon=1e-3, decay=0.75, correction=0), seed=5).ranks[0].x
+    x = example(config(), seed=5).ranks[0].x
     for when, layer in used(t):
         before = state_of(t, layer)
         for what, made in _COPIES.items():
@@ -71,7 +71,7 @@ def test_parameters_stay_the_arrays_that_they_are(t: Trial) -> None:
     backend = t.needs_backend()
     if backend.name not in ("numpy", "torch", "cupy"):
         raise t.has_nothing("its arrays cannot be written")
-    case = example(BatchNormConfig(axis=1, epsilon=1e-3, decay=0.75, correction=0))
+    case = example(config())
     layer = layer_of(t, case, ema_update="internal")
     layer(backend.asarray(case.ranks[0].x))
     assert layer.params is not None

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 import bnspec
-from bnspec import BatchNormConfig, CommunicatorError, Renorm
+from bnspec import CommunicatorError, Renorm
 from bnspec_conformance.cases.case import Case
-from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.examples import config, example
 from bnspec_conformance.checks.ranks.recording import RecordingCommunicator, steps
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
@@ -19,11 +19,6 @@ from bnspec_conformance.trials.trial import Trial
 _DEADLINE = 0.4
 #: How much later an error may be seen; for a busy machine, not for the communicator, which needs milliseconds.
 _MARGIN = 4.0
-
-
-def config(**fields: Any) -> BatchNormConfig:
-    """Batch normalization on axis 1, unless told otherwise."""
-    return BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 0} | fields))
 
 
 class _Absent(Exception):

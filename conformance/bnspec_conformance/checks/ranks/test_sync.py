@@ -1,17 +1,18 @@
 """Checks of SPEC.md, "Synchronization": the numbers. The checks of its communication are in test_collectives."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
-from bnspec import BatchNormConfig, Renorm
+from bnspec import Renorm
 from bnspec_conformance.cases.case import Array, Case, as_float64
 from bnspec_conformance.cases.concatenate import concatenated, shared
 from bnspec_conformance.cases.counts import counts_of
 from bnspec_conformance.checks import strategies
-from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.examples import config, configured, example
 from bnspec_conformance.checks.ranks.recording import RecordingCommunicator, steps
 from bnspec_conformance.oracle import central_difference, direction, exact
 from bnspec_conformance.subjects import NotSupported, Subject
@@ -22,9 +23,8 @@ _LOCAL = ("y", "dx", "dgamma", "dbeta", "ydot")
 _JOINED = ("count", "mean", "var", "state", "mean_dot", "var_dot")
 
 
-def config(**fields: Any) -> BatchNormConfig:
-    """Batch normalization on axis 1, unless told otherwise."""
-    return BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 1} | fields))
+#: Correction 1, unless told otherwise.
+corrected = functools.partial(config, correction=1)
 
 
 def drawn(s: Subject, **options: Any) -> Any:
@@ -34,7 +34,7 @@ def drawn(s: Subject, **options: Any) -> Any:
 
 def world(*sizes: int, masks: tuple[Array | None, ...] = (), **fields: Any) -> Case:
     """Return a forced case of ranks with these numbers of samples."""
-    return example(config(**fields), [(n, 3, 2) for n in sizes], masks)
+    return example(corrected(**fields), [(n, 3, 2) for n in sizes], masks)
 
 
 _OFF, _HALF = np.zeros((4, 1, 2), bool), np.asarray([1, 1, 0, 0], bool).reshape(4, 1, 1)
@@ -83,7 +83,7 @@ def test_uneven_and_empty(t: Trial) -> None:
 @explore()
 def test_nothing_beside_what_is_not_finite(t: Trial) -> None:
     """A rank without samples has parameter gradients 0, although another one makes the statistics NaN."""
-    case = example(config(), [(4, 3, 2), (0, 3, 2)])
+    case = example(corrected(), [(4, 3, 2), (0, 3, 2)])
     x = case.ranks[0].x.copy()
     x[0, 0, 0] = np.nan
     bad = dataclasses.replace(case, ranks=(dataclasses.replace(case.ranks[0], x=x), case.ranks[1]))
@@ -97,7 +97,7 @@ def test_nothing_beside_what_is_not_finite(t: Trial) -> None:
 @explore()
 def test_other_extents(t: Trial) -> None:
     """Ranks may differ in every extent but the channel's; weights are elements, not samples."""
-    case = example(config(), [(4, 3, 2), (2, 3, 4), (2, 3, 0)])
+    case = example(corrected(), [(4, 3, 2), (2, 3, 4), (2, 3, 0)])
     t.agree(case, *_LOCAL, *_JOINED)
 
 
@@ -174,7 +174,7 @@ def test_forced_ghost(t: Trial) -> None:
     for source in ("first", "mean", "merged", "sequential"):
         options = {"virtual_batch_size": 2, "ghost_source": source, "single_value": "floor"}
         t.agree(world(4, 4, masks=(_HALF, None), **options), *_LOCAL, *_JOINED)
-    t.agree(example(config(virtual_batch_size=2), [(4, 3, 2), (4, 3, 4)]), *_LOCAL, *_JOINED)
+    t.agree(example(corrected(virtual_batch_size=2), [(4, 3, 2), (4, 3, 4)]), *_LOCAL, *_JOINED)
 
 
 @clauses("BN-SYNC-6", "BN-SYNC-7")
@@ -222,7 +222,7 @@ def test_loss_of_one_rank(t: Trial) -> None:
 
 def by_count(case: Case) -> Case:
     """Return the case with every element of the same weight."""
-    return dataclasses.replace(case, config=dataclasses.replace(case.config, sync_weighting="count"))
+    return configured(case, sync_weighting="count")
 
 
 @clauses("BN-SYNC-8")

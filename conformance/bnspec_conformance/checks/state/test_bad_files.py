@@ -1,6 +1,5 @@
 """Checks of BN-STATE-5: dictionaries and files that are refused, by name, and change nothing."""
 
-import dataclasses
 import io
 import pickle
 import zipfile
@@ -12,6 +11,7 @@ import numpy as np
 
 from bnspec._files.formats import HEADER
 from bnspec_conformance.cases.case import Array, Case
+from bnspec_conformance.checks.examples import configured
 from bnspec_conformance.checks.layers import layer_of, snapshot, state_of
 from bnspec_conformance.checks.state.test_files import SUFFIXES, folder, needs_suffix
 from bnspec_conformance.checks.state.test_names import layers
@@ -113,9 +113,7 @@ def test_bad_files(t: Trial, case: Case) -> None:
         with folder() as path:
             layer.save(path / f"good{suffix}")
             good = (path / f"good{suffix}").read_bytes()
-            other = layer_of(
-                t, dataclasses.replace(case, config=dataclasses.replace(case.config, scale=not case.config.scale))
-            )
+            other = layer_of(t, configured(case, scale=not case.config.scale))
             other.save(path / f"other{suffix}")
             wrong = dict(bad_files(good, suffix))
             wrong["another layer's file"] = (path / f"other{suffix}").read_bytes()

@@ -6,19 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from bnspec import BatchNormConfig, Renorm
+from bnspec import Renorm
 from bnspec_conformance.cases.case import Array, Case
-from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.examples import config, configured, example
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
 _COUNTING = ("cumulative", "debiased", "pooled")
 _FORMS: tuple[Any, ...] = ("tensorpack", "paper")
-
-
-def config(**fields: Any) -> BatchNormConfig:
-    """Batch normalization on axis 1, unless told otherwise."""
-    return BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 0} | fields))
 
 
 def counted(*rows: Any) -> Array:
@@ -45,7 +40,7 @@ def test_corrected_by_what_feeds(t: Trial) -> None:
     )
     cases = [example(config(correction=1, **fields), shapes, masks) for fields, shapes, masks in given]
     for case in t.inside(cases):
-        plain = dataclasses.replace(case, config=dataclasses.replace(case.config, correction=0))
+        plain = configured(case, correction=0)
         t.agree(case, "state", control=plain)
 
 
@@ -59,7 +54,7 @@ def test_what_is_counted(t: Trial) -> None:
             own = config(virtual_batch_size=2, ghost_source=source, averaging=averaging)
             cases += [example(own, [(4, 3, 1)], [mask]) for mask in (None, _SOME, _NONE_FIRST, _EACH)]
     for case in t.inside(dataclasses.replace(case, dmean=None, dvar=None) for case in cases):
-        whole = dataclasses.replace(case, config=dataclasses.replace(case.config, virtual_batch_size=None))
+        whole = configured(case, virtual_batch_size=None)
         t.agree(case, "state", control=whole)
 
 

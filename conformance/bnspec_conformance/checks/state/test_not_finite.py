@@ -4,11 +4,9 @@ import dataclasses
 import itertools
 from typing import Any
 
-import numpy as np
-
-from bnspec import BatchNormConfig, Renorm
-from bnspec_conformance.cases.case import Array, Case
-from bnspec_conformance.checks.examples import example
+from bnspec import Renorm
+from bnspec_conformance.cases.case import Case
+from bnspec_conformance.checks.examples import config, configured, example, with_state
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
@@ -19,24 +17,11 @@ _NAN = float("nan")
 
 def made(value: float = 0.0, at: int = 0, **fields: Any) -> Case:
     """Return three channels of four samples, of which one element of channel 0 has another value."""
-    config = BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 0} | fields))
-    case = example(config, [(4, 3, 2)])
+    case = example(config(**fields), [(4, 3, 2)])
     x = case.ranks[0].x.copy()
     if value:
         x[at, 0, 0] = value
     return dataclasses.replace(case, ranks=(dataclasses.replace(case.ranks[0], x=x),))
-
-
-def changed(case: Case, **arrays: Any) -> Case:
-    """Return the case with other values in some arrays of its state, those that it has."""
-    state: dict[str, Array] = dict(case.state or {})
-    state |= {k: np.full_like(state[k], v) for k, v in arrays.items() if k in state}
-    return dataclasses.replace(case, state=state)
-
-
-def by(case: Case, **fields: Any) -> Case:
-    """Return the case under another configuration."""
-    return dataclasses.replace(case, config=dataclasses.replace(case.config, **fields))
 
 
 def renorm(form: Any, decay: float = 0.5) -> Renorm:
@@ -69,7 +54,7 @@ def test_old_state_is_not_looked_at(t: Trial) -> None:
     for averaging, policy in itertools.product(("exponential", "cumulative", "pooled"), ("skip", "raise")):
         usual = made(averaging=averaging, nonfinite=policy)
         if t.asks(f"nonfinite={policy}", usual):
-            t.agree(changed(usual, mean=_NAN), "state", control=usual)
+            t.agree(with_state(usual, mean=_NAN), "state", control=usual)
 
 
 @clauses("BN-RUN-10")
@@ -95,9 +80,9 @@ def test_renorm(t: Trial) -> None:
 @explore()
 def test_first_of_a_cumulative_average(t: Trial) -> None:
     """The first update has weight 1: it takes the batch, whatever was there."""
-    fresh = changed(made(averaging="cumulative"), count=0)
+    fresh = with_state(made(averaging="cumulative"), count=0)
     for case in t.inside([fresh]):
-        usual, instead = (t.run(own).ranks[0].state for own in (case, changed(case, mean=_NAN, var=_NAN)))
+        usual, instead = (t.run(own).ranks[0].state for own in (case, with_state(case, mean=_NAN, var=_NAN)))
         t.same(instead, usual, "the state of a first update", case)
 
 
@@ -109,12 +94,12 @@ def test_weights_of_renorm(t: Trial) -> None:
     for taking in t.inside(made(renorm=renorm(form, 0.0), decay=0.0) for form in _FORMS):
         assert taking.config.renorm is not None
         form = taking.config.renorm.form
-        usual, instead = (t.run(own).ranks[0].state for own in (taking, changed(taking, **dict.fromkeys(arrays, _NAN))))
+        spoilt = with_state(taking, **dict.fromkeys(arrays, _NAN))
+        usual, instead = (t.run(own).ranks[0].state for own in (taking, spoilt))
         t.same(instead, usual, "the state with decay 0", taking)
         keeping = made(_NAN, renorm=renorm(form, 1.0), decay=1.0)
         kept = t.run(keeping).ranks[0].state
         assert kept is not None and keeping.state is not None
+        half = configured(taking, decay=0.5)
         for name in (name for name in arrays if name in keeping.state):
-            t.same(
-                kept[name], keeping.state[name], f"state.{name} with decay 1", keeping, control=by(taking, decay=0.5)
-            )
+            t.same(kept[name], keeping.state[name], f"state.{name} with decay 1", keeping, control=half)

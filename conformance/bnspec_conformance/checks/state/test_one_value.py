@@ -1,15 +1,15 @@
 """Checks of BN-RUN-4 where single_value meets a ghost source, an averaging or renorm: every cell of the table."""
 
-import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from bnspec import BatchNormConfig, Renorm
+from bnspec import Renorm
 from bnspec_conformance.cases.case import Case
-from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.examples import config, configured, example, with_state
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
@@ -18,23 +18,20 @@ _ONE_VALUE = ((1, 0, 1, 1), (1, 1, 1, 0))
 _SOURCES = ("first", "mean", "merged", "sequential")
 
 
-def config(**fields: Any) -> BatchNormConfig:
-    """Correction 1 on axis 1, unless told otherwise."""
-    return BatchNormConfig(**({"axis": 1, "epsilon": 1e-3, "decay": 0.75, "correction": 1} | fields))
+#: Correction 1, unless told otherwise.
+corrected = functools.partial(config, correction=1)
 
 
 def grouped(counted: tuple[int, ...], seen: int = 0, **fields: Any) -> Case:
     """Return two groups of two samples with one element each, of which some count; `seen` replaces the counter."""
     mask = np.asarray(counted, bool).reshape(4, 1, 1)
-    case = example(config(virtual_batch_size=2, **fields), [(4, 3, 1)], [mask])
-    state = {k: np.full_like(v, seen) if k == "count" else v for k, v in (case.state or {}).items()}
-    return dataclasses.replace(case, state=state)
+    case = example(corrected(virtual_batch_size=2, **fields), [(4, 3, 1)], [mask])
+    return with_state(case, count=seen)
 
 
 def refused(case: Case, counts: tuple[int, ...]) -> bool:
     """Return whether "raise" refuses groups of these counts: the spec's sentence, and not the oracle's."""
-    source, before = case.config.ghost_source, 0
-    fed = {"first": counts[:1], "merged": (sum(counts),)}.get(source, counts)
+    fed = {"first": counts[:1], "merged": (sum(counts),)}.get(case.config.ghost_source, counts)
     if case.config.averaging != "pooled":
         return min(fed) < 2
     assert case.state is not None
@@ -58,7 +55,7 @@ def test_kept_or_divided_by_one(t: Trial) -> None:
     """A variance of one value is kept or divided by 1 as the groups that feed say, or as a pooled total does."""
     for case, _ in (cell for policy in ("keep", "floor") for cell in cells(policy)):
         if t.asks(f"single_value={case.config.single_value}", case):
-            plain = dataclasses.replace(case, config=dataclasses.replace(case.config, correction=0))
+            plain = configured(case, correction=0)
             t.agree(case, "state", control=plain)
 
 
@@ -70,7 +67,7 @@ def test_refused(t: Trial) -> None:
         if no and t.can_refuse(case):
             t.rejects(case, ValueError, "BN-RUN-4")
         elif not no and t.asks("a group of one value that is not looked at", case):
-            plain = dataclasses.replace(case, config=dataclasses.replace(case.config, correction=0))
+            plain = configured(case, correction=0)
             t.agree(case, "state", control=plain)
 
 
@@ -80,10 +77,9 @@ def test_one_value_pooled(t: Trial) -> None:
     """One value alone in a pooled state: "keep" keeps var, and mean and count move; later values are no longer one."""
     cases = []
     for policy, seen in itertools.product(("keep", "floor"), (0, 1, 2)):
-        case = example(config(averaging="pooled", single_value=policy), [(1, 3, 1)])
-        state = {k: np.full_like(v, seen) if k == "count" else v for k, v in (case.state or {}).items()}
-        cases.append(dataclasses.replace(case, state=state))
-    several = example(config(averaging="pooled"), [(4, 3, 1)])
+        case = example(corrected(averaging="pooled", single_value=policy), [(1, 3, 1)])
+        cases.append(with_state(case, count=seen))
+    several = example(corrected(averaging="pooled"), [(4, 3, 1)])
     for case in t.inside(cases):
         t.agree(case, "state", control=several)
 
@@ -96,10 +92,10 @@ def test_renorm(t: Trial) -> None:
     for form in ("tensorpack", "paper"):
         renorm = Renorm(form=form, rmax=2.0, dmax=3.0, decay=0.5)
         for policy in ("keep", "floor"):
-            cases.append(example(config(renorm=renorm, single_value=policy), [(1, 3, 1)]))
+            cases.append(example(corrected(renorm=renorm, single_value=policy), [(1, 3, 1)]))
             cases += [grouped(m, renorm=renorm, single_value=policy, ghost_source="mean") for m in _ONE_VALUE]
     for case in t.inside(cases):
-        plain = dataclasses.replace(case, config=dataclasses.replace(case.config, correction=0))
+        plain = configured(case, correction=0)
         t.agree(case, "state", control=plain)
     for case in (c for c in t.inside(cases) if c.config.single_value == "keep"):
         got = t.run(case).ranks[0].state
@@ -124,6 +120,6 @@ def test_refused_together(t: Trial) -> None:
         ("BN-RUN-7", {"averaging": "debiased", "decay": 1.0}, {"decay": 0.5}),
     )
     for clause, bad, good in rows:
-        t.refuses(lambda fields=bad: config(**fields), ValueError, clause)  # type: ignore[misc]
-        made = config(**(bad | good))
+        t.refuses(lambda fields=bad: corrected(**fields), ValueError, clause)  # type: ignore[misc]
+        made = corrected(**(bad | good))
         t.require(made.averaging == bad["averaging"], "the options are not what was given", proves=(clause,))

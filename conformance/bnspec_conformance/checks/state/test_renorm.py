@@ -10,7 +10,7 @@ import bnspec
 from bnspec import BatchNormConfig, Renorm
 from bnspec_conformance.cases.case import Array, Case, RankInputs
 from bnspec_conformance.checks import strategies
-from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.examples import configured, example
 from bnspec_conformance.subjects import Subject
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
@@ -32,7 +32,7 @@ def limited(case: Case, rmax: float, dmax: float) -> Case:
     """Return the same case with other limits."""
     assert case.config.renorm is not None
     renorm = dataclasses.replace(case.config.renorm, rmax=rmax, dmax=dmax)
-    return dataclasses.replace(case, config=dataclasses.replace(case.config, renorm=renorm))
+    return configured(case, renorm=renorm)
 
 
 def drawn(s: Subject, **options: Any) -> Any:
@@ -226,7 +226,7 @@ def test_averaging(t: Trial) -> None:
 @explore(lambda s: drawn(s, running=True, ghost=True, mask=True, derivatives=True))
 def test_ghost_groups(t: Trial, case: Case) -> None:
     """Every ghost group has its own r and d against the one state of before the step."""
-    whole = dataclasses.replace(case, config=dataclasses.replace(case.config, virtual_batch_size=None))
+    whole = configured(case, virtual_batch_size=None)
     t.agree(limited(case, _WIDE, _WIDE), "y", "dx", "dgamma", "ydot", "state", control=limited(whole, _WIDE, _WIDE))
     t.agree(case, "y", "state", control=whole)
 

@@ -12,7 +12,7 @@ from bnspec._checks.elements import is_readable
 from bnspec._config import Averaging, SingleValue
 from bnspec_conformance.cases.case import Case, RankInputs
 from bnspec_conformance.checks import strategies
-from bnspec_conformance.checks.examples import example
+from bnspec_conformance.checks.examples import configured, example
 from bnspec_conformance.checks.forward.test_inference import inference_example
 from bnspec_conformance.checks.layers import snapshot
 from bnspec_conformance.oracle import exact
@@ -175,9 +175,7 @@ def test_single_value(t: Trial, case: Case) -> None:
     ]
     several, case = case, dataclasses.replace(case, ranks=(RankInputs(one.copy()),))
     policies: tuple[SingleValue, ...] = ("keep", "floor", "raise")
-    keep, floor, raising = (
-        dataclasses.replace(case, config=dataclasses.replace(case.config, single_value=policy)) for policy in policies
-    )
+    keep, floor, raising = (configured(case, single_value=policy) for policy in policies)
     for own in (c for c in (keep, floor) if t.asks(f"single_value={c.config.single_value}", c)):
         several = dataclasses.replace(several, config=own.config)
         got = t.agree(own, "y", "state", control=several).ranks[0].state
@@ -211,7 +209,7 @@ def test_count_zero(t: Trial, case: Case) -> None:
 def test_nonfinite(t: Trial, case: Case) -> None:
     """A NaN or infinite statistic reaches its channel's state, or leaves it to the bit, or raises, as configured."""
     rank, axis = case.ranks[0], case.config.axis
-    finite = dataclasses.replace(case, config=dataclasses.replace(case.config, nonfinite="propagate"))
+    finite = configured(case, nonfinite="propagate")
     for bad in (np.nan, np.inf, -np.inf):
         x = rank.x.copy()
         np.moveaxis(x, axis, 0)[0].flat[:1] = bad
@@ -235,7 +233,7 @@ def test_nonfinite(t: Trial, case: Case) -> None:
                 t.same(kept[name][:1], before, what, skip, control=finite)
         if t.asks("nonfinite=raise", refuse):
             t.rejects(refuse, FloatingPointError, "BN-RUN-10")
-    clean = dataclasses.replace(case, config=dataclasses.replace(case.config, nonfinite="raise"))
+    clean = configured(case, nonfinite="raise")
     for own in filter(t.takes, (clean,)):
         t.agree(own, "state", control=finite)
 
@@ -249,7 +247,7 @@ def test_extreme_weights(t: Trial, case: Case) -> None:
     np.moveaxis(x, case.config.axis, 0)[0].flat[:1] = np.nan
     keeping = dataclasses.replace(case, ranks=(RankInputs(x),), config=dataclasses.replace(case.config, decay=1.0))
     t.same(t.run(keeping).ranks[0].state, case.state, "the state with decay 1", keeping, control=case)
-    taking = dataclasses.replace(case, config=dataclasses.replace(case.config, decay=0.0))
+    taking = configured(case, decay=0.0)
     spoilt = dataclasses.replace(taking, state={k: np.full_like(v, np.nan) for k, v in case.state.items()})
     usual, instead = (t.agree(own, "state", control=case).ranks[0] for own in (taking, spoilt))
     t.same(instead.state, usual.state, "the state with decay 0", spoilt)

@@ -1,12 +1,12 @@
 """Checks of SPEC.md, "Running statistics": which rule comes first where two of them speak of one update."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
 from bnspec import BatchNormConfig
 from bnspec_conformance.cases.case import Case, RankInputs
+from bnspec_conformance.checks.examples import configured
 from bnspec_conformance.trials.explore import clauses, explore
 from bnspec_conformance.trials.trial import Trial
 
@@ -21,7 +21,7 @@ def made(rows: list[list[float]], **fields: Any) -> Case:
 
 def chosen(t: Trial, case: Case, policy: str) -> Case | None:
     """Return the case under another policy for what is not finite, if the subject has it."""
-    own = dataclasses.replace(case, config=dataclasses.replace(case.config, nonfinite=policy))  # type: ignore[arg-type]
+    own = configured(case, nonfinite=policy)
     return own if t.asks(f"nonfinite={policy}", own) else None
 
 

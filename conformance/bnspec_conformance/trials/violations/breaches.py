@@ -6,6 +6,7 @@ from typing import Any
 
 from bnspec_conformance.cases.case import Case
 from bnspec_conformance.cases.outputs import speaks
+from bnspec_conformance.trials.evidence import Evidence
 from bnspec_conformance.trials.under_test import UnderTest
 from bnspec_conformance.trials.violations.attribution import Control, Controls, Size
 from bnspec_conformance.trials.violations.violation import Found, Violation, violation
@@ -19,10 +20,13 @@ class Breaches(UnderTest):
 
     Attributes
     ----------
+    evidence : Evidence
+        Counts of cases, comparisons and required facts so far.
     found : Found
         Every violation that was seen.
     """
 
+    evidence: Evidence = dataclasses.field(default_factory=Evidence)
     found: Found = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +70,7 @@ class Breaches(UnderTest):
     def require(self, condition: bool, otherwise: str, case: Case | None = None, **blame: Any) -> None:
         """Require a plain fact; without it every clause of the check breaks, or those that `breach` is told."""
         __tracebackhide__ = True
+        self.evidence.required += 1
         if not condition:
             self.breach(otherwise, case, **blame)
 

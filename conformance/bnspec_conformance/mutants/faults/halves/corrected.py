@@ -13,7 +13,7 @@ from bnspec._normalize import factor
 from bnspec._renorm import corrections
 from bnspec._types import per_channel
 from bnspec_conformance.mutants.editing import edit
-from bnspec_conformance.mutants.faults.halves.feeds import one_feed
+from bnspec_conformance.mutants.faults.halves.feeds import fed_variance, one_feed, over_groups
 from bnspec_conformance.mutants.mutant import Mutant
 from bnspec_conformance.mutants.naive import dx_plus, normalized_again, wide
 from bnspec_conformance.mutants.overriding import Override, override
@@ -73,10 +73,8 @@ def _mean_of_deviations(stats: Moments, config: Any) -> Moments | None:
         return None
     if config.single_value == "keep" and (stats.count <= config.correction).any():
         return None
-    held = per_channel(stats.count > 0) + np.zeros_like(stats.m2)
-    var = stats.m2 / np.maximum(per_channel(stats.count) - config.correction, 1)
-    number, sigma = np.maximum(held.sum(axis=0), 1), np.sqrt(var + config.epsilon)
-    mean, sigma = ((held * v).sum(axis=0) / number for v in (stats.mean + stats.mean_low, sigma))
+    deviations = np.sqrt(fed_variance(stats, config) + config.epsilon)
+    mean, sigma = over_groups(stats, stats.mean + stats.mean_low, deviations)
     return one_feed(stats, mean, np.maximum(sigma**2 - config.epsilon, 0), config)
 
 

@@ -13,7 +13,7 @@ from bnspec_conformance.mutants.mutant import Mutant
 from bnspec_conformance.mutants.overriding import Override, override
 from bnspec_conformance.mutants.updates import with_stats
 
-__all__ = ["MUTANTS", "one_feed"]
+__all__ = ["MUTANTS", "fed_variance", "one_feed", "over_groups"]
 
 
 def one_feed(stats: Moments, mean: Any, var: Any, config: Any) -> Moments:
@@ -33,7 +33,8 @@ def _averaged(change: Callable[[Moments, Any], Moments]) -> Override:
     return with_stats(fed)
 
 
-def _fed_variance(stats: Moments, config: Any) -> Any:
+def fed_variance(stats: Moments, config: Any) -> Any:
+    """Return the variance of each group as it feeds, corrected."""
     return stats.m2 / np.maximum(per_channel(stats.count) - config.correction, 1)
 
 
@@ -41,22 +42,25 @@ def _by_counts(stats: Moments, config: Any) -> Moments:
     n = per_channel(stats.count) + np.zeros_like(stats.m2)
     share = n / np.maximum(n.sum(axis=0), 1)
     mean = (share * (stats.mean + stats.mean_low)).sum(axis=0)
-    return one_feed(stats, mean, (share * _fed_variance(stats, config)).sum(axis=0), config)
+    return one_feed(stats, mean, (share * fed_variance(stats, config)).sum(axis=0), config)
+
+
+def over_groups(stats: Moments, *values: Any, together: bool = False) -> list[Any]:
+    """Average values of shape (G, C) over the groups in which a channel holds something; `together`: any channel."""
+    held = per_channel(stats.count > 0) + np.zeros_like(stats.m2)
+    number = held.any(axis=1).sum() if together else held.sum(axis=0)
+    return [(held * v).sum(axis=0) / np.maximum(number, 1) for v in values]
 
 
 def _corrected_once(stats: Moments, config: Any) -> Moments:
-    held = per_channel(stats.count > 0) + np.zeros_like(stats.m2)
-    number, n = np.maximum(held.sum(axis=0), 1), per_channel(stats.count.sum(axis=0, keepdims=True))[0]
-    mean, var = ((held * v).sum(axis=0) / number for v in (stats.mean + stats.mean_low, stats.var))
+    n = per_channel(stats.count.sum(axis=0, keepdims=True))[0]
+    mean, var = over_groups(stats, stats.mean + stats.mean_low, stats.var)
     return one_feed(stats, mean, var * (n / np.maximum(n - config.correction, 1)), config)
 
 
 def _shared_by_channels(stats: Moments, config: Any) -> Moments:
     """Divide by the number of groups in which any channel holds something."""
-    held = per_channel(stats.count > 0) + np.zeros_like(stats.m2)
-    number = max(int(held.any(axis=1).sum()), 1)
-    given = (stats.mean + stats.mean_low, _fed_variance(stats, config))
-    mean, var = ((held * v).sum(axis=0) / number for v in given)
+    mean, var = over_groups(stats, stats.mean + stats.mean_low, fed_variance(stats, config), together=True)
     return one_feed(stats, mean, var, config)
 
 

@@ -8,7 +8,7 @@ from bnspec import Moments, Saved, update_running
 from bnspec._derivatives import batch_norm_tangents
 from bnspec._sync import join_sums, signature
 from bnspec._types import per_channel
-from bnspec_conformance.mutants.cotangents import batch_only
+from bnspec_conformance.mutants.cotangents import batch_only, live
 from bnspec_conformance.mutants.faults.sync import same_facts
 from bnspec_conformance.mutants.faults.values.moments import without_distance
 from bnspec_conformance.mutants.mutant import Mutant
@@ -21,8 +21,7 @@ __all__ = ["MUTANTS"]
 def _own_count(saved: Saved) -> Any:
     """Return how many elements a rank itself has in each group and channel, 1 instead of 0."""
     groups, shape = saved.static.groups, saved.x.shape
-    mask = np.broadcast_to(True if saved.mask is None else saved.mask, shape)
-    each = np.reshape(np.moveaxis(mask, groups.axis, -1), (groups.number, -1, shape[groups.axis]))
+    each = np.reshape(np.moveaxis(live(saved), groups.axis, -1), (groups.number, -1, shape[groups.axis]))
     return np.maximum(each.sum(axis=1), 1).astype("float64")
 
 

@@ -10,7 +10,7 @@ from bnspec._derivatives import batch_norm_tangents
 from bnspec._gradients import usable_part
 from bnspec._groups import spread
 from bnspec._normalize import factor
-from bnspec_conformance.mutants.cotangents import batch_only, from_saved
+from bnspec_conformance.mutants.cotangents import batch_only, from_saved, live
 from bnspec_conformance.mutants.mutant import Mutant
 from bnspec_conformance.mutants.naive import dx_plus, kept, total, wide
 from bnspec_conformance.mutants.overriding import Override
@@ -19,15 +19,9 @@ from bnspec_conformance.mutants.replacing import wrap
 __all__ = ["MUTANTS"]
 
 
-def _live(saved: Saved) -> Any:
-    """Return the mask in x's shape."""
-    shape = list(saved.x.shape)
-    return np.broadcast_to(True if saved.mask is None else saved.mask, shape)
-
-
 def _veiled(saved: Saved) -> Any:
     """Return where x is masked and not finite."""
-    return ~_live(saved) & ~np.isfinite(saved.x)
+    return ~live(saved) & ~np.isfinite(saved.x)
 
 
 def _with_g(fields: str, change: Callable[[Any, Saved], Any]) -> Override:
@@ -45,7 +39,7 @@ def _with_g(fields: str, change: Callable[[Any, Saved], Any]) -> Override:
 
 
 def _unmasked(dy: Any, saved: Saved) -> Any:
-    return np.where(_live(saved), dy, np.zeros_like(dy))
+    return np.where(live(saved), dy, np.zeros_like(dy))
 
 
 def _not_veiled(dy: Any, saved: Saved) -> Any:
@@ -58,7 +52,7 @@ def _only_in_its_own_dx(original: Any, dy: Any, saved: Saved, **more: Any) -> An
     if saved.mask is None or not saved.x.size:
         return right
     other = original(_unmasked(dy, saved), saved, **more)
-    return right._replace(x=np.where(_live(saved), other.x, right.x))
+    return right._replace(x=np.where(live(saved), other.x, right.x))
 
 
 def _veiled_dropped(original: Any, dy: Any, saved: Saved, **more: Any) -> Any:

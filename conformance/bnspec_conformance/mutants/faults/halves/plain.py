@@ -7,11 +7,12 @@ import numpy as np
 from bnspec import BatchNormConfig, Groups, Moments, Params, Saved, batch_norm, batch_norm_inference
 from bnspec._checks import arguments, records
 from bnspec._derivatives import batch_norm_vjp
-from bnspec._groups import reduced_axes, spread
+from bnspec._groups import spread
 from bnspec._init import init
+from bnspec._types import per_channel
 from bnspec_conformance.mutants.editing import edit
 from bnspec_conformance.mutants.mutant import Mutant
-from bnspec_conformance.mutants.naive import kept, wide, with_moments
+from bnspec_conformance.mutants.naive import about, kept, total, wide, with_moments
 from bnspec_conformance.mutants.overriding import override
 from bnspec_conformance.mutants.replacing import wrap
 
@@ -68,29 +69,22 @@ def _whole_groups(original: Any, x: Any, params: Any, state: Any, config: Any, *
     return original(x, params, state, config, **named)
 
 
-def _from_the_largest(m: Moments, x: Any, groups: Any, mask: Any) -> Moments:
+def _plain_mean(m: Moments, x: Any, groups: Any, mask: Any) -> Moments:
     """Take the mean of masked groups as the plain sum by the count, which need not be the value of a constant."""
-    if mask is None:
-        return m
-    live = kept(x, groups, mask)
-    plain = np.sum(np.where(live, wide(x, groups), 0.0), axis=reduced_axes(x, groups))
-    n = np.maximum(m.count[:, None] if m.count.ndim == 1 else m.count, 1)
-    mean = plain / n
-    off = np.where(live, wide(x, groups) - spread(mean, x, groups), 0.0)
-    return m._replace(mean=mean, mean_low=0.0 * mean, m2=np.sum(off * off, axis=reduced_axes(x, groups)))
+    return m if mask is None else _from(m, np.zeros_like(m.mean), x, groups, mask)
 
 
 def _from_the_first_group(m: Moments, x: Any, groups: Any, mask: Any) -> Moments:
     """Sum masked groups from a value of the first group, which changes the last bits of the others."""
     if mask is None or groups.number < 2:
         return m
-    live, v = kept(x, groups, mask), wide(x, groups)
-    shift = m.mean[:1] + np.zeros_like(m.mean)
-    n = np.maximum(m.count[:, None] if m.count.ndim == 1 else m.count, 1)
-    rest = np.sum(np.where(live, v - spread(shift, x, groups), 0.0), axis=reduced_axes(x, groups)) / n
-    mean = shift + rest
-    off = np.where(live, v - spread(mean, x, groups), 0.0)
-    return m._replace(mean=mean, mean_low=0.0 * mean, m2=np.sum(off * off, axis=reduced_axes(x, groups)))
+    return _from(m, m.mean[:1] + np.zeros_like(m.mean), x, groups, mask)
+
+
+def _from(m: Moments, shift: Any, x: Any, groups: Any, mask: Any) -> Moments:
+    """Return moments about a mean that is measured from other values."""
+    off = np.where(kept(x, groups, mask), wide(x, groups) - spread(shift, x, groups), 0.0)
+    return about(m, shift + total(off, x, groups) / np.maximum(per_channel(m.count), 1), x, groups, mask)
 
 
 def _together(original: Any, x: Any, params: Params, config: Any, *rest: Any, **more: Any) -> Any:
@@ -189,7 +183,7 @@ MUTANTS = (
         clause="BN-MOM-5",
         row="D11",
         breaks="Takes sum x/n as the mean where there is a mask.",
-        apply=with_moments(_from_the_largest),
+        apply=with_moments(_plain_mean),
     ),
     Mutant(
         name="parameters-come-together",
