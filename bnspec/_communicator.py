@@ -14,7 +14,7 @@ __all__ = ["Communicator", "Signature"]
 class Signature(NamedTuple):
     """Facts that every rank must agree on before a collective means anything [BN-SYNC-9]."""
 
-    operation: str  # "moments", "gradients" or "tangents"
+    operation: str  # "moments", "gradients" or "tangents"; torch's differentiation sends "cotangents of" one, and so on
     layer: str  # the layer's name
     channels: int
     groups: int
@@ -42,7 +42,8 @@ class Communicator(Protocol):
         Parameters
         ----------
         payload : array
-            The same shape and dtype on every rank, float64 where the device has it.
+            The same shape and dtype on every rank, float64 where the device has it. It belongs to no graph of torch:
+            the core differentiates through the message. In JAX it may be a tracer.
         combine : callable
             ``combine(a, b)``, associative up to rounding, where a holds lower ranks than b.
         signature : Signature

@@ -1,13 +1,14 @@
 """Modes of libraries: whether operations on arrays run now, are recorded, or are replaced by something else.
 
 A fast path, or a layer that keeps what it computed, must not decide by the arrays alone. Inside ``torch.jit.trace``
-or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Four questions
+or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Five questions
 are answered here, without importing a library that was not imported before:
 
 - `transformation`: do arrays stand for values that are not there, or not yet there?
 - `observer`: is somebody to see each operation, whether the values are there or not?
 - `differentiated`: may the library differentiate what is done with them?
 - `readable`: may the memory of torch's tensors be read past torch?
+- `one_node`: may what is done with torch's tensors be one node of its graph?
 """
 
 import functools
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from bnspec._arrays import Array, array_namespace, jax_tracer
 from bnspec._dtypes import dtype_name
 
-__all__ = ["differentiated", "observer", "readable", "transformation", "untraced", "values"]
+__all__ = ["differentiated", "observer", "one_node", "readable", "transformation", "untraced", "values"]
 
 _R = TypeVar("_R")
 
@@ -141,6 +142,26 @@ def readable(*tensors: Any) -> bool:
         if v is not None and not (type(v) in plain[0] and keys_of(v).raw_repr() in plain[1]):
             return False
     return True
+
+
+def one_node(*tensors: Any) -> bool:
+    """Return whether what is done with torch's tensors may become one node of torch's graph, if it keeps one.
+
+    So it may while the graph alone records: a mode that watches sees what happens inside of a node, forward and
+    backward, but a transformation, forward mode and a tensor's own class have rules for operations, not for nodes.
+
+    Parameters
+    ----------
+    *tensors : tensor or None
+        Only torch's, of which one at least is no None.
+    """
+    if readable(*tensors):
+        return True
+    torch = sys.modules["torch"]
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    if torch.compiler.is_compiling() or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    return transformation(*tensors) is None and all(v is None or type(v) in kinds for v in tensors)
 
 
 def values(x: Array) -> list[Any] | None:

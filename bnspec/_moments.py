@@ -69,7 +69,7 @@ def moments(x: Array, groups: Groups, mask: Array | None, *, plain: bool | None 
     v = xp.astype(split(x, groups), dtype, copy=False)
     size = math.prod([v.shape[a] for a in axes])
     if untraced(lambda: 0 in [v.shape[a] for a in axes]):
-        zero = full((groups.number, x.shape[groups.axis]), 0.0, dtype=dtype, like=x)
+        zero = xp.sum(v, axis=axes)  # a sum of nothing: a rank without elements takes part in the derivative too
         shape = (groups.number,) if one_count(mask, groups) else zero.shape
         count = full(shape, 0, dtype=count_dtype(xp), like=x)
         return Moments(remember(count, [0] * math.prod(shape)), zero, zero, zero)

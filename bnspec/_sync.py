@@ -4,19 +4,27 @@ Forward, each rank sends (count, weight, mean, m2) of its groups and channels an
 every rank ends with the same bits; backward, the gradient sums are added in the same order. The payload and the
 way in which two payloads combine are decided here; a communicator only moves arrays.
 
+So are the derivatives of both, which are messages in their turn. With w the weight of a rank, W that of all, and g a
+cotangent added over ranks, the joined ``mean = sum w*mean_r/W`` and ``m2 = sum m2_r + w*(mean_r - mean)^2`` have
+
+    dmean_r = w/W * g_mean + 2*w*(mean_r - mean) * g_m2,    dm2_r = g_m2
+
+A communicator never sees an array that belongs to a graph.
+
 References
 ----------
 Chan, Golub, LeVeque 1983 (merging); Peng et al., "MegDet", 2018, section 3.2 (cross-GPU batch normalization).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from bnspec._arrays import array_namespace, is_array, library
+from bnspec._arrays import array_namespace, is_array, library, stop_gradient
 from bnspec._communicator import Communicator, Signature
 from bnspec._config import BatchNormConfig
 from bnspec._dtypes import count_dtype, dtype_name
 from bnspec._errors import CommunicatorError, refusal
+from bnspec._rules import refuse_stand_ins, with_rules
 from bnspec._types import Array, Moments, per_channel
 
 __all__ = ["join_moments", "join_sums", "signature"]
@@ -85,19 +93,60 @@ def join_moments(
     weight = xp.astype(n > 0, dtype) if by_rank else n
     spread = local.var if by_rank else local.m2
     sums = _added(counts, n, weight, by_rank)
-    added, c = len(sums), int(spread.shape[1])
-    payload = xp.concat([*sums, local.mean, local.mean_low, spread], axis=1)
-    joined = _joined(payload, lambda a, b: merge(a, b, added), comm, about)
-
-    *sums, mean, low, m2 = (joined[:, k * c : (k + 1) * c] for k in range(added + 3))
-    total, whole = sums[-1], count_dtype(xp)
-    count = xp.astype(sums[0], whole)
-    if added == 3:
-        count = count * _LANE + xp.astype(sums[1], whole)
+    (*totals, low), mean, m2 = _merged(sums, local.mean, local.mean_low, spread, comm, about, merge)
+    total, whole = totals[-1], count_dtype(xp)
+    count = xp.astype(totals[0], whole)
+    if len(totals) == 3:
+        count = count * _LANE + xp.astype(totals[1], whole)
     if by_rank:
         m2 = m2 / (total + xp.astype(total == 0, dtype)) * xp.astype(count, dtype)
     divisor = total * n if by_rank else total
     return Moments(count, mean, low, m2), divisor + xp.astype(divisor == 0, dtype)
+
+
+def _merged(
+    sums: list[Array],
+    mean: Array,
+    low: Array,
+    spread: Array,
+    comm: Communicator,
+    about: Signature,
+    merge: Callable[[Array, Array, int], Array],
+) -> tuple[list[Array], Array, Array]:
+    """Merge over ranks; return the added numbers with the mean's low part, the mean, and the merged spread.
+
+    Only the mean and the spread have derivatives: the low part of a mean is what rounding left of it.
+    """
+    xp, added, c = array_namespace(mean), len(sums), int(spread.shape[1])
+    constants: list[Array] = []
+
+    def function(mean: Array, spread: Array) -> list[Array]:
+        joined = _joined(
+            xp.concat([*sums, mean, stop_gradient(low), spread], axis=1), lambda a, b: merge(a, b, added), comm, about
+        )
+        blocks = [joined[:, k * c : (k + 1) * c] for k in range(added + 3)]
+        constants.extend([*blocks[:added], blocks[added + 1]])
+        return [blocks[added], blocks[added + 2]]
+
+    def shares() -> tuple[Array, Array]:
+        weight, total = sums[-1], constants[added - 1]
+        return weight, weight / (total + xp.astype(total == 0, total.dtype))
+
+    def apart(given: Sequence[Array], results: Sequence[Array]) -> Array:
+        return ((given[0] - results[0]) + (low - constants[added])) * 2.0
+
+    def pull_back(given: Sequence[Array], results: Sequence[Array], g: Sequence[Array]) -> list[Array]:
+        weight, share = shares()
+        g_mean, g_spread = join_sums(list(g), comm, _derivative(about, "cotangents"))
+        return [share * g_mean + weight * apart(given, results) * g_spread, g_spread]
+
+    def push_forward(given: Sequence[Array], results: Sequence[Array], v: Sequence[Array]) -> list[Array]:
+        weight, share = shares()
+        dots = [share * v[0], v[1] + weight * apart(given, results) * v[0]]
+        return join_sums(dots, comm, _derivative(about, "tangents"))
+
+    mean, spread = with_rules(function, pull_back, push_forward, mean, spread)
+    return constants, mean, spread
 
 
 def _added(count: Array, n: Array, weight: Array, by_rank: bool) -> list[Array]:
@@ -114,12 +163,26 @@ def join_sums(sums: list[Array], comm: Communicator | None, about: Signature | N
     if comm is None or about is None:
         return sums
     xp = array_namespace(sums[0])
-    joined = _joined(xp.stack(sums, axis=0), _add, comm, about)
+
+    def function(stacked: Array) -> list[Array]:
+        return [_joined(stacked, _add, comm, about)]
+
+    def again(kind: str) -> Callable[..., list[Array]]:  # a sum over ranks is its own derivative, in both modes
+        derived = _derivative(about, kind)
+        return lambda given, results, v: [xp.stack(join_sums([v[0][i, ...] for i in range(len(sums))], comm, derived))]
+
+    (joined,) = with_rules(function, again("cotangents"), again("tangents"), xp.stack(sums, axis=0))
     return [joined[i, ...] for i in range(len(sums))]
+
+
+def _derivative(about: Signature, kind: str) -> Signature:
+    """Return the facts of the message that a derivative of a message is; no other message has its operation."""
+    return about._replace(operation=f"{kind} of {about.operation}")
 
 
 def _joined(payload: Array, combine: Callable[[Array, Array], Array], comm: Communicator, about: Signature) -> Array:
     """Ask a communicator, and refuse an answer that is not what was sent joined: it may be anybody's."""
+    refuse_stand_ins(f"{about.layer}: statistics of ranks to be joined", "BN-SYNC-9", payload)
     joined = comm.all_reduce(payload, combine, about)
     same = is_array(joined) and library(joined) == library(payload)
     if not same or joined.shape != payload.shape or joined.dtype != payload.dtype:

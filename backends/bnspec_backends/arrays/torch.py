@@ -1,7 +1,7 @@
 """torch tensors on the CPU or a CUDA device, with torch's automatic differentiation.
 
-Derivatives of any order work: through the specification's own primitives, or, on the CPU, once through compiled kernels
-and from there on through the specification's. Users who want no graph call bnspec's explicit derivatives.
+Derivatives of any order work: the first is the specification's own, by the kernels that serve the call, and from there
+on torch differentiates the specification's formulas. Users who want no graph call bnspec's explicit derivatives.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 
 from bnspec import Kernels
 from bnspec_backends import cpu
+from bnspec_backends.autograd.torch_kernels import TorchKernels
 
 __all__ = ["TorchBackend"]
 
@@ -25,7 +26,7 @@ class TorchBackend:
     def kernels(self) -> Kernels:
         """Kernels of the specification; for tensors on the CPU compiled ones, if `bnspec_backends.cpu` has them."""
         if cpu.in_use() != "compiled":
-            return Kernels()
+            return TorchKernels()
         from bnspec_backends.cpu.torch_kernels import TorchCpuKernels
 
         return TorchCpuKernels()

@@ -1,9 +1,8 @@
 """Kernels for torch tensors on the CPU: compiled, without a copy and without losing torch's own differentiation.
 
-Where no gradient is asked for, the kernels read and write the tensors' memory. Where one is, the two passes of the
-forward operation are one `autograd.Function`: its backward is `pull_back`, or, while a graph of the gradient itself is
-made, torch's differentiation of the specification's formulas. Masks, ranks and renorm that need a gradient go the
-specification's way throughout, as does every tensor whose memory is not there to be read.
+The kernels read and write the tensors' memory where it is there to be read and nobody records what is done with it:
+also inside the forward and the backward pass of the one function that torch's graph knows
+(`bnspec_backends.autograd.torch_function`). Every other call goes the specification's way.
 """
 
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 import numpy
 import torch
 
-from bnspec import BatchNormConfig, Gradients, Groups, Kernels, Moments, Normalized, Params, RunningState, Saved
+from bnspec import BatchNormConfig, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved
 from bnspec._gradients import parameter_gradients
 from bnspec._modes import readable
-from bnspec._types import Static
+from bnspec_backends.autograd.torch_function import recorded
+from bnspec_backends.autograd.torch_kernels import TorchKernels
 from bnspec_backends.cpu import operations
 from bnspec_backends.cpu.compiled_kernels import CompiledKernels
 from bnspec_backends.plain_calls import is_plain, is_plain_gradient
@@ -24,11 +24,8 @@ __all__ = ["TorchCpuKernels"]
 _COMPILED = CompiledKernels()
 
 
-class TorchCpuKernels(Kernels):
+class TorchCpuKernels(TorchKernels):
     """Kernels for tensors on the CPU, over those for NumPy arrays."""
-
-    def differentiable(self, *, plain_sums: bool) -> Kernels:
-        return Kernels().differentiable(plain_sums=plain_sums)
 
     def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
         if not _may_read(x, mask):
@@ -55,17 +52,16 @@ class TorchCpuKernels(Kernels):
             )
         )
 
-    def forward(
+    def _forward(
         self, x: Any, params: Params, config: BatchNormConfig, groups: Groups, **more: Any
     ) -> tuple[Moments, Normalized]:
-        if not is_plain(config, **more) or not readable(x, *params) or not operations.serves(_array(x)):
-            return super().forward(x, params, config, groups, **more)
-        if _differentiated(x, *params):
-            found = _Forward.apply(x, *params, config, groups, self)  # type: ignore[no-untyped-call]
-        else:
-            found = _both_passes(x, *params, config, groups)
-        count, mean, low, m2, inverse, y = found
-        return Moments(count, mean, low, m2), Normalized(y, mean, low, inverse, count.to(inverse.dtype))
+        if not is_plain(config, **more) or not _may_read(x, *params) or not operations.serves(_array(x)):
+            return super()._forward(x, params, config, groups, **more)
+        gamma, beta = map(_array, params)
+        stats, inverse, y = operations.forward(_array(x), gamma, beta, config.epsilon, groups)
+        count, mean, low, m2 = map(_tensor, stats)
+        inverse = _tensor(inverse)
+        return Moments(count, mean, low, m2), Normalized(_tensor(y), mean, low, inverse, count.to(inverse.dtype))
 
     def pull_back(self, dy: Any, saved: Saved, **more: Any) -> Gradients:
         arrays = (saved.x, saved.gamma, saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor)
@@ -101,60 +97,9 @@ class TorchCpuKernels(Kernels):
         return _tensor(operations.merge(_array(a), _array(b), added))
 
 
-class _Forward(torch.autograd.Function):
-    """Function of x, gamma and beta; returns count, mean, its low part, m2, 1/sqrt(var + epsilon) and y."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Any, gamma: Any, beta: Any, config: BatchNormConfig, groups: Groups, kernels: TorchCpuKernels
-    ) -> Any:
-        found = _both_passes(x, gamma, beta, config, groups)
-        count, mean, low, _, inverse, _ = found
-        ctx.save_for_backward(x, gamma, beta, mean, low, inverse)
-        ctx.about = (config, groups, kernels, count.to(torch.float64))
-        ctx.mark_non_differentiable(count, low)
-        ctx.set_materialize_grads(False)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        _, gmean, _, gm2, ginverse, g = grads
-        x, gamma, beta, mean, low, inverse = ctx.saved_tensors
-        config, groups, kernels, count = ctx.about
-        params = Params(gamma, beta)
-        if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn
-            stats, done = Kernels().forward(x, params, config, groups)
-            given = zip((stats.mean, stats.m2, done.inverse_stddev, done.y), (gmean, gm2, ginverse, g), strict=True)
-            pairs = [(v, d) for v, d in given if d is not None]
-            wanted = [v for v, needed in zip((x, gamma, beta), ctx.needs_input_grad, strict=False) if needed]
-            outputs, directions = zip(*pairs, strict=True)
-            found = iter(torch.autograd.grad(outputs, wanted, directions, create_graph=True, allow_unused=True))
-            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None
-
-        g = torch.zeros_like(x) if g is None else g
-        dvar = None if gm2 is None else gm2 * count[:, None]
-        if ginverse is not None:  # inverse = (var + epsilon)**(-1/2)
-            own = -0.5 * ginverse * inverse**3
-            dvar = own if dvar is None else dvar + own
-        done = Normalized(None, mean, low, inverse, count)
-        saved = Saved.of(x, None, params, done, Static(groups, config, ""))
-        return *kernels.pull_back(g, saved, dmean=gmean, dvar=dvar), None, None, None
-
-
-def _both_passes(x: Any, gamma: Any, beta: Any, config: BatchNormConfig, groups: Groups) -> tuple[Any, ...]:
-    """Return count, mean, its low part, m2, 1/sqrt(var + epsilon) and y."""
-    stats, inverse, y = operations.forward(_array(x), _array(gamma), _array(beta), config.epsilon, groups)
-    return *map(_tensor, stats), _tensor(inverse), _tensor(y)
-
-
 def _may_read(*tensors: Any) -> bool:
     """Return whether the memory of tensors may be read and nobody wants a gradient of what is done with it."""
-    return readable(*tensors) and not _differentiated(*tensors)
-
-
-def _differentiated(*tensors: Any) -> bool:
-    """Return whether torch records what is done with one of them."""
-    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
+    return readable(*tensors) and not recorded(*tensors)
 
 
 def _array(v: Any) -> Any:

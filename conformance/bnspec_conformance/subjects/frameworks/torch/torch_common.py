@@ -1,5 +1,6 @@
 """Common parts of subjects on torch: arrays in and out, and torch's own automatic differentiation."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,11 +48,15 @@ def gradients(forward: Forward, given: Mapping[str, Any], dy: Any) -> tuple[Any,
 
 
 def tangent(forward: Forward, given: Mapping[str, Any], dots: Mapping[str, Any]) -> Any:
-    """Return the tangent of y by forward mode; a tensor without a tangent of its own has 0."""
+    """Return the tangent of y by forward mode; a tensor without a tangent of its own has 0.
+
+    There is one level in a process, so threads that push tangents together are started inside of one.
+    """
     import torch
     from torch.autograd import forward_ad
 
-    with forward_ad.dual_level():
+    outside: Any = forward_ad.dual_level() if forward_ad._current_level < 0 else contextlib.nullcontext()
+    with outside:
         dual = {}
         for name, value in given.items():
             dot = dots.get(name)

@@ -1,0 +1,112 @@
+"""Normalization by the batch as one function of torch's graph, whatever the options are.
+
+Its forward pass runs kernels on tensors without a graph. Its backward pass is `Kernels.pull_back`, so that ranks join
+the sums that the explicit derivative joins, and masks and renorm stay on the kernels that serve plain calls. While a
+graph of the gradient itself is made, the gradient is torch's differentiation of the specification's formulas, in whose
+middle a message between ranks has rules of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from bnspec import BatchNormConfig, Groups, Kernels, Moments, Normalized, Params, RunningState, Saved
+from bnspec._communicator import Communicator
+from bnspec._types import Static, per_channel
+
+__all__ = ["Call", "recorded", "through_graph"]
+
+
+class Call(NamedTuple):
+    """What a forward pass is told beside x and the parameters: all of it is constant to the derivatives."""
+
+    config: BatchNormConfig
+    groups: Groups
+    state: RunningState | None = None
+    mask: Any = None
+    comm: Communicator | None = None
+    name: str = "batch_norm"
+
+    def more(self) -> dict[str, Any]:
+        """Return the keywords of `Kernels.forward`."""
+        return {"state": self.state, "mask": self.mask, "comm": self.comm, "name": self.name}
+
+
+def recorded(*tensors: Any) -> bool:
+    """Return whether torch keeps a graph of what is done with one of the tensors."""
+    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
+
+
+def through_graph(
+    kernels: Kernels, forward: Callable[..., tuple[Moments, Normalized]], x: Any, params: Params, call: Call
+) -> tuple[Moments, Normalized]:
+    """Return what `forward` computes, as results of one node of the graph.
+
+    Parameters
+    ----------
+    kernels : Kernels
+        Their `pull_back` is the derivative.
+    forward : callable
+        ``forward(x, params, config, groups, **more)``, for tensors that nobody records.
+    x : tensor
+    params : Params
+    call : Call
+    """
+    found = _Forward.apply(x, *params, call, kernels, forward)  # type: ignore[no-untyped-call]
+    count, mean, low, m2, inverse, y, *rest = found
+    if not rest:
+        rest = [count.to(inverse.dtype)]
+    return Moments(count, mean, low, m2), Normalized(y, mean, low, inverse, *rest)
+
+
+class _Forward(torch.autograd.Function):
+    """Function of x, gamma and beta; returns count, mean, its low part, m2, 1/sqrt(var + epsilon), y, and the rest.
+
+    The rest is the divisor, and renorm's r and d; it is left out where the divisor is the count.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, gamma: Any, beta: Any, call: Call, kernels: Kernels, forward: Any) -> Any:
+        given = (v if v is None else v.detach() for v in (gamma, beta))
+        stats, done = forward(x.detach(), Params(*given), call.config, call.groups, **call.more())
+        rest = [] if done.divisor is None else [v for v in (done.divisor, done.r, done.d) if v is not None]
+        ctx.save_for_backward(x, gamma, beta, call.mask, stats.mean, stats.mean_low, done.inverse_stddev)
+        if call.state is not None:  # of renorm, and about to be moved: modules of torch do so in place
+            call = call._replace(state=RunningState(*(v if v is None else v.clone() for v in call.state)))
+        ctx.about = (call._replace(mask=None), kernels, stats.count, rest)
+        ctx.mark_non_differentiable(stats.count, stats.mean_low, *rest)
+        ctx.set_materialize_grads(False)
+        return stats.count, stats.mean, stats.mean_low, stats.m2, done.inverse_stddev, done.y, *rest
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, gamma, beta, mask, mean, low, inverse = ctx.saved_tensors
+        call, kernels, count, rest = ctx.about
+        call = call._replace(mask=mask)
+        if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn
+            wanted = ctx.needs_input_grad[:3]
+            return *_of_formulas(call, x, Params(gamma, beta), wanted, grads), None, None, None
+
+        _, dmean, _, dm2, dinverse, dy, *_ = grads
+        dy = torch.zeros_like(x) if dy is None else dy
+        dvar = None if dm2 is None else dm2 * per_channel(count.to(dm2.dtype))
+        if dinverse is not None:  # inverse = (var + epsilon)**(-1/2)
+            own = -0.5 * dinverse * inverse**3
+            dvar = own if dvar is None else dvar + own
+        done = Normalized(None, mean, low, inverse, *(rest or [count.to(inverse.dtype)]))
+        saved = Saved.of(x, mask, Params(gamma, beta), done, Static(call.groups, call.config, call.name))
+        found = kernels.pull_back(dy, saved, comm=call.comm, dmean=dmean, dvar=dvar)
+        return *found, None, None, None
+
+
+def _of_formulas(call: Call, x: Any, params: Params, wanted: Any, grads: Any) -> list[Any]:
+    """Return the gradients as torch's own differentiation of the specification, which it can differentiate again."""
+    stats, done = Kernels().forward(x, params, call.config, call.groups, **call.more())
+    outputs = (stats.mean, stats.m2, done.inverse_stddev, done.y)
+    pairs = [(v, d) for v, d in zip(outputs, (grads[1], grads[3], grads[4], grads[5]), strict=True) if d is not None]
+    leaves = [v for v, needed in zip((x, *params), wanted, strict=True) if needed]
+    results, directions = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(results, leaves, directions, create_graph=True, allow_unused=True))
+    return [next(found) if needed else None for needed in wanted]
+

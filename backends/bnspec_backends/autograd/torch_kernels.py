@@ -1,0 +1,36 @@
+"""Kernels for torch tensors on any device: the specification's formulas, as operations that torch differentiates well.
+
+A call that torch records for a gradient is one node of its graph (`bnspec_backends.autograd.torch_function`). Under
+torch.func, forward mode and whatever else looks at single operations, the formulas are what is looked at.
+"""
+
+from typing import Any
+
+from bnspec import BatchNormConfig, Groups, Kernels, Moments, Normalized, Params
+from bnspec._modes import one_node
+from bnspec_backends.autograd.torch_function import Call, recorded, through_graph
+
+__all__ = ["TorchKernels"]
+
+
+class TorchKernels(Kernels):
+    """Kernels for every tensor; those of a device derive theirs and override what they have a better way for.
+
+    A subclass computes in `_forward`, not in `forward`, which decides how torch is to see the call.
+    """
+
+    def differentiable(self, *, plain_sums: bool) -> Kernels:
+        return Kernels().differentiable(plain_sums=plain_sums)
+
+    def forward(
+        self, x: Any, params: Params, config: BatchNormConfig, groups: Groups, **more: Any
+    ) -> tuple[Moments, Normalized]:
+        if recorded(x, *params) and one_node(x, *params):
+            return through_graph(self, self._forward, x, params, Call(config, groups, **more))
+        return self._forward(x, params, config, groups, **more)
+
+    def _forward(
+        self, x: Any, params: Params, config: BatchNormConfig, groups: Groups, **more: Any
+    ) -> tuple[Moments, Normalized]:
+        """Compute what `forward` returns; torch may record each operation."""
+        return super().forward(x, params, config, groups, **more)
