@@ -43,7 +43,7 @@ class CaseRunner(Breaches):
         return reason is not None
 
     def inside(self, cases: Iterable[Case]) -> list[Case]:
-        """Return the cases that are in scope.
+        """Return the cases that are in scope, less what the subject does not deal in: references are made of these.
 
         Raises
         ------
@@ -51,7 +51,7 @@ class CaseRunner(Breaches):
             If there is none.
         """
         given = list(cases)
-        found = [case for case in given if self.takes(case)]
+        found = [self.fit(case) for case in given if self.takes(case)]
         if not found:
             reason = self._reason(self.fit(given[0])) if given else None
             raise NotSupported(reason or "no case is in its scope")

@@ -198,7 +198,7 @@ def test_gradients(t: Trial, case: Case) -> None:
 @explore()
 def test_loss_of_one_rank(t: Trial) -> None:
     """A loss on one rank alone, or of the statistics alone, has a gradient on all, as a difference quotient says."""
-    for case in (world(4, 2), world(4, 2, sync_weighting="rank"), world(4, 0)):
+    for case in map(t.fit, (world(4, 2), world(4, 2, sync_weighting="rank"), world(4, 0))):
         quiet = [r if i == 0 else dataclasses.replace(r, dy=np.zeros_like(r.x)) for i, r in enumerate(case.ranks)]
         for own in (dataclasses.replace(case, ranks=tuple(quiet), dmean=None, dvar=None), case):
             got = t.agree(own, "dx", "dgamma", "dbeta")
@@ -239,6 +239,6 @@ def test_forced_rank_weighting(t: Trial) -> None:
     renorm = Renorm(rmax=2.0, dmax=3.0)
     for case in (*t.inside(worlds(sync_weighting="rank")), world(4, 2, sync_weighting="rank", renorm=renorm)):
         t.agree(case, *_LOCAL, *_JOINED, control=by_count(case))
-    even = world(4, 4, 4, sync_weighting="rank")
+    even = t.fit(world(4, 4, 4, sync_weighting="rank"))
     counted = by_count(even)
     t.agree(even, *_LOCAL, *_JOINED, reference=exact(counted), control=counted)
