@@ -12,7 +12,7 @@ from bnspec._config import BatchNormConfig
 from bnspec._discovery import kernels_for
 from bnspec._dtypes import arithmetic_dtype
 from bnspec._masks import mask_of
-from bnspec._modes import untraced
+from bnspec._modes import recording, untraced
 from bnspec._running import used_statistics
 from bnspec._types import Array, Moments, Params, RunningState, Saved, Static
 
@@ -89,6 +89,10 @@ def batch_norm(
     >>> y.tolist(), stats.mean.tolist(), stats.var.tolist()
     ([[-0.5], [0.5]], [[2.0]], [[1.0]])
     """
+    if recording(x):
+        from bnspec._torch import calls
+
+        return calls.batch_norm(x, params, config, state=state, mask=mask, lengths=lengths, comm=comm, name=name)
     groups = untraced(arguments.forward, x, params, config, state, mask, lengths, comm, name)
     mask = mask_of(x, groups.axis, mask, lengths)
     stats, done = kernels_for(x).forward(x, params, config, groups, state=state, mask=mask, comm=comm, name=name)
@@ -138,6 +142,10 @@ def batch_norm_inference(
     >>> bnspec.batch_norm_inference(np.asarray([[5.0]]), params, state, config)[0].tolist()
     [[2.0]]
     """
+    if recording(x):
+        from bnspec._torch import calls
+
+        return calls.batch_norm_inference(x, params, state, config, name=name)
     groups = untraced(arguments.inference, x, params, state, config, name)
     if config.averaging == "debiased":  # divided before it is rounded
         xp, dtype = array_namespace(state.mean), arithmetic_dtype(x)

@@ -211,10 +211,11 @@ class BatchNormConfig:
                 expected='ghost_source "first", "merged" or "sequential"',
                 do="A mean of variances belongs to no set of elements, so it cannot be pooled.",
             )
+        put("_text", json.dumps(dataclasses.asdict(self)))
 
     def to_json(self) -> str:
         """Return the configuration as JSON; `from_json` gives back an equal one."""
-        return json.dumps(dataclasses.asdict(self))
+        return self.text
 
     @classmethod
     def from_json(cls, text: str) -> "BatchNormConfig":
@@ -240,6 +241,12 @@ class BatchNormConfig:
             return cls(**fields)
         except (TypeError, RecursionError) as error:
             raise _no_configuration(f"a configuration that cannot be built ({error})") from error
+
+    @property
+    def text(self) -> str:
+        """What `to_json` returns, kept with the configuration."""
+        found: str = vars(self)["_text"]
+        return found
 
     @property
     def counts_updates(self) -> bool:

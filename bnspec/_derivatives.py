@@ -10,7 +10,7 @@ from bnspec._communicator import Communicator
 from bnspec._discovery import kernels_for
 from bnspec._gradients import tangent_coefficients, usable_part
 from bnspec._kernels import narrowed, widened
-from bnspec._modes import untraced
+from bnspec._modes import in_graph, recording, untraced
 from bnspec._sync import join_sums, signature
 from bnspec._types import Array, Gradients, Saved, Tangents, per_channel
 
@@ -69,6 +69,10 @@ def batch_norm_vjp(
     >>> grads.x.tolist(), grads.gamma.tolist(), grads.beta.tolist()
     ([[-0.75], [0.75]], [2.0], [4.0])
     """
+    if comm is None and recording(dy) and not in_graph(dy, *saved[:-1]):
+        from bnspec._torch import calls
+
+        return calls.batch_norm_vjp(dy, saved, dmean=dmean, dvar=dvar)
     untraced(arguments.derivative, "dy", dy, saved, comm, dmean=dmean, dvar=dvar)
     return kernels_for(saved.x).pull_back(dy, saved, comm=comm, dmean=dmean, dvar=dvar)
 

@@ -1,13 +1,14 @@
 """Modes of libraries: whether operations on arrays run now, are recorded, or are replaced by something else.
 
 A fast path, or a layer that keeps what it computed, must not decide by the arrays alone. Inside ``torch.jit.trace``
-or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Five questions
+or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Six questions
 are answered here, without importing a library that was not imported before:
 
 - `transformation`: do arrays stand for values that are not there, or not yet there?
 - `observer`: is somebody to see each operation, whether the values are there or not?
 - `differentiated`: may the library differentiate what is done with them?
 - `readable`: may the memory of torch's tensors be read past torch?
+- `recording`: does torch write down operators, to run them later or not at all?
 - `one_node`: may what is done with torch's tensors be one node of its graph?
 """
 
@@ -19,7 +20,17 @@ from typing import Any, TypeVar
 from bnspec._arrays import Array, array_namespace, jax_tracer
 from bnspec._dtypes import dtype_name
 
-__all__ = ["differentiated", "observer", "one_node", "readable", "transformation", "untraced", "values"]
+__all__ = [
+    "differentiated",
+    "in_graph",
+    "observer",
+    "one_node",
+    "readable",
+    "recording",
+    "transformation",
+    "untraced",
+    "values",
+]
 
 _R = TypeVar("_R")
 
@@ -117,9 +128,21 @@ def differentiated(*arrays: Array | None) -> bool:
     torch = _torch_of(arrays)
     if torch is None:
         return False
-    tensors: list[Any] = [v for v in arrays if isinstance(v, torch.Tensor)]
-    recorded = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
-    return recorded or _busy(torch)
+    return in_graph(*arrays) or _busy(torch)
+
+
+def in_graph(*arrays: Array | None) -> bool:
+    """Return whether torch keeps a graph of what is done with one of the arrays.
+
+    Parameters
+    ----------
+    *arrays : array or None
+        Of any library; False for those of others than torch.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.is_grad_enabled():
+        return False
+    return any(isinstance(v, torch.Tensor) and v.requires_grad for v in arrays)
 
 
 def readable(*tensors: Any) -> bool:
@@ -142,6 +165,33 @@ def readable(*tensors: Any) -> bool:
         if v is not None and not (type(v) in plain[0] and keys_of(v).raw_repr() in plain[1]):
             return False
     return True
+
+
+def recording(x: Any) -> bool:
+    """Return whether torch writes operators into a graph, or runs them on place holders, now that x comes by.
+
+    So it does under ``torch.compile`` and export, ``make_fx`` and a ``FakeTensorMode``; not in ``torch.jit.trace``,
+    whose graphs are to be read without bnspec, and not in torch.func, which has rules for operations.
+
+    Parameters
+    ----------
+    x : array
+        Of any library, or anything else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> recording(np.ones(2))
+    False
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not isinstance(x, getattr(torch, "Tensor", ())):
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    if not torch._C._len_torch_dispatch_stack() or torch._C._functorch.maybe_current_level() is not None:
+        return False
+    return any(getattr(mode, "_mode_key", None) is not None for mode in _dispatch_modes())
 
 
 def one_node(*tensors: Any) -> bool:

@@ -16,7 +16,6 @@ References
 Chan, Golub, LeVeque 1983 (merging); Peng et al., "MegDet", 2018, section 3.2 (cross-GPU batch normalization).
 """
 
-import functools
 from collections.abc import Callable, Sequence
 
 from bnspec._arrays import array_namespace, is_array, library, stop_gradient
@@ -24,7 +23,7 @@ from bnspec._communicator import Communicator, Signature
 from bnspec._config import BatchNormConfig
 from bnspec._dtypes import count_dtype, dtype_name
 from bnspec._errors import CommunicatorError, refusal
-from bnspec._rules import refuse_stand_ins, with_rules
+from bnspec._torch.rules import refuse_stand_ins, with_rules
 from bnspec._types import Array, Moments, per_channel
 
 __all__ = ["join_moments", "join_sums", "signature"]
@@ -41,12 +40,7 @@ def signature(
     if comm is None:
         return None
     number, size = map(int, statistics.shape)
-    return Signature(operation, name, size, number, dtype_name(x.dtype), _options(config))
-
-
-@functools.lru_cache(maxsize=256)
-def _options(config: BatchNormConfig) -> str:
-    return config.to_json()
+    return Signature(operation, name, size, number, dtype_name(x.dtype), config.text)
 
 
 def join_moments(

@@ -4,7 +4,7 @@ from bnspec._arrays import on_device_of, stop_gradient
 from bnspec._checks import arguments
 from bnspec._config import BatchNormConfig
 from bnspec._discovery import kernels_for
-from bnspec._modes import untraced
+from bnspec._modes import recording, untraced
 from bnspec._running import used_statistics
 from bnspec._types import Array, Moments, RunningState
 
@@ -52,6 +52,10 @@ def update_running(
     >>> new.mean.tolist(), new.var.tolist()
     ([0.5], [1.25])
     """
+    if recording(state[0]):
+        from bnspec._torch import calls
+
+        return calls.update_running(state, stats, config, name=name)
     untraced(arguments.running, state, stats, config, name)
     # Constants to automatic differentiation: a state that carried its graph along would grow with every step.
     state = RunningState(*(v if v is None else stop_gradient(v) for v in state))

@@ -12,7 +12,7 @@ import torch
 
 from bnspec import Kernels
 from bnspec_backends import cpu
-from bnspec_backends.autograd.torch_kernels import TorchKernels
+from bnspec_backends.torch_kernels import TorchKernels
 
 __all__ = ["TorchBackend"]
 

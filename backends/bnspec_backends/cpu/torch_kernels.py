@@ -2,7 +2,7 @@
 
 The kernels read and write the tensors' memory where it is there to be read and nobody records what is done with it:
 also inside the forward and the backward pass of the one function that torch's graph knows
-(`bnspec_backends.autograd.torch_function`). Every other call goes the specification's way.
+(`bnspec._torch.function`). Every other call goes the specification's way.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ import torch
 from bnspec import BatchNormConfig, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved
 from bnspec._gradients import parameter_gradients
 from bnspec._modes import readable
-from bnspec_backends.autograd.torch_function import recorded
-from bnspec_backends.autograd.torch_kernels import TorchKernels
+from bnspec._torch.function import recorded
 from bnspec_backends.cpu import operations
 from bnspec_backends.cpu.compiled_kernels import CompiledKernels
 from bnspec_backends.plain_calls import is_plain, is_plain_gradient
+from bnspec_backends.torch_kernels import TorchKernels
 
 __all__ = ["TorchCpuKernels"]
 

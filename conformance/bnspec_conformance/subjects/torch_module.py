@@ -88,7 +88,8 @@ class TorchModule:
 
 def _backward(case: Case, rank: RankInputs, comm: Any) -> RankOutcome:
     """Run one rank's module, and differentiate it in reverse mode where gradients are asked for."""
-    module, found = _module(case, comm), {}
+    module = _module(case, comm)
+    found: dict[str, Array] = {}
     call, given = _call(module, rank), _given(case, rank)
     if rank.dy is not None:
         y, found = gradients(call, given, to_torch(rank.dy))

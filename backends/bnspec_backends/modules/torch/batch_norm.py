@@ -1,4 +1,4 @@
-"""Batch normalization as modules of torch: torch's classes, arguments, buffers and hooks, computing what bnspec specifies.
+"""Batch normalization as modules of torch: its classes, arguments, buffers and hooks, computing what bnspec specifies.
 
 A module decides which of bnspec's functions run and keeps their state in torch's buffers; all maths is in the
 functions. `running_mean`, `running_var` and `num_batches_tracked` mean what they mean in torch, so that state dicts go
@@ -197,7 +197,7 @@ class SpecifiedNorm(_BatchNorm):
         y, stats, _ = batch_norm(
             input, params, config, state=state, mask=mask, lengths=lengths, comm=comm, name=self._name()
         )
-        if self.training and state is not None and not (is_recomputing() or in_backward_of_torch(input)):
+        if self.training and state is not None and (torch.compiler.is_compiling() or not _repeats(input)):
             self._move(state, stats, config)
         return y
 
@@ -275,6 +275,11 @@ class SpecifiedNorm(_BatchNorm):
         if self.sync not in (None, False):
             more.append(f"sync={self.sync!r}")
         return ", ".join([super().extra_repr(), *more])  # type: ignore[no-untyped-call]
+
+
+def _repeats(input: torch.Tensor) -> bool:
+    """Return whether a call repeats one whose update was made."""
+    return is_recomputing() or in_backward_of_torch(input)
 
 
 class BatchNorm1d(SpecifiedNorm, torch.nn.BatchNorm1d):

@@ -139,7 +139,9 @@ def _refuse_impossible(module: Any, options: Options) -> None:
     """Build the configuration that a module would have, before anything changes."""
     values = tuple(vars(options).values())
     axis = getattr(module, "axis", 1)
-    config = configuration(axis, module.eps, module.momentum, module.weight is not None, module.bias is not None, values)
+    config = configuration(
+        axis, module.eps, module.momentum, module.weight is not None, module.bias is not None, values
+    )
     batches = module.num_batches_tracked
     if config.averaging in COUNTED and batches is not None and not batches.is_meta and bool(batches):
         raise refusal(

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bnspec import BatchNormConfig, Groups, Kernels, Moments, Normalized, Params, RunningState, Saved
 from bnspec._communicator import Communicator
-from bnspec._types import Static, per_channel
+from bnspec._config import BatchNormConfig
+from bnspec._kernels import Kernels
+from bnspec._types import Groups, Moments, Normalized, Params, RunningState, Saved, Static, per_channel
 
-__all__ = ["Call", "recorded", "through_graph"]
+__all__ = ["Call", "cotangents_of_moments", "of_formulas", "recorded", "through_graph"]
 
 
 class Call(NamedTuple):
@@ -86,27 +87,44 @@ class _Forward(torch.autograd.Function):
         call = call._replace(mask=mask)
         if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn
             wanted = ctx.needs_input_grad[:3]
-            return *_of_formulas(call, x, Params(gamma, beta), wanted, grads), None, None, None
+            given = (grads[1], grads[3], grads[4], grads[5])
+            return *of_formulas(call, x, Params(gamma, beta), wanted, given), None, None, None
 
         _, dmean, _, dm2, dinverse, dy, *_ = grads
         dy = torch.zeros_like(x) if dy is None else dy
-        dvar = None if dm2 is None else dm2 * per_channel(count.to(dm2.dtype))
-        if dinverse is not None:  # inverse = (var + epsilon)**(-1/2)
-            own = -0.5 * dinverse * inverse**3
-            dvar = own if dvar is None else dvar + own
+        dvar = cotangents_of_moments(dm2, dinverse, count, inverse)
         done = Normalized(None, mean, low, inverse, *(rest or [count.to(inverse.dtype)]))
         saved = Saved.of(x, mask, Params(gamma, beta), done, Static(call.groups, call.config, call.name))
         found = kernels.pull_back(dy, saved, comm=call.comm, dmean=dmean, dvar=dvar)
         return *found, None, None, None
 
 
-def _of_formulas(call: Call, x: Any, params: Params, wanted: Any, grads: Any) -> list[Any]:
-    """Return the gradients as torch's own differentiation of the specification, which it can differentiate again."""
+def cotangents_of_moments(dm2: Any, dinverse: Any, count: Any, inverse: Any) -> Any:
+    """Return the cotangent of var that those of ``m2 = count*var`` and ``inverse = (var + epsilon)**(-1/2)`` make."""
+    dvar = None if dm2 is None else dm2 * per_channel(count.to(dm2.dtype))
+    if dinverse is None:
+        return dvar
+    own = -0.5 * dinverse * inverse**3
+    return own if dvar is None else dvar + own
+
+
+def of_formulas(call: Call, x: Any, params: Params, wanted: Any, grads: Any) -> list[Any]:
+    """Return the gradients as torch's own differentiation of the specification, which it can differentiate again.
+
+    Parameters
+    ----------
+    call : Call
+    x : tensor
+    params : Params
+    wanted : sequence of bool
+        Whether x, gamma and beta need a gradient.
+    grads : sequence of tensor or None
+        Cotangents of mean, m2, 1/sqrt(var + epsilon) and y.
+    """
     stats, done = Kernels().forward(x, params, call.config, call.groups, **call.more())
     outputs = (stats.mean, stats.m2, done.inverse_stddev, done.y)
-    pairs = [(v, d) for v, d in zip(outputs, (grads[1], grads[3], grads[4], grads[5]), strict=True) if d is not None]
+    pairs = [(v, d) for v, d in zip(outputs, grads, strict=True) if d is not None]
     leaves = [v for v, needed in zip((x, *params), wanted, strict=True) if needed]
     results, directions = zip(*pairs, strict=True)
     found = iter(torch.autograd.grad(results, leaves, directions, create_graph=True, allow_unused=True))
     return [next(found) if needed else None for needed in wanted]
-

@@ -1,6 +1,6 @@
 """Kernels for torch tensors on any device: the specification's formulas, as operations that torch differentiates well.
 
-A call that torch records for a gradient is one node of its graph (`bnspec_backends.autograd.torch_function`). Under
+A call that torch records for a gradient is one node of its graph (`bnspec._torch.function`). Under
 torch.func, forward mode and whatever else looks at single operations, the formulas are what is looked at.
 """
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from bnspec import BatchNormConfig, Groups, Kernels, Moments, Normalized, Params
 from bnspec._modes import one_node
-from bnspec_backends.autograd.torch_function import Call, recorded, through_graph
+from bnspec._torch.function import Call, recorded, through_graph
 
 __all__ = ["TorchKernels"]
 

@@ -1,0 +1,1 @@
+"""bnspec as torch's machinery sees it: nodes of its graph, operators of its recorders; imported where torch is."""

@@ -1,0 +1,99 @@
+"""The public functions while torch records: each is one operator, and the records around it are put together again.
+
+What is written here is traced line by line by ``torch.compile``, so it looks at nothing but fields.
+"""
+
+from typing import Any
+
+import torch
+
+from bnspec._arrays import stop_gradient
+from bnspec._config import BatchNormConfig
+from bnspec._errors import refusal
+from bnspec._masks import mask_of
+from bnspec._running import used_statistics
+from bnspec._torch import operators
+from bnspec._types import Gradients, Groups, Moments, Params, RunningState, Saved, Static
+
+__all__ = ["batch_norm", "batch_norm_inference", "batch_norm_vjp", "update_running"]
+
+
+def batch_norm(
+    x: Any, params: Params, config: BatchNormConfig, *, state: Any, mask: Any, lengths: Any, comm: Any, name: str
+) -> tuple[Any, Moments, Saved]:
+    """Do what `bnspec.batch_norm` does, as one operator."""
+    if comm is not None:
+        raise refusal(
+            TypeError,
+            "BN-SYNC-9",
+            got=f"{name}: statistics of ranks to be joined while torch records a graph",
+            expected="tensors with values, which ranks can exchange",
+            do="Keep the layer out of the graph, for example by torch.compiler.disable.",
+        )
+    axis = config.axis % x.ndim
+    mask = mask_of(x, axis, mask, lengths)
+    used: Any = (None,) * 5
+    if config.renorm is not None and state is not None:
+        used = (state.mean, state.var, state.stddev, state.renorm_mean, state.renorm_stddev)
+    y, count, mean, low, m2, inverse, divisor, r, d = operators.batch_norm(
+        x, params.gamma, params.beta, *used, mask, config.text, name
+    )
+    r, d = (None, None) if config.renorm is None else (r, d)
+    virtual = config.virtual_batch_size
+    static = Static(Groups(axis, 1 if virtual is None else x.shape[0] // virtual), config, name)
+    saved = Saved(x, mask, params.gamma, params.beta, mean, low, inverse, divisor, r, d, static)
+    return y, Moments(count, mean, low, m2), saved
+
+
+def batch_norm_inference(
+    x: Any, params: Params, state: RunningState, config: BatchNormConfig, *, name: str
+) -> tuple[Any, Saved]:
+    """Do what `bnspec.batch_norm_inference` does; in what is exported, by torch's own operator."""
+    axis = config.axis % x.ndim
+    static = Static(Groups(axis, 1), config, name, frozen=True)
+    if _exporting():
+        y, rest = _by_torch(x, params, state, config, axis)
+    else:
+        count = state.count if config.averaging == "debiased" else None
+        y, *rest = operators.infer(x, params.gamma, params.beta, state.mean, state.var, count, config.text, name)
+    centre, low, inverse = rest
+    return y, Saved(x, None, params.gamma, params.beta, centre, low, inverse, None, None, None, static)
+
+
+def batch_norm_vjp(dy: Any, saved: Saved, *, dmean: Any, dvar: Any) -> Gradients:
+    """Do what `bnspec.batch_norm_vjp` does, as one operator."""
+    config, name = saved.static.config, saved.static.name
+    arrays = (saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor, saved.r, saved.d)
+    dx, dgamma, dbeta = operators.pull_back(
+        dy, saved.x, saved.gamma, saved.beta, saved.mask, *arrays, dmean, dvar, config.text, name, saved.static.frozen
+    )
+    return Gradients(dx, None if saved.gamma is None else dgamma, None if saved.beta is None else dbeta)
+
+
+def update_running(state: RunningState, stats: Moments, config: BatchNormConfig, *, name: str) -> RunningState:
+    """Do what `bnspec.update_running` does, as one operator; what it refuses by values, it refuses when it runs."""
+    given = [None if v is None else v.detach() for v in (*state, *stats)]
+    found = operators.update(*given, config.text, name)
+    return RunningState(*(None if old is None else new for old, new in zip(state, found)))
+
+
+def _exporting() -> bool:
+    """Return whether what is recorded is to be read without bnspec."""
+    asked = getattr(torch.compiler, "is_exporting", None)
+    return bool(asked is not None and asked()) or torch.onnx.is_in_onnx_export()
+
+
+def _by_torch(x: Any, params: Params, state: RunningState, config: BatchNormConfig, axis: int) -> tuple[Any, list[Any]]:
+    """Normalize by torch's own operator; return y, and the statistics as `Saved` has them."""
+    mean, var = (stop_gradient(v) for v in used_statistics(state, config))
+    gamma, beta = params
+    gamma = torch.ones_like(mean) if gamma is None and beta is not None else gamma
+    beta = torch.zeros_like(mean) if beta is None and gamma is not None else beta
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    given: list[Any] = [v if v is None else v.to(kind) for v in (mean, var, gamma, beta)]
+    first = x if axis == 1 else x.movedim(axis, 1)
+    mean_, var_, weight, bias = given
+    y = torch.nn.functional.batch_norm(first, mean_, var_, weight, bias, training=False, eps=config.epsilon)
+    wide = mean.to(torch.float64)[None]
+    inverse = 1.0 / torch.sqrt(var.to(torch.float64)[None] + config.epsilon)
+    return y if axis == 1 else y.movedim(1, axis), [wide, torch.zeros_like(wide), inverse]
