@@ -12,7 +12,7 @@ from bnspec._config import BatchNormConfig
 from bnspec._discovery import kernels_for
 from bnspec._dtypes import arithmetic_dtype
 from bnspec._masks import mask_of
-from bnspec._modes import recording, untraced
+from bnspec._modes import exporting, recording, untraced
 from bnspec._running import used_statistics
 from bnspec._types import Array, Moments, Params, RunningState, Saved, Static
 
@@ -142,7 +142,7 @@ def batch_norm_inference(
     >>> bnspec.batch_norm_inference(np.asarray([[5.0]]), params, state, config)[0].tolist()
     [[2.0]]
     """
-    if recording(x):
+    if recording(x) or exporting(x):
         from bnspec._torch import calls
 
         return calls.batch_norm_inference(x, params, state, config, name=name)

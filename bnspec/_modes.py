@@ -1,7 +1,7 @@
 """Modes of libraries: whether operations on arrays run now, are recorded, or are replaced by something else.
 
 A fast path, or a layer that keeps what it computed, must not decide by the arrays alone. Inside ``torch.jit.trace``
-or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Six questions
+or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Seven questions
 are answered here, without importing a library that was not imported before:
 
 - `transformation`: do arrays stand for values that are not there, or not yet there?
@@ -9,6 +9,7 @@ are answered here, without importing a library that was not imported before:
 - `differentiated`: may the library differentiate what is done with them?
 - `readable`: may the memory of torch's tensors be read past torch?
 - `recording`: does torch write down operators, to run them later or not at all?
+- `exporting`: is what it writes down to be read without bnspec?
 - `one_node`: may what is done with torch's tensors be one node of its graph?
 """
 
@@ -22,6 +23,7 @@ from bnspec._dtypes import dtype_name
 
 __all__ = [
     "differentiated",
+    "exporting",
     "in_graph",
     "observer",
     "one_node",
@@ -192,6 +194,29 @@ def recording(x: Any) -> bool:
     if not torch._C._len_torch_dispatch_stack() or torch._C._functorch.maybe_current_level() is not None:
         return False
     return any(getattr(mode, "_mode_key", None) is not None for mode in _dispatch_modes())
+
+
+def exporting(x: Any) -> bool:
+    """Return whether what torch records of x is to be read without bnspec: by export, ONNX or ``torch.jit.trace``.
+
+    Parameters
+    ----------
+    x : array
+        Of any library, or anything else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> exporting(np.ones(2))
+    False
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not isinstance(x, getattr(torch, "Tensor", ())):
+        return False
+    asked = getattr(torch.compiler, "is_exporting", None)  # newer than the oldest torch that is served
+    if asked is not None and asked():
+        return True
+    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
 
 
 def one_node(*tensors: Any) -> bool:

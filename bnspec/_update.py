@@ -52,7 +52,7 @@ def update_running(
     >>> new.mean.tolist(), new.var.tolist()
     ([0.5], [1.25])
     """
-    if recording(state[0]):
+    if recording(getattr(state, "mean", None)):
         from bnspec._torch import calls
 
         return calls.update_running(state, stats, config, name=name)

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from bnspec._arrays import stop_gradient
 from bnspec._config import BatchNormConfig
 from bnspec._errors import refusal
 from bnspec._masks import mask_of
+from bnspec._modes import exporting
 from bnspec._running import used_statistics
 from bnspec._torch import operators
 from bnspec._types import Gradients, Groups, Moments, Params, RunningState, Saved, Static
 
-__all__ = ["batch_norm", "batch_norm_inference", "batch_norm_vjp", "update_running"]
+__all__ = ["batch_norm", "batch_norm_inference", "batch_norm_vjp", "by_torch", "update_running"]
 
 
 def batch_norm(
@@ -35,6 +35,7 @@ def batch_norm(
     used: Any = (None,) * 5
     if config.renorm is not None and state is not None:
         used = (state.mean, state.var, state.stddev, state.renorm_mean, state.renorm_stddev)
+        used = tuple([v if v is None else v.clone() for v in used])  # modules move their state in place
     y, count, mean, low, m2, inverse, divisor, r, d = operators.batch_norm(
         x, params.gamma, params.beta, *used, mask, config.text, name
     )
@@ -51,8 +52,11 @@ def batch_norm_inference(
     """Do what `bnspec.batch_norm_inference` does; in what is exported, by torch's own operator."""
     axis = config.axis % x.ndim
     static = Static(Groups(axis, 1), config, name, frozen=True)
-    if _exporting():
-        y, rest = _by_torch(x, params, state, config, axis)
+    rest: Any
+    if exporting(x):
+        y = by_torch(x, params, state, config)
+        wide = state.mean.to(torch.float64)[None]
+        rest = [wide, torch.zeros_like(wide), 1.0 / torch.sqrt(state.var.to(torch.float64)[None] + config.epsilon)]
     else:
         count = state.count if config.averaging == "debiased" else None
         y, *rest = operators.infer(x, params.gamma, params.beta, state.mean, state.var, count, config.text, name)
@@ -77,23 +81,16 @@ def update_running(state: RunningState, stats: Moments, config: BatchNormConfig,
     return RunningState(*(None if old is None else new for old, new in zip(state, found)))
 
 
-def _exporting() -> bool:
-    """Return whether what is recorded is to be read without bnspec."""
-    asked = getattr(torch.compiler, "is_exporting", None)
-    return bool(asked is not None and asked()) or torch.onnx.is_in_onnx_export()
-
-
-def _by_torch(x: Any, params: Params, state: RunningState, config: BatchNormConfig, axis: int) -> tuple[Any, list[Any]]:
-    """Normalize by torch's own operator; return y, and the statistics as `Saved` has them."""
-    mean, var = (stop_gradient(v) for v in used_statistics(state, config))
+def by_torch(x: Any, params: Params, state: RunningState, config: BatchNormConfig) -> Any:
+    """Normalize by the running statistics and torch's own operator, which every reader of an exported graph knows."""
+    axis = config.axis % x.ndim
+    mean, var = (v.detach() for v in used_statistics(state, config))
     gamma, beta = params
     gamma = torch.ones_like(mean) if gamma is None and beta is not None else gamma
     beta = torch.zeros_like(mean) if beta is None and gamma is not None else beta
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    given: list[Any] = [v if v is None else v.to(kind) for v in (mean, var, gamma, beta)]
+    given: list[Any] = [v if v is None or v.dtype == kind else v.to(kind) for v in (mean, var, gamma, beta)]
     first = x if axis == 1 else x.movedim(axis, 1)
-    mean_, var_, weight, bias = given
-    y = torch.nn.functional.batch_norm(first, mean_, var_, weight, bias, training=False, eps=config.epsilon)
-    wide = mean.to(torch.float64)[None]
-    inverse = 1.0 / torch.sqrt(var.to(torch.float64)[None] + config.epsilon)
-    return y if axis == 1 else y.movedim(1, axis), [wide, torch.zeros_like(wide), inverse]
+    used_mean, used_var, weight, bias = given
+    y = torch.nn.functional.batch_norm(first, used_mean, used_var, weight, bias, training=False, eps=config.epsilon)
+    return y if axis == 1 else y.movedim(1, axis)

@@ -172,6 +172,24 @@ def _shapes_of_update(
     return tuple(mean.new_empty(0) if v is None else torch.empty_like(v) for v in fields)
 
 
+def _one_by_one(operator: Any) -> Any:
+    """Return the rule of ``torch.vmap`` for an operator: one call for each part of the batch."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:
+        parts = [
+            operator(*(v if at is None else v.select(at, i) for v, at in zip(given, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        found = tuple(map(torch.stack, zip(*parts, strict=True)))
+        return found, (0,) * len(found)
+
+    return rule
+
+
+for _operator in (batch_norm, pull_back, infer, update):
+    _operator.register_vmap(_one_by_one(_operator))
+
+
 @functools.lru_cache(maxsize=1024)
 def _config(text: str) -> BatchNormConfig:
     return BatchNormConfig.from_json(text)

@@ -25,12 +25,17 @@ from bnspec import (
 from bnspec._context import is_recomputing
 from bnspec._errors import refusal
 from bnspec._layer.eager import in_backward_of_torch
+from bnspec._modes import exporting
+from bnspec._torch.calls import by_torch
 from bnspec_backends.modules.torch.options import Options, configuration
 from bnspec_backends.modules.torch.ranks import Sync
 
 __all__ = ["COUNTED", "BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SpecifiedNorm"]
 
 _NAMES = tuple(f.name for f in fields(Options))
+
+#: Attributes that the configuration is made of.
+_CONFIGURED = frozenset({"eps", "momentum", "axis", "weight", "bias", *_NAMES})
 
 #: Averages that count by channel, which num_batches_tracked does not.
 COUNTED = ("debiased", "pooled")
@@ -116,8 +121,8 @@ class SpecifiedNorm(_BatchNorm):
 
     def _begin(self, options: Options, sync: Sync) -> None:
         """Take the options, and make the buffers that they need; those that are there stay as they are."""
-        vars(self).update({name: getattr(options, name) for name in _NAMES}, _sync=sync, _made=None)
-        config = self.config
+        vars(self).update({name: getattr(options, name) for name in _NAMES}, _sync=sync)
+        vars(self)["_config"] = config = self._configured()
         if not isinstance(self.running_mean, torch.Tensor) or torch.nn.parameter.is_lazy(self.running_mean):
             return
         self._widen_buffers()
@@ -147,13 +152,26 @@ class SpecifiedNorm(_BatchNorm):
     @property
     def config(self) -> BatchNormConfig:
         """The configuration with which bnspec's functions compute what this module computes."""
-        own = vars(self)
-        options = tuple([own[name] for name in _NAMES])
-        key = (self.axis, self.eps, self.momentum, self.weight is not None, self.bias is not None, options)
-        if own["_made"] is None or own["_made"][0] != key:
-            own["_made"] = (key, configuration(*key))
-        made: BatchNormConfig = own["_made"][1]
-        return made
+        found: BatchNormConfig = vars(self)["_config"]
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; an option that the others exclude is refused, and stays as it was."""
+        if name not in _CONFIGURED or "_config" not in vars(self):
+            super().__setattr__(name, value)
+            return
+        before = getattr(self, name)
+        super().__setattr__(name, value)
+        try:
+            vars(self)["_config"] = self._configured()
+        except (TypeError, ValueError):
+            super().__setattr__(name, before)
+            raise
+
+    def _configured(self) -> BatchNormConfig:
+        options = tuple([vars(self)[name] for name in _NAMES])
+        exist = (self.weight is not None, self.bias is not None)
+        return configuration(self.axis, self.eps, self.momentum, *exist, options)
 
     def forward(self, input: torch.Tensor, mask: Any = None, *, lengths: Any = None) -> torch.Tensor:
         """Normalize, and in training move the running statistics.
@@ -167,6 +185,8 @@ class SpecifiedNorm(_BatchNorm):
         lengths : Tensor of int, shape (N,), optional
             The same for padded sequences.
         """
+        if isinstance(input, torch.fx.Proxy):  # a module of torch.nn is one node of its graphs, and so is this one
+            return _leaf(self, (input, mask), {"lengths": lengths})
         self._check_input_dim(input)
         if input.shape[self.axis] != self.num_features:
             raise refusal(
@@ -176,8 +196,11 @@ class SpecifiedNorm(_BatchNorm):
                 expected=f"num_features={self.num_features} channels",
                 do=f"Build {type(self).__name__}({input.shape[self.axis]}), or move the channels to axis {self.axis}.",
             )
-        config, params = self.config, Params(self.weight, self.bias)
+        config, params = self.__dict__["_config"], Params(self.weight, self.bias)
         tracked = self.running_mean is not None
+        if tracked and (self.frozen or not self.training) and exporting(input):
+            exported: torch.Tensor = by_torch(input, params, self._state(config), config)
+            return exported
         if tracked and (self.frozen or not self.training):
             y: torch.Tensor = batch_norm_inference(input, params, self._state(config), config, name=self._name())[0]
             return y
@@ -275,6 +298,14 @@ class SpecifiedNorm(_BatchNorm):
         if self.sync not in (None, False):
             more.append(f"sync={self.sync!r}")
         return ", ".join([super().extra_repr(), *more])  # type: ignore[no-untyped-call]
+
+
+def _leaf(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Return the node of `torch.fx` that calls a module, in place of what the module does."""
+    tracer = given[0].tracer
+    given = given if given[1] is not None else given[:1]
+    named = {name: v for name, v in named.items() if v is not None}
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), given, named)
 
 
 def _repeats(input: torch.Tensor) -> bool:

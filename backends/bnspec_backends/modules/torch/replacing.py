@@ -118,7 +118,7 @@ def restore(model: _Model) -> _Model:
         theirs = own.pop("_theirs", None) or _THEIRS[type(module)]
         if theirs is torch.nn.SyncBatchNorm:
             own.setdefault("process_group", None)
-        for name in (*vars(Options()), "_sync", "_made", "axis"):
+        for name in (*vars(Options()), "_sync", "_config", "axis"):
             own.pop(name, None)
         for name in ("count", "stddev", "renorm_mean", "renorm_stddev"):
             module._buffers.pop(f"running_{name}", None)
