@@ -23,6 +23,7 @@ from bnspec._communicator import Communicator, Signature
 from bnspec._config import BatchNormConfig
 from bnspec._dtypes import count_dtype, dtype_name
 from bnspec._errors import CommunicatorError, refusal
+from bnspec._modes import untraced
 from bnspec._torch.rules import refuse_stand_ins, with_rules
 from bnspec._types import Array, Moments, per_channel
 
@@ -39,7 +40,7 @@ def signature(
     """Return the facts that ranks must agree on for this collective [BN-SYNC-9]; None without a communicator."""
     if comm is None:
         return None
-    number, size = map(int, statistics.shape)
+    number, size = untraced(lambda: tuple(map(int, statistics.shape)))
     return Signature(operation, name, size, number, dtype_name(x.dtype), config.text)
 
 
@@ -81,6 +82,7 @@ def join_moments(
     if comm is None or about is None:
         return local, n + xp.astype(n == 0, dtype)
 
+    refuse_stand_ins(f"{about.layer}: statistics of ranks to be joined", "BN-SYNC-9", *local)
     counts = xp.broadcast_to(per_channel(local.count), local.m2.shape)
     n = xp.astype(counts, dtype)
     by_rank = config.sync_weighting == "rank"
@@ -156,6 +158,7 @@ def join_sums(sums: list[Array], comm: Communicator | None, about: Signature | N
     """Add (G, C) arrays across ranks, in rank order, in one message."""
     if comm is None or about is None:
         return sums
+    refuse_stand_ins(f"{about.layer}: sums of ranks to be joined", "BN-SYNC-9", *sums)
     xp = array_namespace(sums[0])
 
     def function(stacked: Array) -> list[Array]:
@@ -176,7 +179,6 @@ def _derivative(about: Signature, kind: str) -> Signature:
 
 def _joined(payload: Array, combine: Callable[[Array, Array], Array], comm: Communicator, about: Signature) -> Array:
     """Ask a communicator, and refuse an answer that is not what was sent joined: it may be anybody's."""
-    refuse_stand_ins(f"{about.layer}: statistics of ranks to be joined", "BN-SYNC-9", payload)
     joined = comm.all_reduce(payload, combine, about)
     same = is_array(joined) and library(joined) == library(payload)
     if not same or joined.shape != payload.shape or joined.dtype != payload.dtype:

@@ -73,7 +73,7 @@ class _Forward(torch.autograd.Function):
         stats, done = forward(x.detach(), Params(*given), call.config, call.groups, **call.more())
         rest = [] if done.divisor is None else [v for v in (done.divisor, done.r, done.d) if v is not None]
         ctx.save_for_backward(x, gamma, beta, call.mask, stats.mean, stats.mean_low, done.inverse_stddev)
-        if call.state is not None:  # of renorm, and about to be moved: modules of torch do so in place
+        if call.config.renorm is not None and call.state is not None:  # modules are about to move it in place
             call = call._replace(state=RunningState(*(v if v is None else v.clone() for v in call.state)))
         ctx.about = (call._replace(mask=None), kernels, stats.count, rest)
         ctx.mark_non_differentiable(stats.count, stats.mean_low, *rest)

@@ -70,8 +70,9 @@ class TorchCpuKernels(TorchKernels):
             return super().pull_back(dy, saved, **more)
         x, gamma, centre, low, inverse, divisor = map(_array, arrays)
         found = operations.pull_back(_array(dy), x, gamma, centre, low, inverse, divisor, saved.static.groups)
-        s1, s2, dx = map(_tensor, found)
-        return Gradients(dx, *parameter_gradients(s1, s2, saved))
+        in_numpy = saved._replace(x=x, gamma=gamma, beta=_array(saved.beta), inverse_stddev=inverse)
+        dgamma, dbeta = parameter_gradients(found[0], found[1], in_numpy)
+        return Gradients(*(None if v is None else _tensor(v) for v in (found[2], dgamma, dbeta)))
 
     def infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
         if not _may_read(x, *params, mean, var) or not operations.serves(_array(x)):
@@ -106,7 +107,8 @@ def _array(v: Any) -> Any:
     """Return a tensor's memory as an array of NumPy."""
     if v is None:
         return None
-    v = v.detach()
+    if v.requires_grad:
+        v = v.detach()
     if v.dtype == torch.bfloat16:
         import ml_dtypes
 

@@ -4,9 +4,10 @@ from typing import Any
 
 from torch.nn.modules import batchnorm
 
-from bnspec_backends.modules.torch.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, SpecifiedNorm
+from bnspec_backends.modules.torch.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from bnspec_backends.modules.torch.options import Options
 from bnspec_backends.modules.torch.ranks import Sync
+from bnspec_backends.modules.torch.specified import SpecifiedNorm
 
 __all__ = ["LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d"]
 

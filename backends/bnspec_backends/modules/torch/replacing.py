@@ -6,17 +6,12 @@ from typing import Any, TypeVar
 import torch
 
 from bnspec._errors import refusal
-from bnspec_backends.modules.torch.batch_norm import (
-    COUNTED,
-    BatchNorm,
-    BatchNorm1d,
-    BatchNorm2d,
-    BatchNorm3d,
-    SpecifiedNorm,
-)
+from bnspec_backends.modules.torch.batch_norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
+from bnspec_backends.modules.torch.buffers import COUNTED
 from bnspec_backends.modules.torch.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from bnspec_backends.modules.torch.options import Options, configuration
 from bnspec_backends.modules.torch.ranks import Sync
+from bnspec_backends.modules.torch.specified import SpecifiedNorm
 
 __all__ = ["replace", "restore"]
 

@@ -1,0 +1,103 @@
+"""Running statistics as buffers of a module of torch: made, read, moved, reset and converted."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnspec import BatchNormConfig, Moments, RunningState, init, update_running
+
+__all__ = ["COUNTED", "RunningBuffers"]
+
+#: Averages that count by channel, which num_batches_tracked does not.
+COUNTED = ("debiased", "pooled")
+
+#: Buffers beside torch's own, for the fields of the running state that torch has not.
+_EXTRAS = ("stddev", "renorm_mean", "renorm_stddev")
+
+
+class RunningBuffers(_BatchNorm):
+    """The part of a module that keeps its running state in torch's buffers, and in others where torch has none."""
+
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
+    running_count: Any
+
+    @property
+    def config(self) -> BatchNormConfig:
+        """The configuration with which bnspec's functions compute what this module computes."""
+        found: BatchNormConfig = vars(self)["_config"]
+        return found
+
+    def _make_buffers(self, config: BatchNormConfig) -> None:
+        """Make the buffers that a configuration needs beside torch's own, which stay as they are."""
+        self._widen_buffers()
+        _, fresh = init(config, channels=self.num_features, like=self.running_mean)
+        if config.renorm is not None:  # of a trained module: what its averages would be
+            stddev = (self.running_var + config.epsilon).sqrt()
+            learned = {"stddev": stddev, "renorm_mean": self.running_mean.clone(), "renorm_stddev": stddev.clone()}
+            trained = not self.num_batches_tracked.is_meta and bool(self.num_batches_tracked)
+            fresh = fresh._replace(**{k: v for k, v in learned.items() if trained and getattr(fresh, k) is not None})
+        if config.averaging in COUNTED:
+            self.register_buffer("running_count", fresh.count)
+        for name in _EXTRAS:
+            if (value := getattr(fresh, name)) is not None:
+                self.register_buffer(f"running_{name}", value)
+        if config.averaging == "debiased":
+            self.running_var.zero_()
+
+    def _state(self, config: BatchNormConfig) -> RunningState:
+        """Return the buffers as a running state."""
+        own = self._buffers
+        count = own.get("running_count")
+        if config.averaging == "cumulative":
+            count = self.num_batches_tracked.expand(self.num_features)
+        elif config.averaging == "exponential":
+            count = None
+        extras = [own.get(f"running_{name}") for name in _EXTRAS] if config.renorm is not None else ()
+        return RunningState(self.running_mean, self.running_var, count, *extras)
+
+    def _move(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> None:
+        """Write the state after one batch into the buffers, or nothing where it is refused."""
+        new = update_running(state, stats, config, name=type(self).__name__)
+        with torch.no_grad():
+            if config.averaging == "cumulative":
+                self.num_batches_tracked.copy_(new.count[0] if self.num_features else self.num_batches_tracked + 1)
+            else:
+                if new.count is not None:
+                    self.running_count.copy_(new.count)
+                self.num_batches_tracked.add_(1)
+            self.running_mean.copy_(new.mean)
+            self.running_var.copy_(new.var)
+            for name in _EXTRAS:
+                if (value := getattr(new, name)) is not None:
+                    getattr(self, f"running_{name}").copy_(value)
+
+    def reset_running_stats(self) -> None:
+        """Set the running statistics to those before the first batch."""
+        super().reset_running_stats()
+        if "_config" not in vars(self) or self.running_mean is None:  # the first: torch's constructor
+            return
+        _, fresh = init(self.config, channels=self.num_features, like=self.running_mean)
+        for name in ("count", *_EXTRAS):
+            if (buffer := self._buffers.get(f"running_{name}")) is not None:
+                buffer.copy_(getattr(fresh, name))
+        if self.running_var is not None:
+            self.running_var.copy_(fresh.var)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._widen_buffers(before)
+        return self
+
+    def _widen_buffers(self, before: dict[str, torch.Tensor | None] | None = None) -> None:
+        """Keep statistics in float32 where the module goes to 16 bits [BN-PREC-1], with the digits they had."""
+        for name, buffer in self._buffers.items():
+            if buffer is None or buffer.dtype not in (torch.float16, torch.bfloat16):
+                continue
+            source = (before or {}).get(name)
+            source = buffer if source is None or source.is_meta else source
+            self._buffers[name] = source.to(device=buffer.device, dtype=torch.float32)
