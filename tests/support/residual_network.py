@@ -62,5 +62,5 @@ def train(model: Any, images: Any, kinds: Any, steps: int, batch: int = 32, call
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses

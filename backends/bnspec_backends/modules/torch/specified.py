@@ -141,7 +141,7 @@ class SpecifiedNorm(RunningBuffers):
         exist = (self.weight is not None, self.bias is not None)
         return configuration(self.axis, self.eps, self.momentum, *exist, options)
 
-    def forward(self, input: torch.Tensor, mask: Any = None, *, lengths: Any = None) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, mask: Any = None, lengths: Any = None) -> torch.Tensor:
         """Normalize, and in training move the running statistics.
 
         Parameters
