@@ -1,0 +1,104 @@
+"""Time bnspec's modules for torch beside torch's own: a training step of a residual network, and one small layer.
+
+    python benchmarks/torch_modules.py [--compiled] [--json FILE]
+
+Both models run in turn, so that whatever else the machine does meets both; what is printed is the median of the ratios
+of neighbours. `--compiled` adds the same step under ``torch.compile``, whose C++ takes minutes to be made.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bnspec
+import bnspec.torch
+from bnspec_backends import cpu
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from residual_network import ResNet  # noqa: E402 - the network that the tests train
+
+#: Channels, width and extent of the network's images, and samples of a batch.
+SHAPE = (3, 16, 32, 32)
+
+
+def ratios(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> dict[str, float]:
+    """Run both in turn; return the median times in milliseconds and the median ratio."""
+    for call in (ours, theirs) * 3:
+        call()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for call, kept in zip((ours, theirs), times, strict=True):
+            begun = time.perf_counter()
+            call()
+            kept.append(time.perf_counter() - begun)
+    each = [a / b for a, b in zip(*times, strict=True)]
+    mine, other = (statistics.median(kept) * 1e3 for kept in times)
+    return {"ours_ms": round(mine, 3), "torch_ms": round(other, 3), "ratio": round(statistics.median(each), 3)}
+
+
+def step_of(model: Any, call: Any, images: Any, kinds: Any) -> Callable[[], None]:
+    """Return forward, backward and the forgetting of gradients as one call."""
+
+    def step() -> None:
+        torch.nn.functional.cross_entropy(call(images), kinds).backward()
+        for parameter in model.parameters():
+            parameter.grad = None
+
+    return step
+
+
+def network_step(compiled: bool, rounds: int) -> dict[str, float]:
+    """A training step of the residual network, with torch's layers and with bnspec's."""
+    channels, width, extent, samples = SHAPE
+    torch.manual_seed(0)
+    theirs = ResNet(channels, width)
+    ours = bnspec.torch.replace(copy.deepcopy(theirs))
+    images, kinds = torch.randn(samples, channels, extent, extent), torch.randint(10, (samples,))
+    calls = [torch.compile(m, fullgraph=True) if compiled else m for m in (ours, theirs)]
+    steps = [step_of(m, call, images, kinds) for m, call in zip((ours, theirs), calls, strict=True)]
+    return ratios(steps[0], steps[1], rounds)
+
+
+def layer_step(shape: tuple[int, ...], rounds: int) -> dict[str, float]:
+    """One layer forward and backward."""
+    x = torch.randn(shape, requires_grad=True)
+    dy = torch.randn(shape)
+    modules = bnspec.torch.BatchNorm2d(shape[1]), torch.nn.BatchNorm2d(shape[1])
+    return ratios(lambda: modules[0](x).backward(dy), lambda: modules[1](x).backward(dy), rounds)
+
+
+def main() -> None:
+    """Measure, print a table, and write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--compiled", action="store_true", help="also under torch.compile")
+    parser.add_argument("--json", type=Path, help="write what was measured to this file")
+    parser.add_argument("--rounds", type=int, default=31)
+    args = parser.parse_args()
+    found: dict[str, Any] = {}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        cpu.resources.threads = threads
+        for kind in ("eager", "compiled")[: 1 + args.compiled]:
+            found[f"network, {kind}, threads={threads}"] = network_step(kind == "compiled", args.rounds)
+        for shape in ((8, 16, 8, 8), (32, 64, 32, 32)):
+            found[f"layer {shape}, threads={threads}"] = layer_step(shape, 10 * args.rounds)
+    machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    machine |= {"bnspec": bnspec.__version__, "kernels": cpu.in_use()}
+    print(" ".join(f"{k}={v}" for k, v in machine.items()))
+    for name, row in found.items():
+        print(f"{name:40} ours {row['ours_ms']:9.3f} ms  torch {row['torch_ms']:9.3f} ms  ratio {row['ratio']:.2f}")
+    if args.json:
+        args.json.write_text(json.dumps(machine | {"rows": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
