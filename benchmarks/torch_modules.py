@@ -24,7 +24,7 @@ import bnspec.torch
 from bnspec_backends import cpu
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from residual_network import ResNet  # noqa: E402 - the network that the tests train
+from residual_network import ResNet
 
 #: Channels, width and extent of the network's images, and samples of a batch.
 SHAPE = (3, 16, 32, 32)
