@@ -1,0 +1,137 @@
+"""Notice board of one communicator, in torch's store: ranks that fail or end write there, and ranks that wait read.
+
+gloo says that a connection broke, and nothing about why. So a rank that fails or ends writes a notice first. Notices
+are numbered, so that a rank looks for one name only, however many ranks there are.
+
+A store is a server in one of the processes. It may be gone, or never answer; then there are no notices, and no rank
+waits for it. So a thread of its own asks the store, and whoever needs the answer waits for a limited time.
+"""
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from bnspec_backends.ranks.notices import Notice
+from bnspec_backends.ranks.waiting import GRACE
+
+__all__ = ["Board"]
+
+T = TypeVar("T")
+
+
+class Board:
+    """Notices of the ranks of one communicator.
+
+    Parameters
+    ----------
+    store : torch.distributed.Store
+    thread : StoreThread, optional
+        The thread that asks the store; a part has that of the whole.
+
+    Attributes
+    ----------
+    store : torch.distributed.Store
+    thread : StoreThread
+    """
+
+    def __init__(self, store: Any, thread: "StoreThread | None" = None) -> None:
+        self.store = store
+        self.thread = StoreThread() if thread is None else thread
+        self._read = 0
+
+    def post(self, notice: Notice, *, wait: bool = True) -> None:
+        """Write a notice; do not wait where `wait` is false, as in a finalizer."""
+        text = json.dumps(notice)
+
+        def write() -> None:
+            self.store.set(f"notice/{self.store.add('notices', 1)}", text)
+
+        if wait:
+            self.thread.ask(write, None)
+        else:
+            self.thread.tell(write)
+
+    def news(self) -> list[Notice]:
+        """Return the notices that were not read before."""
+
+        def read() -> list[Notice]:
+            found = []
+            while self.store.check([name := f"notice/{self._read + 1}"]):
+                found.append(Notice(*json.loads(self.store.get(name))))
+                self._read += 1
+            return found
+
+        return self.thread.ask(read, [])
+
+    def mark(self, what: str, rank: int, number: int) -> None:
+        """Write a number that other ranks may ask for, such as that of the collective in which a rank waits."""
+        self.thread.ask(lambda: self.store.set(f"{what}/{rank}", str(number)), None)
+
+    def all_marked(self, what: str, ranks: Sequence[int]) -> bool:
+        """Return whether all these ranks wrote that mark."""
+        return self.thread.ask(lambda: bool(self.store.check([f"{what}/{rank}" for rank in ranks])), False)
+
+    def unmarked(self, what: str, ranks: Sequence[int], least: int = 0) -> list[int]:
+        """Return the ranks whose mark is missing, or less than a number; empty where the store does not say."""
+
+        def missing(rank: int) -> bool:
+            return not self.store.check([f"{what}/{rank}"]) or int(self.store.get(f"{what}/{rank}")) < least
+
+        return self.thread.ask(lambda: [rank for rank in ranks if missing(rank)], [])
+
+
+class StoreThread:
+    """Thread that asks a store, and is given up when the store does not answer.
+
+    Attributes
+    ----------
+    lost : bool
+        Whether the store failed or did not answer in time; it is not asked again.
+    """
+
+    def __init__(self) -> None:
+        self.lost = False
+        self._orders: queue.SimpleQueue[tuple[Callable[[], Any], _Answer]] = queue.SimpleQueue()
+        self._begun = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def ask(self, question: Callable[[], T], otherwise: T) -> T:
+        """Return the answer to a question, or something else where the store has none."""
+        answer = self.tell(question)
+        if answer is None:
+            return otherwise
+        if not answer.there.wait(GRACE):
+            self.lost = True
+            return otherwise
+        return otherwise if self.lost else answer.value
+
+    def tell(self, question: Callable[[], Any]) -> "_Answer | None":
+        """Hand over a question without waiting for its answer."""
+        if self.lost:
+            return None
+        if self._thread is None and self._begun.acquire(blocking=False):  # a finalizer may come in between
+            self._thread = threading.Thread(target=self._run, name="bnspec store", daemon=True)
+            self._thread.start()
+        answer = _Answer()
+        self._orders.put((question, answer))
+        return answer
+
+    def _run(self) -> None:
+        while True:
+            question, answer = self._orders.get()
+            if not self.lost:
+                try:
+                    answer.value = question()
+                except Exception:  # whatever a store raises where its server is gone
+                    self.lost = True
+            answer.there.set()
+
+
+class _Answer:
+    """Answer of the store's thread."""
+
+    def __init__(self) -> None:
+        self.there = threading.Event()
+        self.value: Any = None

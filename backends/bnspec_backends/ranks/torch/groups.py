@@ -1,0 +1,114 @@
+"""Process groups of torch.distributed: whether one can be used, its ranks, and what carries the arrays of each device."""
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+from bnspec._errors import CommunicatorError, refusal
+
+__all__ = ["Group", "default_group", "opened"]
+
+#: Number of communicators that this process made of the same ranks; every one of the ranks counts alike.
+_MADE: Counter[tuple[int, ...]] = Counter()
+
+
+class Group(NamedTuple):
+    """Process group, as a communicator needs it.
+
+    Attributes
+    ----------
+    rank, size : int
+        The own rank in the group, and its size.
+    backends : dict of str to str
+        The group's backend for each type of device, such as ``{"cpu": "gloo", "cuda": "nccl"}``.
+    store : torch.distributed.Store
+        Store for one communicator of the group, with names that no other one has.
+    """
+
+    rank: int
+    size: int
+    backends: dict[str, str]
+    store: Any
+
+
+def default_group() -> Any:
+    """Return torch's default process group.
+
+    Raises
+    ------
+    CommunicatorError
+        There is none.
+    """
+    if not dist.is_available():
+        got, do = f"torch {torch.__version__} was built without torch.distributed", "Install another build of torch."
+    elif not dist.is_initialized():
+        got = "torch.distributed has no process group"
+        do = "Start the program with torchrun, and call torch.distributed.init_process_group() before the first layer."
+    else:
+        return dist.group.WORLD
+    raise refusal(
+        CommunicatorError,
+        "BN-SYNC-9",
+        got=got,
+        expected="the default group, whose ranks a TorchCommunicator joins",
+        do=do,
+    )
+
+
+def opened(group: Any) -> Group:
+    """Return what a new communicator needs of a process group, of which this process is a rank.
+
+    Raises
+    ------
+    CommunicatorError
+        torch.distributed was not initialized, the group was destroyed, or this process is none of its ranks.
+    TypeError
+        `group` is something else than a process group.
+    """
+    default = default_group()
+    if group is None:
+        group = default
+    if group == dist.GroupMember.NON_GROUP_MEMBER:
+        raise _no_member(f"rank {dist.get_rank()}")
+    if not isinstance(group, dist.ProcessGroup):
+        raise refusal(
+            TypeError,
+            "BN-SYNC-9",
+            got=f"group is a {type(group).__module__}.{type(group).__name__}",
+            expected="a torch.distributed.ProcessGroup, or None for the default group",
+            do="Pass what torch.distributed.new_group() or DeviceMesh.get_group() returned.",
+        )
+    try:
+        ranks = tuple(dist.get_process_group_ranks(group))
+        config = str(dist.get_backend_config(group))
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise refusal(
+            CommunicatorError,
+            "BN-SYNC-9",
+            got=f"torch.distributed does not know the group ({error})",
+            expected="a group that new_group() made and that was not destroyed",
+            do="Make the communicator before the group is destroyed.",
+        ) from error
+    if dist.get_rank() not in ranks:
+        raise _no_member(f"rank {dist.get_rank()} of the default group")
+    _MADE[ranks] += 1
+    name = f"bnspec/{','.join(map(str, ranks))}/{_MADE[ranks]}"
+    store = distributed_c10d._get_default_store()
+    if hasattr(store, "clone"):  # a connection of its own: on another one, somebody may be waiting
+        store = store.clone()
+    store = dist.PrefixStore(name, store)
+    backends = dict(each.split(":", 1) for each in config.split(",") if ":" in each)
+    return Group(ranks.index(dist.get_rank()), len(ranks), backends, store)
+
+
+def _no_member(who: str) -> Exception:
+    return refusal(
+        CommunicatorError,
+        "BN-SYNC-9",
+        got=f"{who} is not in the group",
+        expected="a rank of the group",
+        do="Make the communicator on the group's ranks only.",
+    )
