@@ -8,7 +8,10 @@ work is polled, and that timeout is used to give up: it is the only way to end w
 """
 
 import contextlib
+import ctypes
+import os
 import time
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -54,6 +57,7 @@ class Gathers:
         self._group: Any = None
         if size == 1:
             return
+        _ALIVE.add(self)
         with _gloo():
             self._group = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=seconds))
 
@@ -133,6 +137,23 @@ class Gathers:
     def close(self) -> None:
         """Let go of the group, whose connections end with it."""
         self._group = None
+
+    def keep_for_parent(self) -> None:
+        """Never let go of the group in a forked child: gloo would wait there for threads that only the parent has."""
+        if self._group is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._group))
+
+
+_ALIVE: "weakref.WeakSet[Gathers]" = weakref.WeakSet()
+
+
+def _keep_all() -> None:
+    for each in list(_ALIVE):
+        each.keep_for_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_all)
 
 
 @contextlib.contextmanager
