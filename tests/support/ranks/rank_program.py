@@ -280,7 +280,8 @@ def forks() -> None:
 
         told = forked(child) if RANK == 0 else []
         if RANK == 0 and (KIND == "torch" or MPI.VERSION >= 4):
-            assert forked(lambda: "done", sys.exit) == "done"
+            if KIND != "torch":  # there a child that ends by sys.exit waits for threads of torch's own group
+                assert forked(lambda: "done", sys.exit) == "done"
             ended = multiprocessing.get_context("fork").Process(target=child)
             ended.start()
             ended.join(10)

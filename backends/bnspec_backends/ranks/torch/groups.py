@@ -1,5 +1,6 @@
 """Process groups of torch.distributed: whether one can be used, its ranks, and what carries the arrays of each device."""
 
+import os
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -13,6 +14,17 @@ __all__ = ["Group", "default_group", "opened"]
 
 #: Number of communicators that this process made of the same ranks; every one of the ranks counts alike.
 _MADE: Counter[tuple[int, ...]] = Counter()
+
+#: In a forked child, the default group of its parent, which is the rank.
+_OF_PARENT: list[Any] = []
+
+
+def _look() -> None:
+    _OF_PARENT[:] = [dist.group.WORLD] if dist.is_available() and dist.is_initialized() else []
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_look)
 
 
 class Group(NamedTuple):
@@ -40,13 +52,16 @@ def default_group() -> Any:
     Raises
     ------
     CommunicatorError
-        There is none.
+        There is none, or it belongs to the process that this one was forked from.
     """
     if not dist.is_available():
         got, do = f"torch {torch.__version__} was built without torch.distributed", "Install another build of torch."
     elif not dist.is_initialized():
         got = "torch.distributed has no process group"
         do = "Start the program with torchrun, and call torch.distributed.init_process_group() before the first layer."
+    elif any(dist.group.WORLD is each for each in _OF_PARENT):
+        got = f"process {os.getpid()} is a forked child of the rank that made torch's process group"
+        do = "Let the child compute without a communicator, or make each rank a process of its own."
     else:
         return dist.group.WORLD
     raise refusal(
