@@ -19,6 +19,7 @@ import bnspec
 from bnspec import CommunicatorError
 
 DEADLINE = float(os.environ.get("BNSPEC_TEST_DEADLINE", "2"))
+BAD = int(os.environ.get("BNSPEC_TEST_BAD", "1"))
 ACT, FOLDER = sys.argv[1], Path(sys.argv[2])
 
 
@@ -211,7 +212,7 @@ def fold_raises(comm: Any) -> None:
 def killed(comm: Any) -> None:
     net = Network(comm)
     net.forward("conv1/bn")
-    if RANK == 1:
+    if RANK == BAD:
         os.kill(os.getpid(), signal.SIGKILL)
     net.forward("conv2/bn")
 
@@ -418,7 +419,7 @@ def uncaught() -> None:
     world().deadline = DEADLINE
     net = Network(None, sync_statistics=KIND)
     net.forward("conv1/bn")
-    if RANK == 1:
+    if RANK == BAD:
         take(net.y)  # which ends what is under way there
         raise OSError("no space left")
     begun = time.perf_counter()
@@ -432,7 +433,7 @@ def missing() -> None:
     """One rank does not make a communicator."""
     begun = time.perf_counter()
     if RANK == 1:
-        time.sleep(20 * DEADLINE)
+        time.sleep(float(os.environ.get("BNSPEC_TEST_AWAY", 20 * DEADLINE)))
         return
     try:
         Communicator(deadline=DEADLINE)

@@ -14,7 +14,7 @@ ROOT = HERE.parents[2]
 
 #: The deadline in rank_faults.py, how much later an error may come, what interpreters take to start on a busy machine,
 #: and when a job is taken for one that hangs; in seconds.
-DEADLINE, MARGIN, STARTING, KILL = 3.0, 5.0, 30.0, 150.0
+DEADLINE, MARGIN, STARTING, KILL = 2.0, 5.0, 60.0, 240.0
 
 #: A process that starts the others. Those that run on after one has failed are ended, as torchrun does it.
 _START = "import sys; from bnspec_conformance.run.local_job import launch_here as go; "
