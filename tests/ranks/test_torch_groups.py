@@ -240,9 +240,13 @@ for make in (MPICommunicator, lambda: bnspec.BatchNorm(axis=1, sync_statistics="
         print(error)
 """
     given = os.environ | {"RANK": "1", "WORLD_SIZE": "4"}
-    done = subprocess.run([sys.executable, "-c", text], env=given, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", text], env=given, capture_output=True, text=True, timeout=90, check=False
+    )
     assert done.returncode == 0, done.stderr
-    said = "MPI's world has 1 process, and the environment says RANK=1 and WORLD_SIZE=4, as torchrun sets them; expected "
+    said = (
+        "MPI's world has 1 process, and the environment says RANK=1 and WORLD_SIZE=4, as torchrun sets them; expected "
+    )
     said += 'an MPI job of 4 processes [BN-SYNC-9]. Take sync_statistics="torch" or TorchCommunicator(), or start the '
     assert done.stdout == 2 * (said + "program with mpiexec.\n")
 
@@ -329,8 +333,9 @@ def test_arrays_in_host_memory_are_refused_where_the_group_has_nccl_only() -> No
     with pytest.raises(TypeError) as caught:
         devices.carrier(np.ones(2), SIGNATURE, {"cuda": "nccl"})
     assert str(caught.value) == (
-        "the payload of layer 'bn1' is a numpy.ndarray on cpu, and the group has nccl for cuda; expected a torch tensor "
-        'on a CUDA device [BN-SYNC-9]. Move x to the device, or make the group with backend="cpu:gloo,cuda:nccl".'
+        "the payload of layer 'bn1' is a numpy.ndarray on cpu, and the group has nccl for cuda; expected a torch "
+        "tensor on a CUDA device [BN-SYNC-9]. Move x to the device, or make the group with "
+        'backend="cpu:gloo,cuda:nccl".'
     )
     for backends in ({"cpu": "gloo", "cuda": "gloo"}, {"cpu": "gloo", "cuda": "nccl"}):
         assert devices.carrier(np.ones(2), SIGNATURE, backends) == "host"

@@ -1,9 +1,9 @@
 """Communicators of ranks: threads of one process, MPI processes, CUDA devices through NCCL, and torch's process groups.
 
 `MPICommunicator`, `NCCLCommunicator` and `TorchCommunicator` are imported when they are first asked for, and need the
-extras ``mpi``, ``cuda`` and ``torch``. The other modules are shared by the communicators: facts that ranks compare (`facts`), the format of messages
-(`headers`), the order of messages (`schedule`), the first failure (`failure`), notices of failures (`notices`) and
-waits with a deadline (`waiting`).
+extras ``mpi``, ``cuda`` and ``torch``. The other modules are shared by the communicators: facts that ranks compare
+(`facts`), the format of messages (`headers`), the order of messages (`schedule`), the first failure (`failure`),
+notices of failures (`notices`) and waits with a deadline (`waiting`).
 """
 
 import importlib

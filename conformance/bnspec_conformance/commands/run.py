@@ -57,7 +57,10 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument("--html", metavar="FILE", help="write the result as one HTML file")
     run.add_argument("--failures", metavar="DIR", help="write each failure to a file that replay can run")
     run.add_argument(
-        "--ranks", type=int, metavar="N", help="with the subject mpi, nccl or torch-gloo: start it as a job of N processes"
+        "--ranks",
+        type=int,
+        metavar="N",
+        help="with the subject mpi, nccl or torch-gloo: start it as a job of N processes",
     )
     run.add_argument("--of-ranks", type=int, help=argparse.SUPPRESS)  # given to the processes of a job by `_as_job`
     run.set_defaults(call=call)

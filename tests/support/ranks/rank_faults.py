@@ -1,6 +1,6 @@
 """A rank's program for test_mpi.py, test_nccl.py and test_torch_groups.py.
 
-`rank_faults.py ACT FOLDER` writes what it is told of a fault; with several acts, `ACT,ACT`, each has a folder of its own.
+`rank_faults.py ACT FOLDER` writes what it is told of a fault; of several acts, `ACT,ACT`, each has its own folder.
 """
 
 import json

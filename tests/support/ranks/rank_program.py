@@ -391,7 +391,9 @@ def two_at_once() -> None:
             pending = dist.all_reduce(torch.ones(3), async_op=True)
             for comm, name in ((one, "one"), (other, "other")) if step % 2 else ((other, "other"), (one, "one")):
                 about = SUM._replace(layer=name)
-                found.append(float(comm.all_reduce(np.ones(step + 1), lambda a, b: a + b, about).sum()) == SIZE * (step + 1))
+                found.append(
+                    float(comm.all_reduce(np.ones(step + 1), lambda a, b: a + b, about).sum()) == SIZE * (step + 1)
+                )
             pending.wait()
         one.close()
         found.append(float(other.all_reduce(np.ones(1), lambda a, b: a + b, SUM)[0]) == SIZE)

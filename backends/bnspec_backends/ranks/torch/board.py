@@ -3,8 +3,8 @@
 gloo says that a connection broke, and nothing about why. So a rank that fails or ends writes a notice first. Notices
 are numbered, so that a rank looks for one name only, however many ranks there are.
 
-A store is a server in one of the processes. It may be gone, or never answer; then there are no notices, and no rank
-waits for it. So a thread of its own asks the store, and whoever needs the answer waits for a limited time.
+A store is a server in one of the processes, which may be gone, or never answer. Then there are no notices, and no rank
+waits for the store: a thread of its own asks, and the caller waits for the answer for a limited time.
 """
 
 import json

@@ -23,7 +23,7 @@ from bnspec._communicator import Signature
 from bnspec._locks import Lock
 from bnspec._types import Array
 from bnspec_backends.ranks.facts import plain_array
-from bnspec_backends.ranks.headers import about, of_facts, packed, unpacked
+from bnspec_backends.ranks.headers import about, of_facts
 from bnspec_backends.ranks.host_memory import from_host, to_host
 from bnspec_backends.ranks.processes import ProcessCommunicator, checked_color
 from bnspec_backends.ranks.schedule import folded

@@ -1,14 +1,15 @@
 """Collectives of one rank of a process group: what is gathered, and every way in which that can fail.
 
 All ranks gather a header and, behind it, the payload. How many bytes that is must be known to all ranks alike before
-they meet. It follows from the collectives that they completed together: the payload is taken to be as long as the one
-that followed the last collective before, as it is in a training loop. Where that was wrong, the headers say so to all
-ranks alike, and the payloads are gathered again.
+they meet. The number follows from the collectives that they completed together: the payload is taken to be as long as
+the one that followed the last collective before, as in a training loop. Where that was wrong, the headers say so to
+all ranks alike, and the payloads are gathered again.
 
 No rank waits for ever, and none takes one layer's numbers for another's. An exchange that failed stays failed, since
 the ranks no longer agree on their place in the program.
 """
 
+import functools
 import json
 import threading
 import time
@@ -229,9 +230,9 @@ class Exchange(Owned):
         try:
             rows = self._gathers.gather(row, until, interrupted)
         except Broken as error:
-            self._ended_by(lambda: self._broken(own, error))
+            self._ended_by(functools.partial(self._broken, own, error))
         if rows is None:
-            self._ended_by(lambda: self._late(own))
+            self._ended_by(functools.partial(self._late, own))
         if self.failure.error is not None:  # another thread found it
             self.failure.throw()
         return rows

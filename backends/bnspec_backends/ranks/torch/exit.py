@@ -15,6 +15,7 @@ OPEN: set[Any] = set()
 #: Exchanges of whole groups that were closed, of which other ranks may still want to know why.
 _CLOSED: set[Any] = set()
 
+
 def close_together(exchanges: list[Any], error: BaseException | None = None) -> None:
     """Close exchanges, with a notice of the error by which this rank ends, if it ends by one."""
     for each in exchanges:

@@ -1,4 +1,4 @@
-"""Process groups of torch.distributed: whether one can be used, its ranks, and what carries the arrays of each device."""
+"""Process groups of torch.distributed: whether one can be used, its ranks, and which backend serves which device."""
 
 import os
 from collections import Counter
