@@ -44,9 +44,7 @@ else:
     RANK, SIZE = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
     gathered = MPI.COMM_WORLD.allgather
 
-if KIND == "torch":
-    pass
-elif KIND != "mpi":
+if KIND not in ("mpi", "torch"):
     import cupy
 
     from bnspec_backends.ranks.nccl import NCCLCommunicator, world
@@ -69,15 +67,15 @@ elif KIND != "mpi":
     def rounds_of(comm: Any) -> Any:
         return comm._sender.rounds
 
-else:
-    from bnspec_backends.ranks.mpi import MPICommunicator as Communicator  # type: ignore[assignment]
-    from bnspec_backends.ranks.mpi import world  # type: ignore[assignment]
+elif KIND == "mpi":
+    from bnspec_backends.ranks.mpi import MPICommunicator as Communicator
+    from bnspec_backends.ranks.mpi import world
 
     def put(x: Any) -> Any:
         return x
 
     take = put
-    own_stream = contextlib.nullcontext  # type: ignore[assignment]
+    own_stream = contextlib.nullcontext
 
     def rounds_of(comm: Any) -> Any:
         return comm._exchange.plan

@@ -10,6 +10,7 @@ waits for the store: a thread of its own asks, and the caller waits for the answ
 import json
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -83,55 +84,52 @@ class Board:
 
 
 class StoreThread:
-    """Thread that asks a store, and is given up when the store does not answer.
-
-    Attributes
-    ----------
-    lost : bool
-        Whether the store failed or did not answer in time; it is not asked again.
-    """
+    """Thread that asks a store, given up when the store does not answer, and ended when nobody needs it any more."""
 
     def __init__(self) -> None:
-        self.lost = False
-        self._orders: queue.SimpleQueue[tuple[Callable[[], Any], _Answer]] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._lost = threading.Event()
         self._begun = threading.Lock()
-        self._thread: threading.Thread | None = None
+        weakref.finalize(self, self._orders.put, None).atexit = False
+
+    @property
+    def lost(self) -> bool:
+        """True if the store failed or did not answer in time; it is not asked again."""
+        return self._lost.is_set()
 
     def ask(self, question: Callable[[], T], otherwise: T) -> T:
         """Return the answer to a question, or something else where the store has none."""
-        answer = self.tell(question)
-        if answer is None:
-            return otherwise
-        if not answer.there.wait(GRACE):
-            self.lost = True
-            return otherwise
-        return otherwise if self.lost else answer.value
-
-    def tell(self, question: Callable[[], Any]) -> "_Answer | None":
-        """Hand over a question without waiting for its answer."""
         if self.lost:
-            return None
-        if self._thread is None and self._begun.acquire(blocking=False):  # a finalizer may come in between
-            self._thread = threading.Thread(target=self._run, name="bnspec store", daemon=True)
-            self._thread.start()
-        answer = _Answer()
-        self._orders.put((question, answer))
-        return answer
+            return otherwise
+        order = self.tell(question)
+        if not order.done.wait(GRACE):
+            self._lost.set()
+        return otherwise if self.lost else order.answer
 
-    def _run(self) -> None:
-        while True:
-            question, answer = self._orders.get()
-            if not self.lost:
-                try:
-                    answer.value = question()
-                except Exception:  # whatever a store raises where its server is gone
-                    self.lost = True
-            answer.there.set()
+    def tell(self, question: Callable[[], Any]) -> "_Order":
+        """Hand over a question without waiting for its answer."""
+        if self._begun.acquire(blocking=False):  # never let go: the thread is started once
+            threading.Thread(target=_serve, args=(self._orders, self._lost), name="bnspec store", daemon=True).start()
+        order = _Order(question)
+        self._orders.put(order)
+        return order
 
 
-class _Answer:
-    """Answer of the store's thread."""
+class _Order:
+    """Question for the store's thread, and its answer."""
 
-    def __init__(self) -> None:
-        self.there = threading.Event()
-        self.value: Any = None
+    def __init__(self, question: Callable[[], Any]) -> None:
+        self.question = question
+        self.done = threading.Event()
+        self.answer: Any = None
+
+
+def _serve(orders: "queue.SimpleQueue[_Order | None]", lost: threading.Event) -> None:
+    while (order := orders.get()) is not None:
+        if not lost.is_set():
+            try:
+                order.answer = order.question()
+            except Exception:  # whatever a store raises where its server is gone
+                lost.set()
+        order.done.set()
+        del order  # it may hold the last reference to the board

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
 
 from bnspec._communicator import Signature
 from bnspec._locks import Lock
@@ -178,7 +179,7 @@ class TorchCommunicator(ProcessCommunicator):
         members = tuple(rank for rank, each in zip(old.members, entries) if each == color)
         name = json.dumps([old.group, old.sequence, color]).encode()
         group = hashlib.blake2b(name, digest_size=16).hexdigest()
-        board = Board(dist.PrefixStore(group, old.board.store), old.board.thread)
+        board = Board(PrefixStore(group, old.board.store), old.board.thread)
         part = TorchCommunicator.__new__(TorchCommunicator)
         part._begin(Exchange(board, old.number, members, old.deadline, group, part=True), self._backends)
         part._families += self._families

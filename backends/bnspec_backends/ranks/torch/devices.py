@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
 
 from bnspec._communicator import Signature
 from bnspec._dtypes import dtype_name
@@ -90,11 +91,13 @@ class DeviceGathers:
         return list(flat.view(size, *own.shape).unbind(0))
 
     def close(self) -> None:
-        """Let go of the group."""
+        """End the group."""
+        if self._group is not None:
+            self._group.shutdown()
         self._group = None
 
 
 def _nccl(store: Any, rank: int, size: int, seconds: float) -> Any:
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = timedelta(seconds=seconds)
-    return dist.ProcessGroupNCCL(dist.PrefixStore("nccl", store), rank, size, options)
+    return dist.ProcessGroupNCCL(PrefixStore("nccl", store), rank, size, options)

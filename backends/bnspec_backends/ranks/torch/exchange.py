@@ -19,15 +19,16 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError, refusal
-from bnspec_backends.ranks.facts import DO_THE_SAME, error_text, met_text, ranks_text, where
+from bnspec._errors import CollectiveMismatch, CollectiveTimeout, CommunicatorError
+from bnspec_backends.ranks.facts import DO_THE_SAME, error_text, met_text, where
 from bnspec_backends.ranks.failure import ERRORS, FirstFailure
 from bnspec_backends.ranks.headers import HEADER, SAME, About, Header, parse_header
 from bnspec_backends.ranks.notices import Notice, end_of
 from bnspec_backends.ranks.processes import Owned
 from bnspec_backends.ranks.torch.board import Board
 from bnspec_backends.ranks.torch.exit import OPEN
-from bnspec_backends.ranks.torch.gathers import Broken, Gathers
+from bnspec_backends.ranks.torch.gathers import Broken
+from bnspec_backends.ranks.torch.start import connected
 from bnspec_backends.ranks.waiting import wait
 
 __all__ = ["Exchange"]
@@ -90,7 +91,7 @@ class Exchange(Owned):
         self._met = time.perf_counter()
         self._before = b""
         self._expected: dict[bytes, int] = {}
-        self._gathers = self._meet(time.perf_counter() + deadline)
+        self._gathers = connected(board, number, members, deadline)
         OPEN.add(self)
 
     def collective(
@@ -161,33 +162,6 @@ class Exchange(Owned):
             if notice.rank != self.number:
                 self._notices.append(notice)
                 self.ended.add(notice.rank)
-
-    def _meet(self, until: float) -> Gathers:
-        """Wait until all ranks are there, and connect them."""
-        self.board.mark("here", self.number, 1)
-        here = lambda: self.board.all_marked("here", self.members) or self.board.thread.lost  # noqa: E731
-        waited = f"rank {self.number} of {len(self.members)} waited {self.deadline:g} s for the others to make their "
-        waited += "communicator"
-        if not wait(here, until):
-            missing = self.board.unmarked("here", self.members)
-            raise refusal(
-                CollectiveTimeout,
-                "BN-SYNC-9",
-                got=f"{waited}, and {ranks_text(missing) if missing else 'one'} did not",
-                expected="TorchCommunicator(group) on every rank of the group",
-                do="Make it at the same place of the program on every rank, or give a longer deadline.",
-            )
-        seconds = max(until - time.perf_counter(), _REASONS)
-        try:
-            return Gathers(self.board.store, self.members.index(self.number), len(self.members), seconds)
-        except Broken as error:
-            raise refusal(
-                CommunicatorError,
-                "BN-SYNC-9",
-                got=f"gloo did not connect rank {self.number} with the others ({error})",
-                expected="a connection to every rank",
-                do="See whether a rank has ended, and which network GLOO_SOCKET_IFNAME names.",
-            ) from error
 
     def _collective(self, own: About, payload: npt.NDArray[Any], same_size: bool) -> list[Any]:
         if not self.failure.usable:
@@ -278,7 +252,12 @@ class Exchange(Owned):
         if self.failure.closed:
             self.failure.refuse(f"rank {self.number} waited in {self._where(own)}")
         gone = [self.members[rank] for rank in self._gathers.broken()]
-        wait(lambda: self.listen() or self._alarm() is not None, time.perf_counter() + _REASONS)
+
+        def told() -> bool:
+            self.listen()
+            return self._alarm() is not None
+
+        wait(told, time.perf_counter() + _REASONS)
         self._stop_if_told(own)
         waited = f"{self._where(own)} waited on rank {self.number}"
         if gone:

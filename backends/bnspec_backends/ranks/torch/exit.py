@@ -12,15 +12,16 @@ __all__ = ["OPEN", "close_together"]
 #: The exchanges of this process that are open.
 OPEN: set[Any] = set()
 
-#: Exchanges of whole groups that were closed, of which other ranks may still want to know why.
+#: Exchanges that were closed, of which other ranks may still want to know why, from a store in this process.
 _CLOSED: set[Any] = set()
 
 
 def close_together(exchanges: list[Any], error: BaseException | None = None) -> None:
     """Close exchanges, with a notice of the error by which this rank ends, if it ends by one."""
+    _all_ended()
     for each in exchanges:
         each.close(error)
-        if not each.group:
+        if each.hosts_store:
             _CLOSED.add(each)
 
 
@@ -40,5 +41,5 @@ def _leave() -> None:
     The store is mostly a server in the first process, and ends with it.
     """
     close_together([each for each in OPEN if not each.inherited], getattr(sys, "last_value", None))
-    if any(each.hosts_store and not each.inherited for each in _CLOSED):
+    if any(not each.inherited for each in _CLOSED):
         wait(_all_ended, time.perf_counter() + GRACE)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import AllgatherOptions
+from torch._C._distributed_c10d import AllgatherOptions
 
 from bnspec_backends.ranks.waiting import pause
 
@@ -28,6 +28,9 @@ __all__ = ["Broken", "Gathers"]
 
 #: Seconds that gloo waits longer than we do, so that its own timeout is not the first.
 _LONGER = 2.0
+
+#: Most seconds that gloo is asked to wait: it counts them in nanoseconds.
+_MOST = 1e8
 
 #: Seconds of a wait after which `interrupted` is asked, and between two times that it is asked.
 _QUIET, _BETWEEN = 0.1, 0.05
@@ -61,7 +64,7 @@ class Gathers:
         if hasattr(store, "clone"):  # its wait keeps all others from the store's connection, this rank's threads too
             store = store.clone()
         with _gloo():
-            self._group = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=seconds))
+            self._group = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=min(seconds, _MOST)))
 
     def gather(
         self, row: npt.NDArray[np.uint8], until: float, interrupted: Callable[[], bool]
@@ -92,7 +95,7 @@ class Gathers:
         rows = np.empty((self.size, len(row)), np.uint8)
         begun = time.perf_counter()
         options = AllgatherOptions()
-        options.timeout = timedelta(seconds=max(until - begun, 0.0) + _LONGER)
+        options.timeout = timedelta(seconds=min(max(until - begun, 0.0), _MOST) + _LONGER)
         with _gloo():
             work = self._group._allgather_base(torch.from_numpy(rows).view(-1), torch.from_numpy(row), options)
         asked = begun + _QUIET - _BETWEEN

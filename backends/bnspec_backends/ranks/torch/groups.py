@@ -4,8 +4,8 @@ import os
 from collections import Counter
 from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed import distributed_c10d
 
 from bnspec._errors import CommunicatorError, refusal
@@ -20,7 +20,7 @@ _OF_PARENT: list[Any] = []
 
 
 def _look() -> None:
-    _OF_PARENT[:] = [dist.group.WORLD] if dist.is_available() and dist.is_initialized() else []
+    _OF_PARENT[:] = [dist.group.WORLD] if dist.is_initialized() else []
 
 
 if hasattr(os, "register_at_fork"):
@@ -54,9 +54,7 @@ def default_group() -> Any:
     CommunicatorError
         There is none, or it belongs to the process that this one was forked from.
     """
-    if not dist.is_available():
-        got, do = f"torch {torch.__version__} was built without torch.distributed", "Install another build of torch."
-    elif not dist.is_initialized():
+    if not dist.is_initialized():
         got = "torch.distributed has no process group"
         do = "Start the program with torchrun, and call torch.distributed.init_process_group() before the first layer."
     elif any(dist.group.WORLD is each for each in _OF_PARENT):
@@ -114,7 +112,7 @@ def opened(group: Any) -> Group:
     store = distributed_c10d._get_default_store()
     if hasattr(store, "clone"):  # a connection of its own: on another one, somebody may be waiting
         store = store.clone()
-    store = dist.PrefixStore(name, store)
+    store = PrefixStore(name, store)
     backends = dict(each.split(":", 1) for each in config.split(",") if ":" in each)
     return Group(ranks.index(dist.get_rank()), len(ranks), backends, store)
 
