@@ -23,6 +23,7 @@ from bnspec._clauses import clauses
 pytest.importorskip("torch.distributed")
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 from torch_jobs import DEADLINE, MARGIN, STARTING, torch_faults, torch_job, torch_programs
 
 from bnspec_backends.ranks import TorchCommunicator
@@ -254,7 +255,7 @@ for make in (MPICommunicator, lambda: bnspec.BatchNorm(axis=1, sync_statistics="
 @pytest.fixture
 def alone() -> Iterator[None]:
     """A process group of this process."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
@@ -307,7 +308,7 @@ def test_the_communicator_of_a_name_is_that_of_the_group_of_now() -> None:
     assert world() is first is bnspec.get_communicator("torch")
     assert repr(first) == "<TorchCommunicator rank 0 of 1>"
     dist.destroy_process_group()
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     assert world() is not first
 
 

@@ -16,6 +16,7 @@ def torch_gloo() -> OursOnMPI:
     """bnspec on torch and the processes of this job, joined by gloo."""
     import torch
     import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore
 
     from bnspec_backends.ranks import TorchCommunicator
 
@@ -23,7 +24,7 @@ def torch_gloo() -> OursOnMPI:
         if "RANK" in os.environ:
             dist.init_process_group("gloo")
         else:
-            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     pool = MPIRankPool(TorchCommunicator(deadline=APART))
     library = f"gloo of torch {torch.__version__}"
     return OursOnMPI("torch-gloo", bnspec.get_backend("torch"), examples=20, pool=pool, library=library)

@@ -104,7 +104,8 @@ class StoreThread:
         order = self.tell(question)
         if not order.done.wait(GRACE):
             self._lost.set()
-        return otherwise if self.lost else order.answer
+        answer: T = order.answer
+        return otherwise if self.lost else answer
 
     def tell(self, question: Callable[[], Any]) -> "_Order":
         """Hand over a question without waiting for its answer."""
