@@ -30,6 +30,8 @@ class Board:
     store : torch.distributed.Store
     thread : StoreThread, optional
         The thread that asks the store; a part has that of the whole.
+    server : object, optional
+        Kept as long as the board: the program may end its process group, and the store's server with it.
 
     Attributes
     ----------
@@ -37,8 +39,9 @@ class Board:
     thread : StoreThread
     """
 
-    def __init__(self, store: Any, thread: "StoreThread | None" = None) -> None:
+    def __init__(self, store: Any, thread: "StoreThread | None" = None, server: Any = None) -> None:
         self.store = store
+        self._server = server
         self.thread = StoreThread() if thread is None else thread
         self._read = 0
 

@@ -88,7 +88,7 @@ class TorchCommunicator(ProcessCommunicator):
     def __init__(self, group: Any = None, deadline: float = 300.0) -> None:
         deadline = checked_deadline(deadline)
         found = opened(group)
-        exchange = Exchange(Board(found.store), found.rank, tuple(range(found.size)), deadline)
+        exchange = Exchange(Board(found.store, server=found.server), found.rank, tuple(range(found.size)), deadline)
         exchange.hosts_store = dist.get_rank() == 0
         self._begin(exchange, found.backends)
 

@@ -38,12 +38,15 @@ class Group(NamedTuple):
         The group's backend for each type of device, such as ``{"cpu": "gloo", "cuda": "nccl"}``.
     store : torch.distributed.Store
         Store for one communicator of the group, with names that no other one has.
+    server : torch.distributed.Store
+        The default group's own store, whose server, if it is in this process, ends when nobody has it any more.
     """
 
     rank: int
     size: int
     backends: dict[str, str]
     store: Any
+    server: Any
 
 
 def default_group() -> Any:
@@ -109,12 +112,11 @@ def opened(group: Any) -> Group:
         raise _no_member(f"rank {dist.get_rank()} of the default group")
     _MADE[ranks] += 1
     name = f"bnspec/{','.join(map(str, ranks))}/{_MADE[ranks]}"
-    store = distributed_c10d._get_default_store()
-    if hasattr(store, "clone"):  # a connection of its own: on another one, somebody may be waiting
-        store = store.clone()
-    store = PrefixStore(name, store)
+    server = distributed_c10d._get_default_store()
+    # A connection of its own: on the server's, somebody may be waiting.
+    store = PrefixStore(name, server.clone() if hasattr(server, "clone") else server)
     backends = dict(each.split(":", 1) for each in config.split(",") if ":" in each)
-    return Group(ranks.index(dist.get_rank()), len(ranks), backends, store)
+    return Group(ranks.index(dist.get_rank()), len(ranks), backends, store, server)
 
 
 def _no_member(who: str) -> Exception:
