@@ -196,7 +196,7 @@ def test_two_ranks_compute_the_same_to_the_bit() -> None:
 
 
 def test_three_ranks_compute_the_same_to_the_bit() -> None:
-    found = torch_programs(3, "soak:30,beside_threads,parts,libraries,subgroup,on_devices")
+    found = torch_programs(3, "soak:30,beside_threads,parts,libraries,subgroup,on_devices,outlives")
     assert found["soak"] == {"different": 1, "steps": 30, "ranks": 3, "finite": True}
     assert found["beside_threads"] == {"same": [True] * 3, "tensors": 22}
     assert found["parts"] == {"means": [[1.0, 1.0]] * 3, "sizes": [[3, 2], [3, 1], [3, 2]]}
@@ -204,6 +204,7 @@ def test_three_ranks_compute_the_same_to_the_bit() -> None:
     assert "rank 0 is not in the group" in found["subgroup"]["told"][0]
     assert found["subgroup"]["places"] == [[], [0, 2], [1, 2]]
     assert found["subgroup"]["totals"] == [0.0, 2.0, 2.0]
+    assert found["outlives"] == {"totals": [3.0, 3.0]}
     assert found["on_devices"]["alike"] == [[True, True]] * 3
     assert all("payload shape ((1, 4) from rank 0 and (2, 4) from rank 1" in e for e in found["on_devices"]["told"])
 

@@ -438,6 +438,19 @@ def on_devices() -> None:
     say(alike=gathered(alike), told=gathered(told))
 
 
+def outlives() -> None:
+    """A communicator outlives the group that it was made of, and the store's server that the first rank had."""
+    import torch.distributed as dist
+
+    with Communicator(deadline=30.0) as comm:
+        dist.destroy_process_group()
+        if RANK:
+            time.sleep(0.5)
+        part = comm.split("all")
+        totals = [float(each.all_reduce(np.ones(1), lambda a, b: a + b, SUM)[0]) for each in (comm, part)]
+    say(totals=totals)
+
+
 def main() -> None:
     if ":" in ACT or "," in ACT:
         for each in filter(None, ACT.split(",")):
