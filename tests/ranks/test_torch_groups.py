@@ -211,8 +211,8 @@ def test_three_ranks_compute_the_same_to_the_bit() -> None:
 
 def test_more_ranks_fold_in_the_order_of_rounds() -> None:
     """As MPI's communicator does where there are several rounds."""
-    found = torch_programs(5, "rounds", BNSPEC_TEST_ROUNDS="2")["rounds"]
-    assert (found["order"], found["different"], found["parts"]) == (12345, 1, [135, 24, 135, 24, 135])
+    found = torch_programs(3, "rounds", BNSPEC_TEST_ROUNDS="2")["rounds"]
+    assert found == {"order": 123, "different": 1, "rounds": 2, "parts": [13, 2, 13]}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("hypothesis") is None, reason="the suite is not installed")

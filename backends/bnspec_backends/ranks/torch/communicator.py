@@ -181,7 +181,7 @@ class TorchCommunicator(ProcessCommunicator):
         group = hashlib.blake2b(name, digest_size=16).hexdigest()
         board = Board(PrefixStore(group, old.board.store), old.board.thread)
         part = TorchCommunicator.__new__(TorchCommunicator)
-        part._begin(Exchange(board, old.number, members, old.deadline, group, part=True), self._backends)
+        part._begin(Exchange(board, old.number, members, old.deadline, group), self._backends)
         part._families += self._families
         for family in self._families:
             family.add(part)

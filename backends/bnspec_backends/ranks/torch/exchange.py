@@ -75,15 +75,13 @@ class Exchange(Owned):
         Not every rank made its end before the deadline.
     """
 
-    def __init__(
-        self, board: Board, number: int, members: tuple[int, ...], deadline: float, group: str = "", part: bool = False
-    ) -> None:
+    def __init__(self, board: Board, number: int, members: tuple[int, ...], deadline: float, group: str = "") -> None:
         self.board, self.number, self.members = board, number, members
         self.deadline, self.group = deadline, group
         self.sequence = 0
         self.hosts_store = False
         self.ended: set[int] = set()
-        self.failure = FirstFailure(self._announce, members if part else ())
+        self.failure = FirstFailure(self._announce, members if group else ())
         self._group = bytes.fromhex(group).ljust(16, b"\0")
         self._busy = threading.Lock()
         self._notices: list[Notice] = []
