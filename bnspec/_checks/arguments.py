@@ -263,7 +263,17 @@ def channel_axis(x: Array, config: BatchNormConfig, name: str) -> int:
 
 def communicator(comm: Any, name: str) -> None:
     """Refuse what joins no ranks, such as the name of a communicator."""
-    if comm is not None and not callable(getattr(comm, "all_reduce", None)):
+    if comm is None:
+        return
+    if type(comm).__module__.startswith("torch."):  # a process group has no ranks to ask for, and no merge
+        raise refusal(
+            TypeError,
+            "BN-SYNC-9",
+            got=f"{name}: comm is a {type(comm).__module__}.{type(comm).__name__}",
+            expected="a bnspec.Communicator or None",
+            do="Pass comm=bnspec_backends.ranks.TorchCommunicator(group).",
+        )
+    if not callable(getattr(comm, "all_reduce", None)):
         raise refusal(
             TypeError,
             "BN-ERR-5",

@@ -59,7 +59,7 @@ class BatchNorm(Attributes, LayerConfig):
         ``context.updates.run()`` ("collection"), nobody ("skip"). "default" is "internal", and under the
         tensorpack dialect "collection".
     sync_statistics : str, optional
-        Join the statistics of all ranks of the communicator of that name: "threads", "mpi", "nccl";
+        Join the statistics of all ranks of the communicator of that name: "threads", "mpi", "nccl", "torch";
         "horovod" is another word for "mpi".
     comm : Communicator, optional
         The communicator itself instead of its name.

@@ -1,11 +1,12 @@
 """The plan of who sends to whom: simulated for many sizes, without MPI."""
 
+import functools
 import math
 from typing import Any
 
 import pytest
 
-from bnspec_backends.ranks.schedule import ONE_ROUND, factor_for, plan
+from bnspec_backends.ranks.schedule import ONE_ROUND, factor_for, folded, plan
 
 
 def simulate(size: int) -> tuple[Any, ...]:
@@ -73,3 +74,26 @@ def test_what_a_rank_moves_grows_with_the_logarithm_of_the_world(size: int) -> N
         assert len(mine) <= rounds
         assert all(len(each.sources) <= factor for each in mine)
         assert all(len(each.targets) <= 2 * (factor - 1) for each in mine)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 31, 32, 33, 40, 63, 64, 65, 100, 129])
+def test_one_who_has_all_folds_as_the_rounds_do(size: int) -> None:
+    """Brackets and all, since every order of additions has its own last bits."""
+
+    def joined(a: str, b: str) -> str:
+        return f"({a} {b})"
+
+    plans = [plan(size, rank) for rank in range(size)]
+
+    @functools.cache
+    def value(rank: int, rounds: int) -> str:
+        if rounds == 0:
+            return str(rank)
+        each = plans[rank][rounds - 1]
+        parts = [
+            value(rank, rounds - 1) if source == rank else value(source, sent_by(source, rank, plans))
+            for source in each.sources
+        ]
+        return functools.reduce(joined, parts)
+
+    assert folded([str(rank) for rank in range(size)], joined) == value(0, len(plans[0]))

@@ -12,9 +12,12 @@ logarithm of the world. Launchers number the ranks of a node consecutively, so t
 
 import functools
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
-__all__ = ["ONE_ROUND", "Round", "factor_for", "plan"]
+__all__ = ["ONE_ROUND", "Round", "factor_for", "folded", "plan"]
+
+T = TypeVar("T")
 
 #: Up to this many ranks every rank receives from every other: one round, and each knows by itself which one is missing.
 ONE_ROUND = 32
@@ -83,6 +86,24 @@ def plan(size: int, rank: int) -> tuple[Round, ...]:
             made.append(Round(sources, targets))
         start, end = mine
     return tuple(reversed(made))
+
+
+def folded(arrays: Sequence[T], combine: Callable[[T, T], T]) -> T:
+    """Fold the arrays of all ranks where one rank has them all, in the order in which `plan` has them folded.
+
+    Examples
+    --------
+    >>> folded(["a", "b", "c"], lambda a, b: f"({a}{b})")
+    '((ab)c)'
+    """
+    factor, _ = factor_for(len(arrays))
+
+    def fold(start: int, end: int) -> T:
+        if end - start == 1:
+            return arrays[start]
+        return functools.reduce(combine, (fold(*block) for block in _cut(start, end, factor)))
+
+    return fold(0, len(arrays))
 
 
 def _cut(start: int, end: int, parts: int) -> list[tuple[int, int]]:

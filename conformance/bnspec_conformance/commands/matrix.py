@@ -18,8 +18,8 @@ __all__ = ["call", "register"]
 _SMOKE = ("BN-NORM-1", "BN-RUN-1", "BN-INF-1", "BN-GRAD-1", "BN-GRAD-4", "BN-MASK-2", "BN-SYNC-8", "BN-RENORM-1")
 
 
-#: Subjects that are another one again: "mpi" and "nccl" alone in the world, and NumPy by each kind of kernels.
-_AGAIN = ("mpi", "nccl", "numpy-blocked", "numpy-compiled", "numpy-specification")
+#: Subjects that are another one again: alone in a world of ranks, and NumPy by each kind of kernels.
+_AGAIN = ("mpi", "nccl", "numpy-blocked", "numpy-compiled", "numpy-specification", "torch-gloo")
 
 #: Cases per check where each is compiled; `run` takes more, and is what answers for bnspec itself.
 _FEWER = {"jax": 4, "jax-jit": 2}

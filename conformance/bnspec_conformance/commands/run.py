@@ -10,8 +10,8 @@ from bnspec_conformance.commands.numbers import count, seconds
 
 __all__ = ["call", "register"]
 
-#: Subjects whose ranks are the processes of an MPI job.
-_JOBS = {"mpi", "nccl"}
+#: Subjects whose ranks are the processes of a job: of MPI's, or of this machine for torch.
+_MPI, _TORCH = {"mpi", "nccl"}, {"torch-gloo"}
 
 _SUITE = Path(__file__).parent.parent
 
@@ -57,7 +57,10 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument("--html", metavar="FILE", help="write the result as one HTML file")
     run.add_argument("--failures", metavar="DIR", help="write each failure to a file that replay can run")
     run.add_argument(
-        "--ranks", type=int, metavar="N", help="with the subject mpi or nccl: start it as an MPI job of N processes"
+        "--ranks",
+        type=int,
+        metavar="N",
+        help="with the subject mpi, nccl or torch-gloo: start it as a job of N processes",
     )
     run.add_argument("--of-ranks", type=int, help=argparse.SUPPRESS)  # given to the processes of a job by `_as_job`
     run.set_defaults(call=call)
@@ -67,16 +70,8 @@ def call(options: argparse.Namespace) -> int:
     """Run the suite; 0 only if nothing failed."""
     if options.ranks is not None:
         return _as_job(options)
-    if options.of_ranks is not None:
-        from bnspec_conformance.run.launch import ranks_here
-
-        if (here := ranks_here()) != options.of_ranks:
-            print(
-                f"--ranks asked for {options.of_ranks} processes and MPI says {here}: the launcher and the library "
-                "that mpi4py found belong to two MPIs. Name the right ones by BNSPEC_MPIEXEC and MPI4PY_LIBMPI.",
-                file=sys.stderr,
-            )
-            return 2
+    if options.of_ranks is not None and not _is_job_of(options):
+        return 2
     import pytest
 
     from bnspec_conformance.run.stop import stoppable
@@ -87,10 +82,11 @@ def call(options: argparse.Namespace) -> int:
     given.append("--assert=plain")  # to rewrite the checks' asserts, at every start, takes a fifth of it
     given += ["--pyargs", "bnspec_conformance", "-q", "--no-header", "--no-summary", "--show-capture=no"]
     given += ["--bnspec-table", *_asked(options)]
-    if _JOBS & {*options.subjects}:  # every process of the job runs all of it, and the first reports
-        from bnspec_conformance.run.launch import silence_other_ranks
+    if (_MPI | _TORCH) & {*options.subjects}:  # every process of the job runs all of it, and the first reports
+        from bnspec_conformance.run import launch, local_job
 
-        given += ["--bnspec-silent"] if silence_other_ranks() else []
+        job = local_job if _TORCH & {*options.subjects} else launch
+        given += ["--bnspec-silent"] if launch.silence_other_ranks(job.rank_here()) else []
     sys.dont_write_bytecode = True
     with stoppable() as stop:
         status = int(pytest.main(given))
@@ -122,18 +118,40 @@ def _asked(options: argparse.Namespace) -> list[str]:
     return words
 
 
-def _as_job(options: argparse.Namespace) -> int:
-    """Start the same command again as an MPI job."""
-    from bnspec_conformance.run.launch import LaunchError, launch
+def _is_job_of(options: argparse.Namespace) -> bool:
+    """Return whether this is a process of a job of as many as asked for; say so if it is not."""
+    from bnspec_conformance.run import launch, local_job
 
-    if len(options.subjects) != 1 or options.subjects[0] not in _JOBS:
-        print("--ranks goes with the subject mpi or nccl alone.", file=sys.stderr)
+    torch = _TORCH & {*options.subjects}
+    if (here := local_job.ranks_here() if torch else launch.ranks_here()) == options.of_ranks:
+        return True
+    if torch:
+        why = "the environment variable WORLD_SIZE was changed"
+    else:
+        why = "the launcher and the library that mpi4py found belong to two MPIs. Name the right ones by "
+        why += "BNSPEC_MPIEXEC and MPI4PY_LIBMPI"
+    says = "torch" if torch else "MPI"
+    print(f"--ranks asked for {options.of_ranks} processes and {says} says {here}: {why}.", file=sys.stderr)
+    return False
+
+
+def _as_job(options: argparse.Namespace) -> int:
+    """Start the same command again as a job."""
+    from bnspec_conformance.run.launch import LaunchError, launch
+    from bnspec_conformance.run.local_job import launch_here
+
+    if len(options.subjects) != 1 or options.subjects[0] not in _MPI | _TORCH:
+        print("--ranks goes with the subject mpi, nccl or torch-gloo alone.", file=sys.stderr)
+        return 2
+    if options.ranks < 1:
+        print(f"--ranks is {options.ranks}; expected a number >= 1.", file=sys.stderr)
         return 2
     given = list(options.given)
     at = next(i for i, word in enumerate(given) if word.split("=")[0] == "--ranks")
     given[at : at + (1 if "=" in given[at] else 2)] = [f"--of-ranks={options.ranks}"]
     try:
-        return launch(options.ranks, ["-m", "bnspec_conformance", *given])
+        start = launch_here if options.subjects[0] in _TORCH else launch
+        return start(options.ranks, ["-m", "bnspec_conformance", *given])
     except LaunchError as error:
         print(error, file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["LaunchError", "command", "launch", "silence_other_ranks", "ranks_here"]
+__all__ = ["LaunchError", "command", "launch", "rank_here", "ranks_here", "silence_other_ranks"]
 
 
 class LaunchError(Exception):
@@ -57,13 +57,18 @@ def ranks_here() -> int:
     return int(MPI.COMM_WORLD.Get_size())
 
 
-def silence_other_ranks() -> bool:
-    """Silence every process of an MPI job but the first; return whether this process was silenced."""
+def rank_here() -> int:
+    """Return the number of this process in its job, as its MPI library sees it; 0 without one."""
     try:
         from mpi4py import MPI
     except ImportError:
-        return False
-    if MPI.COMM_WORLD.Get_rank() == 0:
+        return 0
+    return int(MPI.COMM_WORLD.Get_rank())
+
+
+def silence_other_ranks(rank: int) -> bool:
+    """Silence every process of a job but the first; return whether this process was silenced."""
+    if rank == 0:
         return False
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):

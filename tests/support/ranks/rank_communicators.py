@@ -1,6 +1,7 @@
-"""Communicators and arrays for the ranks' programs of test_mpi.py and test_nccl.py.
+"""Communicators and arrays for the ranks' programs of test_mpi.py, test_nccl.py and test_torch_groups.py.
 
-``BNSPEC_TEST_RANKS=nccl`` gives each process an emulated device, and joins the processes by an emulated NCCL.
+``BNSPEC_TEST_RANKS=nccl`` gives each process an emulated device, and joins the processes by an emulated NCCL;
+``BNSPEC_TEST_RANKS=torch`` joins them by gloo, in the default process group of torch.
 """
 
 import contextlib
@@ -8,17 +9,42 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from mpi4py import MPI
-
 from bnspec_backends.ranks import schedule
 
 KIND = os.environ.get("BNSPEC_TEST_RANKS", "mpi")
 if joined := os.environ.get("BNSPEC_TEST_ROUNDS"):  # several rounds, as in large worlds
     schedule.ONE_ROUND, schedule._JOINED = 1, int(joined)
 
-RANK, SIZE = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+if KIND == "torch":
+    import torch.distributed as dist
 
-if KIND != "mpi":
+    from bnspec_backends.ranks.torch import TorchCommunicator as Communicator
+    from bnspec_backends.ranks.torch import world
+
+    dist.init_process_group("gloo")
+    RANK, SIZE = dist.get_rank(), dist.get_world_size()
+
+    def put(x: Any) -> Any:
+        return x
+
+    take = put
+    own_stream = contextlib.nullcontext
+
+    def rounds_of(comm: Any) -> Any:
+        return range(schedule.factor_for(comm.size)[1])
+
+    def gathered(value: Any) -> Any:
+        found: list[Any] = [None] * SIZE
+        dist.all_gather_object(found, value)
+        return found
+
+else:
+    from mpi4py import MPI
+
+    RANK, SIZE = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+    gathered = MPI.COMM_WORLD.allgather
+
+if KIND not in ("mpi", "torch"):
     import cupy
 
     from bnspec_backends.ranks.nccl import NCCLCommunicator, world
@@ -41,21 +67,19 @@ if KIND != "mpi":
     def rounds_of(comm: Any) -> Any:
         return comm._sender.rounds
 
-else:
-    from bnspec_backends.ranks.mpi import MPICommunicator as Communicator  # type: ignore[assignment]
-    from bnspec_backends.ranks.mpi import world  # type: ignore[assignment]
+elif KIND == "mpi":
+    from bnspec_backends.ranks.mpi import MPICommunicator as Communicator
+    from bnspec_backends.ranks.mpi import world
 
     def put(x: Any) -> Any:
         return x
 
     take = put
-    own_stream = contextlib.nullcontext  # type: ignore[assignment]
+    own_stream = contextlib.nullcontext
 
     def rounds_of(comm: Any) -> Any:
         return comm._exchange.plan
 
-
-gathered = MPI.COMM_WORLD.allgather
 
 __all__ = [
     "KIND",

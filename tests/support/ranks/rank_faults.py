@@ -1,4 +1,7 @@
-"""A rank's program for test_mpi.py and test_nccl.py: `rank_faults.py ACT FOLDER` writes what it is told of a fault."""
+"""A rank's program for test_mpi.py, test_nccl.py and test_torch_groups.py.
+
+`rank_faults.py ACT FOLDER` writes what it is told of a fault; of several acts, `ACT,ACT`, each has its own folder.
+"""
 
 import json
 import os
@@ -10,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
-from rank_communicators import KIND, RANK, Communicator, put, take, world
+from rank_communicators import KIND, RANK, Communicator, gathered, put, take, world
 
 import bnspec
 from bnspec import CommunicatorError
 
-DEADLINE = 2.0
+DEADLINE = float(os.environ.get("BNSPEC_TEST_DEADLINE", "2"))
+BAD = int(os.environ.get("BNSPEC_TEST_BAD", "1"))
 ACT, FOLDER = sys.argv[1], Path(sys.argv[2])
 
 
@@ -97,6 +100,8 @@ def finalizes(comm: Any) -> None:
     net.forward("conv1/bn")
     take(net.y)
     if RANK == 1:
+        from mpi4py import MPI
+
         MPI.Finalize()
     else:
         net.forward("conv2/bn")
@@ -207,7 +212,7 @@ def fold_raises(comm: Any) -> None:
 def killed(comm: Any) -> None:
     net = Network(comm)
     net.forward("conv1/bn")
-    if RANK == 1:
+    if RANK == BAD:
         os.kill(os.getpid(), signal.SIGKILL)
     net.forward("conv2/bn")
 
@@ -414,7 +419,7 @@ def uncaught() -> None:
     world().deadline = DEADLINE
     net = Network(None, sync_statistics=KIND)
     net.forward("conv1/bn")
-    if RANK == 1:
+    if RANK == BAD:
         take(net.y)  # which ends what is under way there
         raise OSError("no space left")
     begun = time.perf_counter()
@@ -428,7 +433,7 @@ def missing() -> None:
     """One rank does not make a communicator."""
     begun = time.perf_counter()
     if RANK == 1:
-        time.sleep(20 * DEADLINE)
+        time.sleep(float(os.environ.get("BNSPEC_TEST_AWAY", 20 * DEADLINE)))
         return
     try:
         Communicator(deadline=DEADLINE)
@@ -436,9 +441,27 @@ def missing() -> None:
         note("told", kind=type(error).__name__, text=str(error), seconds=time.perf_counter() - begun)
 
 
+def several() -> None:
+    """One act after the other, each with a communicator of its own: to start processes takes seconds."""
+    global FOLDER
+    every = FOLDER
+    for name in ACT.split(","):
+        FOLDER = every / name
+        FOLDER.mkdir(exist_ok=True)
+        gathered(name)  # the ranks begin together, so that the deadline is that of the act
+        perform(name)
+
+
 def main() -> None:
-    act = globals()[ACT]
-    if ACT in ("uncaught", "missing", "unread"):
+    if "," in ACT:
+        several()
+    else:
+        perform(ACT)
+
+
+def perform(name: str) -> None:
+    act = globals()[name]
+    if name in ("uncaught", "missing", "unread"):
         act()
         return
     comm = Communicator(deadline=DEADLINE)
@@ -452,7 +475,7 @@ def main() -> None:
             Network(comm).forward("conv1/bn")
         except CommunicatorError as again:
             note("again", text=str(again))
-        if ACT in ("killed", "stuck"):
+        if name in ("killed", "stuck"):
             raise
     except OSError:
         pass

@@ -1,6 +1,10 @@
-"""A rank's program for test_mpi.py and test_nccl.py: `rank_program.py ACT [ARGUMENT]`; the first rank prints."""
+"""A rank's program for test_mpi.py, test_nccl.py and test_torch_groups.py; the first rank prints.
+
+`rank_program.py ACT [ARGUMENT]`, or several acts one after the other: `rank_program.py ACT:ARGUMENT,ACT`.
+"""
 
 import atexit
+import datetime
 import gc
 import hashlib
 import json
@@ -13,12 +17,17 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
-from mpi4py import MPI
 from rank_communicators import KIND, RANK, SIZE, Communicator, gathered, own_stream, put, rounds_of, take
 
 import bnspec
-from bnspec_backends.ranks import MPICommunicator
-from bnspec_backends.ranks.mpi import exit
+from bnspec_backends.ranks import threads
+
+if KIND == "torch":
+    MPICommunicator = Communicator
+else:
+    from mpi4py import MPI
+
+    from bnspec_backends.ranks.mpi import MPICommunicator, exit
 
 ACT = sys.argv[1]
 
@@ -270,8 +279,9 @@ def forks() -> None:
             return told
 
         told = forked(child) if RANK == 0 else []
-        if RANK == 0 and MPI.VERSION >= 4:
-            assert forked(lambda: "done", sys.exit) == "done"
+        if RANK == 0 and (KIND == "torch" or MPI.VERSION >= 4):
+            if KIND != "torch":  # there a child that ends by sys.exit waits for threads of torch's own group
+                assert forked(lambda: "done", sys.exit) == "done"
             ended = multiprocessing.get_context("fork").Process(target=child)
             ended.start()
             ended.join(10)
@@ -346,5 +356,109 @@ def finalized() -> None:
     say(told=told, same=len({tuple(row) for row in y.tolist()}))
 
 
+def beside_threads() -> None:
+    """Uneven and empty shards of torch's tensors: y, dx and states are to the bit what threads get of the same."""
+    import torch
+
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(3)
+    shards = [rng.standard_normal((samples, 5, 3)) for samples in ([4, 0, 2][:SIZE])]
+
+    def step(comm: Any, x: Any) -> list[bytes]:
+        bits = []
+        for layer, _ in (network(comm)[0], network(comm)[2]):
+            for _ in range(2):
+                each = torch.from_numpy(x)
+                y, dx = layer(each), layer.backward(each)
+                state = [values for values in layer.state if values is not None]
+                bits += [values.numpy().tobytes() for values in (y, dx, *state)]
+        return bits
+
+    with Communicator(deadline=60.0) as comm:
+        mine = step(comm, shards[RANK])
+    alike = mine == threads.run(SIZE, step, args=shards)[RANK]
+    say(same=gathered(alike), tensors=len(mine))
+
+
+def two_at_once() -> None:
+    """Two communicators of the same ranks, used in another order from time to time; and the caller's own messages."""
+    import torch
+    import torch.distributed as dist
+
+    with Communicator(deadline=30.0) as one, Communicator(deadline=30.0) as other:
+        found = []
+        for step in range(20):
+            pending = dist.all_reduce(torch.ones(3), async_op=True)
+            for comm, name in ((one, "one"), (other, "other")) if step % 2 else ((other, "other"), (one, "one")):
+                about = SUM._replace(layer=name)
+                found.append(
+                    float(comm.all_reduce(np.ones(step + 1), lambda a, b: a + b, about).sum()) == SIZE * (step + 1)
+                )
+            pending.wait()
+        one.close()
+        found.append(float(other.all_reduce(np.ones(1), lambda a, b: a + b, SUM)[0]) == SIZE)
+    say(right=sum(found), of=len(found))
+
+
+def subgroup() -> None:
+    """A group of some ranks, numbered anew; a rank outside of it is refused."""
+    import torch.distributed as dist
+
+    group = dist.new_group([2, 1])
+    told = ""
+    try:
+        with Communicator(group, deadline=30.0) as comm:
+            place = [comm.rank, comm.size]
+            total = float(comm.all_reduce(np.ones(1), lambda a, b: a + b, SUM)[0])
+    except bnspec.CommunicatorError as error:
+        told, place, total = str(error), [], 0.0
+    say(told=gathered(told), places=gathered(place), totals=gathered(total))
+
+
+def on_devices() -> None:
+    """The way of payloads that stay on devices, with gloo in the place of NCCL and host memory in that of a device."""
+    import torch
+    import torch.distributed as dist
+
+    def make(store: Any, rank: int, size: int, seconds: float) -> Any:
+        return dist.ProcessGroupGloo(dist.PrefixStore("device", store), rank, size, datetime.timedelta(seconds=seconds))
+
+    told = ""
+    with Communicator(deadline=30.0) as comm, Communicator(deadline=30.0) as host:
+        comm._devices._make = make
+        x = torch.from_numpy(np.random.default_rng(RANK).standard_normal((3, 4)))
+        alike = []
+        for _ in range(2):
+            got = comm._on_devices(x, lambda a, b: a + b, SUM)
+            alike.append(torch.equal(got, host.all_reduce(x, lambda a, b: a + b, SUM)))
+        try:
+            comm._on_devices(x[: 1 + RANK], lambda a, b: a + b, SUM)
+        except bnspec.CollectiveMismatch as error:
+            told = str(error)
+    say(alike=gathered(alike), told=gathered(told))
+
+
+def outlives() -> None:
+    """A communicator outlives the group that it was made of, and the store's server that the first rank had."""
+    import torch.distributed as dist
+
+    with Communicator(deadline=30.0) as comm:
+        dist.destroy_process_group()
+        if RANK:
+            time.sleep(0.5)
+        part = comm.split("all")
+        totals = [float(each.all_reduce(np.ones(1), lambda a, b: a + b, SUM)[0]) for each in (comm, part)]
+    say(totals=totals)
+
+
+def main() -> None:
+    if ":" in ACT or "," in ACT:
+        for each in filter(None, ACT.split(",")):
+            name, *numbers = each.split(":")
+            globals()[name](*map(int, numbers))
+    else:
+        globals()[ACT](*map(int, sys.argv[2:]))
+
+
 if __name__ == "__main__":
-    globals()[ACT](*map(int, sys.argv[2:]))
+    main()

@@ -37,7 +37,7 @@ from bnspec_backends.ranks.facts import plain_array
 from bnspec_backends.ranks.headers import about, of_facts, packed, unpacked
 from bnspec_backends.ranks.host_memory import from_host, to_host
 from bnspec_backends.ranks.mpi.exchange import Exchange, close_together
-from bnspec_backends.ranks.mpi.library import refuse_unless_running
+from bnspec_backends.ranks.mpi.library import refuse_alone_in_a_torch_job, refuse_unless_running
 from bnspec_backends.ranks.mpi.sharing import open_exchange
 from bnspec_backends.ranks.processes import ProcessCommunicator, checked_color
 from bnspec_backends.ranks.waiting import checked_deadline
@@ -67,6 +67,8 @@ class MPICommunicator(ProcessCommunicator):
     ------
     CollectiveTimeout
         Not every rank of `comm` made its communicator before the deadline [BN-SYNC-9].
+    CommunicatorError
+        `comm` is None, and MPI knows of one process where torchrun started several.
     TypeError, ValueError
         `comm` is no intracommunicator, or `deadline` is no positive, finite number.
 
@@ -90,6 +92,7 @@ class MPICommunicator(ProcessCommunicator):
     """
 
     def __init__(self, comm: "MPI.Intracomm | None" = None, deadline: float = 300.0) -> None:
+        everyone = comm is None
         comm = MPI.COMM_WORLD if comm is None else comm
         if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
             raise refusal(
@@ -101,6 +104,8 @@ class MPICommunicator(ProcessCommunicator):
             )
         deadline = checked_deadline(deadline)
         refuse_unless_running("an MPICommunicator cannot be made")
+        if everyone:
+            refuse_alone_in_a_torch_job()
         self._begin(open_exchange(comm, deadline))
 
     def _begin(self, exchange: Exchange) -> None:

@@ -5,13 +5,14 @@ A call of MPI at another time ends the process, at best with the library's own t
 
 import contextlib
 import os
+import sys
 from typing import Any
 
 from mpi4py import MPI
 
 from bnspec._errors import CommunicatorError, refusal
 
-__all__ = ["keep_for_parent", "refuse_unless_running", "running"]
+__all__ = ["keep_for_parent", "refuse_alone_in_a_torch_job", "refuse_unless_running", "running"]
 
 
 class _Child:
@@ -67,4 +68,35 @@ def refuse_unless_running(what: str) -> None:
         got=f"{what} {why}",
         expected="MPI to run, in the process that began it",
         do=do,
+    )
+
+
+def refuse_alone_in_a_torch_job() -> None:
+    """Refuse to be the only rank of MPI's world in a process that torch's launcher started together with others.
+
+    Each of them would be a world of its own, and would train by its own statistics.
+
+    Raises
+    ------
+    CommunicatorError
+        MPI knows of one process, and torch of several.
+    """
+    if MPI.COMM_WORLD.Get_size() > 1:
+        return
+    given = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")}
+    dist: Any = sys.modules.get("torch.distributed")
+    if given["WORLD_SIZE"].isdecimal() and int(given["WORLD_SIZE"]) > 1:
+        said = f"the environment says RANK={given['RANK']} and WORLD_SIZE={given['WORLD_SIZE']}, as torchrun sets them"
+        size = int(given["WORLD_SIZE"])
+    elif dist is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        size = dist.get_world_size()
+        said = f"torch.distributed has {size}"
+    else:
+        return
+    raise refusal(
+        CommunicatorError,
+        "BN-SYNC-9",
+        got=f"MPI's world has 1 process, and {said}",
+        expected=f"an MPI job of {size} processes",
+        do='Take sync_statistics="torch" or TorchCommunicator(), or start the program with mpiexec.',
     )
