@@ -1,6 +1,7 @@
 """A residual network trained with torch's layers and with bnspec's: the same losses, the same state."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ def trained(dtype: Any, replaced: bool, seed: int = 0) -> tuple[list[float], dic
 
 def apart(found: dict[str, Any], wanted: dict[str, Any]) -> float:
     """Root of the sum of all squared differences."""
-    return sum(float(((found[k].double() - v.double()) ** 2).sum()) for k, v in wanted.items()) ** 0.5
+    return math.sqrt(sum(float(((found[k].double() - v.double()) ** 2).sum()) for k, v in wanted.items()))
 
 
 def test_float64_is_equal_to_torch() -> None:

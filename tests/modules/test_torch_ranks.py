@@ -1,0 +1,20 @@
+"""Modules that share their statistics over torch's process groups: one process on the whole batch, to 1e-13."""
+
+import json
+
+import pytest
+
+dist = pytest.importorskip("torch.distributed", reason="torch is not installed")
+
+from torch_jobs import HERE, torch_job  # noqa: E402 - after torch was found
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+
+
+@pytest.mark.parametrize("sizes", ["5-4", "4-0-3"])
+def test_uneven_and_empty_ranks_are_one_process(sizes: str) -> None:
+    done, _ = torch_job(sizes.count("-") + 1, HERE / "module_ranks.py", sizes, BNSPEC_CPU_KERNELS="compiled")
+    assert done.returncode == 0, done.stdout + done.stderr
+    worst = json.loads(done.stdout)
+    assert worst.pop("same bits")
+    assert max(worst.values()) < 1e-13, worst
