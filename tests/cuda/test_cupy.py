@@ -82,5 +82,24 @@ def test_counts_that_are_too_small_are_refused() -> None:
     assert found["pooled later"] == [3, 3, 3]
 
 
+def test_what_no_kernel_serves_is_counted() -> None:
+    found = act("left")
+    assert found["compiled"] == {"served": {}, "empty": {"moments": 1, "normalize": 1}}
+    assert found["specification"] == {"served": {}, "empty": {}}
+
+
+@pytest.mark.parametrize("kernels", ["compiled", "specification"])
+def test_the_command_says_which_kernels_serve_and_what_they_leave(kernels: str) -> None:
+    environment = os.environ | EMULATED | {"BNSPEC_CUDA_KERNELS": kernels}
+    environment["PYTHONPATH"] = os.pathsep.join([EMULATED["PYTHONPATH"], os.environ.get("PYTHONPATH", "")])
+    code = "import sys; from bnspec._cli import main; sys.exit(main(['backends']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("cupy "))
+    assert line.split()[1:4] == ["ready", "0.0.0+emulated", kernels]
+    left = "cupy: no kernel takes arrays without elements" in done.stdout
+    assert left == (kernels == "compiled"), done.stdout
+
+
 def test_arrays_decide_the_device() -> None:
     assert act("devices") == {"current": 0, "wrong": {}}

@@ -40,9 +40,9 @@ def hard() -> dict[str, float]:
     """The hard families: y and dx of each, as a share of eight float32 roundoffs of the channel's largest."""
     found = {}
     for name, (x, gamma, beta, dy, epsilon) in hard_families().items():
-        lines = [v.reshape(-1, v.shape[-1]).T for v in (x, dy)]
+        lines, cotangents = (v.reshape(-1, v.shape[-1]).T for v in (x, dy))
         for layout in ("runs", "columns"):
-            case = case_of(*lines, gamma, beta, epsilon, layout)
+            case = case_of(lines, cotangents, gamma, beta, epsilon, layout)
             want, got = exact(case).ranks[0], SUBJECT.run(case).ranks[0]
             for result, scale in (("y", case.gamma), ("dx", _slopes(case, want))):
                 reference = getattr(want, result)
