@@ -19,14 +19,16 @@ pytestmark = pytest.mark.skipif(not installed("cupy"), reason="`make test-cuda` 
 SUPPORT = Path(__file__).parents[1] / "support"
 
 
-def test_a_call_has_the_members_of_the_source() -> None:
-    from bnspec_backends.cuda.launching import FIELDS
+@pytest.mark.parametrize("struct", ["Call", "Update"])
+def test_an_argument_has_the_members_of_the_source(struct: str) -> None:
+    from bnspec_backends.cuda import launching
 
-    body = re.search(r"struct Call \{(.*?)\n\};", device_program.SOURCE, re.DOTALL)
+    body = re.search(rf"struct {struct} \{{(.*?)\n\}};", device_program.SOURCE, re.DOTALL)
     assert body is not None
     kinds = {"i64": "q", "double": "d"}
     members = re.findall(r"^  (?:const )?(\w+)(\*?) (\w+);", body[1], re.MULTILINE)
-    assert tuple((name, "P" if pointer else kinds[kind]) for kind, pointer, name in members) == FIELDS
+    found = tuple((name, "P" if pointer else kinds[kind]) for kind, pointer, name in members)
+    assert found == getattr(launching, struct.upper()).fields
 
 
 def test_the_source_has_no_generic_lambda() -> None:
@@ -122,6 +124,7 @@ NEEDS: dict[str, tuple[int, int, str]] = {
     "grad_sums<float16, float, Runs<4>, 4, true>": (80, 0, "ld.global.v4.f32"),
     "grad_input<float, float, Columns<4>, 4, true>": (168, 0, "ld.global.v4.f32"),
     "grad_input<double, double, Columns<2>, 4, false>": (96, 0, "ld.global.v2.f64"),
+    "update": (40, 0, "ld.global.f64"),
 }
 needs_nvrtc = pytest.mark.skipif(not installed("cupy"), reason="CuPy is not installed")
 

@@ -30,8 +30,8 @@ def remark() -> str:
     if in_use() != "compiled":
         return ""
     return (
-        "no kernel takes arrays without elements or with 2^31 elements of one channel; such calls go the specification's "
-        "way, and bnspec_backends.cuda.counters.left counts them"
+        "no kernel takes arrays without elements or with 2^31 elements of one channel, nor rare updates of the running "
+        "state; such calls go the specification's way, and bnspec_backends.cuda.counters.left counts them"
     )
 
 

@@ -1,6 +1,7 @@
-// Batch normalization on CUDA devices: four kernels, each for any layout, dtype, number of groups, with or without mask.
+// Batch normalization on CUDA devices: four kernels, each for any layout, dtype, number of groups, with or without mask,
+// and one for the running state.
 //
-// A kernel has one argument, a `Call`, whose members are 8 bytes wide, so that packing them cannot go wrong. Statistics
+// A kernel has one argument, a `Call` or an `Update`, whose members are 8 bytes wide, so that packing them cannot go wrong. Statistics
 // are float64 throughout: a device whose float64 rate is half or a quarter of float32's waits for memory all the same.
 // So are y and dx, which are rounded once to x's dtype, unless x has 16 bits: a conversion between float64 and anything
 // narrower costs as much as four float64 operations, so its y and dx are made in float32.
@@ -30,7 +31,7 @@ BN_DEV void fresh(const double* p, double& a, double& b) {
 }
 #endif
 
-// One call. Members are in the order of `launching.FIELDS`; strides are in elements.
+// One call. Members are in the order of `launching.CALL`; strides are in elements.
 struct Call {
   const void* x;         // and where each array below begins, 0 where there is none
   const void* dy;
@@ -80,6 +81,31 @@ struct Call {
   const void* running_var;
   i64 running_var_stride;
   i64 running_var_dtype;
+};
+
+// Running averages of one group's statistics. Members are in the order of `launching.UPDATE`.
+struct Update {
+  const double* mean;    // (channels,), as low and m2: of the batch
+  const double* low;
+  const double* m2;
+  i64 channels;
+  double divisor;        // of m2
+  double weight;         // of the batch; cumulative: 1/(updates before + 1) in its place
+  i64 cumulative;
+  i64 skip;              // whether statistics that are not finite change nothing
+  double top;            // the largest number that the state can hold
+  const void* old_mean;  // (channels,) by this stride and of this dtype, as `Call::gamma`
+  i64 old_mean_stride;
+  i64 old_mean_dtype;
+  const void* old_var;
+  i64 old_var_stride;
+  i64 old_var_dtype;
+  const void* old_count; // updates before, whole numbers of so many bytes; may be absent
+  i64 old_count_stride;
+  i64 count_bytes;
+  void* new_mean;        // (channels,) of the old dtypes, without gaps
+  void* new_var;
+  void* new_count;
 };
 
 // Dtypes ---------------------------------------------------------------------------------------------------------------
@@ -765,4 +791,30 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_inp
     if (does) return grad_input_in<float, T, G, U, Masked>(c, walk, own, factors);
   }
   grad_input_in<double, T, G, is_narrow<T, G> ? 1 : U, Masked>(c, walk, scale, wide);
+}
+
+// `old + w*(batch - old)`; weight 1 takes the batch and weight 0 keeps the old value, to the bit.
+BN_DEV double moved(double old, double batch, double w) {
+  if (w == 1) return batch;
+  return w == 0 ? old : old + w * (batch - old);
+}
+
+// One step of the running averages, as `_step` of bnspec/_running.py has it: a thread for each channel.
+BN_DEV void update(const Update& u) {
+  i64 channel = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (channel >= u.channels) return;
+  double mean = u.mean[channel] + u.low[channel], var = u.m2[channel] / u.divisor, w = u.weight;
+  bool takes = !u.skip || (fabs(mean) <= u.top && fabs(var) <= u.top);  // false where it is NaN
+  if (u.old_count) {
+    i64 at = channel * u.old_count_stride, most = u.count_bytes == 4 ? 0x7fffffff : 0x7fffffffffffffff;
+    i64 before = u.count_bytes == 4 ? ((const int*)u.old_count)[at] : ((const i64*)u.old_count)[at];
+    i64 after = takes && before < most ? before + 1 : before;  // it stops there rather than wrap
+    if (u.count_bytes == 4) ((int*)u.new_count)[channel] = (int)after;
+    else ((i64*)u.new_count)[channel] = after;
+    if (u.cumulative) w = 1.0 / ((double)before + 1.0);
+  }
+  double old_mean = element(u.old_mean, u.old_mean_dtype, channel * u.old_mean_stride);
+  double old_var = element(u.old_var, u.old_var_dtype, channel * u.old_var_stride);
+  put_element(u.new_mean, u.old_mean_dtype, channel, takes ? moved(old_mean, mean, w) : old_mean);
+  put_element(u.new_var, u.old_var_dtype, channel, takes ? moved(old_var, var, w) : old_var);
 }

@@ -10,7 +10,7 @@ import numpy
 from bnspec_backends.cuda import compiling
 from bnspec_backends.cuda.arrays import KINDS, Kind, Source
 from bnspec_backends.cuda.counters import counters
-from bnspec_backends.cuda.launching import NAMES, Launcher, make_current
+from bnspec_backends.cuda.launching import CALL, Launcher, make_current
 from bnspec_backends.cuda.plan import VECTOR_BYTES, Plan, plan_for, vector_width
 from bnspec_backends.cuda.workspace import counters_for
 from bnspec_backends.layout import Layout
@@ -31,7 +31,7 @@ class _Prepared:
         columns, vector = vector_width(*zip(*used, strict=True))
         sizes = [size for _, size, _ in used]
         self.plan: Plan = plan_for(x.groups, x.rows, x.channels, x.run, columns, vector, max(sizes))
-        self.members: dict[str, Any] = dict.fromkeys(NAMES, 0) | {
+        self.members: dict[str, Any] = dict.fromkeys(CALL.names, 0) | {
             "groups": x.groups, "rows": x.rows, "channels": x.channels, "run": x.run,
             "lanes": self.plan.lanes, "width": self.plan.width, "team": self.plan.team,
         }  # fmt: skip

@@ -55,8 +55,9 @@ def _architecture(device: int) -> str:
 def program(what: str) -> str:
     """Return the source of one kernel."""
     return (
-        f'{_source()}\nextern "C" __global__ void __launch_bounds__({_bounds(what)}) '
-        f"entry(const __grid_constant__ Call call) {{ {what}(call); }}\n"
+        f"{_source()}\nusing Argument = {'Update' if what == 'update' else 'Call'};\n"
+        f'extern "C" __global__ void __launch_bounds__({_bounds(what)}) '
+        f"entry(const __grid_constant__ Argument argument) {{ {what}(argument); }}\n"
     )
 
 

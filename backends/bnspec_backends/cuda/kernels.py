@@ -1,13 +1,14 @@
-"""Kernels for CuPy arrays on a CUDA device: two launches forward, two backward, one for inference.
+"""Kernels for CuPy arrays on a CUDA device: two launches forward, two backward, one for inference, one for the state.
 
-Arrays without elements, or with 2^31 of one channel, go the specification's way, and are counted.
+Arrays without elements, or with 2^31 of one channel, go the specification's way, and are counted; so are updates of the
+running state that need a value of the device, or are rare.
 """
 
 from typing import Any
 
-from bnspec import BatchNormConfig, Gradients, Groups, Kernels, Moments, Normalized, Params, Saved
+from bnspec import BatchNormConfig, Gradients, Groups, Kernels, Moments, Normalized, Params, RunningState, Saved
 from bnspec._gradients import parameter_gradients
-from bnspec_backends.cuda import operations
+from bnspec_backends.cuda import operations, running_state
 from bnspec_backends.cuda.counters import counters
 from bnspec_backends.plain_calls import is_plain, is_plain_gradient
 
@@ -60,6 +61,14 @@ class CudaKernels(Kernels):
             return super().infer(x, params, mean, var, epsilon, groups)
         mean, low, inverse, y = operations.infer(x, *params, mean, var, epsilon, groups)
         return Normalized(y, mean, low, inverse)
+
+    def update(
+        self, state: RunningState, stats: Moments, config: BatchNormConfig, *, name: str = "batch_norm"
+    ) -> RunningState:
+        if not running_state.serves(state, stats, config):
+            counters.leave("update")
+            return super().update(state, stats, config, name=name)
+        return running_state.update(state, stats, config)
 
 
 def _serves(what: str, groups: Groups, *arrays: Any) -> bool:
