@@ -117,10 +117,14 @@ def bits(path):
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     from cuda_bits import STORED, digests
 
-    stored, found = json.loads(STORED.read_text(encoding="utf-8")), digests()
-    differing = [name for name, digest in found.items() if stored.get(name) != digest]
-    count = {"same": len(found) - len(differing), "differs": len(differing)}
-    write(path, {**count, "the same bits again": digests() == found, "differing": differing, "digests": found})
+    made = {}
+    for arithmetic, file in STORED.items():
+        stored, found = json.loads(file.read_text(encoding="utf-8")), digests(arithmetic)
+        differing = [name for name, digest in found.items() if stored.get(name) != digest]
+        count = {"same": len(found) - len(differing), "differs": len(differing)}
+        again = digests(arithmetic) == found
+        made[arithmetic] = {**count, "the same bits again": again, "differing": differing, "digests": found}
+    write(path, made.pop("wide") | made)
 
 
 def truth(path):

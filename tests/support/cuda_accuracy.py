@@ -1,6 +1,7 @@
-"""How far the CUDA kernels are from the exact answer: `cuda_accuracy.py ACT`; prints JSON of shares of what is allowed.
+"""How far the CUDA kernels are from the exact answer: `cuda_accuracy.py ACT [ELEMENTS]`; prints JSON.
 
-A share of 1 is an error as large as the bound. The exact answer is the suite's oracle, in rationals; the bound of
+It prints shares of what is allowed. Where two float32 numbers are to stand for one they do from so many ELEMENTS on. A
+share of 1 is an error as large as the bound. The exact answer is the suite's oracle, in rationals; the bound of
 statistics is that of SPEC.md with W = float64, and of y and dx what the subject declares.
 """
 
@@ -13,16 +14,19 @@ from typing import Any
 import numpy as np
 
 from bnspec import BatchNormConfig
+from bnspec_backends.cuda import arithmetic, compiling, plan
 from bnspec_conformance import find_subject
 from bnspec_conformance.bounds import bounds, hard_bound
 from bnspec_conformance.cases.case import Case, Outcome, RankInputs, as_float64, dtype_named
+from bnspec_conformance.cases.inputs import families
 from bnspec_conformance.cases.inputs.families import hard_families
 from bnspec_conformance.oracle import exact
 
 SUBJECT = find_subject("cupy")
 
 #: Elements of a channel: few, where every rounding counts; either side of what a warp, a block or a vector takes.
-COUNTS = (1, 2, 3, 4, 5, 8, 16, 17, 33, 64, 128, 250, 1000, 1024)
+COUNTS = (1, 2, 3, 4, 5, 8, 16, 17, 33, 64, 128, 250, 1000, 1024, 1500)
+OF_OTHER_DTYPES = (3, 64, 250, 1024)
 
 
 def laid_out(columns: Any, layout: str) -> tuple[Any, int]:
@@ -48,6 +52,18 @@ def hard() -> dict[str, float]:
                 reference = getattr(want, result)
                 allowed = hard_bound(reference, scale, axis=1)
                 found[f"{name} {result} {layout}"] = _share(getattr(got, result), reference, allowed)
+    return found
+
+
+def anew() -> dict[str, float]:
+    """The hard families with 1024 elements for each channel, by both bounds."""
+    families.SHAPE = (16, 8, 8, 4)
+    found = hard()
+    for name, (x, gamma, beta, dy, epsilon) in hard_families().items():
+        lines, cotangents = (v.reshape(-1, v.shape[-1]).T for v in (x, dy))
+        for layout in ("runs", "columns"):
+            each = shares(case_of(lines, cotangents, gamma, beta, epsilon, layout))
+            found |= {f"{name} bound of {result} {layout}": share for result, share in each.items()}
     return found
 
 
@@ -77,7 +93,7 @@ def stress() -> dict[str, float]:
     worst: dict[str, float] = defaultdict(float)
     for dtype_name in ("float32", "float16", "bfloat16", "float64"):
         dtype = dtype_named(dtype_name)
-        for n in COUNTS if dtype_name == "float32" else (3, 64, 250):
+        for n in COUNTS if dtype_name == "float32" else OF_OTHER_DTYPES:
             rng = np.random.default_rng([n, dtype.itemsize])
             for values in random_families(rng, n, dtype):
                 x, dy = values.astype(dtype), rng.standard_normal(values.shape).astype(dtype)
@@ -118,18 +134,58 @@ def _share(got: Any, want: Any, allowed: Any) -> float:
     return float(np.max(np.where(np.isnan(each), np.inf, each), initial=0.0))
 
 
-def planted() -> dict[str, float]:
-    """The stress of a loop whose deviations are rounded to float32."""
-    from bnspec_backends.cuda import compiling
+def first_far() -> dict[str, float]:
+    """One value far from all others where threads begin."""
+    if arithmetic.arithmetic_of(0) == "twofold":
+        # As few threads for a channel as there can be, which takes thousands of channels, so that each has many
+        # elements. Squares in float64, about a thread's first value, are then as far off as the bound, 1.04 of it here.
+        plan.BLOCKS = plan.BLOCKS_OF_COLUMNS = 1
+    found = {}
+    for at in (0, 1, 5, 40, 512):
+        rng = np.random.default_rng(at)
+        x, dy = rng.standard_normal((2, 33, 1024)).astype(np.float32)
+        x[:, at] = 1e6
+        one = np.ones(33, np.float32)
+        for layout in ("runs", "columns"):
+            case = case_of(x, dy, one, one, 1e-5, layout)
+            found |= {f"{at} {layout} {result}": share for result, share in shares(case).items()}
+    return found
 
-    there, wrong = "double d = v - value[a];", "double d = (float)(v - value[a]);"
+
+#: What a loop computes, and the same with deviations or squares rounded to float32.
+FAULTS = (
+    ("double d = v - value[a];", "double d = (float)(v - value[a]);"),
+    ("q[a].add(product, fmaf(high + high, low, rest));", "q[a].high += product;"),
+)
+
+
+def planted() -> dict[str, float]:
+    """The moments of loops with a planted fault."""
     source = compiling._source()
-    assert source.count(there) == 1
-    compiling._source = lambda: source.replace(there, wrong)  # type: ignore[assignment]
+    for there, wrong in FAULTS:
+        assert source.count(there) == 1
+        source = source.replace(there, wrong)
+    compiling._source = lambda: source  # type: ignore[assignment]
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((2, 8, 64)).astype(np.float32)
     return shares(case_of(x, dy, np.ones(8, np.float32), np.zeros(8, np.float32), 1e-5, "columns"))
 
 
+def main(act: str, elements: str = "") -> None:
+    """Print what an act finds, and how many kernels of each arithmetic it took."""
+    arithmetic.ELEMENTS = int(elements or arithmetic.ELEMENTS)
+    made = compiling.kernel
+    names = set()
+
+    def noted(what: str) -> int:
+        names.add(what)
+        return made(what)
+
+    compiling.kernel = noted
+    found = {"hard": hard, "anew": anew, "stress": stress, "first far": first_far, "planted": planted}[act]()
+    kernels = {name.split("<")[0] for name in names if "Twofold" in name}
+    print(json.dumps({"shares": found, "twofold": sorted(kernels), "all": len(names)}))
+
+
 if __name__ == "__main__":
-    print(json.dumps({"hard": hard, "stress": stress, "planted": planted}[sys.argv[1]]()))
+    main(*sys.argv[1:])

@@ -59,7 +59,15 @@ int main() {{
 
 
 def run(
-    kernel: str, sizes: Sizes, folder: Path, sanitizer: str, *, source: str = SOURCE, less: int = 0, order: int = 0
+    kernel: str,
+    sizes: Sizes,
+    folder: Path,
+    sanitizer: str,
+    *,
+    source: str = SOURCE,
+    less: int = 0,
+    order: int = 0,
+    arithmetic: str = "Wide",
 ) -> Any:
     """Run a kernel under a sanitizer; ``less`` bytes of shared memory are withheld."""
     columns = sizes.run < 128
@@ -71,7 +79,8 @@ def run(
         size=sizes.groups * sizes.rows * sizes.channels * sizes.run,
         **sizes._asdict(), lanes=plan.lanes, width=plan.width, team=plan.team, parts=plan.parts, blocks=plan.blocks,
         grid=plan.parts if numbers else plan.tiles, threads=plan.threads, order=order,
-        shared=plan.shared_bytes(numbers) - less, what=f"{kernel}<{types}, {plan.walk}, {plan.unroll}, false>",
+        shared=plan.shared_bytes(numbers) - less,
+        what=f"{kernel}<{types}, {plan.walk}, {plan.unroll}, false, {arithmetic}>",
     )  # fmt: skip
     path = folder / f"{kernel}.cpp"
     path.write_text(

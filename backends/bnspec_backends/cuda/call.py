@@ -8,6 +8,7 @@ import cupy
 import numpy
 
 from bnspec_backends.cuda import compiling
+from bnspec_backends.cuda.arithmetic import arithmetic_type
 from bnspec_backends.cuda.arrays import KINDS, Kind, Source
 from bnspec_backends.cuda.counters import counters
 from bnspec_backends.cuda.launching import CALL, Launcher, make_current
@@ -38,15 +39,17 @@ class _Prepared:
         for name, v in zip(("x", "dy", "out"), layouts, strict=True):
             if v is not None:
                 self.members |= {f"{name}_row": v.row_stride, f"{name}_channel": v.channel_stride}
-        self._types = [kind.type_name for kind in kinds[:2] if kind is not None]
+        self._types = tuple(kind.type_name for kind in kinds[:2] if kind is not None)
+        self._elements = x.elements
         self._functions: dict[tuple[str, str, int], int] = {}
 
     def function(self, name: str, flag: str, device: int) -> int:
         """Return the handle of a kernel for these arrays."""
         found = self._functions.get((name, flag, device))
         if found is None:
-            arguments = ", ".join([*self._types, self.plan.walk, str(self.plan.unroll), flag])
-            found = self._functions[name, flag, device] = compiling.kernel(f"{name}<{arguments}>")
+            arithmetic = arithmetic_type(name, flag, self._types, self._elements, device)
+            arguments = [*self._types, self.plan.walk, str(self.plan.unroll), flag, *filter(None, [arithmetic])]
+            found = self._functions[name, flag, device] = compiling.kernel(f"{name}<{', '.join(arguments)}>")
         return found
 
 
