@@ -27,7 +27,7 @@ def remember(count: Array, numbers: Sequence[int]) -> Array:
 
 
 def remembered(count: Array) -> list[int] | None:
-    """What was noted of a count on a device; None where nothing was. Waits for nothing."""
+    """Return what was noted of a count on a device; None where nothing was. Waits for nothing."""
     found = _known.get(id(count))
     return list(found[1]) if found is not None and found[0]() is count else None
 

@@ -36,4 +36,4 @@ def test_running_statistics_are_those_of_the_specification_to_the_bit() -> None:
 
 def test_a_training_step_takes_five_launches() -> None:
     """Two forward, one for the state, two backward; one for inference, and no wait."""
-    assert act("launches") == {"plain": [2, 1, 2, 1, 0], "cumulative": [2, 1, 2, 1, 0]}
+    assert act("launches") == {"exponential": [2, 1, 2, 1, 0], "cumulative": [2, 1, 2, 1, 0]}

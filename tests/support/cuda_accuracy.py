@@ -140,7 +140,7 @@ def first_far() -> dict[str, float]:
         # As few threads for a channel as there can be, which takes thousands of channels, so that each has many
         # elements. Squares in float64, about a thread's first value, are then as far off as the bound, 1.04 of it here.
         plan.BLOCKS = plan.BLOCKS_OF_COLUMNS = 1
-    found = {}
+    found: dict[str, float] = {}
     for at in (0, 1, 5, 40, 512):
         rng = np.random.default_rng(at)
         x, dy = rng.standard_normal((2, 33, 1024)).astype(np.float32)

@@ -29,7 +29,7 @@ class CupyBackend:
 
     @property
     def remark(self) -> str:
-        """What the kernels in use do not serve."""
+        """Remark on what the kernels in use do not serve."""
         return cuda.remark()
 
     def version(self) -> str:

@@ -1,10 +1,11 @@
 // Batch normalization on CUDA devices: four kernels, each for any layout, dtype, number of groups, with or without mask,
 // and one for the running state.
 //
-// A kernel has one argument, a `Call` or an `Update`, whose members are 8 bytes wide, so that packing them cannot go wrong. Statistics
-// are float64 throughout: a device whose float64 rate is half or a quarter of float32's waits for memory all the same (on
-// others two float32 numbers stand for one in the loops, see `Twofold`). So are y and dx, which are rounded once to x's dtype, unless x has 16 bits: a conversion between float64 and anything
-// narrower costs as much as four float64 operations, so its y and dx are made in float32.
+// A kernel has one argument, a `Call` or an `Update`, whose members are 8 bytes wide, so that packing them cannot go wrong.
+// Statistics are float64 throughout: a device whose float64 rate is half or a quarter of float32's waits for memory all the
+// same. (On others two float32 numbers stand for one in the loops over many elements: `Twofold`.) So are y and dx, which are
+// rounded once to x's dtype, unless x has 16 bits: a conversion between float64 and anything narrower costs as much as four
+// float64 operations, so its y and dx are made in float32.
 //
 // A block sums a part of one channel (Runs) or of some channels whose elements lie side by side (Columns); the block
 // that ends last joins the parts, always in the same order. So the bits depend on nothing but shape and layout.

@@ -98,7 +98,7 @@ class Launcher:
     members : dict
         By the names of the argument.
     argument : Argument
-        What the kernels take.
+        The struct that the kernels take.
     """
 
     def __init__(self, members: dict[str, Any], argument: Argument = CALL) -> None:

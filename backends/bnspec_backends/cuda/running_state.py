@@ -40,7 +40,7 @@ def update(state: RunningState, stats: Moments, config: BatchNormConfig) -> Runn
     """Return the state after a batch, for what `serves` is true of."""
     (number,), channels = remembered(stats.count) or [0], state.mean.size
     moments = [dense_float64(v, (1, channels)) for v in stats[1:]]
-    new = [None if v is None else cupy.empty((channels,), v.dtype) for v in state[:3]]
+    new: list[Any] = [None if v is None else cupy.empty((channels,), v.dtype) for v in state[:3]]
     members: dict[str, Any] = dict.fromkeys(UPDATE.names, 0) | {
         "channels": channels,
         "divisor": number - config.correction,
