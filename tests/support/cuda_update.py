@@ -1,14 +1,12 @@
-"""The running state on a device, kernel and specification side by side: `cuda_update.py ACT`; prints JSON."""
+"""The running state on a device, kernel and specification side by side; prints JSON."""
 
 import itertools
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import cupy
 import numpy as np
-from cupy._stream import Stream, synchronizations
 
 import bnspec
 from bnspec_backends import cuda
@@ -92,37 +90,5 @@ def updates() -> None:
     print(json.dumps({"differ": differ, "served or left wrongly": wrong}))
 
 
-def launches() -> None:
-    """How much work each part of a training step queues on its stream, and how often the host waits."""
-    queued = 0
-    enqueue = Stream._enqueue
-
-    def counted(self: Any, work: Any) -> None:
-        nonlocal queued
-        queued += 1
-        enqueue(self, work)
-
-    Stream._enqueue = counted
-    rng = np.random.default_rng(0)
-    found: dict[str, Any] = {}
-    averagings: tuple[Any, ...] = ("exponential", "cumulative")
-    for averaging in averagings:
-        config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=1, averaging=averaging)
-        x = cupy.asarray(rng.standard_normal((64, 6, 16, 16)).astype(np.float32))  # of several parts
-        params, state = bnspec.init(config, channels=6, like=x)
-        for _ in range(2):  # counters are cleared once
-            before, waited = queued, synchronizations()
-            _, stats, saved = bnspec.batch_norm(x, params, config)
-            forward, before = queued - before, queued
-            bnspec.update_running(state, stats, config)
-            updated, before = queued - before, queued
-            bnspec.batch_norm_vjp(x, saved)
-            backward, before = queued - before, queued
-            bnspec.batch_norm_inference(x, params, state, config)
-            inference, before = queued - before, queued
-        found[averaging] = [forward, updated, backward, inference, synchronizations() - waited]
-    print(json.dumps(found))
-
-
 if __name__ == "__main__":
-    {"updates": updates, "launches": launches}[sys.argv[1]]()
+    updates()

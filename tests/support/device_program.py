@@ -40,7 +40,7 @@ int main() {{
   c.groups = {groups}; c.rows = {rows}; c.channels = {channels}; c.run = {run};
   c.x_row = c.dy_row = c.out_row = {channels} * {run};
   c.x_channel = c.dy_channel = c.out_channel = {run};
-  c.lanes = {lanes}; c.width = {width}; c.team = {team};
+  c.counts = 1; c.lanes = {lanes}; c.width = {width}; c.team = {team};
   c.partial = made<double>(each * {parts} * 4); c.counters = made<u32>({blocks}); c.count = made<i64>({groups});
   double** statistics[] = {{&c.divisor, &c.mean, &c.low, &c.m2, &c.inverse, &c.centre, &c.scale, &c.shift,
                            &c.slope, &c.s1, &c.s2}};

@@ -53,10 +53,11 @@ struct Call {
   i64 lanes;             // Columns: threads side by side in a row; width: channels of a block
   i64 width;
   i64 team;              // threads that join the parts of one channel
+  i64 counts;            // numbers of elements of a group: 1, or one for each channel where masks differ
   double* partial;       // (groups*channels, splits, 4 or 2): what blocks leave for the last one
   u32* counters;         // (blocks,), 0 between calls
-  i64* count;            // moments: (groups,) without a mask, (groups, channels) with one
-  double* divisor;       // moments: (groups,), may be absent; grad_sums: reads it
+  i64* count;            // moments: (groups, counts)
+  double* divisor;       // the same as float64, 1 for 0: moments makes it where asked for, grad_sums reads it
   double* mean;          // (groups, channels), as all below that are double
   double* low;
   double* m2;
@@ -860,10 +861,10 @@ template <class T, class Walk, int U, bool Masked, class Arithmetic = Wide> BN_D
     c.mean[at] = high;
     c.low[at] = low;
     c.m2[at] = all.m2;
-    if (Masked) c.count[at] = (i64)all.n;
-    else if (!channel) {
-      c.count[walk.group] = (i64)all.n;
-      if (c.divisor) c.divisor[walk.group] = all.n;
+    if (channel < c.counts) {
+      i64 of_count = walk.group * c.counts + channel;
+      c.count[of_count] = (i64)all.n;
+      if (c.divisor) c.divisor[of_count] = n;
     }
     if (!c.inverse) return;
     double inverse = 1.0 / sqrt(all.m2 / n + c.epsilon);
@@ -932,7 +933,8 @@ template <class T, class Walk, int U, bool Running, class Arithmetic = Wide> BN_
   normalize_in<double, T, is_narrow<T> || Arithmetic::twofold ? 1 : U>(c, walk, wide);
 }
 
-// sum dy and sum dy*(x - centre) of every group and channel; the factors of grad_input, dgamma and dbeta where asked for.
+// sum dy and sum dy*(x - centre) of every group and channel; the factors of grad_input, dgamma and dbeta where asked for. Then
+// every dy counts, masked or not, since every y depends on the statistics; of x only a masked one that is not finite does not.
 template <class T, class G, class Walk, int U, bool Masked, class Arithmetic = Wide> BN_DEV void grad_sums(const Call& c) {
   BN_SHARED(shared);
   Walk walk(c);
@@ -943,7 +945,10 @@ template <class T, class G, class Walk, int U, bool Masked, class Arithmetic = W
     centre[k] = c.centre[walk.group * c.channels + walk.channel(k)];
     s1[k] = s2[k] = 0;
   }
-  bool done = false;
+  double lost[Masked ? A : 1];  // dy beside an x that does not count
+#pragma unroll
+  for (int k = 0; k < (Masked ? A : 1); k++) lost[k] = 0;
+  bool done = false, every = c.scale;
   if constexpr (Arithmetic::twofold) done = grad_sums_in_twofold<T, G, U>(c, walk, centre, s1, s2);
   if (!done) {
     using Pairs = PairReader<T, G, Walk, Masked>;
@@ -952,13 +957,17 @@ template <class T, class G, class Walk, int U, bool Masked, class Arithmetic = W
 #pragma unroll
       for (int k = 0; k < V; k++) {
         const int a = A == 1 ? 0 : k;
-        if (!got.counts(k)) continue;
-        double g = up(got.dy.at[k]);
+        if (!got.counts(k) && !every) continue;
+        double g = up(got.dy.at[k]), v = up(got.x.at[k]);
         s1[a] += g;
-        s2[a] = fma(g, up(got.x.at[k]) - centre[a], s2[a]);
+        if (got.counts(k) || v - v == 0) s2[a] = fma(g, v - centre[a], s2[a]);
+        else lost[Masked ? a : 0] += g;
       }
     });
   }
+  if (Masked && every)
+#pragma unroll
+    for (int k = 0; k < A; k++) s2[k] += lost[Masked ? k : 0] * c.low[walk.group * c.channels + walk.channel(k)];
 
   double* mine = (double*)shared;
   double* slots = mine + 2 * A * blockDim.x;
@@ -985,7 +994,7 @@ template <class T, class G, class Walk, int U, bool Masked, class Arithmetic = W
       c.s2[at] = s2;
       return;
     }
-    double low = c.low[at], inverse = c.inverse[at], n = c.divisor[walk.group];
+    double low = c.low[at], inverse = c.inverse[at], n = c.divisor[walk.group * c.counts + (c.counts > 1 ? channel : 0)];
     s2 -= low * s1;
     double a = scale_of(c, channel, inverse);
     double b = -a * (inverse * (inverse * (s2 / n)));

@@ -66,6 +66,8 @@ class Call:
     dy, out : Source, optional
     mask : tuple of array, int and int, optional
         A mask as `spread_mask` returns it.
+    counts : int
+        Numbers of elements of a group: 1, or one for each channel.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Call:
         dy: Source | None = None,
         out: Source | None = None,
         mask: tuple[Any, int, int] | None = None,
+        counts: int = 1,
     ) -> None:
         given = (x, dy, out)
         self.prepared = prepared(
@@ -90,6 +93,7 @@ class Call:
         self._held: list[Any] = []
         self._members = self.prepared.members.copy()
         self.put(x=x.array)
+        self.set(counts=counts)
         if dy is not None:
             self.put(dy=dy.array)
         if out is not None:

@@ -41,17 +41,18 @@ class CudaKernels(Kernels):
     def forward(
         self, x: Any, params: Params, config: BatchNormConfig, groups: Groups, **more: Any
     ) -> tuple[Moments, Normalized]:
-        if not is_plain(config, **more) or not operations.serves(groups, x, *params):
+        if not is_plain(config, masks=True, **more) or not operations.serves(groups, x, *params):
             return super().forward(x, params, config, groups, **more)
-        stats, inverse, divisor, y = operations.forward(x, *params, config.epsilon, groups)
+        stats, inverse, divisor, y = operations.forward(x, *params, config.epsilon, groups, more.get("mask"))
         return stats, Normalized(y, stats.mean, stats.mean_low, inverse, divisor)
 
     def pull_back(self, dy: Any, saved: Saved, **more: Any) -> Gradients:
         groups, arrays = saved.static.groups, (saved.x, dy, saved.gamma, saved.beta)
-        if not is_plain_gradient(saved, **more) or not operations.serves(groups, *arrays):
+        if not is_plain_gradient(saved, masks=True, **more) or not operations.serves(groups, *arrays):
             return super().pull_back(dy, saved, **more)
         statistics = (saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor)
-        s1, s2, dx, dgamma, dbeta = operations.pull_back(dy, saved.x, saved.gamma, saved.beta, *statistics, groups)
+        given = (dy, saved.x, saved.gamma, saved.beta, *statistics)
+        s1, s2, dx, dgamma, dbeta = operations.pull_back(*given, groups, saved.mask)
         if groups.number > 1:
             dgamma, dbeta = parameter_gradients(s1, s2, saved)
         return Gradients(dx, dgamma, dbeta)

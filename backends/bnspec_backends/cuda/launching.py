@@ -16,7 +16,7 @@ __all__ = ["CALL", "UPDATE", "Argument", "Launcher", "make_current"]
 
 _ARRAYS_OF_X = ("x", "dy", "out", "mask")
 _NUMBERS = ("groups", "rows", "channels", "run", "x_row", "x_channel", "dy_row", "dy_channel", "out_row", "out_channel",
-            "mask_row", "mask_channel", "lanes", "width", "team")  # fmt: skip
+            "mask_row", "mask_channel", "lanes", "width", "team", "counts")  # fmt: skip
 _ARRAYS_OF_STATISTICS = ("partial", "counters", "count", "divisor", "mean", "low", "m2", "inverse", "centre", "scale",
                          "shift", "slope", "s1", "s2")  # fmt: skip
 
