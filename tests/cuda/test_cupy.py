@@ -18,7 +18,9 @@ from bnspec_conformance.subjects import SubjectError, find_subject
 
 def run(*arguments: Any, **more: Any) -> Any:
     command = [sys.executable, "-m", "bnspec_conformance", "run", *arguments, "--max-examples", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | more)
+    paths = os.pathsep.join(filter(None, [more.get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]))
+    environment = os.environ | more | {"PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
