@@ -18,6 +18,7 @@ STAGES = {
     "facts": 40,
     "compile_all": 60,
     "bits": 60,
+    "bits_twofold": 60,
     "truth": 40,
     "kernels_alone": 60,
     "blocks": 60,

@@ -100,7 +100,12 @@ def kernels():
                 unroll = plan_for(1, 1, 8, 8, walk == "Columns", vector, size).unroll
                 for flag in ("false", "true"):
                     for name, types in (("moments", 1), ("normalize", 1), ("grad_sums", 2), ("grad_input", 2)):
-                        yield f"{name}<{', '.join([type_name] * types)}, {walk}<{vector}>, {unroll}, {flag}>"
+                        arguments = f"{', '.join([type_name] * types)}, {walk}<{vector}>, {unroll}, {flag}"
+                        yield f"{name}<{arguments}>"
+                        summed = name in ("moments", "grad_sums")
+                        if flag == "false" and (type_name == "float" or (size == 2 and summed)):
+                            yield f"{name}<{arguments}, Twofold>"
+    yield "update"
 
 
 def compile_all(path):
@@ -112,15 +117,22 @@ def compile_all(path):
     write(path, {"kernels": len(took), "seconds": time.perf_counter() - begin, "of one, at most": max(took.values())})
 
 
-def bits(path):
+def bits(path, arithmetic="wide"):
     """Whether the device gives the emulator's bits for the stored cases."""
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     from cuda_bits import STORED, digests
 
-    stored, found = json.loads(STORED.read_text(encoding="utf-8")), digests()
+    stored, found = json.loads(STORED[arithmetic].read_text(encoding="utf-8")), digests(arithmetic)
     differing = [name for name, digest in found.items() if stored.get(name) != digest]
     count = {"same": len(found) - len(differing), "differs": len(differing)}
-    write(path, {**count, "the same bits again": digests() == found, "differing": differing, "digests": found})
+    write(
+        path, {**count, "the same bits again": digests(arithmetic) == found, "differing": differing, "digests": found}
+    )
+
+
+def bits_twofold(path):
+    """Compare as `bits` does, with two float32 numbers for one, which any device can be asked for."""
+    bits(path, "twofold")
 
 
 def truth(path):

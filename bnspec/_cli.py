@@ -62,12 +62,13 @@ def _parser() -> argparse.ArgumentParser:
 def _backends(options: argparse.Namespace) -> None:
     from bnspec._discovery import known_backends
 
-    rows = [("backend", "status", "version", "devices", "dtypes")]
+    rows = [("backend", "status", "version", "kernels", "devices", "dtypes")]
     remarks = []
     for backend in known_backends():
         # A library that is not there has no version; one that is there may still find no device.
         status = "ready" if backend.available else "no device" if backend.version else "missing"
-        rows.append((backend.name, status, backend.version or "-", _joined(backend.devices), _joined(backend.dtypes)))
+        about = (backend.name, status, backend.version or "-", backend.kernels or "-")
+        rows.append((*about, _joined(backend.devices), _joined(backend.dtypes)))
         if backend.reason:
             remarks.append(f"{backend.name}: {backend.reason}")
         if status == "missing" and backend.extra:

@@ -11,7 +11,7 @@ from bnspec._arrays import library
 from bnspec._modes import transformation, values
 from bnspec._types import Array
 
-__all__ = ["counts_of", "remember"]
+__all__ = ["counts_of", "remember", "remembered"]
 
 #: The arrays that were made from shapes, by identity, as long as they live. Whoever writes to such an array deceives
 #: the check of BN-RUN-4, and nothing else: no computation reads this.
@@ -26,12 +26,16 @@ def remember(count: Array, numbers: Sequence[int]) -> Array:
     return count
 
 
+def remembered(count: Array) -> list[int] | None:
+    """Return what was noted of a count on a device; None where nothing was. Waits for nothing."""
+    found = _known.get(id(count))
+    return list(found[1]) if found is not None and found[0]() is count else None
+
+
 def counts_of(count: Array) -> list[int] | None:
     """The elements of a count; None while a library traces. Waits for a device only where shapes did not tell."""
-    found = _known.get(id(count))
-    if found is not None and found[0]() is count:
-        return list(found[1])
-    return values(count)
+    found = remembered(count)
+    return values(count) if found is None else found
 
 
 def _is_on_device(count: Array) -> bool:

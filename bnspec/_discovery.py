@@ -78,11 +78,12 @@ class BackendInfo:
 
     name: str
     available: bool
-    reason: str  # why it is not available, or what it makes do without; else empty
+    reason: str  # why it is not available, what it makes do without, or what its kernels do not serve; else empty
     version: str
     devices: tuple[str, ...]
     dtypes: tuple[str, ...]
     extra: str  # "torch" in "pip install bnspec[torch]"; empty where nothing is needed
+    kernels: str = ""  # which kernels serve its arrays, such as "compiled" or "specification"; empty if it does not say
 
 
 _backends: dict[str, Backend] = {}
@@ -129,8 +130,11 @@ def known_backends() -> list[BackendInfo]:
             continue
         devices = tuple(backend.devices())
         reason = getattr(backend, "remark", "") if devices else "no device"
+        serving = getattr(backend, "serving", "") if devices else ""
         found.append(
-            BackendInfo(name, bool(devices), reason, backend.version(), devices, tuple(backend.dtypes()), extra)
+            BackendInfo(
+                name, bool(devices), reason, backend.version(), devices, tuple(backend.dtypes()), extra, serving
+            )
         )
     return found
 

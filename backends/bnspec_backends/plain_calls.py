@@ -8,14 +8,23 @@ __all__ = ["is_plain", "is_plain_gradient"]
 
 
 def is_plain(
-    config: BatchNormConfig, *, state: Any = None, mask: Any = None, comm: Any = None, name: str = "batch_norm"
+    config: BatchNormConfig, *, state: Any = None, mask: Any = None, comm: Any = None, name: str = "batch_norm",
+    masks: bool = False,
+) -> bool:  # fmt: skip
+    """Return whether nothing comes between the two passes of a forward operation: no ranks, mask or renorm.
+
+    With ``masks`` kernels take masks in both passes.
+    """
+    return (masks or mask is None) and comm is None and config.renorm is None
+
+
+def is_plain_gradient(
+    saved: Saved, *, comm: Any = None, dmean: Any = None, dvar: Any = None, masks: bool = False
 ) -> bool:
-    """Return whether nothing comes between the two passes of a forward operation: no ranks, mask or renorm."""
-    return mask is None and comm is None and config.renorm is None
+    """Return whether nothing comes between the two passes of a gradient, and the batch's own statistics do.
 
-
-def is_plain_gradient(saved: Saved, *, comm: Any = None, dmean: Any = None, dvar: Any = None) -> bool:
-    """Return whether nothing comes between the two passes of a gradient, and the batch's own statistics do."""
-    if saved.frozen or comm is not None or saved.mask is not None or saved.r is not None:
+    With ``masks`` kernels take masks in both passes, and counts of each channel.
+    """
+    if saved.frozen or comm is not None or saved.r is not None or dmean is not None or dvar is not None:
         return False
-    return dmean is None and dvar is None and saved.divisor is not None and saved.divisor.ndim == 1
+    return saved.divisor is not None and (masks or (saved.mask is None and saved.divisor.ndim == 1))

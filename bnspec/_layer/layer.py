@@ -92,10 +92,10 @@ class BatchNorm(Attributes, LayerConfig):
     `batch_norm` and `update_running` are what such code calls.
 
     To torch it is no module, as `bnspec.torch.BatchNorm` is one: assigned to a `torch.nn.Module` it is no part of
-    ``parameters()``, ``state_dict()``, ``to()`` or ``eval()``. To train gamma and beta by an optimizer of torch, replace
-    `params` by parameters and hand them to it:
-    ``layer.params = bnspec.Params(*map(torch.nn.Parameter, layer.params))``. A layer that is trained and whose gamma and
-    beta torch does not differentiate says so once, by an UntrainedParametersWarning.
+    ``parameters()``, ``state_dict()``, ``to()`` or ``eval()``. To train gamma and beta by an optimizer of torch,
+    replace `params` by parameters and hand them to it:
+    ``layer.params = bnspec.Params(*map(torch.nn.Parameter, layer.params))``. A layer that is trained and whose gamma
+    and beta torch does not differentiate says so once, by an UntrainedParametersWarning.
 
     A batch is kept only from a training call to its `backward`, and not where torch records the graph, in inference or
     where torch was told to want no gradient: there x must be held by the caller until `backward`. Copies and pickles

@@ -18,7 +18,9 @@ from bnspec_conformance.subjects import SubjectError, find_subject
 
 def run(*arguments: Any, **more: Any) -> Any:
     command = [sys.executable, "-m", "bnspec_conformance", "run", *arguments, "--max-examples", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | more)
+    paths = os.pathsep.join(filter(None, [more.get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]))
+    environment = os.environ | more | {"PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -80,6 +82,25 @@ def test_counts_that_are_too_small_are_refused() -> None:
         assert "[BN-RUN-4]" in found[name]
     assert found["two"] == "accepted"
     assert found["pooled later"] == [3, 3, 3]
+
+
+def test_what_no_kernel_serves_is_counted() -> None:
+    found = act("left")
+    assert found["compiled"] == {"served": {}, "empty": {"moments": 1, "normalize": 1}}
+    assert found["specification"] == {"served": {}, "empty": {}}
+
+
+@pytest.mark.parametrize("kernels", ["compiled", "specification"])
+def test_the_command_says_which_kernels_serve_and_what_they_leave(kernels: str) -> None:
+    environment = os.environ | EMULATED | {"BNSPEC_CUDA_KERNELS": kernels}
+    environment["PYTHONPATH"] = os.pathsep.join([EMULATED["PYTHONPATH"], os.environ.get("PYTHONPATH", "")])
+    code = "import sys; from bnspec._cli import main; sys.exit(main(['backends']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("cupy "))
+    assert line.split()[1:4] == ["ready", "0.0.0+emulated", kernels]
+    left = "cupy: no kernel takes arrays without elements" in done.stdout
+    assert left == (kernels == "compiled"), done.stdout
 
 
 def test_arrays_decide_the_device() -> None:

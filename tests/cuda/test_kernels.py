@@ -19,14 +19,16 @@ pytestmark = pytest.mark.skipif(not installed("cupy"), reason="`make test-cuda` 
 SUPPORT = Path(__file__).parents[1] / "support"
 
 
-def test_a_call_has_the_members_of_the_source() -> None:
-    from bnspec_backends.cuda.launching import FIELDS
+@pytest.mark.parametrize("struct", ["Call", "Update"])
+def test_an_argument_has_the_members_of_the_source(struct: str) -> None:
+    from bnspec_backends.cuda import launching
 
-    body = re.search(r"struct Call \{(.*?)\n\};", device_program.SOURCE, re.DOTALL)
+    body = re.search(rf"struct {struct} \{{(.*?)\n\}};", device_program.SOURCE, re.DOTALL)
     assert body is not None
     kinds = {"i64": "q", "double": "d"}
     members = re.findall(r"^  (?:const )?(\w+)(\*?) (\w+);", body[1], re.MULTILINE)
-    assert tuple((name, "P" if pointer else kinds[kind]) for kind, pointer, name in members) == FIELDS
+    found = tuple((name, "P" if pointer else kinds[kind]) for kind, pointer, name in members)
+    assert found == getattr(launching, struct.upper()).fields
 
 
 def test_the_source_has_no_generic_lambda() -> None:
@@ -36,14 +38,16 @@ def test_the_source_has_no_generic_lambda() -> None:
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 @pytest.mark.parametrize("order", [0, 1, 7])
-def test_bits_do_not_depend_on_the_order_of_threads(order: int) -> None:
-    """They are also those of an NVIDIA H200, on which the same cases were run (docs/devices)."""
+@pytest.mark.parametrize("arithmetic", ["wide", "twofold"])
+def test_bits_do_not_depend_on_the_order_of_threads(arithmetic: str, order: int) -> None:
+    """Those of float64 are also those of an NVIDIA H200, on which the same cases were run (docs/devices)."""
     paths = os.pathsep.join(filter(None, [COMPILED["PYTHONPATH"], os.environ.get("PYTHONPATH", "")]))
     environment = os.environ | COMPILED | {"PYTHONPATH": paths, "EMULATED_ORDER": str(order)}
-    command = [sys.executable, str(SUPPORT / "cuda_bits.py")]
+    command = [sys.executable, str(SUPPORT / "cuda_bits.py"), arithmetic]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    stored = json.loads((Path(__file__).parent / "bits.json").read_text(encoding="utf-8"))
+    name = {"wide": "bits.json", "twofold": "bits_twofold.json"}[arithmetic]
+    stored = json.loads((Path(__file__).parent / name).read_text(encoding="utf-8"))
     found = json.loads(done.stdout)
     assert {name for name in stored if found.get(name) != stored[name]} == set()
     assert found.keys() == stored.keys()
@@ -61,6 +65,17 @@ KERNELS = ("moments", "normalize", "grad_sums", "grad_input")
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_kernels_are_clean(kernel: str, walk: str, sanitizer: str, tmp_path: Path) -> None:
     found = device_program.run(kernel, device_program.SIZES[walk], tmp_path, sanitizer, order=3)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.startswith("done")
+
+
+@needs_sanitizers
+@pytest.mark.parametrize("walk", device_program.SIZES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_are_clean_in_two_float32(kernel: str, walk: str, tmp_path: Path) -> None:
+    """What threads share is the same in every arithmetic."""
+    sizes = device_program.SIZES[walk]
+    found = device_program.run(kernel, sizes, tmp_path, "address,undefined", order=3, arithmetic="Twofold")
     assert (found.returncode, found.stderr) == (0, "")
     assert found.stdout.startswith("done")
 
@@ -122,6 +137,12 @@ NEEDS: dict[str, tuple[int, int, str]] = {
     "grad_sums<float16, float, Runs<4>, 4, true>": (80, 0, "ld.global.v4.f32"),
     "grad_input<float, float, Columns<4>, 4, true>": (168, 0, "ld.global.v4.f32"),
     "grad_input<double, double, Columns<2>, 4, false>": (96, 0, "ld.global.v2.f64"),
+    "update": (40, 0, "ld.global.f64"),
+    "moments<float, Runs<4>, 4, false, Twofold>": (64, 64, "ld.global.v4.f32"),
+    "moments<bfloat16, Columns<4>, 8, false, Twofold>": (64, 64, "ld.global.v4.u16"),
+    "grad_sums<float, float, Columns<4>, 4, false, Twofold>": (64, 64, "ld.global.v4.f32"),
+    "normalize<float, Runs<4>, 4, false, Twofold>": (72, 0, "ld.global.v4.f32"),
+    "grad_input<float, float, Columns<4>, 4, false, Twofold>": (184, 0, "ld.global.v4.f32"),
 }
 needs_nvrtc = pytest.mark.skipif(not installed("cupy"), reason="CuPy is not installed")
 

@@ -1,10 +1,12 @@
 """Digests of what the CUDA kernels give for seeded cases: the emulated device and a real one give the same bits.
 
-`python tests/support/cuda_bits.py` prints them as JSON, `--store` keeps them for the test and for real devices.
+`python tests/support/cuda_bits.py ARITHMETIC` prints those of "wide" or "twofold" as JSON, `--store` keeps them for the
+test and for real devices.
 """
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,13 @@ import cupy
 import numpy as np
 
 import bnspec
+from bnspec_backends.cuda import arithmetic
+from bnspec_backends.cuda.call import prepared
 
-STORED = Path(__file__).parents[1] / "cuda" / "bits.json"
+#: The stored digests, by arithmetic; two float32 numbers of every count.
+STORED = {
+    name: Path(__file__).parents[1] / "cuda" / f"bits{of}.json" for name, of in (("wide", ""), ("twofold", "_twofold"))
+}
 
 #: Shapes with their channel axis: runs of every width, columns, small images, one channel, many parts, odd sizes.
 SHAPES = (
@@ -26,8 +33,16 @@ SHAPES = (
 DTYPES = ("float16", "float32", "float64", "bfloat16")
 
 
-def digests() -> dict[str, str]:
-    return dict(_digests())
+def digests(name: str = "wide") -> dict[str, str]:
+    """Return the digests of an arithmetic, whatever this device's own is."""
+    kept = os.environ.get("BNSPEC_CUDA_ARITHMETIC", ""), arithmetic.ELEMENTS
+    try:
+        os.environ["BNSPEC_CUDA_ARITHMETIC"], arithmetic.ELEMENTS = name, 1
+        prepared.cache_clear()
+        return dict(_digests())
+    finally:
+        os.environ["BNSPEC_CUDA_ARITHMETIC"], arithmetic.ELEMENTS = kept
+        prepared.cache_clear()
 
 
 def _digests() -> Iterator[tuple[str, str]]:
@@ -89,7 +104,7 @@ def _digest(arrays: Iterator[Any]) -> str:
 
 
 if __name__ == "__main__":
-    made = digests()
+    made = digests(sys.argv[1])
     if "--store" in sys.argv:
-        STORED.write_text(json.dumps(made, indent=0) + "\n", encoding="utf-8")
+        STORED[sys.argv[1]].write_text(json.dumps(made, indent=0) + "\n", encoding="utf-8")
     print(json.dumps(made))

@@ -140,4 +140,19 @@ def devices() -> None:
     print(json.dumps({"current": cupy.cuda.Device().id, "wrong": found}))
 
 
-{"graphs": graphs, "waits": waits, "refusals": refusals, "devices": devices}[sys.argv[1]]()
+def left() -> None:
+    """What goes the specification's way, by kernels: of a batch, and of one without elements."""
+    from bnspec_backends import cuda
+
+    found: dict[str, Any] = {}
+    for kernels in cuda.KERNELS:
+        cuda.use(kernels)
+        for name, samples in (("served", 4), ("empty", 0)):
+            cuda.counters.left.clear()
+            x = cupy.asarray(np.ones((samples, 3), "float32"))
+            bnspec.batch_norm(x, bnspec.init(CONFIG, channels=3, like=x)[0], CONFIG)
+            found.setdefault(kernels, {})[name] = dict(cuda.counters.left)
+    print(json.dumps(found))
+
+
+{"graphs": graphs, "waits": waits, "refusals": refusals, "devices": devices, "left": left}[sys.argv[1]]()

@@ -40,7 +40,7 @@ int main() {{
   c.groups = {groups}; c.rows = {rows}; c.channels = {channels}; c.run = {run};
   c.x_row = c.dy_row = c.out_row = {channels} * {run};
   c.x_channel = c.dy_channel = c.out_channel = {run};
-  c.lanes = {lanes}; c.width = {width}; c.team = {team};
+  c.counts = 1; c.lanes = {lanes}; c.width = {width}; c.team = {team};
   c.partial = made<double>(each * {parts} * 4); c.counters = made<u32>({blocks}); c.count = made<i64>({groups});
   double** statistics[] = {{&c.divisor, &c.mean, &c.low, &c.m2, &c.inverse, &c.centre, &c.scale, &c.shift,
                            &c.slope, &c.s1, &c.s2}};
@@ -59,7 +59,15 @@ int main() {{
 
 
 def run(
-    kernel: str, sizes: Sizes, folder: Path, sanitizer: str, *, source: str = SOURCE, less: int = 0, order: int = 0
+    kernel: str,
+    sizes: Sizes,
+    folder: Path,
+    sanitizer: str,
+    *,
+    source: str = SOURCE,
+    less: int = 0,
+    order: int = 0,
+    arithmetic: str = "Wide",
 ) -> Any:
     """Run a kernel under a sanitizer; ``less`` bytes of shared memory are withheld."""
     columns = sizes.run < 128
@@ -71,7 +79,8 @@ def run(
         size=sizes.groups * sizes.rows * sizes.channels * sizes.run,
         **sizes._asdict(), lanes=plan.lanes, width=plan.width, team=plan.team, parts=plan.parts, blocks=plan.blocks,
         grid=plan.parts if numbers else plan.tiles, threads=plan.threads, order=order,
-        shared=plan.shared_bytes(numbers) - less, what=f"{kernel}<{types}, {plan.walk}, {plan.unroll}, false>",
+        shared=plan.shared_bytes(numbers) - less,
+        what=f"{kernel}<{types}, {plan.walk}, {plan.unroll}, false, {arithmetic}>",
     )  # fmt: skip
     path = folder / f"{kernel}.cpp"
     path.write_text(

@@ -22,6 +22,16 @@ class CupyBackend:
         """Kernels of `bnspec_backends.cuda`."""
         return cuda.make(cuda.in_use())
 
+    @property
+    def serving(self) -> str:
+        """Name of the kernels in use."""
+        return cuda.in_use()
+
+    @property
+    def remark(self) -> str:
+        """Remark on what the kernels in use do not serve."""
+        return cuda.remark()
+
     def version(self) -> str:
         """Return CuPy's version."""
         return str(cupy.__version__)

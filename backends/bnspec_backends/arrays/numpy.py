@@ -23,6 +23,11 @@ class NumpyBackend:
         return cpu.make(cpu.in_use())
 
     @property
+    def serving(self) -> str:
+        """Name of the kernels in use."""
+        return cpu.in_use()
+
+    @property
     def remark(self) -> str:
         """Reason why the kernels are not the fastest there are; empty if they are, or were chosen."""
         return cpu.remark()

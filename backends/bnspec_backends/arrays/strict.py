@@ -18,6 +18,7 @@ class StrictBackend:
     """Backend "strict", for arrays of array-api-strict."""
 
     name = "strict"
+    serving = "specification"
 
     def __init__(self) -> None:
         self.kernels: Kernels = Kernels()

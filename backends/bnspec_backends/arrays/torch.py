@@ -31,6 +31,11 @@ class TorchBackend:
 
         return TorchCpuKernels()
 
+    @property
+    def serving(self) -> str:
+        """Name of the kernels in use, and for which tensors where others have other ones."""
+        return "compiled (cpu)" if cpu.in_use() == "compiled" else "specification"
+
     def version(self) -> str:
         """Return torch's version."""
         return str(torch.__version__)

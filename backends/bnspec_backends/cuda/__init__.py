@@ -12,7 +12,7 @@ from bnspec._errors import refusal
 from bnspec_backends._environment import choice
 from bnspec_backends.cuda.counters import counters
 
-__all__ = ["KERNELS", "counters", "in_use", "make", "use", "using"]
+__all__ = ["KERNELS", "counters", "in_use", "make", "remark", "use", "using"]
 
 #: Names of the kernels for CuPy arrays.
 KERNELS = ("compiled", "specification")
@@ -23,6 +23,16 @@ _chosen = ""
 def in_use() -> str:
     """Return the name of the kernels that serve CuPy's arrays: "compiled" unless others were chosen."""
     return _chosen or choice("BNSPEC_CUDA_KERNELS", KERNELS, "BN-ERR-5") or KERNELS[0]
+
+
+def remark() -> str:
+    """Return what compiled kernels leave to the specification's formulas; empty where those serve every call."""
+    if in_use() != "compiled":
+        return ""
+    return (
+        "no kernel takes arrays without elements or with 2^31 elements of one channel, nor rare updates of the running "
+        "state; such calls go the specification's way, and bnspec_backends.cuda.counters.left counts them"
+    )
 
 
 def use(name: str) -> None:

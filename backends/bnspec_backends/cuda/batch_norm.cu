@@ -1,9 +1,11 @@
-// Batch normalization on CUDA devices: four kernels, each for any layout, dtype, number of groups, with or without mask.
+// Batch normalization on CUDA devices: four kernels, each for any layout, dtype, number of groups, with or without mask,
+// and one for the running state.
 //
-// A kernel has one argument, a `Call`, whose members are 8 bytes wide, so that packing them cannot go wrong. Statistics
-// are float64 throughout: a device whose float64 rate is half or a quarter of float32's waits for memory all the same.
-// So are y and dx, which are rounded once to x's dtype, unless x has 16 bits: a conversion between float64 and anything
-// narrower costs as much as four float64 operations, so its y and dx are made in float32.
+// A kernel has one argument, a `Call` or an `Update`, whose members are 8 bytes wide, so that packing them cannot go wrong.
+// Statistics are float64 throughout: a device whose float64 rate is half or a quarter of float32's waits for memory all the
+// same. (On others two float32 numbers stand for one in the loops over many elements: `Twofold`.) So are y and dx, which are
+// rounded once to x's dtype, unless x has 16 bits: a conversion between float64 and anything narrower costs as much as four
+// float64 operations, so its y and dx are made in float32.
 //
 // A block sums a part of one channel (Runs) or of some channels whose elements lie side by side (Columns); the block
 // that ends last joins the parts, always in the same order. So the bits depend on nothing but shape and layout.
@@ -30,7 +32,7 @@ BN_DEV void fresh(const double* p, double& a, double& b) {
 }
 #endif
 
-// One call. Members are in the order of `launching.FIELDS`; strides are in elements.
+// One call. Members are in the order of `launching.CALL`; strides are in elements.
 struct Call {
   const void* x;         // and where each array below begins, 0 where there is none
   const void* dy;
@@ -51,10 +53,11 @@ struct Call {
   i64 lanes;             // Columns: threads side by side in a row; width: channels of a block
   i64 width;
   i64 team;              // threads that join the parts of one channel
+  i64 counts;            // numbers of elements of a group: 1, or one for each channel where masks differ
   double* partial;       // (groups*channels, splits, 4 or 2): what blocks leave for the last one
   u32* counters;         // (blocks,), 0 between calls
-  i64* count;            // moments: (groups,) without a mask, (groups, channels) with one
-  double* divisor;       // moments: (groups,), may be absent; grad_sums: reads it
+  i64* count;            // moments: (groups, counts)
+  double* divisor;       // the same as float64, 1 for 0: moments makes it where asked for, grad_sums reads it
   double* mean;          // (groups, channels), as all below that are double
   double* low;
   double* m2;
@@ -80,6 +83,31 @@ struct Call {
   const void* running_var;
   i64 running_var_stride;
   i64 running_var_dtype;
+};
+
+// Running averages of one group's statistics. Members are in the order of `launching.UPDATE`.
+struct Update {
+  const double* mean;    // (channels,), as low and m2: of the batch
+  const double* low;
+  const double* m2;
+  i64 channels;
+  double divisor;        // of m2
+  double weight;         // of the batch; cumulative: 1/(updates before + 1) in its place
+  i64 cumulative;
+  i64 skip;              // whether statistics that are not finite change nothing
+  double top;            // the largest number that the state can hold
+  const void* old_mean;  // (channels,) by this stride and of this dtype, as `Call::gamma`
+  i64 old_mean_stride;
+  i64 old_mean_dtype;
+  const void* old_var;
+  i64 old_var_stride;
+  i64 old_var_dtype;
+  const void* old_count; // updates before, whole numbers of so many bytes; may be absent
+  i64 old_count_stride;
+  i64 count_bytes;
+  void* new_mean;        // (channels,) of the old dtypes, without gaps
+  void* new_var;
+  void* new_count;
 };
 
 // Dtypes ---------------------------------------------------------------------------------------------------------------
@@ -337,7 +365,7 @@ BN_DEV void team_sum(double& a, double& b, u32 team, double* slots) {
   __syncthreads();
 }
 
-// Moments of a part: its count, a value of it, the sum of x - value, and the sum of squares about its own mean.
+// Moments of a part: its count, a number near its values, the sum of x - value, and the sum of squares about its own mean.
 struct Part {
   static constexpr u32 numbers = 4;  // that it has in memory
   double n, value, sum, m2;
@@ -514,10 +542,253 @@ template <class T> BN_DEV bool narrow(double centre, double factor, double shift
 // What narrow arithmetic needs: 16 bits of x, and dy of no more digits than float32.
 template <class T, class G = float> constexpr bool is_narrow = sizeof(T) == 2 && sizeof(G) <= 4;
 
+// Two float32 numbers for one ----------------------------------------------------------------------------------------------
+// For devices whose float64 is slow: sums and products in float32 whose errors are computed too, and kept in a second number.
+// That is about 46 bits. The bound of few elements is nearer than that, so plans use it from 1024 elements on. Nothing here
+// reaches where float32 ends, or where the error of a product would be subnormal: there float64 computes anew.
+
+// By what a kernel computes what each element needs.
+struct Wide { static constexpr bool twofold = false; };
+struct Twofold { static constexpr bool twofold = true; };
+
+// a + b as it is rounded, and what that misses.
+BN_DEV float two_sum(float a, float b, float& missed) {
+  float sum = a + b, from = sum - a;
+  missed = (a - (sum - from)) + (b - from);
+  return sum;
+}
+
+struct Twice {
+  float high = 0, low = 0;
+  BN_DEV double wide() const { return (double)high + (double)low; }
+  // Adds v + rest, of which rest is small beside v.
+  BN_DEV void add(float v, float rest) {
+    float missed, sum = two_sum(high, v, missed);
+    low += missed + rest;
+    high = sum + low;
+    low -= high - sum;
+  }
+};
+BN_DEV Twice twice(double v) {
+  Twice made;
+  made.high = (float)v;
+  made.low = (float)(v - (double)made.high);
+  return made;
+}
+
+// The sizes of sums that are not near the ends of float32's range.
+constexpr float LEAST_SUM = 0x1p-80f, MOST_SUM = 0x1p124f;
+
+BN_DEV float middle_of(float a, float b, float c) {
+  float low = a < b ? a : b, high = a < b ? b : a, least = high < c ? high : c;
+  return low > least ? low : least;
+}
+
+// A number near what a thread will see of each channel: the middle one of its first three. Were it the first, and that one far
+// from all others, their squares would be so large that what is left of them when its part is taken out had few digits.
+template <class T, class Walk> BN_DEV void near_values(const Call& c, Walk walk, float (&near)[Walk::kept]) {
+  constexpr int A = Walk::kept, V = Walk::V, ahead = A > 1 ? 3 : (V + 2) / V;
+  Reader<T, Walk> x(c, walk, c.x, c.x_row, c.x_channel);
+  float first[A][3] = {};
+  int seen = 0;
+#pragma unroll
+  for (int i = 0; i < ahead; i++) {
+    if (i >= (int)walk.left) continue;
+    Vector<T, V> got = x.next(walk);
+    walk.next();
+    seen = A > 1 ? i + 1 : (i + 1) * V;
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      const int a = A == 1 ? 0 : k, at = A > 1 ? i : i * V + k;
+      if (at < 3) widen(got.at[k], first[a][at < 3 ? at : 0]);
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < A; k++) near[k] = seen < 3 ? first[k][0] : middle_of(first[k][0], first[k][1], first[k][2]);
+}
+
+// What the loop of moments adds up. False, and nothing written, where float32's range does not do.
+template <class T, int U, class Walk>
+BN_DEV bool moments_in_twofold(const Call& c, Walk walk, double (&value)[Walk::kept], double (&sum)[Walk::kept],
+                               double (&square)[Walk::kept]) {
+  constexpr int A = Walk::kept, V = Walk::V;
+  float near[A];
+  near_values<T>(c, walk, near);
+  Twice s[A], q[A];
+  bool apart[A];
+#pragma unroll
+  for (int k = 0; k < A; k++) apart[k] = false;
+  Reader<T, Walk> x(c, walk, c.x, c.x_row, c.x_channel);
+  using Got = Vector<T, V>;
+  visit<U>(walk, [&]() { return x.next(walk); }, [&](const Got& got) {
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      const int a = A == 1 ? 0 : k;
+      float v, low;
+      widen(got.at[k], v);
+      float high = two_sum(v, -near[a], low), product = high * high, rest = fmaf(high, high, -product);
+      s[a].add(high, low);
+      q[a].add(product, fmaf(high + high, low, rest));
+      apart[a] = apart[a] || high != 0;
+    }
+  });
+  bool does = true;
+#pragma unroll
+  for (int k = 0; k < A; k++) does = does && q[k].high <= MOST_SUM && !(apart[k] && q[k].high < LEAST_SUM);  // false for NaN
+  if (!does) return false;
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    value[k] = (double)near[k];
+    sum[k] = s[k].wide();
+    square[k] = q[k].wide();
+  }
+  return true;
+}
+
+// What the loop of grad_sums adds up, about float32(centre); the rest of the centre is taken out at the end.
+template <class T, class G, int U, class Walk>
+BN_DEV bool grad_sums_in_twofold(const Call& c, Walk walk, const double (&centre)[Walk::kept], double (&s1)[Walk::kept],
+                                 double (&s2)[Walk::kept]) {
+  constexpr int A = Walk::kept, V = Walk::V;
+  float near[A], most[A];
+  Twice s[A], q[A];
+  bool lost[A];
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    near[k] = (float)centre[k];
+    most[k] = 0;
+    lost[k] = false;
+  }
+  using Pairs = PairReader<T, G, Walk, false>;
+  Pairs pairs(c, walk);
+  visit<U>(walk, [&]() { return pairs.next(); }, [&](const typename Pairs::Got& got) {
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      const int a = A == 1 ? 0 : k;
+      float v, g, low;
+      widen(got.x.at[k], v);
+      widen(got.dy.at[k], g);
+      float high = two_sum(v, -near[a], low), product = g * high, rest = fmaf(g, high, -product), size = fabsf(product);
+      s[a].add(g, 0);
+      q[a].add(product, fmaf(g, low, rest));
+      most[a] = size > most[a] ? size : most[a];
+      lost[a] = lost[a] || (size == 0 && g != 0 && high != 0);
+    }
+  });
+  bool does = true;
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    does = does && fabsf(s[k].high) <= MOST_SUM && fabsf(q[k].high) <= MOST_SUM && most[k] <= MOST_SUM;
+    does = does && !(most[k] < LEAST_SUM && (most[k] > 0 || lost[k]));
+  }
+  if (!does) return false;
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    s1[k] = s[k].wide();
+    s2[k] = q[k].wide() - (centre[k] - (double)near[k]) * s1[k];
+  }
+  return true;
+}
+
+// factor*(x - centre) + shift of one channel: the centre in float32, and what it misses in the shift.
+struct Affine {
+  float near;
+  Twice factor, shift;
+  // The product, what it misses, and x - near as it is rounded.
+  BN_DEV float product(float v, float& missed, float& apart) const {
+    float low;
+    apart = two_sum(v, -near, low);
+    float made = factor.high * apart;
+    missed = fmaf(factor.low, apart, fmaf(factor.high, low, fmaf(factor.high, apart, -made)));
+    return made;
+  }
+};
+BN_DEV bool is_near_one(double v) {
+  double size = fabs(v);
+  return size == 0 || (size >= 0x1p-60 && size <= 0x1p60);
+}
+BN_DEV bool affine(double centre, double factor, double shift, Affine& to) {
+  to.near = (float)centre;
+  double all = shift + ((double)to.near - centre) * factor;
+  to.factor = twice(factor);
+  to.shift = twice(all);
+  return is_near_one(centre) && is_near_one(factor) && is_near_one(all);
+}
+// Whether a result has all its digits, since nothing that it was made of was subnormal or infinite.
+BN_DEV bool is_whole(float v) {
+  float size = fabsf(v);
+  return size >= 0x1p-100f && size <= 0x1p126f;  // false for NaN
+}
+
+// y of a thread's elements of float32. False, and nothing written, where the factors of a channel are extreme.
+template <int U, class Walk> BN_DEV bool normalize_in_twofold(const Call& c, Walk& walk, const double (&wide)[Walk::kept][3]) {
+  constexpr int A = Walk::kept, V = Walk::V;
+  Affine of[A];
+  bool does = true;
+#pragma unroll
+  for (int k = 0; k < A; k++) does = affine(wide[k][0], wide[k][1], wide[k][2], of[k]) && does;
+  if (!does) return false;
+  Reader<float, Walk> x(c, walk, c.x, c.x_row, c.x_channel);
+  Writer<float, Walk> y(c, walk);
+  using Got = Vector<float, V>;
+  visit<U>(walk, [&]() { return x.next(walk); }, [&](const Got& got) {
+    Got made;
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      const Affine& f = of[A == 1 ? 0 : k];
+      float missed, apart, left, product = f.product(got.at[k], missed, apart), sum = two_sum(product, f.shift.high, left);
+      made.at[k] = sum + ((left + missed) + f.shift.low);
+      if (is_whole(sum) || (sum == 0 && apart == 0)) continue;
+      i64 at = walk.group * c.channels + walk.channel(k);
+      down(((double)got.at[k] - c.centre[at]) * c.scale[at] + c.shift[at], made.at[k]);
+    }
+    y.next(made);
+  });
+  return true;
+}
+
+// dx of a thread's elements of float32.
+template <class G, int U, class Walk>
+BN_DEV bool grad_input_in_twofold(const Call& c, Walk& walk, const double (&scale)[Walk::kept],
+                                  const double (&wide)[Walk::kept][3]) {
+  constexpr int A = Walk::kept, V = Walk::V;
+  Affine of[A];
+  Twice own[A];
+  bool does = true;
+#pragma unroll
+  for (int k = 0; k < A; k++) {
+    own[k] = twice(scale[k]);
+    does = affine(wide[k][0], wide[k][1], wide[k][2], of[k]) && is_near_one(scale[k]) && does;
+  }
+  if (!does) return false;
+  using Pairs = PairReader<float, G, Walk, false>;
+  Pairs pairs(c, walk);
+  Writer<float, Walk> dx(c, walk);
+  visit<U>(walk, [&]() { return pairs.next(); }, [&](const typename Pairs::Got& got) {
+    Vector<float, V> made;
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      const int a = A == 1 ? 0 : k;
+      float g, missed, apart, left, more, product = of[a].product(got.x.at[k], missed, apart);
+      widen(got.dy.at[k], g);
+      float alone = own[a].high * g;
+      missed += fmaf(own[a].low, g, fmaf(own[a].high, g, -alone));
+      float sum = two_sum(two_sum(alone, product, left), of[a].shift.high, more);
+      made.at[k] = sum + ((left + more) + (missed + of[a].shift.low));
+      if (is_whole(sum) || (sum == 0 && g == 0 && (apart == 0 || of[a].factor.high == 0))) continue;
+      i64 at = walk.group * c.channels + walk.channel(k);
+      double of_statistics = ((double)got.x.at[k] - c.centre[at]) * c.slope[at] + c.shift[at];
+      down((double)g * c.scale[at] + of_statistics, made.at[k]);
+    }
+    dx.next(made);
+  });
+  return true;
+}
+
 // Kernels ------------------------------------------------------------------------------------------------------------------
 
 // Count, mean, its low part and m2 of every group and channel; 1/sqrt(var + epsilon), scale and shift where asked for.
-template <class T, class Walk, int U, bool Masked> BN_DEV void moments(const Call& c) {
+template <class T, class Walk, int U, bool Masked, class Arithmetic = Wide> BN_DEV void moments(const Call& c) {
   BN_SHARED(shared);
   Walk walk(c);
   constexpr int A = Walk::kept, V = Walk::V;
@@ -528,31 +799,35 @@ template <class T, class Walk, int U, bool Masked> BN_DEV void moments(const Cal
 #pragma unroll
   for (int k = 0; k < (Masked ? A : 1); k++) n[k] = 0;
 
-  Reader<T, Walk> x(c, walk, c.x, c.x_row, c.x_channel);
-  using Got = OfX<T, V, Masked>;
-  auto load = [&]() {
-    Got got;
-    got.x = x.next(walk);
-    load_mask<V, Masked>(c, walk, got);
-    return got;
-  };
-  if (!Masked && walk.left) {
-    Vector<T, V> got = x.here(walk);
+  bool done = false;
+  if constexpr (Arithmetic::twofold) done = moments_in_twofold<T, U>(c, walk, value, sum, square);
+  if (!done) {
+    Reader<T, Walk> x(c, walk, c.x, c.x_row, c.x_channel);
+    using Got = OfX<T, V, Masked>;
+    auto load = [&]() {
+      Got got;
+      got.x = x.next(walk);
+      load_mask<V, Masked>(c, walk, got);
+      return got;
+    };
+    if (!Masked && walk.left) {
+      Vector<T, V> got = x.here(walk);
 #pragma unroll
-    for (int k = 0; k < A; k++) value[k] = up(got.at[k]);
-  }
-  visit<U>(walk, load, [&](const Got& got) {
-#pragma unroll
-    for (int k = 0; k < V; k++) {
-      const int a = A == 1 ? 0 : k;
-      if (!got.counts(k)) continue;
-      double v = up(got.x.at[k]);
-      if (Masked && !n[Masked ? a : 0]++) value[a] = v;
-      double d = v - value[a];
-      sum[a] += d;
-      square[a] = fma(d, d, square[a]);
+      for (int k = 0; k < A; k++) value[k] = up(got.at[k]);
     }
-  });
+    visit<Arithmetic::twofold ? 1 : U>(walk, load, [&](const Got& got) {
+#pragma unroll
+      for (int k = 0; k < V; k++) {
+        const int a = A == 1 ? 0 : k;
+        if (!got.counts(k)) continue;
+        double v = up(got.x.at[k]);
+        if (Masked && !n[Masked ? a : 0]++) value[a] = v;
+        double d = v - value[a];
+        sum[a] += d;
+        square[a] = fma(d, d, square[a]);
+      }
+    });
+  }
   if (!Masked) n[0] = walk.left * (A == 1 ? V : 1);
 
   double* mine = (double*)shared;
@@ -586,10 +861,10 @@ template <class T, class Walk, int U, bool Masked> BN_DEV void moments(const Cal
     c.mean[at] = high;
     c.low[at] = low;
     c.m2[at] = all.m2;
-    if (Masked) c.count[at] = (i64)all.n;
-    else if (!channel) {
-      c.count[walk.group] = (i64)all.n;
-      if (c.divisor) c.divisor[walk.group] = all.n;
+    if (channel < c.counts) {
+      i64 of_count = walk.group * c.counts + channel;
+      c.count[of_count] = (i64)all.n;
+      if (c.divisor) c.divisor[of_count] = n;
     }
     if (!c.inverse) return;
     double inverse = 1.0 / sqrt(all.m2 / n + c.epsilon);
@@ -621,7 +896,7 @@ BN_DEV void normalize_in(const Call& c, Walk& walk, const R (&factors)[Walk::kep
 }
 
 // y = (x - centre)*scale + shift; centre, scale and shift are given, or follow from running statistics.
-template <class T, class Walk, int U, bool Running> BN_DEV void normalize(const Call& c) {
+template <class T, class Walk, int U, bool Running, class Arithmetic = Wide> BN_DEV void normalize(const Call& c) {
   Walk walk(c);
   constexpr int A = Walk::kept;
   double wide[A][3];
@@ -653,11 +928,14 @@ template <class T, class Walk, int U, bool Running> BN_DEV void normalize(const 
     for (int k = 0; k < A; k++) does = narrow<T>(wide[k][0], wide[k][1], wide[k][2], factors[k]) && does;
     if (does) return normalize_in<float, T, U>(c, walk, factors);
   }
-  normalize_in<double, T, is_narrow<T> ? 1 : U>(c, walk, wide);
+  if constexpr (Arithmetic::twofold)
+    if (normalize_in_twofold<U>(c, walk, wide)) return;
+  normalize_in<double, T, is_narrow<T> || Arithmetic::twofold ? 1 : U>(c, walk, wide);
 }
 
-// sum dy and sum dy*(x - centre) of every group and channel; the factors of grad_input, dgamma and dbeta where asked for.
-template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sums(const Call& c) {
+// sum dy and sum dy*(x - centre) of every group and channel; the factors of grad_input, dgamma and dbeta where asked for. Then
+// every dy counts, masked or not, since every y depends on the statistics; of x only a masked one that is not finite does not.
+template <class T, class G, class Walk, int U, bool Masked, class Arithmetic = Wide> BN_DEV void grad_sums(const Call& c) {
   BN_SHARED(shared);
   Walk walk(c);
   constexpr int A = Walk::kept, V = Walk::V;
@@ -667,18 +945,29 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sum
     centre[k] = c.centre[walk.group * c.channels + walk.channel(k)];
     s1[k] = s2[k] = 0;
   }
-  using Pairs = PairReader<T, G, Walk, Masked>;
-  Pairs pairs(c, walk);
-  visit<U>(walk, [&]() { return pairs.next(); }, [&](const typename Pairs::Got& got) {
+  double lost[Masked ? A : 1];  // dy beside an x that does not count
 #pragma unroll
-    for (int k = 0; k < V; k++) {
-      const int a = A == 1 ? 0 : k;
-      if (!got.counts(k)) continue;
-      double g = up(got.dy.at[k]);
-      s1[a] += g;
-      s2[a] = fma(g, up(got.x.at[k]) - centre[a], s2[a]);
-    }
-  });
+  for (int k = 0; k < (Masked ? A : 1); k++) lost[k] = 0;
+  bool done = false, every = c.scale;
+  if constexpr (Arithmetic::twofold) done = grad_sums_in_twofold<T, G, U>(c, walk, centre, s1, s2);
+  if (!done) {
+    using Pairs = PairReader<T, G, Walk, Masked>;
+    Pairs pairs(c, walk);
+    visit<Arithmetic::twofold ? 1 : U>(walk, [&]() { return pairs.next(); }, [&](const typename Pairs::Got& got) {
+#pragma unroll
+      for (int k = 0; k < V; k++) {
+        const int a = A == 1 ? 0 : k;
+        if (!got.counts(k) && !every) continue;
+        double g = up(got.dy.at[k]), v = up(got.x.at[k]);
+        s1[a] += g;
+        if (got.counts(k) || v - v == 0) s2[a] = fma(g, v - centre[a], s2[a]);
+        else lost[Masked ? a : 0] += g;
+      }
+    });
+  }
+  if (Masked && every)
+#pragma unroll
+    for (int k = 0; k < A; k++) s2[k] += lost[Masked ? k : 0] * c.low[walk.group * c.channels + walk.channel(k)];
 
   double* mine = (double*)shared;
   double* slots = mine + 2 * A * blockDim.x;
@@ -705,7 +994,7 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_sum
       c.s2[at] = s2;
       return;
     }
-    double low = c.low[at], inverse = c.inverse[at], n = c.divisor[walk.group];
+    double low = c.low[at], inverse = c.inverse[at], n = c.divisor[walk.group * c.counts + (c.counts > 1 ? channel : 0)];
     s2 -= low * s1;
     double a = scale_of(c, channel, inverse);
     double b = -a * (inverse * (inverse * (s2 / n)));
@@ -742,7 +1031,7 @@ BN_DEV void grad_input_in(const Call& c, Walk& walk, const R (&scale)[Walk::kept
 }
 
 // dx = scale*dy + m*(slope*(x - centre) + shift).
-template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_input(const Call& c) {
+template <class T, class G, class Walk, int U, bool Masked, class Arithmetic = Wide> BN_DEV void grad_input(const Call& c) {
   Walk walk(c);
   constexpr int A = Walk::kept;
   double scale[A], wide[A][3];
@@ -764,5 +1053,33 @@ template <class T, class G, class Walk, int U, bool Masked> BN_DEV void grad_inp
     }
     if (does) return grad_input_in<float, T, G, U, Masked>(c, walk, own, factors);
   }
-  grad_input_in<double, T, G, is_narrow<T, G> ? 1 : U, Masked>(c, walk, scale, wide);
+  if constexpr (Arithmetic::twofold)
+    if (grad_input_in_twofold<G, U>(c, walk, scale, wide)) return;
+  grad_input_in<double, T, G, is_narrow<T, G> || Arithmetic::twofold ? 1 : U, Masked>(c, walk, scale, wide);
+}
+
+// `old + w*(batch - old)`; weight 1 takes the batch and weight 0 keeps the old value, to the bit.
+BN_DEV double moved(double old, double batch, double w) {
+  if (w == 1) return batch;
+  return w == 0 ? old : old + w * (batch - old);
+}
+
+// One step of the running averages, as `_step` of bnspec/_running.py has it: a thread for each channel.
+BN_DEV void update(const Update& u) {
+  i64 channel = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (channel >= u.channels) return;
+  double mean = u.mean[channel] + u.low[channel], var = u.m2[channel] / u.divisor, w = u.weight;
+  bool takes = !u.skip || (fabs(mean) <= u.top && fabs(var) <= u.top);  // false where it is NaN
+  if (u.old_count) {
+    i64 at = channel * u.old_count_stride, most = u.count_bytes == 4 ? 0x7fffffff : 0x7fffffffffffffff;
+    i64 before = u.count_bytes == 4 ? ((const int*)u.old_count)[at] : ((const i64*)u.old_count)[at];
+    i64 after = takes && before < most ? before + 1 : before;  // it stops there rather than wrap
+    if (u.count_bytes == 4) ((int*)u.new_count)[channel] = (int)after;
+    else ((i64*)u.new_count)[channel] = after;
+    if (u.cumulative) w = 1.0 / ((double)before + 1.0);
+  }
+  double old_mean = element(u.old_mean, u.old_mean_dtype, channel * u.old_mean_stride);
+  double old_var = element(u.old_var, u.old_var_dtype, channel * u.old_var_stride);
+  put_element(u.new_mean, u.old_mean_dtype, channel, takes ? moved(old_mean, mean, w) : old_mean);
+  put_element(u.new_var, u.old_var_dtype, channel, takes ? moved(old_var, var, w) : old_var);
 }

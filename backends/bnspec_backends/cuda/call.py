@@ -8,9 +8,10 @@ import cupy
 import numpy
 
 from bnspec_backends.cuda import compiling
+from bnspec_backends.cuda.arithmetic import arithmetic_type
 from bnspec_backends.cuda.arrays import KINDS, Kind, Source
 from bnspec_backends.cuda.counters import counters
-from bnspec_backends.cuda.launching import NAMES, Launcher, make_current
+from bnspec_backends.cuda.launching import CALL, Launcher, make_current
 from bnspec_backends.cuda.plan import VECTOR_BYTES, Plan, plan_for, vector_width
 from bnspec_backends.cuda.workspace import counters_for
 from bnspec_backends.layout import Layout
@@ -31,22 +32,24 @@ class _Prepared:
         columns, vector = vector_width(*zip(*used, strict=True))
         sizes = [size for _, size, _ in used]
         self.plan: Plan = plan_for(x.groups, x.rows, x.channels, x.run, columns, vector, max(sizes))
-        self.members: dict[str, Any] = dict.fromkeys(NAMES, 0) | {
+        self.members: dict[str, Any] = dict.fromkeys(CALL.names, 0) | {
             "groups": x.groups, "rows": x.rows, "channels": x.channels, "run": x.run,
             "lanes": self.plan.lanes, "width": self.plan.width, "team": self.plan.team,
         }  # fmt: skip
         for name, v in zip(("x", "dy", "out"), layouts, strict=True):
             if v is not None:
                 self.members |= {f"{name}_row": v.row_stride, f"{name}_channel": v.channel_stride}
-        self._types = [kind.type_name for kind in kinds[:2] if kind is not None]
+        self._types = tuple(kind.type_name for kind in kinds[:2] if kind is not None)
+        self._elements = x.elements
         self._functions: dict[tuple[str, str, int], int] = {}
 
     def function(self, name: str, flag: str, device: int) -> int:
         """Return the handle of a kernel for these arrays."""
         found = self._functions.get((name, flag, device))
         if found is None:
-            arguments = ", ".join([*self._types, self.plan.walk, str(self.plan.unroll), flag])
-            found = self._functions[name, flag, device] = compiling.kernel(f"{name}<{arguments}>")
+            arithmetic = arithmetic_type(name, flag, self._types, self._elements, device)
+            arguments = [*self._types, self.plan.walk, str(self.plan.unroll), flag, *filter(None, [arithmetic])]
+            found = self._functions[name, flag, device] = compiling.kernel(f"{name}<{', '.join(arguments)}>")
         return found
 
 
@@ -63,6 +66,8 @@ class Call:
     dy, out : Source, optional
     mask : tuple of array, int and int, optional
         A mask as `spread_mask` returns it.
+    counts : int
+        Numbers of elements of a group: 1, or one for each channel.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Call:
         dy: Source | None = None,
         out: Source | None = None,
         mask: tuple[Any, int, int] | None = None,
+        counts: int = 1,
     ) -> None:
         given = (x, dy, out)
         self.prepared = prepared(
@@ -87,6 +93,7 @@ class Call:
         self._held: list[Any] = []
         self._members = self.prepared.members.copy()
         self.put(x=x.array)
+        self.set(counts=counts)
         if dy is not None:
             self.put(dy=dy.array)
         if out is not None:

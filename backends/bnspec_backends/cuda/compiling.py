@@ -55,8 +55,9 @@ def _architecture(device: int) -> str:
 def program(what: str) -> str:
     """Return the source of one kernel."""
     return (
-        f'{_source()}\nextern "C" __global__ void __launch_bounds__({_bounds(what)}) '
-        f"entry(const __grid_constant__ Call call) {{ {what}(call); }}\n"
+        f"{_source()}\nusing Argument = {'Update' if what == 'update' else 'Call'};\n"
+        f'extern "C" __global__ void __launch_bounds__({_bounds(what)}) '
+        f"entry(const __grid_constant__ Argument argument) {{ {what}(argument); }}\n"
     )
 
 
@@ -66,7 +67,8 @@ def _bounds(what: str) -> str:
     Left alone, the compiler gives some sums so many that a multiprocessor holds one block or two, too few to keep
     memory busy. Masks and float64 need more registers than four blocks leave.
     """
-    sums = what.startswith(("moments", "grad_sums")) and what.endswith("false>") and "double" not in what
+    masked = what.endswith("true>")
+    sums = what.startswith(("moments", "grad_sums")) and not masked and "double" not in what
     return f"{THREADS}, 4" if sums else str(THREADS)
 
 

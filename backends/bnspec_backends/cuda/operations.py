@@ -32,12 +32,13 @@ def serves(groups: Groups, x: Any, *others: Any) -> bool:
 def moments(x: Any, groups: Groups, mask: Any) -> Moments:
     """Return the moments of each group."""
     given = read(x, groups)
-    call = Call(given, mask=None if mask is None else spread_mask(mask, x, given.layout, groups))
-    count = _new_count(given.layout, mask)
+    count = _new_count(given.layout, mask, groups, numpy.int64)
+    spread = None if mask is None else spread_mask(mask, x, given.layout, groups)
+    call = Call(given, mask=spread, counts=count.size // given.layout.groups)
     mean, low, m2 = _new_statistics(3, given.layout)
     call.put(count=count, mean=mean, low=low, m2=m2)
     call.launch(("moments", call.masked))
-    return Moments(_known(count, mask, groups, given.layout), mean, low, m2)
+    return Moments(_known(count, mask, given.layout), mean, low, m2)
 
 
 def normalize(x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
@@ -74,33 +75,36 @@ def grad_input(dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Gro
     return dx.array
 
 
-def forward(x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups) -> tuple[Moments, Any, Any, Any]:
-    """Return the moments, ``1/sqrt(var + epsilon)``, the count as float64 and y: two launches."""
+def forward(x: Any, gamma: Any, beta: Any, epsilon: float, groups: Groups, mask: Any) -> tuple[Moments, Any, Any, Any]:
+    """Return the moments, ``1/sqrt(var + epsilon)``, the count as float64 (1 for 0) and y: two launches."""
     given = read(x, groups)
     layout = given.layout
     y = new_like(x, layout)
-    call = Call(given, out=y)
-    count, divisor = _new_count(layout, None), cupy.empty((layout.groups,), numpy.float64)
+    count, divisor = (_new_count(layout, mask, groups, dtype) for dtype in (numpy.int64, numpy.float64))
+    spread = None if mask is None else spread_mask(mask, x, layout, groups)
+    call = Call(given, out=y, mask=spread, counts=count.size // layout.groups)
     (mean, low, m2, inverse), (scale, shift) = _with_scratch(4, 2, layout)
     call.put(count=count, divisor=divisor, mean=mean, centre=mean, low=low, m2=m2, inverse=inverse)
     call.set(scale=scale, shift=shift, epsilon=epsilon)
     call.parameter("gamma", gamma)
     call.parameter("beta", beta)
-    call.launch(("moments", "false"), ("normalize", "false"))
-    return Moments(_known(count, None, groups, layout), mean, low, m2), inverse, divisor, y.array
+    call.launch(("moments", call.masked), ("normalize", "false"))
+    return Moments(_known(count, mask, layout), mean, low, m2), inverse, divisor, y.array
 
 
 def pull_back(
-    dy: Any, x: Any, gamma: Any, beta: Any, centre: Any, low: Any, inverse: Any, divisor: Any, groups: Groups
+    dy: Any, x: Any, gamma: Any, beta: Any, centre: Any, low: Any, inverse: Any, divisor: Any, groups: Groups, mask: Any
 ) -> tuple[Any, Any, Any, Any, Any]:
     """Return ``sum dy``, ``sum dy*(x - mean)``, dx, and dgamma and dbeta where one group has them: two launches."""
     given = read(x, groups)
     layout = given.layout
     dx = new_like(x, layout)
-    call = Call(given, dy=read_along(dy, layout, groups), out=dx)
+    spread = None if mask is None else spread_mask(mask, x, layout, groups)
+    counts = divisor.size // layout.groups
+    call = Call(given, dy=read_along(dy, layout, groups), out=dx, mask=spread, counts=counts)
     (s1, s2), (a, b, c) = _with_scratch(2, 3, layout)
     centre, low, inverse = (factor(v, layout) for v in (centre, low, inverse))
-    call.put(s1=s1, s2=s2, centre=centre, low=low, inverse=inverse, divisor=dense_float64(divisor, (layout.groups,)))
+    call.put(s1=s1, s2=s2, centre=centre, low=low, inverse=inverse, divisor=dense_float64(divisor, divisor.shape))
     call.set(scale=a, slope=b, shift=c)
     call.parameter("gamma", gamma)
     call.parameter("beta", beta)
@@ -108,7 +112,7 @@ def pull_back(
         None if v is None or layout.groups > 1 else cupy.empty((layout.channels,), v.dtype) for v in (gamma, beta)
     )
     call.put(dgamma=dgamma, dbeta=dbeta)
-    call.launch(("grad_sums", "false"), ("grad_input", "false"))
+    call.launch(("grad_sums", call.masked), ("grad_input", call.masked))
     return s1, s2, dx.array, dgamma, dbeta
 
 
@@ -128,8 +132,8 @@ def infer(
     return centre, low, inverse, y.array
 
 
-def _new_count(layout: Layout, mask: Any) -> Any:
-    return cupy.empty((layout.groups,) if mask is None else (layout.groups, layout.channels), numpy.int64)
+def _new_count(layout: Layout, mask: Any, groups: Groups, dtype: Any) -> Any:
+    return cupy.empty((layout.groups,) if one_count(mask, groups) else (layout.groups, layout.channels), dtype)
 
 
 def _new_statistics(number: int, layout: Layout) -> list[Any]:
@@ -144,8 +148,6 @@ def _with_scratch(number: int, more: int, layout: Layout) -> tuple[list[Any], li
     return [made[i] for i in range(number)], [begin + step * i for i in range(number, number + more)]
 
 
-def _known(count: Any, mask: Any, groups: Groups, layout: Layout) -> Any:
-    """Return a count in the shape that the mask asks for."""
-    if mask is None:
-        return remember(count, [layout.elements] * layout.groups)
-    return cupy.ascontiguousarray(count[:, 0]) if one_count(mask, groups) else count
+def _known(count: Any, mask: Any, layout: Layout) -> Any:
+    """Return a count; the host knows it where there is no mask."""
+    return remember(count, [layout.elements] * layout.groups) if mask is None else count

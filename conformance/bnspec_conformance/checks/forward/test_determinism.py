@@ -67,7 +67,7 @@ def test_same_bits_of_many(t: Trial, dtype: Any) -> None:
 def compiler(subject: Subject) -> Any:
     """jax, or not supported."""
     if subject.backend is None or subject.backend.name != "jax":
-        raise NotSupported(f"{subject.name} is not compiled here")
+        raise NotSupported(f"{subject.name} has no calls that are traced and compiled, as jax.jit does")
     import jax
 
     return jax

@@ -28,6 +28,8 @@ inline float toward_zero(double v) {
 }
 inline void fresh(const double* p, double& a, double& b) { a = p[0], b = p[1]; }
 inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+inline float fmaf(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double fabs(double v) { return __builtin_fabs(v); }
+inline float fabsf(float v) { return __builtin_fabsf(v); }
 inline double sqrt(double v) { return __builtin_sqrt(v); }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }

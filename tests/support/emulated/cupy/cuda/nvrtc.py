@@ -18,10 +18,10 @@ _COMMAND = ["g++", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno"
 
 #: What runs a kernel as the emulator wants it called.
 _FOOTER = """
-extern "C" unsigned long bytes_of_call() { return sizeof(Call); }
-extern "C" const char* start(const unsigned* shape, unsigned long shared, unsigned order, const Call* call) {
+extern "C" unsigned long bytes_of_call() { return sizeof(Argument); }
+extern "C" const char* start(const unsigned* shape, unsigned long shared, unsigned order, const Argument* call) {
   return emulator::launch({shape[0], shape[1], 1}, {shape[2], 1, 1}, shared, order,
-                          [](const void* c) { entry(*(const Call*)c); }, call);
+                          [](const void* c) { entry(*(const Argument*)c); }, call);
 }
 """
 
