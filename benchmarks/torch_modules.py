@@ -26,8 +26,8 @@ from bnspec_backends import cpu
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from residual_network import ResNet
 
-#: Channels, width and extent of the network's images, and samples of a batch.
-SHAPE = (3, 16, 32, 32)
+#: Channels, width and extent of the network's images, and samples of a batch: narrow, and as wide as torchvision's.
+NETWORKS = {"narrow": (3, 16, 32, 32), "wide": (3, 64, 32, 32)}
 
 
 def ratios(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> dict[str, float]:
@@ -56,9 +56,9 @@ def step_of(model: Any, call: Any, images: Any, kinds: Any) -> Callable[[], None
     return step
 
 
-def network_step(compiled: bool, rounds: int) -> dict[str, float]:
-    """A training step of the residual network, with torch's layers and with bnspec's."""
-    channels, width, extent, samples = SHAPE
+def network_step(shape: tuple[int, ...], compiled: bool, rounds: int) -> dict[str, float]:
+    """A training step of a residual network, with torch's layers and with bnspec's."""
+    channels, width, extent, samples = shape
     torch.manual_seed(0)
     theirs = ResNet(channels, width)
     ours = bnspec.torch.replace(copy.deepcopy(theirs))
@@ -88,7 +88,9 @@ def main() -> None:
         torch.set_num_threads(threads)
         cpu.resources.threads = threads
         for kind in ("eager", "compiled")[: 1 + args.compiled]:
-            found[f"network, {kind}, threads={threads}"] = network_step(kind == "compiled", args.rounds)
+            for name, network in NETWORKS.items():
+                row = network_step(network, kind == "compiled", args.rounds)
+                found[f"{name} network, {kind}, threads={threads}"] = row
         for shape in ((8, 16, 8, 8), (32, 64, 32, 32)):
             found[f"layer {shape}, threads={threads}"] = layer_step(shape, 10 * args.rounds)
     machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}

@@ -42,8 +42,8 @@ class Communicator(Protocol):
         Parameters
         ----------
         payload : array
-            The same shape and dtype on every rank, float64 where the device has it. It belongs to no graph of torch:
-            the core differentiates through the message. In JAX it may be a tracer.
+            The same shape and dtype on every rank, float64 where the device has it; part of no graph of torch, since
+            the core differentiates through the message. In JAX a tracer may come.
         combine : callable
             ``combine(a, b)``, associative up to rounding, where a holds lower ranks than b.
         signature : Signature

@@ -244,7 +244,7 @@ class BatchNormConfig:
 
     @property
     def text(self) -> str:
-        """What `to_json` returns, kept with the configuration."""
+        """Text that `to_json` returns, kept with the configuration."""
         found: str = vars(self)["_text"]
         return found
 

@@ -144,7 +144,8 @@ def in_graph(*arrays: Array | None) -> bool:
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.is_grad_enabled():
         return False
-    return any(isinstance(v, torch.Tensor) and v.requires_grad for v in arrays)
+    tensors: list[Any] = [v for v in arrays if isinstance(v, torch.Tensor)]
+    return any(v.requires_grad for v in tensors)
 
 
 def readable(*tensors: Any) -> bool:

@@ -1,6 +1,6 @@
 """The public functions while torch records: each is one operator, and the records around it are put together again.
 
-What is written here is traced line by line by ``torch.compile``, so it looks at nothing but fields.
+The lines of this file are traced by ``torch.compile``, so they look at nothing but fields.
 """
 
 from typing import Any

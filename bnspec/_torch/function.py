@@ -20,7 +20,7 @@ __all__ = ["Call", "cotangents_of_moments", "of_formulas", "recorded", "through_
 
 
 class Call(NamedTuple):
-    """What a forward pass is told beside x and the parameters: all of it is constant to the derivatives."""
+    """Arguments of a forward pass beside x and the parameters: all of them are constant to the derivatives."""
 
     config: BatchNormConfig
     groups: Groups
@@ -124,7 +124,7 @@ def of_formulas(call: Call, x: Any, params: Params, wanted: Any, grads: Any) -> 
     stats, done = Kernels().forward(x, params, call.config, call.groups, **call.more())
     outputs = (stats.mean, stats.m2, done.inverse_stddev, done.y)
     pairs = [(v, d) for v, d in zip(outputs, grads, strict=True) if d is not None]
-    leaves = [v for v, needed in zip((x, *params), wanted, strict=True) if needed]
+    leaves: Any = [v for v, needed in zip((x, *params), wanted, strict=True) if needed]
     results, directions = zip(*pairs, strict=True)
     found = iter(torch.autograd.grad(results, leaves, directions, create_graph=True, allow_unused=True))
     return [next(found) if needed else None for needed in wanted]

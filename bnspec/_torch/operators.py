@@ -1,9 +1,9 @@
-"""bnspec's functions as operators of torch: what a graph of ``torch.compile``, export or ``make_fx`` holds of them.
+"""Operators of torch for bnspec's functions: what a graph of ``torch.compile``, export or ``make_fx`` holds of them.
 
 An operator takes tensors and texts only. The configuration travels as the JSON that `BatchNormConfig.to_json` writes,
-which also is what a saved graph says of itself. What runs is the public function, so that checks by values, refusals
-and kernels are those of every other call; what is traced is the shape of its results. An absent tensor among results is
-one without elements.
+so that a saved graph says what it computes. An operator runs the public function, so that checks by values, refusals
+and kernels are those of every other call; for a graph that is being written it gives the shapes of the results. An
+absent tensor among the results is one without elements.
 """
 
 import functools

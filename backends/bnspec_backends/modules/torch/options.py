@@ -12,7 +12,7 @@ __all__ = ["Options", "configuration"]
 
 @dataclass(frozen=True)
 class Options:
-    """What is computed beyond torch's options; every field may be set as an attribute of the module.
+    """Options beyond torch's; every field may be set as an attribute of the module.
 
     Attributes
     ----------
@@ -29,9 +29,9 @@ class Options:
     sync_weighting : {"count", "rank"}
         Whether a rank counts by its elements or as one [BN-SYNC-8].
     single_value : {"raise", "keep", "floor"}
-        What becomes of the running variance where a channel has one value [BN-RUN-4].
+        Fate of the running variance where a channel has one value [BN-RUN-4].
     nonfinite : {"propagate", "skip", "raise"}
-        What becomes of a batch with NaN or infinity in the running statistics [BN-RUN-10].
+        Fate of the running statistics at a batch with NaN or infinity [BN-RUN-10].
     frozen : bool
         Normalize by the running statistics while training too, and leave them as they are [BN-INF-5].
     """

@@ -1,4 +1,4 @@
-"""What a module's ``sync`` stands for: the communicator that joins its statistics with those of other ranks."""
+"""Meaning of a module's ``sync``: the communicator that joins its statistics with those of other ranks."""
 
 from typing import Any
 

@@ -98,7 +98,7 @@ def restore(model: _Model) -> _Model:
     ValueError
         For a module whose channels lie where torch's module does not look for them; the model is not changed then.
     """
-    found = [m for m in model.modules() if isinstance(m, SpecifiedNorm)]
+    found: list[Any] = [m for m in model.modules() if isinstance(m, SpecifiedNorm)]
     for module in found:
         if module.axis != 1 or not ("_theirs" in vars(module) or type(module) in _THEIRS):
             raise refusal(
@@ -109,8 +109,8 @@ def restore(model: _Model) -> _Model:
                 do="Replace it by hand.",
             )
     for module in found:
-        own = vars(module)
-        theirs = own.pop("_theirs", None) or _THEIRS[type(module)]
+        own: dict[str, Any] = vars(module)
+        theirs: Any = own.pop("_theirs", None) or _THEIRS[type(module)]
         if theirs is torch.nn.SyncBatchNorm:
             own.setdefault("process_group", None)
         for name in (*vars(Options()), "_sync", "_config", "axis"):

@@ -5,7 +5,6 @@ functions. `running_mean`, `running_var` and `num_batches_tracked` mean what the
 both ways.
 """
 
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -84,7 +83,6 @@ class SpecifiedNorm(RunningBuffers):
     bias: Any
     frozen: bool
     _sync: Sync
-    _check_input_dim: Callable[[torch.Tensor], None]
 
     def __init__(
         self,
@@ -116,7 +114,7 @@ class SpecifiedNorm(RunningBuffers):
 
     @property
     def sync(self) -> Any:
-        """Whose statistics are joined, as it was given."""
+        """The ranks whose statistics are joined, as they were given."""
         return self._sync.given
 
     @sync.setter
@@ -168,12 +166,12 @@ class SpecifiedNorm(RunningBuffers):
             return y
 
         if self.training and self._sync.given not in (None, False):
-            joined: torch.Tensor = self._among_ranks(input, mask, lengths)
+            joined: torch.Tensor = _AMONG_RANKS(self, input, mask, lengths)
             return joined
         return self._by_batch(input, mask, lengths, None)
 
     def _check(self, input: torch.Tensor) -> None:
-        self._check_input_dim(input)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
         found = input.shape[self.axis]
         if found != self.num_features:
             raise refusal(
@@ -183,11 +181,6 @@ class SpecifiedNorm(RunningBuffers):
                 expected=f"num_features={self.num_features} channels",
                 do=f"Build {type(self).__name__}({found}), or move the channels to axis {self.axis}.",
             )
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _among_ranks(self, input: torch.Tensor, mask: Any, lengths: Any) -> torch.Tensor:
-        """Normalize by the statistics of all ranks; messages are no part of a graph, which breaks here."""
-        return self._by_batch(input, mask, lengths, self._sync.communicator())
 
     def _by_batch(self, input: torch.Tensor, mask: Any, lengths: Any, comm: Communicator | None) -> torch.Tensor:
         config, params = self.__dict__["_config"], Params(self.weight, self.bias)
@@ -228,6 +221,15 @@ class SpecifiedNorm(RunningBuffers):
         if self.sync not in (None, False):
             more.append(f"sync={self.sync!r}")
         return ", ".join([super().extra_repr(), *more])  # type: ignore[no-untyped-call]
+
+
+def _among_ranks(module: SpecifiedNorm, input: torch.Tensor, mask: Any, lengths: Any) -> torch.Tensor:
+    """Normalize by the statistics of all ranks."""
+    return module._by_batch(input, mask, lengths, module._sync.communicator())
+
+
+#: The same while a graph is written, which breaks here: messages are no part of it.
+_AMONG_RANKS: Any = torch.compiler.disable(_among_ranks)
 
 
 def _leaf(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:

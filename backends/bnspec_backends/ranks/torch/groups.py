@@ -112,7 +112,7 @@ def opened(group: Any) -> Group:
         raise _no_member(f"rank {dist.get_rank()} of the default group")
     _MADE[ranks] += 1
     name = f"bnspec/{','.join(map(str, ranks))}/{_MADE[ranks]}"
-    server = distributed_c10d._get_default_store()
+    server: Any = distributed_c10d._get_default_store()
     # A connection of its own: on the server's, somebody may be waiting.
     store = PrefixStore(name, server.clone() if hasattr(server, "clone") else server)
     backends = dict(each.split(":", 1) for each in config.split(",") if ":" in each)
