@@ -86,11 +86,18 @@ def constants_of(x: Array, groups: Groups, *values: Array | None) -> tuple[Array
     """Return what scales and shifts x besides the parameters: zeros where x holds nothing.
 
     y is empty then. The library's own derivative by gamma is a sum over nothing times these, which is to be 0 and not
-    NaN [BN-MASK-5].
+    NaN [BN-MASK-5]. The zeros are selected, not new: a rank without elements must take part in the derivatives of what
+    ranks share as often as the others, so y depends there on what it depends on elsewhere.
     """
     if not holds_nothing(x, groups):
         return values
-    return tuple(None if v is None else array_namespace(v).zeros_like(v) for v in values)
+    return tuple(None if v is None else _nothing_of(v) for v in values)
+
+
+def _nothing_of(v: Array) -> Array:
+    xp = array_namespace(v)
+    zero = xp.zeros_like(v)
+    return xp.where(zero != 0, v, zero)
 
 
 def factor(gamma: Array | None, r: Array | None, inverse: Array) -> Array:
