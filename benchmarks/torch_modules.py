@@ -1,6 +1,6 @@
 """Time bnspec's modules for torch beside torch's own: a training step of a residual network, and one small layer.
 
-    python benchmarks/torch_modules.py [--compiled] [--json FILE]
+    python benchmarks/torch_modules.py [--compiled] [--json FILE] [--profile]
 
 Both models run in turn, so that whatever else the machine does meets both; what is printed is the median of the ratios
 of neighbours. `--compiled` adds the same step under ``torch.compile``, whose C++ takes minutes to be made.
@@ -8,8 +8,10 @@ of neighbours. `--compiled` adds the same step under ``torch.compile``, whose C+
 
 import argparse
 import copy
+import cProfile
 import json
 import platform
+import pstats
 import statistics
 import sys
 import time
@@ -76,13 +78,56 @@ def layer_step(shape: tuple[int, ...], rounds: int) -> dict[str, float]:
     return ratios(lambda: modules[0](x).backward(dy), lambda: modules[1](x).backward(dy), rounds)
 
 
+#: Functions whose shares of a small layer's call `--profile` prints, by the name that the profiler has.
+PARTS = {
+    "backward": "run_backward",
+    "normalization": "batch_norm",
+    "of it the node of the graph": "through_graph",
+    "update of the statistics": "update_running",
+}
+
+
+def profile(shape: tuple[int, ...], calls: int = 1000) -> dict[str, float]:
+    """Return which part of one layer's forward and backward the parts of it take, by the profiler's clock."""
+    x, dy = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    module = bnspec.torch.BatchNorm2d(shape[1])
+    for _ in range(50):
+        module(x).backward(dy)
+    profiler = cProfile.Profile()
+    begun = time.perf_counter()
+    profiler.enable()
+    for _ in range(calls):
+        module(x).backward(dy)
+    profiler.disable()
+    whole = time.perf_counter() - begun
+    spent: dict[str, float] = {}
+    for (_, _, name), (_, _, _, cumulative, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
+        for part, wanted in PARTS.items():
+            if name == wanted or f"'{wanted}'" in name:
+                spent[part] = max(spent.get(part, 0.0), cumulative)
+    return {part: round(seconds / whole, 2) for part, seconds in spent.items()}
+
+
+def processor() -> str:
+    """Return the name of the processor, as far as the system tells it."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
 def main() -> None:
     """Measure, print a table, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--compiled", action="store_true", help="also under torch.compile")
+    parser.add_argument("--profile", action="store_true", help="instead print what a small layer's call is made of")
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
     parser.add_argument("--rounds", type=int, default=31)
     args = parser.parse_args()
+    if args.profile:
+        torch.set_num_threads(1)
+        print(profile((8, 16, 8, 8)))
+        return
     found: dict[str, Any] = {}
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -93,7 +138,7 @@ def main() -> None:
                 found[f"{name} network, {kind}, threads={threads}"] = row
         for shape in ((8, 16, 8, 8), (32, 64, 32, 32)):
             found[f"layer {shape}, threads={threads}"] = layer_step(shape, 10 * args.rounds)
-    machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    machine = {"machine": processor(), "torch": torch.__version__}
     machine |= {"bnspec": bnspec.__version__, "kernels": cpu.in_use()}
     print(" ".join(f"{k}={v}" for k, v in machine.items()))
     for name, row in found.items():
