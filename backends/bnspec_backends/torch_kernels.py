@@ -7,8 +7,8 @@ torch.func, forward mode and whatever else looks at single operations, the formu
 from typing import Any
 
 from bnspec import BatchNormConfig, Groups, Kernels, Moments, Normalized, Params
-from bnspec._modes import one_node
-from bnspec._torch.function import Call, recorded, through_graph
+from bnspec._modes import in_graph, one_node
+from bnspec._torch.function import Call, through_graph
 
 __all__ = ["TorchKernels"]
 
@@ -25,7 +25,7 @@ class TorchKernels(Kernels):
     def forward(
         self, x: Any, params: Params, config: BatchNormConfig, groups: Groups, **more: Any
     ) -> tuple[Moments, Normalized]:
-        if recorded(x, *params) and one_node(x, *params):
+        if in_graph(x, *params) and one_node(x, *params):
             return through_graph(self, self._forward, x, params, Call(config, groups, **more))
         return self._forward(x, params, config, groups, **more)
 

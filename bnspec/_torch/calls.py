@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from bnspec._checks import arguments
 from bnspec._config import BatchNormConfig
 from bnspec._errors import refusal
 from bnspec._masks import mask_of
-from bnspec._modes import exporting
+from bnspec._modes import exporting, untraced
 from bnspec._running import used_statistics
 from bnspec._torch import operators
 from bnspec._types import Gradients, Groups, Moments, Params, RunningState, Saved, Static
@@ -30,6 +31,8 @@ def batch_norm(
             expected="tensors with values, which ranks can exchange",
             do="Keep the layer out of the graph, for example by torch.compiler.disable.",
         )
+    if not torch.compiler.is_compiling():
+        arguments.forward(x, params, config, state, mask, lengths, comm, name)
     axis = config.axis % x.ndim
     mask = mask_of(x, axis, mask, lengths)
     used: Any = (None,) * 5
@@ -37,7 +40,7 @@ def batch_norm(
         used = (state.mean, state.var, state.stddev, state.renorm_mean, state.renorm_stddev)
         used = tuple([v if v is None else v.clone() for v in used])  # modules move their state in place
     y, count, mean, low, m2, inverse, divisor, r, d = operators.batch_norm(
-        x, params.gamma, params.beta, *used, mask, config.text, name
+        x, params.gamma, params.beta, *used, mask, lengths, config.text, name
     )
     r, d = (None, None) if config.renorm is None else (r, d)
     virtual = config.virtual_batch_size
@@ -50,6 +53,8 @@ def batch_norm_inference(
     x: Any, params: Params, state: RunningState, config: BatchNormConfig, *, name: str
 ) -> tuple[Any, Saved]:
     """Do what `bnspec.batch_norm_inference` does; in what is exported, by torch's own operator."""
+    if not torch.compiler.is_compiling():
+        untraced(arguments.inference, x, params, state, config, name)
     axis = config.axis % x.ndim
     static = Static(Groups(axis, 1), config, name, frozen=True)
     rest: Any
@@ -66,6 +71,8 @@ def batch_norm_inference(
 
 def batch_norm_vjp(dy: Any, saved: Saved, *, dmean: Any, dvar: Any) -> Gradients:
     """Do what `bnspec.batch_norm_vjp` does, as one operator."""
+    if not torch.compiler.is_compiling():
+        arguments.derivative("dy", dy, saved, None, dmean=dmean, dvar=dvar)
     config, name = saved.static.config, saved.static.name
     arrays = (saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor, saved.r, saved.d)
     dx, dgamma, dbeta = operators.pull_back(
@@ -76,6 +83,8 @@ def batch_norm_vjp(dy: Any, saved: Saved, *, dmean: Any, dvar: Any) -> Gradients
 
 def update_running(state: RunningState, stats: Moments, config: BatchNormConfig, *, name: str) -> RunningState:
     """Do what `bnspec.update_running` does, as one operator; what it refuses by values, it refuses when it runs."""
+    if not torch.compiler.is_compiling():
+        arguments.running(state, stats, config, name)
     given = [None if v is None else v.detach() for v in (*state, *stats)]
     found = operators.update(*given, config.text, name)
     return RunningState(*(None if old is None else new for old, new in zip(state, found)))

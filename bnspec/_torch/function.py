@@ -16,7 +16,7 @@ from bnspec._config import BatchNormConfig
 from bnspec._kernels import Kernels
 from bnspec._types import Groups, Moments, Normalized, Params, RunningState, Saved, Static, per_channel
 
-__all__ = ["Call", "cotangents_of_moments", "of_formulas", "recorded", "through_graph"]
+__all__ = ["Call", "cotangents_of_moments", "of_formulas", "through_graph"]
 
 
 class Call(NamedTuple):
@@ -32,11 +32,6 @@ class Call(NamedTuple):
     def more(self) -> dict[str, Any]:
         """Return the keywords of `Kernels.forward`."""
         return {"state": self.state, "mask": self.mask, "comm": self.comm, "name": self.name}
-
-
-def recorded(*tensors: Any) -> bool:
-    """Return whether torch keeps a graph of what is done with one of the tensors."""
-    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
 
 
 def through_graph(

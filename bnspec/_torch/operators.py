@@ -34,13 +34,17 @@ _Tensors6 = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 def batch_norm(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tensor | None, var: Tensor | None,
     stddev: Tensor | None, renorm_mean: Tensor | None, renorm_stddev: Tensor | None, mask: Tensor | None,
-    config: str, name: str,
+    lengths: Tensor | None, config: str, name: str,
 ) -> _Tensors9:  # fmt: skip
-    """Return y, count, mean, its low part, m2, 1/sqrt(var + epsilon), the divisor, and renorm's r and d."""
+    """Return y, count, mean, its low part, m2, 1/sqrt(var + epsilon), the divisor, and renorm's r and d.
+
+    Where lengths are given the mask is theirs, and they are here for what is refused of their values.
+    """
     state = _state(mean, var, None, stddev, renorm_mean, renorm_stddev)
+    more = {"mask": mask} if lengths is None else {"lengths": lengths}
     with torch.no_grad():
         params = Params(_plain(gamma), _plain(beta))
-        y, stats, saved = _batch_norm(_plain(x), params, _config(config), state=state, mask=mask, name=name)
+        y, stats, saved = _batch_norm(_plain(x), params, _config(config), state=state, name=name, **more)
         found = (*stats, saved.inverse_stddev, saved.divisor, *(_or_none(v, y) for v in (saved.r, saved.d)))
         return _laid_out(y, x), *_apart(found)
 
@@ -48,10 +52,11 @@ def batch_norm(
 @batch_norm.register_fake
 def _shapes_of_batch_norm(
     x: Any, gamma: Any, beta: Any, mean: Any, var: Any, stddev: Any, renorm_mean: Any, renorm_stddev: Any, mask: Any,
-    config: str, name: str,
+    lengths: Any, config: str, name: str,
 ) -> Any:  # fmt: skip
     c, state = _config(config), _state(mean, var, None, stddev, renorm_mean, renorm_stddev)
-    groups = arguments.forward(x, Params(gamma, beta), c, state, mask, None, None, name)
+    own: tuple[Any, Any] = (mask, None) if lengths is None else (None, lengths)
+    groups = arguments.forward(x, Params(gamma, beta), c, state, *own, None, name)
     shape = (groups.number, x.shape[groups.axis])
     plain = one_count(None if mask is None else mask_of(x, groups.axis, mask, None), groups)
     count = x.new_empty(shape[:1] if plain else shape, dtype=torch.int64)
@@ -61,7 +66,7 @@ def _shapes_of_batch_norm(
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    x, gamma, beta, mean, var, stddev, renorm_mean, renorm_stddev, mask, config, name = inputs
+    x, gamma, beta, mean, var, stddev, renorm_mean, renorm_stddev, mask, _, config, name = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, gamma, beta, mean, var, stddev, renorm_mean, renorm_stddev, mask, *output[1:])
     ctx.about = (config, name)
@@ -82,7 +87,7 @@ def _backward(ctx: Any, dy: Any, dcount: Any, dmean: Any, dlow: Any, dm2: Any, d
         dy = torch.zeros_like(x) if dy is None else dy
         dvar = cotangents_of_moments(dm2, dinverse, count, inverse)
         found = pull_back(dy, x, gamma, beta, mask, mean, low, inverse, divisor, r, d, dmean, dvar, config, name, False)
-    return *_of(found, gamma, beta), *[None] * 8
+    return *_of(found, gamma, beta), *[None] * 9
 
 
 batch_norm.register_autograd(_backward, setup_context=_setup)

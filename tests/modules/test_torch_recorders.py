@@ -135,6 +135,16 @@ def test_a_refusal_by_values_comes_when_the_graph_runs() -> None:
     assert torch.equal(module.running_mean, before)
 
 
+@pytest.mark.parametrize("bad", [-1, 7])
+def test_lengths_are_looked_at_when_the_graph_runs(bad: int) -> None:
+    call = compiled(ours.BatchNorm2d(4))
+    lengths = torch.tensor([1, 2, 3, 4, 5, 6, 6, 2])
+    call(X, lengths=lengths)
+    lengths[0] = bad
+    with pytest.raises(ValueError, match="BN-MASK-9"):
+        call(X, lengths=lengths)
+
+
 def test_a_refusal_by_shape_comes_when_it_is_compiled() -> None:
     call = compiled(ours.BatchNorm2d(4, virtual_batch_size=3))
     with pytest.raises(Exception, match="BN-GRP-3"):

@@ -12,8 +12,7 @@ import torch
 
 from bnspec import BatchNormConfig, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved
 from bnspec._gradients import parameter_gradients
-from bnspec._modes import readable
-from bnspec._torch.function import recorded
+from bnspec._modes import in_graph, readable
 from bnspec_backends.cpu import operations
 from bnspec_backends.cpu.compiled_kernels import CompiledKernels
 from bnspec_backends.plain_calls import is_plain, is_plain_gradient
@@ -100,7 +99,7 @@ class TorchCpuKernels(TorchKernels):
 
 def _may_read(*tensors: Any) -> bool:
     """Return whether the memory of tensors may be read and nobody wants a gradient of what is done with it."""
-    return readable(*tensors) and not recorded(*tensors)
+    return readable(*tensors) and not in_graph(*tensors)
 
 
 def _array(v: Any) -> Any:
