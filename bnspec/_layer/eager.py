@@ -81,7 +81,7 @@ def warn_untrained(name: str, y: Array, params: Params, first: bool) -> bool:
     module = first and _in_call_of_module(torch)
     if not module and not y.requires_grad:
         return False
-    part = " A bnspec layer is no part of the torch.nn.Module that calls it; use bnspec.torch.BatchNorm." if module else ""
+    part = " A bnspec layer is no part of the torch.nn.Module that calls it: see bnspec.torch." if module else ""
     warnings.warn(
         f"{name}: torch differentiates this call, but gamma and beta, which the layer is to train, are no parameters "
         f"of torch, and no optimizer of it changes them.{part} Give an optimizer those of `layer.params = "
