@@ -41,7 +41,7 @@ def batch_norm(
     Where lengths are given the mask is theirs, and they are here for what is refused of their values.
     """
     state = _state(mean, var, None, stddev, renorm_mean, renorm_stddev)
-    more = {"mask": mask} if lengths is None else {"lengths": lengths}
+    more: dict[str, Any] = {"mask": mask} if lengths is None else {"lengths": lengths}
     with torch.no_grad():
         params = Params(_plain(gamma), _plain(beta))
         y, stats, saved = _batch_norm(_plain(x), params, _config(config), state=state, name=name, **more)
