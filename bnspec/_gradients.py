@@ -20,7 +20,6 @@ from bnspec._arrays import array_namespace, where
 from bnspec._dtypes import arithmetic_dtype, has_headroom
 from bnspec._groups import holds_nothing, reduced_axes, split, spread, unsplit
 from bnspec._masks import expand_mask
-from bnspec._modes import at_hand
 from bnspec._normalize import factor, row
 from bnspec._sums import sum_over
 from bnspec._types import Array, Groups, Saved, per_channel
@@ -168,16 +167,8 @@ def usable_part(x: Array, saved: Saved) -> tuple[Array, Array | None]:
     if saved.mask is None:
         return x, None
     xp = array_namespace(x)
-    if at_hand(x) and 0 not in x.shape and _finite(x):  # as mostly; a look instead of two arrays of x's size
-        return x, None
     usable = expand_mask(saved.mask, x, saved.static.groups) | xp.isfinite(x)
     return where(usable, x, xp.zeros_like(x)), usable
-
-
-def _finite(x: Array) -> bool:
-    """Return whether all of x is finite: a NaN is its own greatest and least value."""
-    xp = array_namespace(x)
-    return all(bool(xp.isfinite(v)) for v in (xp.max(x), xp.min(x)))
 
 
 def cotangent_sums(

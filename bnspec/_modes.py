@@ -22,7 +22,6 @@ from bnspec._arrays import Array, array_namespace, jax_tracer
 from bnspec._dtypes import dtype_name
 
 __all__ = [
-    "at_hand",
     "differentiated",
     "exporting",
     "in_graph",
@@ -169,28 +168,6 @@ def readable(*tensors: Any) -> bool:
         if v is not None and not (type(v) in plain[0] and keys_of(v).raw_repr() in plain[1]):
             return False
     return True
-
-
-def at_hand(x: Array) -> bool:
-    """Return whether values of x are in the host's memory and may be looked at: nobody waits for it or records it.
-
-    Parameters
-    ----------
-    x : array
-        Of any library.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> at_hand(np.ones(2))
-    True
-    """
-    if type(x).__module__ == "numpy":
-        return True
-    torch: Any = sys.modules.get("torch")
-    if torch is None or not isinstance(x, getattr(torch, "Tensor", ())):
-        return False
-    return readable(x) and not in_graph(x)
 
 
 def recording(x: Any) -> bool:
