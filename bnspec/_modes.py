@@ -187,8 +187,8 @@ def recording(x: Any) -> bool:
     >>> recording(np.ones(2))
     False
     """
-    torch: Any = sys.modules.get("torch")
-    if torch is None or not isinstance(x, getattr(torch, "Tensor", ())):
+    torch = _torch_of((x,))
+    if torch is None:
         return False
     if torch.compiler.is_compiling():
         return True
@@ -211,8 +211,8 @@ def exporting(x: Any) -> bool:
     >>> exporting(np.ones(2))
     False
     """
-    torch: Any = sys.modules.get("torch")
-    if torch is None or not isinstance(x, getattr(torch, "Tensor", ())):
+    torch = _torch_of((x,))
+    if torch is None:
         return False
     asked = getattr(torch.compiler, "is_exporting", None)  # newer than the oldest torch that is served
     if asked is not None and asked():

@@ -1,13 +1,16 @@
 """Base classes of communicators: they belong to one process, end with a `with` block, and split by colours."""
 
+import hashlib
+import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from bnspec._errors import CommunicatorError, refusal
 
-__all__ = ["Owned", "ProcessCommunicator", "checked_color"]
+__all__ = ["Owned", "ProcessCommunicator", "checked_color", "part_of"]
 
 
 class Owned:
@@ -97,3 +100,20 @@ def checked_color(color: Any) -> int | str | None:
             do="Give the ranks that belong together the same number.",
         )
     return color
+
+
+def part_of(whole: Any, color: int | str | None, given: Iterable[bytes]) -> tuple[tuple[int, ...], str]:
+    """Return the ranks that gave one colour to `split`, and the id of their group, the same on each of them.
+
+    Parameters
+    ----------
+    whole : exchange
+        Of the communicator that is split; its members, group and sequence number are read.
+    color : int, str or None
+        Of this rank.
+    given : iterable of bytes
+        The colours of all ranks as JSON, in rank order.
+    """
+    members = tuple(rank for rank, each in zip(whole.members, map(json.loads, given)) if each == color)
+    name = json.dumps([whole.group, whole.sequence, color]).encode()
+    return members, hashlib.blake2b(name, digest_size=16).hexdigest()

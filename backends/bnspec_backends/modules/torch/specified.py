@@ -14,6 +14,7 @@ from bnspec import (
     BatchNormConfig,
     Communicator,
     Params,
+    RunningState,
     batch_norm,
     batch_norm_inference,
 )
@@ -155,20 +156,18 @@ class SpecifiedNorm(RunningBuffers):
             return _leaf(self, (input, mask), {"lengths": lengths})
         untraced(self._check, input)
         config, params = self.__dict__["_config"], Params(self.weight, self.bias)
-        tracked = self.running_mean is not None
-        if tracked and (self.frozen or not self.training) and exporting(input):
-            exported: torch.Tensor = by_torch(input, params, self._state(config), config)
-            return exported
-        if tracked and (self.frozen or not self.training):
-            y: torch.Tensor = batch_norm_inference(
-                input, params, self._state(config), config, name=type(self).__name__
-            )[0]
+        if self.running_mean is not None and (self.frozen or not self.training):
+            normalize: Any = by_torch if exporting(input) else self._by_running
+            y: torch.Tensor = normalize(input, params, self._state(config), config)
             return y
 
         if self.training and self._sync.given not in (None, False):
             joined: torch.Tensor = _AMONG_RANKS(self, input, mask, lengths)
             return joined
         return self._by_batch(input, mask, lengths, None)
+
+    def _by_running(self, input: torch.Tensor, params: Params, state: RunningState, config: BatchNormConfig) -> Any:
+        return batch_norm_inference(input, params, state, config, name=type(self).__name__)[0]
 
     def _check(self, input: torch.Tensor) -> None:
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
@@ -190,7 +189,7 @@ class SpecifiedNorm(RunningBuffers):
         if config.renorm is not None and state is None:
             raise refusal(
                 ValueError,
-                "BN-RENORM-1",
+                "BN-RENORM-4",
                 got="renorm with track_running_stats=False",
                 expected="running statistics, which renorm normalizes towards",
                 do="Leave track_running_stats=True.",

@@ -20,7 +20,6 @@ in MPICH", 2005 (exchange in rounds).
 """
 
 import functools
-import hashlib
 import json
 import weakref
 from collections.abc import Callable, Sequence
@@ -39,7 +38,7 @@ from bnspec_backends.ranks.host_memory import from_host, to_host
 from bnspec_backends.ranks.mpi.exchange import Exchange, close_together
 from bnspec_backends.ranks.mpi.library import refuse_alone_in_a_torch_job, refuse_unless_running
 from bnspec_backends.ranks.mpi.sharing import open_exchange
-from bnspec_backends.ranks.processes import ProcessCommunicator, checked_color
+from bnspec_backends.ranks.processes import ProcessCommunicator, checked_color, part_of
 from bnspec_backends.ranks.waiting import checked_deadline
 
 __all__ = ["MPICommunicator", "world"]
@@ -180,11 +179,9 @@ class MPICommunicator(ProcessCommunicator):
         """
         self.refuse_inherited()
         color = checked_color(color)
-        entries = [json.loads(each) for each in self.all_gather(json.dumps(color).encode(), operation="split")]
+        given = self.all_gather(json.dumps(color).encode(), operation="split")
         old = self._exchange
-        members = tuple(rank for rank, each in zip(old.members, entries) if each == color)
-        name = json.dumps([old.group, old.sequence, color]).encode()
-        group = hashlib.blake2b(name, digest_size=16).hexdigest()
+        members, group = part_of(old, color, given)
         part = MPICommunicator.__new__(MPICommunicator)
         part._begin(Exchange(old.peers, members, old.deadline, group))
         part._families += self._families

@@ -9,7 +9,6 @@ References
 Chan, Golub, LeVeque 1983 (merging).
 """
 
-import hashlib
 import json
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from bnspec._types import Array
 from bnspec_backends.ranks.facts import plain_array
 from bnspec_backends.ranks.headers import about, of_facts
 from bnspec_backends.ranks.host_memory import from_host, to_host
-from bnspec_backends.ranks.processes import ProcessCommunicator, checked_color
+from bnspec_backends.ranks.processes import ProcessCommunicator, checked_color, part_of
 from bnspec_backends.ranks.schedule import folded
 from bnspec_backends.ranks.torch.board import Board
 from bnspec_backends.ranks.torch.devices import DeviceGathers, about_carried, carrier
@@ -174,11 +173,9 @@ class TorchCommunicator(ProcessCommunicator):
         """
         self.refuse_inherited()
         color = checked_color(color)
-        entries = [json.loads(each) for each in self.all_gather(json.dumps(color).encode(), operation="split")]
+        given = self.all_gather(json.dumps(color).encode(), operation="split")
         old = self._exchange
-        members = tuple(rank for rank, each in zip(old.members, entries) if each == color)
-        name = json.dumps([old.group, old.sequence, color]).encode()
-        group = hashlib.blake2b(name, digest_size=16).hexdigest()
+        members, group = part_of(old, color, given)
         board = Board(PrefixStore(group, old.board.store), old.board.thread)
         part = TorchCommunicator.__new__(TorchCommunicator)
         part._begin(Exchange(board, old.number, members, old.deadline, group), self._backends)
