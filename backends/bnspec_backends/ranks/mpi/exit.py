@@ -64,14 +64,17 @@ class Ending:
         return max(waiting, default=0.0) + GRACE
 
     def close(self, error: BaseException | None) -> None:
-        """Close all open exchanges, and wait a short time until the other ranks have the notices."""
+        """Close all open exchanges, and wait a short time until the other ranks have the notices, and ended too.
+
+        A rank that went on as soon as its own notices were taken would leave those of slower ranks unread.
+        """
         from bnspec_backends.ranks.mpi.exchange import close_together
 
         for close in self.before:
             close(error)
         close_together(list(self.exchanges), error)
         until = time.perf_counter() + GRACE
-        wait(lambda: not sum(not peers.all_delivered() for peers in self.peers), until)
+        wait(lambda: not sum(not (peers.all_delivered() and peers.all_left()) for peers in self.peers), until)
 
 
 ENDING = Ending()
