@@ -13,6 +13,7 @@ import numpy
 
 from bnspec import BatchNormConfig, Kernels
 from bnspec._types import Groups, Static
+from bnspec_backends.xla.compiled import JaxKernels
 
 __all__ = ["JaxBackend"]
 
@@ -27,7 +28,7 @@ class JaxBackend:
     serving = "specification"
 
     def __init__(self) -> None:
-        self.kernels: Kernels = Kernels()
+        self.kernels: Kernels = JaxKernels()
 
     def version(self) -> str:
         """Return JAX's version."""
