@@ -1,8 +1,8 @@
 """Kernels for JAX arrays: the specification's formulas on sums in levels, with the derivatives of sums as rules.
 
 JAX differentiates the formulas on (G, C) numbers, and nothing else: statistics have a rule (`statistics`), and what is
-broadcast to x's shape is summed, where JAX transposes it, in levels (`levels`). A centre is a constant in ``x - centre``
-and moves the shift instead; so one sum over ``dy*(x - centre)`` and one over dy serve every derivative.
+broadcast to x's shape is summed, where JAX transposes it, in levels (`levels`). A centre is a constant in
+``x - centre`` and moves the shift instead; so one sum over ``dy*(x - centre)`` and one over dy serve every derivative.
 """
 
 import math
@@ -100,7 +100,7 @@ def _deviations(x: Any, groups: Groups, mask: Any) -> tuple[Any, Deviations]:
         count, n = jnp.full((groups.number,), size, count_dtype(jnp)), jnp.asarray(size, v.dtype)
     else:
         keep = _grouped(expand_mask(mask, x, groups), groups)
-        count = keep.astype(count_dtype(jnp)).sum(axis=axes)  # (G, 1) or (G, C)
+        count = _rows(keep.astype(count_dtype(jnp)).sum(axis=axes), groups)  # (G, 1) or (G, C)
         n = _reshaped(jnp.maximum(count, 1).astype(v.dtype), x, groups)
         count = count[:, 0] if one_count(mask, groups) else count
     fits = float(jnp.finfo(x.dtype).max) ** 2 < float(jnp.finfo(v.dtype).max)
