@@ -5,14 +5,15 @@ axes that lie next to each other: first within rows, then over rows, then over s
 of the levels' lengths and not with their product, and XLA still compiles each level as one loop. (A tree of halves
 would be better yet, but each of its stages is an array of its own, which takes ten times the time.)
 
-The transpose of a broadcast is a sum, and JAX's own takes it in one go. `spread` broadcasts in the same levels, so what
-JAX derives from it is `total`.
+The transpose of a broadcast is a sum, and JAX's own takes it in one go. `spread` broadcasts its tangent in the same
+levels, so what JAX makes of it in reverse mode is `total`.
 
 References
 ----------
 Higham, "The accuracy of floating point summation", 1993, section 3 (pairwise and blocked summation).
 """
 
+import functools
 import math
 from typing import Any
 
@@ -56,6 +57,7 @@ def total(v: Any, axes: tuple[int, ...]) -> Any:
     return v
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def spread(v: Any, shape: tuple[int, ...], axes: tuple[int, ...]) -> Any:
     """Broadcast an array along the axes in which its length is 1, so that its transpose is `total`.
 
@@ -75,13 +77,19 @@ def spread(v: Any, shape: tuple[int, ...], axes: tuple[int, ...]) -> Any:
     >>> sizes.tolist()
     [[[800.0, 800.0, 800.0]]]
     """
+    return jax.numpy.broadcast_to(v, shape)
+
+
+@spread.defjvp
+def _spread_tangent(shape: tuple[int, ...], axes: tuple[int, ...], given: Any, tangents: Any) -> tuple[Any, Any]:
+    (v,) = tangents
     for level in reversed(_levels(shape, axes)):
         v = _kept(v)
         if len(level) == 1:
             v = _along(v, level[0], shape[level[0]])
         else:
             v = jax.numpy.broadcast_to(v, tuple(shape[a] if a in level else n for a, n in enumerate(v.shape)))
-    return v
+    return spread(*given, shape, axes), v
 
 
 def _along(v: Any, a: int, length: Any) -> Any:

@@ -5,8 +5,8 @@ Over the counted elements of a channel, with t a power of two and K one of the e
     high = K + sum(x*s - K*s)/n/s,    low = sum((x - high)*t)/n,    m2 = sum(((x - high)*t)^2) - n*low^2
 
 so a constant channel has no deviation, and the mean has two numbers, ``high + low/t``. s is small enough for any sum;
-what underflows there is found again in low. t is 1 but in channels whose squares would overflow. The rule, for a
-tangent v of x, is::
+what underflows there is found again in low. t brings large differences near 1, so that no square overflows; it is 1
+where they are small. The rule, for a tangent v of x, is::
 
     d high = sum(v)/n,    d m2 = 2*t*sum(v*((x - high)*t - low))
 
@@ -101,11 +101,10 @@ def _element(v: Any, keep: Any, axes: tuple[int, ...]) -> Any:
 
 
 def _unit(v: Any, keep: Any, element: Any, axes: tuple[int, ...]) -> Any:
-    """Return a power of two for each channel that brings differences near 1, where their squares might overflow."""
+    """Return a power of two for each channel that brings differences near 1 from above; 1 where they are smaller."""
     # Quarters, since a difference itself may overflow.
     quarter = jnp.asarray(0.25, v.dtype)
     reach = jnp.abs(_counted(v * quarter - element * quarter, keep)).max(axis=axes, keepdims=True)
     about = jnp.finfo(v.dtype)
-    nearest = jax.lax.reduce_precision(reach, exponent_bits=about.nexp, mantissa_bits=0)
-    unit = jnp.where(reach > 2.0 ** (about.maxexp // 4), 8 / nearest, jnp.ones_like(reach))
-    return jax.lax.optimization_barrier(unit)
+    nearest = jax.lax.reduce_precision(jnp.maximum(reach, 4), exponent_bits=about.nexp, mantissa_bits=0)
+    return 4 / nearest  # not 1, which could be too small for a normal number
