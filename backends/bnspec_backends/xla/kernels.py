@@ -100,7 +100,7 @@ def _deviations(x: Any, groups: Groups, mask: Any) -> tuple[Any, Deviations]:
         count, n = jnp.full((groups.number,), size, count_dtype(jnp)), jnp.asarray(size, v.dtype)
     else:
         keep = _grouped(expand_mask(mask, x, groups), groups)
-        count = _rows(keep.astype(count_dtype(jnp)).sum(axis=axes), groups)  # (G, 1) or (G, C)
+        count = _rows(keep.astype(count_dtype(jnp)).sum(axis=axes, keepdims=True), groups)  # (G, 1) or (G, C)
         n = _reshaped(jnp.maximum(count, 1).astype(v.dtype), x, groups)
         count = count[:, 0] if one_count(mask, groups) else count
     fits = float(jnp.finfo(x.dtype).max) ** 2 < float(jnp.finfo(v.dtype).max)
@@ -132,7 +132,7 @@ def _wide(x: Any, groups: Groups) -> Any:
 
 def _rows(v: Any, groups: Groups) -> Any:
     """Return values of length 1 along the axes of a sum as (G, C)."""
-    return v.reshape(groups.number, -1)
+    return v.reshape(groups.number, v.shape[groups.axis if groups.number == 1 else groups.axis + 1])
 
 
 def _reshaped(v: Any, x: Any, groups: Groups) -> Any:
