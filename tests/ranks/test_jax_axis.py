@@ -180,21 +180,21 @@ def test_groups_join_among_themselves_in_their_order() -> None:
 
 
 def test_many_ranks_and_two_axes_fold_in_one_order() -> None:
-    """Twelve ranks fold in a loop, and of several axes the last index runs fastest."""
+    """Eleven and more ranks fold by pairs, and of several axes the last index runs fastest."""
     x = jnp.asarray(np.random.default_rng(1).standard_normal((12, 2, CHANNELS)) + 3)
     params = given()[3]
 
     def order(comm: Any) -> Any:
-        # a fold that shows its order: decimal digits
-        return comm.all_reduce(comm.rank + jnp.zeros(1), lambda a, b: a * 13 + b, bnspec.Signature(*"abcdef"))
+        # products of matrices depend on their order, and not on which are multiplied first
+        own = jnp.asarray([[2.0, 1.0], [0.0, 1.0]]) + comm.rank * jnp.asarray([[0.0, 1.0], [0.0, 0.0]])
+        return comm.all_reduce(own, lambda a, b: a @ b, bnspec.Signature(*"abcdef"))
 
     one, two = AxisCommunicator("a"), AxisCommunicator(("a", "b"))
-    want = 0
-    for number in range(12):
-        want = want * 13 + number
-    assert jax.vmap(lambda _: order(one), axis_name="a")(x)[:, 0].tolist() == [float(want)] * 12
+    for size in (11, 12):
+        want = functools.reduce(np.matmul, [np.asarray([[2.0, 1.0 + i], [0.0, 1.0]]) for i in range(size)]).tolist()
+        assert jax.vmap(lambda _: order(one), axis_name="a")(x[:size]).tolist() == [want] * size
     grid = jax.vmap(jax.vmap(lambda _: order(two), axis_name="b"), axis_name="a")(x.reshape(3, 4, 2, CHANNELS))
-    assert grid.reshape(12).tolist() == [float(want)] * 12
+    assert grid.reshape(12, 2, 2).tolist() == [want] * 12
 
     def ours(x: Any) -> Any:
         return jax.vmap(lambda v: bnspec.batch_norm(v, params, config(), comm=one)[0], axis_name="a")(x)

@@ -1,11 +1,12 @@
 """Communicator of the ranks along a named axis of JAX: lanes of `jax.vmap`, devices of `jax.pmap` and `jax.shard_map`.
 
 All ranks run one traced program, so the message is an operation in it, which JAX compiles and differentiates. Payloads
-are gathered as rows, one for each rank, and folded in the order of the axis index. The rows come by a sum in which each
-rank adds its own row to zeros: the result is then known to JAX to be the same everywhere, which that of
-``jax.lax.all_gather`` is not, and a running state made of it may leave `jax.shard_map` as replicated.
+are gathered as rows, one for each rank, and folded in the order of the axis index. Inside of `jax.shard_map` the rows
+come by a sum in which each rank adds its own row to zeros: the result is then known to JAX to be the same everywhere,
+which that of ``jax.lax.all_gather`` is not, and a running state made of it may leave as replicated.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,8 @@ from bnspec._errors import refusal
 
 __all__ = ["AxisCommunicator"]
 
-#: From so many ranks on the fold is a loop of the compiled program; a few are folded in line, which compiles to less.
-_LOOP_FROM = 9
+#: From so many ranks on neighbours are joined pair by pair, in few steps however many they are.
+_PAIRS_FROM = 9
 
 
 @dataclass(frozen=True)
@@ -124,16 +125,14 @@ class AxisCommunicator:
             )
         extent = self._extent(signature.layer)
         index = jax.lax.axis_index(self.axis_name)
-        own = (jnp.arange(extent) == index).reshape((extent,) + (1,) * payload.ndim)
-        rows = jax.lax.psum(jnp.where(own, payload[None], jnp.zeros_like(payload)[None]), self.axis_name)
+        if getattr(jax.typeof(index), "vma", True):  # JAX keeps track of what is the same on all ranks, or is too old
+            own = (jnp.arange(extent) == index).reshape((extent,) + (1,) * payload.ndim)
+            rows = jax.lax.psum(jnp.where(own, payload[None], jnp.zeros_like(payload)[None]), self.axis_name)
+        else:
+            rows = jax.lax.all_gather(payload, self.axis_name)
         if self.axis_index_groups is not None:
             rows = rows[jnp.asarray(self.axis_index_groups)[self._places(0)[index]]]
-        if rows.shape[0] < _LOOP_FROM:
-            joined = rows[0]
-            for row in rows[1:]:
-                joined = combine(joined, row)
-            return joined
-        return jax.lax.scan(lambda joined, row: (combine(joined, row), None), rows[0], rows[1:])[0]
+        return _folded(rows, combine)
 
     def _extent(self, layer: str | None = None) -> int:
         """Return the extent of the axis."""
@@ -160,6 +159,16 @@ class AxisCommunicator:
         """Return, for each index of the axis, the number of its group (0) or its place in it (1)."""
         at = {i: (g, p) for g, group in enumerate(self.axis_index_groups) for p, i in enumerate(group)}
         return jnp.asarray([at[i][which] for i in range(len(at))])
+
+
+def _folded(rows: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    """Combine rows in their order."""
+    if rows.shape[0] < _PAIRS_FROM:
+        return functools.reduce(combine, [rows[i] for i in range(rows.shape[0])])
+    while rows.shape[0] > 1:
+        even = rows.shape[0] // 2 * 2
+        rows = jnp.concatenate([jax.vmap(combine)(rows[0:even:2], rows[1:even:2]), rows[even:]])
+    return rows[0]
 
 
 def _as_tuples(groups: Any) -> tuple[tuple[int, ...], ...]:
