@@ -180,7 +180,7 @@ def _weight(old: RunningState, config: BatchNormConfig, dtype: object) -> float 
 
 def _move(old: Array, batch: Array, w: float | Array) -> Array:
     """``old + w*(batch - old)``; weight 1 takes the batch and weight 0 keeps the old to the bit [BN-RUN-11]."""
-    if isinstance(w, float):
+    if isinstance(w, float | int):
         return old if w == 0 else batch if w == 1 else old + w * (batch - old)
     xp = array_namespace(old)
     moved = xp.where(w == 1, batch, old + w * (batch - old))
