@@ -4,6 +4,7 @@ The text is ``SPEC.md`` beside this file (``bnspec spec`` prints it); the functi
 text, executable on the arrays of NumPy, CuPy, torch, JAX and any library that follows the standard.
 """
 
+from bnspec._apply import apply
 from bnspec._batch_norm import batch_norm, batch_norm_inference
 from bnspec._communicator import Communicator, Signature
 from bnspec._config import BatchNormConfig, Renorm
@@ -30,6 +31,7 @@ from bnspec._init import init
 from bnspec._kernels import Kernels
 from bnspec._layer.layer import BatchNorm
 from bnspec._layer.renorm import BatchRenorm
+from bnspec._schedule import Schedule
 from bnspec._statistics import merge, moments
 from bnspec._types import Array, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved, Tangents
 from bnspec._update import running_statistics, update_running
@@ -57,12 +59,14 @@ __all__ = [
     "Renorm",
     "RunningState",
     "Saved",
+    "Schedule",
     "Signature",
     "Tangents",
     "TrainingContext",
     "UntrainedParametersWarning",
     "UpdateCollection",
     "__version__",
+    "apply",
     "batch_norm",
     "batch_norm_inference",
     "batch_norm_jvp",

@@ -5,15 +5,19 @@ by the batch, normalizing by the running state and updating that state are three
 are ways to compose them.
 """
 
+import functools
+
 from bnspec._arrays import array_namespace, on_device_of, stop_gradient
 from bnspec._checks import arguments
 from bnspec._communicator import Communicator
 from bnspec._config import BatchNormConfig
 from bnspec._discovery import kernels_for
 from bnspec._dtypes import arithmetic_dtype
+from bnspec._kernels import Kernels
 from bnspec._masks import mask_of
 from bnspec._modes import exporting, recording, untraced
 from bnspec._running import used_statistics
+from bnspec._schedule import Schedule, scheduled
 from bnspec._types import Array, Moments, Params, RunningState, Saved, Static
 
 __all__ = ["batch_norm", "batch_norm_inference"]
@@ -29,6 +33,7 @@ def batch_norm(
     mask: Array | None = None,
     lengths: Array | None = None,
     comm: Communicator | None = None,
+    schedule: Schedule | None = None,
     name: str = "batch_norm",
 ) -> tuple[Array, Moments, Saved]:
     """Normalize each group of x by its own mean and variance.
@@ -55,6 +60,8 @@ def batch_norm(
         neither samples nor channels [BN-MASK-9].
     comm : Communicator, optional
         Joins group j of all ranks into one [BN-SYNC-1].
+    schedule : Schedule, optional
+        Limits of renorm for this call, in the place of the configuration's; numbers or arrays [BN-RENORM-9].
     name : str
         The layer's name, in error texts and in what ranks compare.
 
@@ -92,10 +99,14 @@ def batch_norm(
     if recording(x):
         from bnspec._torch import calls
 
+        calls.no_schedule(schedule, name)
         return calls.batch_norm(x, params, config, state=state, mask=mask, lengths=lengths, comm=comm, name=name)
     groups = untraced(arguments.forward, x, params, config, state, mask, lengths, comm, name)
     mask = mask_of(x, groups.axis, mask, lengths)
-    stats, done = kernels_for(x).forward(x, params, config, groups, state=state, mask=mask, comm=comm, name=name)
+    used, known = scheduled(config, schedule, x, arithmetic_dtype(x), name)
+    kernels = kernels_for(x)
+    forward = kernels.forward if known else functools.partial(Kernels.forward, kernels)  # it alone takes arrays there
+    stats, done = forward(x, params, used, groups, state=state, mask=mask, comm=comm, name=name)
     return done.y, stats, Saved.of(x, mask, params, done, Static(groups, config, name))
 
 

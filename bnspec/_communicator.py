@@ -31,6 +31,9 @@ class Communicator(Protocol):
         This rank, 0 .. size - 1.
     size : int
         Number of ranks.
+    traceable : bool, optional
+        True where `all_reduce` is made of operations of JAX alone, so that tracers may come; without it the core
+        refuses them before they are sent. The rank may be traced then.
     """
 
     rank: int
@@ -43,7 +46,7 @@ class Communicator(Protocol):
         ----------
         payload : array
             The same shape and dtype on every rank, float64 where the device has it; part of no graph of torch, since
-            the core differentiates through the message. In JAX a tracer may come.
+            the core differentiates through the message.
         combine : callable
             ``combine(a, b)``, associative up to rounding, where a holds lower ranks than b.
         signature : Signature

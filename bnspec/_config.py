@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from bnspec._checks.scalars import integer, one_of, plain, real, shown, switch
 from bnspec._errors import refusal
+from bnspec._static import static, tell_jax
 
 __all__ = [
     "Averaging",
@@ -74,6 +75,7 @@ class Renorm:
         put("decay", _decay(self.decay, "BN-RENORM-5"))
 
 
+@static
 @dataclass(frozen=True, kw_only=True)
 class BatchNormConfig:
     """Everything that determines what a batch-normalization layer computes.
@@ -212,6 +214,7 @@ class BatchNormConfig:
                 do="A mean of variances belongs to no set of elements, so it cannot be pooled.",
             )
         put("_text", json.dumps(dataclasses.asdict(self)))
+        tell_jax()
 
     def to_json(self) -> str:
         """Return the configuration as JSON; `from_json` gives back an equal one."""

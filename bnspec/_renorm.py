@@ -53,8 +53,12 @@ def corrections(stats: Moments, state: RunningState, config: BatchNormConfig) ->
     return stop_gradient(r), stop_gradient(d)
 
 
-def _clip(v: Array, low: float, high: float) -> Array:
-    """Limit v to [low, high]; NaN stays NaN, so that a bad channel shows."""
+def _clip(v: Array, low: float | Array, high: float | Array) -> Array:
+    """Limit v to [low, high]; NaN stays NaN, so that a bad channel shows, and so does a limit that is NaN."""
     xp = array_namespace(v)
-    v = xp.where(v < low, xp.full_like(v, low), v)
-    return xp.where(v > high, xp.full_like(v, high), v)
+    if isinstance(low, float) and isinstance(high, float):
+        v = xp.where(v < low, xp.full_like(v, low), v)
+        return xp.where(v > high, xp.full_like(v, high), v)
+    low, high = xp.zeros_like(v) + low, xp.zeros_like(v) + high
+    v = xp.where((v < low) | (low != low), low, v)
+    return xp.where((v > high) | (high != high), high, v)

@@ -171,7 +171,7 @@ def _step(state: RunningState, feed: _Feed, config: BatchNormConfig, name: str) 
 
 
 def _weight(old: RunningState, config: BatchNormConfig, dtype: object) -> float | Array:
-    """The share of the new batch: a Python float, or an array of shape (C,) when it depends on the count."""
+    """The share of the new batch: a Python float; (C,) where it depends on the count; () where a schedule holds it."""
     if config.averaging != "cumulative":
         return 1.0 - config.decay
     xp = array_namespace(old.mean)
@@ -180,10 +180,11 @@ def _weight(old: RunningState, config: BatchNormConfig, dtype: object) -> float 
 
 def _move(old: Array, batch: Array, w: float | Array) -> Array:
     """``old + w*(batch - old)``; weight 1 takes the batch and weight 0 keeps the old to the bit [BN-RUN-11]."""
-    if isinstance(w, float):
+    if isinstance(w, float | int):
         return old if w == 0 else batch if w == 1 else old + w * (batch - old)
     xp = array_namespace(old)
-    return xp.where(w == 1, batch, old + w * (batch - old))
+    moved = xp.where(w == 1, batch, old + w * (batch - old))
+    return moved if w.ndim else xp.where(w == 0, old, moved)  # a count never makes a weight of 0
 
 
 def _pool(old: RunningState, feed: _Feed, config: BatchNormConfig) -> tuple[RunningState, Array]:

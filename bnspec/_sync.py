@@ -9,7 +9,8 @@ cotangent added over ranks, the joined ``mean = sum w*mean_r/W`` and ``m2 = sum 
 
     dmean_r = w/W * g_mean + 2*w*(mean_r - mean) * g_m2,    dm2_r = g_m2
 
-A communicator never sees an array that belongs to a graph.
+A communicator never sees an array that belongs to a graph of torch, nor a tracer of JAX, unless it is `traceable`: then
+its messages are operations of JAX, which differentiates them itself.
 
 References
 ----------
@@ -82,7 +83,7 @@ def join_moments(
     if comm is None or about is None:
         return local, n + xp.astype(n == 0, dtype)
 
-    refuse_stand_ins(f"{about.layer}: statistics of ranks to be joined", "BN-SYNC-9", *local)
+    refuse_stand_ins(f"{about.layer}: statistics of ranks to be joined", "BN-SYNC-9", _traceable(comm), *local)
     counts = xp.broadcast_to(per_channel(local.count), local.m2.shape)
     n = xp.astype(counts, dtype)
     by_rank = config.sync_weighting == "rank"
@@ -158,7 +159,7 @@ def join_sums(sums: list[Array], comm: Communicator | None, about: Signature | N
     """Add (G, C) arrays across ranks, in rank order, in one message."""
     if comm is None or about is None:
         return sums
-    refuse_stand_ins(f"{about.layer}: sums of ranks to be joined", "BN-SYNC-9", *sums)
+    refuse_stand_ins(f"{about.layer}: sums of ranks to be joined", "BN-SYNC-9", _traceable(comm), *sums)
     xp = array_namespace(sums[0])
 
     def function(stacked: Array) -> list[Array]:
@@ -175,6 +176,11 @@ def join_sums(sums: list[Array], comm: Communicator | None, about: Signature | N
 def _derivative(about: Signature, kind: str) -> Signature:
     """Return the facts of the message that a derivative of a message is; no other message has its operation."""
     return about._replace(operation=f"{kind} of {about.operation}")
+
+
+def _traceable(comm: Communicator) -> bool:
+    """Return whether a communicator says that its messages are operations of JAX."""
+    return bool(getattr(comm, "traceable", False))
 
 
 def _joined(payload: Array, combine: Callable[[Array, Array], Array], comm: Communicator, about: Signature) -> Array:

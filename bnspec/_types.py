@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bnspec._arrays import Array, array_namespace
+from bnspec._static import static
 
 __all__ = [
     "Array",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 
+@static
 @dataclass(frozen=True)
 class Groups:
     """Division of the batch into groups: static, the same for every array of one call.
@@ -125,6 +127,7 @@ class Saved(NamedTuple):
         return self.static.frozen
 
 
+@static
 @dataclass(frozen=True)
 class Static:
     """The part of `Saved` that is no array."""

@@ -1,11 +1,15 @@
 """The running state as its user sees it: what becomes of it after a batch, and what inference reads of it."""
 
+import functools
+
 from bnspec._arrays import on_device_of, stop_gradient
 from bnspec._checks import arguments
 from bnspec._config import BatchNormConfig
 from bnspec._discovery import kernels_for
+from bnspec._kernels import Kernels
 from bnspec._modes import recording, untraced
 from bnspec._running import used_statistics
+from bnspec._schedule import Schedule, scheduled
 from bnspec._types import Array, Moments, RunningState
 
 __all__ = ["running_statistics", "update_running"]
@@ -13,7 +17,12 @@ __all__ = ["running_statistics", "update_running"]
 
 @on_device_of("state")
 def update_running(
-    state: RunningState, stats: Moments, config: BatchNormConfig, *, name: str = "batch_norm"
+    state: RunningState,
+    stats: Moments,
+    config: BatchNormConfig,
+    *,
+    schedule: Schedule | None = None,
+    name: str = "batch_norm",
 ) -> RunningState:
     """Return the running state after one batch.
 
@@ -25,6 +34,8 @@ def update_running(
         As returned by `batch_norm`: (G, C) moments, joined across ranks.
     config : BatchNormConfig
         Its decay, correction, averaging, ghost_source, single_value, nonfinite and renorm apply.
+    schedule : Schedule, optional
+        The decay of this call, in the place of the configuration's; a number or an array [BN-RUN-1].
     name : str
         The layer's name, for error texts.
 
@@ -55,12 +66,15 @@ def update_running(
     if recording(getattr(state, "mean", None)):
         from bnspec._torch import calls
 
+        calls.no_schedule(schedule, name)
         return calls.update_running(state, stats, config, name=name)
     untraced(arguments.running, state, stats, config, name)
     # Constants to automatic differentiation: a state that carried its graph along would grow with every step.
     state = RunningState(*(v if v is None else stop_gradient(v) for v in state))
     stats = Moments(*map(stop_gradient, stats))
-    return kernels_for(stats.m2).update(state, stats, config, name=name)
+    config, known = scheduled(config, schedule, stats.m2, stats.m2.dtype, name)
+    kernels = kernels_for(stats.m2)
+    return (kernels.update if known else functools.partial(Kernels.update, kernels))(state, stats, config, name=name)
 
 
 @on_device_of("state")

@@ -26,6 +26,7 @@ __all__ = [
     "moments",
     "running",
     "statistics",
+    "unused",
 ]
 
 
@@ -115,6 +116,16 @@ def _inference(x: Array, params: Params, state: RunningState, config: BatchNormC
     records.params(x, axis, params, config, name)
     records.state(x, axis, state, config, name)
     return Groups(axis, 1)
+
+
+def unused(x: Array, axis: int, mask: Array | None, lengths: Array | None, comm: Any, name: str) -> None:
+    """Check what evaluation takes beside training and does not use."""
+    if mask is not None:
+        arrays.mask(x, axis, mask, name)
+    if lengths is not None:
+        arrays.lengths(x, axis, lengths, mask, name)
+        lengths_values(lengths, int(x.shape[sequence_axis(x.ndim, axis)]), name)
+    communicator(comm, name)
 
 
 def running(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> None:

@@ -11,6 +11,7 @@ from bnspec._checks.arrays import mask as check_mask
 from bnspec._config import BatchNormConfig
 from bnspec._dtypes import dtype_name
 from bnspec._errors import refusal
+from bnspec._static import tell_jax
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
 
 __all__ = ["configuration", "groups", "is_plain_groups", "kind", "moments", "params", "saved", "state"]
@@ -36,6 +37,7 @@ def configuration(config: Any, name: Any) -> None:
         raise refusal(
             TypeError, "BN-ERR-1", got=f"name is a {type(name).__name__}", expected="a str", do="Pass the layer's name."
         )
+    tell_jax()  # a configuration that was made before JAX was imported
     kind("config", config, BatchNormConfig, "BN-ERR-1", name, "Make it with bnspec.BatchNormConfig or a dialect.")
 
 

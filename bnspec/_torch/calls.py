@@ -16,7 +16,7 @@ from bnspec._running import used_statistics
 from bnspec._torch import operators
 from bnspec._types import Gradients, Groups, Moments, Params, RunningState, Saved, Static
 
-__all__ = ["batch_norm", "batch_norm_inference", "batch_norm_vjp", "by_torch", "update_running"]
+__all__ = ["batch_norm", "batch_norm_inference", "batch_norm_vjp", "by_torch", "no_schedule", "update_running"]
 
 
 def batch_norm(
@@ -88,6 +88,18 @@ def update_running(state: RunningState, stats: Moments, config: BatchNormConfig,
     given = [None if v is None else v.detach() for v in (*state, *stats)]
     found = operators.update(*given, config.text, name)
     return RunningState(*(None if old is None else new for old, new in zip(state, found)))
+
+
+def no_schedule(schedule: Any, name: str) -> None:
+    """Refuse a schedule: an operator's configuration is a text in the graph, and no input of it."""
+    if schedule is not None:
+        raise refusal(
+            TypeError,
+            "BN-RENORM-9",
+            got=f"{name}: a schedule while torch records a graph",
+            expected="no schedule",
+            do="Write the numbers into the configuration, or keep the layer out of the graph.",
+        )
 
 
 def by_torch(x: Any, params: Params, state: RunningState, config: BatchNormConfig) -> Any:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bnspec._arrays import Array
+from bnspec._arrays import Array, jax_tracer
 from bnspec._errors import refusal
 from bnspec._modes import differentiated, transformation
 
@@ -53,8 +53,8 @@ def with_rules(
     return found
 
 
-def refuse_stand_ins(what: str, clause: str, *arrays: Array) -> None:
-    """Refuse tensors of torch without values of their own, where values have to leave torch.
+def refuse_stand_ins(what: str, clause: str, traceable: bool, *arrays: Array) -> None:
+    """Refuse arrays without values of their own, where values have to leave their library.
 
     Parameters
     ----------
@@ -62,19 +62,24 @@ def refuse_stand_ins(what: str, clause: str, *arrays: Array) -> None:
         Of whom the values are, and where they are to go.
     clause : str
         That speaks of it.
+    traceable : bool
+        Whether tracers of JAX may go there, since the way is made of JAX's own operations.
     *arrays : array
-        Of any library; tracers of JAX are left to who gets them, since JAX has collectives of its own.
+        Of one library.
     """
     torch: Any = sys.modules.get("torch")
-    if torch is None or not any(isinstance(v, torch.Tensor) for v in arrays):
+    of_torch = torch is not None and any(isinstance(v, torch.Tensor) for v in arrays)
+    if not of_torch and (traceable or not any(isinstance(v, jax_tracer()) for v in arrays)):
         return
     if (found := transformation(*arrays)) is not None:
         raise refusal(
             TypeError,
             clause,
             got=f"{what}, inside {found}",
-            expected="tensors with values, which ranks can exchange",
-            do="Call it outside, where torch.autograd differentiates it in both modes and to every order.",
+            expected=f"{'tensors' if of_torch else 'arrays'} with values, which ranks can exchange",
+            do="Call it outside, where torch.autograd differentiates it in both modes and to every order."
+            if of_torch
+            else "Under JAX's transformations pass comm=bnspec_backends.ranks.AxisCommunicator(axis_name).",
         )
 
 

@@ -14,7 +14,7 @@ import bnspec_backends
 import bnspec_conformance
 
 #: Libraries a module may be about, which need not be installed.
-OPTIONAL = ("cupy", "jax", "mpi4py", "safetensors", "torch", "array_api_strict", "rich")
+OPTIONAL = ("cupy", "equinox", "flax", "jax", "mpi4py", "safetensors", "torch", "array_api_strict", "rich")
 
 ROOT = Path(bnspec.__file__).parent.parent
 TEXTS = [

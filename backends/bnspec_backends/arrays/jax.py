@@ -1,7 +1,6 @@
 """JAX arrays, eager or inside ``jax.jit`` and ``jax.grad``.
 
-Loading this module tells JAX that bnspec's configurations and group layouts are static, so that what
-`batch_norm` saves may leave a jitted function.
+Configurations and group layouts are static to JAX, so that what `batch_norm` saves may leave a jitted function.
 """
 
 from collections.abc import Sequence
@@ -11,14 +10,13 @@ import jax
 import jax.numpy
 import numpy
 
-from bnspec import BatchNormConfig, Kernels
-from bnspec._types import Groups, Static
+from bnspec import Kernels
+from bnspec._static import tell_jax
 from bnspec_backends.xla.compiled import JaxKernels
 
 __all__ = ["JaxBackend"]
 
-for _static in (BatchNormConfig, Groups, Static):
-    jax.tree_util.register_static(_static)
+tell_jax()
 
 
 class JaxBackend:

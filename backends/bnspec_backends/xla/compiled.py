@@ -15,7 +15,8 @@ __all__ = ["JaxKernels"]
 class JaxKernels(XLAKernels):
     """Kernels of the backend "jax". Inside of `jax.jit` and other transformations they are `XLAKernels`.
 
-    A call with a communicator is never compiled here: what it sends leaves the program.
+    A call with a communicator is never compiled here, since what it sends leaves the program; nor is one with renorm,
+    whose limits may be others at every call.
     """
 
     def forward(
@@ -30,8 +31,8 @@ class JaxKernels(XLAKernels):
         comm: Communicator | None = None,
         name: str = "batch_norm",
     ) -> tuple[Moments, Normalized]:
-        if comm is None and _eager(x, *params, mask, *(state or ())):
-            return _forward(x, params, config, groups, state, mask)
+        if comm is None and config.renorm is None and _eager(x, *params, mask):
+            return _forward(x, params, config, groups, mask)
         return super().forward(x, params, config, groups, state=state, mask=mask, comm=comm, name=name)
 
     def pull_back(
@@ -52,10 +53,8 @@ _KERNELS = XLAKernels()
 
 
 @jax.jit
-def _forward(
-    x: Any, params: Params, config: BatchNormConfig, groups: Groups, state: RunningState | None, mask: Any
-) -> tuple[Moments, Normalized]:
-    return _KERNELS.forward(x, params, config, groups, state=state, mask=mask)
+def _forward(x: Any, params: Params, config: BatchNormConfig, groups: Groups, mask: Any) -> tuple[Moments, Normalized]:
+    return _KERNELS.forward(x, params, config, groups, mask=mask)
 
 
 @jax.jit

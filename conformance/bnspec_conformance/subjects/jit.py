@@ -1,12 +1,11 @@
 """bnspec's own functions compiled by `jax.jit` as a subject.
 
 All arrays are traced, the configuration is static; `jax.jit` keeps one program for each configuration, set of arrays
-and shapes. Ranks are lanes of one `jax.vmap` inside the program, joined by a communicator of `jax.lax`.
+and shapes. Ranks are lanes of one `jax.vmap` inside the program, joined by `bnspec_backends.ranks.AxisCommunicator`.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from bnspec_conformance.cases.scope import Scope, needs
 from bnspec_conformance.subjects.frameworks.jax.jax_common import RANKS, dtypes, full_mask, parameters, put, stack
 from bnspec_conformance.subjects.ours import _run, asked_count
 
-__all__ = ["Compiled", "Lanes", "jax_jit"]
+__all__ = ["Compiled", "asked", "jax_jit"]
 
 
 def jax_jit() -> "Compiled":
@@ -31,21 +30,6 @@ def jax_jit() -> "Compiled":
     return Compiled(
         Scope(dtypes=dtypes(), ragged=False, refuses=refused), backend.version(), "float64" if wide else "float32"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Lanes:
-    """A communicator whose ranks are the lanes of a mapped axis: one program for all, so one `rank` for all."""
-
-    size: int
-    rank: int = 0
-
-    def all_reduce(self, payload: Any, combine: Callable[[Any, Any], Any], signature: Any) -> Any:
-        """Combine the payloads from the first lane to the last."""
-        import jax
-
-        parts = jax.lax.all_gather(payload, RANKS)
-        return functools.reduce(combine, [parts[i] for i in range(self.size)])
 
 
 @dataclasses.dataclass
@@ -82,12 +66,15 @@ class Compiled:
             given[name] = None if each is None else stack(list(each))
         shared = tuple({name: put(v) for name, v in each.items()} for each in parameters(case))
         state = None if case.state is None else {name: put(v) for name, v in case.state.items()}
-        found = _program()(case.config, case.mode, case.update, world, given, shared, state)
+        found = self._program()(case.config, case.mode, case.update, world, given, shared, state)
         return Outcome(tuple(_rank(found, i, case) for i in range(world)))
+
+    def _program(self) -> Any:
+        return _compiled()
 
 
 @functools.cache
-def _program() -> Any:
+def _compiled() -> Any:
     """Return the function that compiles; made once, for it owns what was compiled."""
     import jax
 
@@ -101,19 +88,27 @@ def _compute(
     """Everything a case asks for; `given` has the ranks in front where there are several."""
     import jax
 
-    def one(given: dict[str, Any]) -> dict[str, Any]:
-        params, dots = ((each.get("gamma"), each.get("beta")) for each in shared)
-        result = _run(
-            config, mode, update, Lanes(world) if world > 1 else None,
-            given["x"], given["dy"], given["mask"], given["xdot"],
-            bnspec.Params(*params), None if state is None else bnspec.RunningState(**state),
-            dots, (given["dmean"], given["dvar"]),
-        )  # fmt: skip
-        if result["state"] is not None:
-            result["state"] = {k: v for k, v in result["state"]._asdict().items() if v is not None}
-        return result
-
+    one = functools.partial(asked, config, mode, update, world, shared=shared, state=state)
     return one(given) if world == 1 else jax.vmap(one, axis_name=RANKS)(given)
+
+
+def asked(
+    config: bnspec.BatchNormConfig, mode: str, update: bool, world: int, given: dict[str, Any], *,
+    shared: tuple[dict[str, Any], ...], state: dict[str, Any] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that a case asks of one rank, whose arrays are given; the ranks are along the axis `RANKS`."""
+    from bnspec_backends.ranks import AxisCommunicator
+
+    params, dots = ((each.get("gamma"), each.get("beta")) for each in shared)
+    result = _run(
+        config, mode, update, AxisCommunicator(RANKS) if world > 1 else None,
+        given["x"], given["dy"], given["mask"], given["xdot"],
+        bnspec.Params(*params), None if state is None else bnspec.RunningState(**state),
+        dots, (given["dmean"], given["dvar"]),
+    )  # fmt: skip
+    if result["state"] is not None:
+        result["state"] = {k: v for k, v in result["state"]._asdict().items() if v is not None}
+    return result
 
 
 def _stacked(arrays: list[Array | None]) -> Any:
