@@ -103,7 +103,7 @@ def _deviations(x: Any, groups: Groups, mask: Any) -> tuple[Any, Deviations]:
         count = _rows(keep.astype(count_dtype(jnp)).sum(axis=axes, keepdims=True), groups)  # (G, 1) or (G, C)
         n = _reshaped(jnp.maximum(count, 1).astype(v.dtype), x, groups)
         count = count[:, 0] if one_count(mask, groups) else count
-    fits = float(jnp.finfo(x.dtype).max) ** 2 < float(jnp.finfo(v.dtype).max)
+    fits = 2 * jnp.finfo(x.dtype).maxexp < jnp.finfo(v.dtype).maxexp
     found = deviations(v, keep, n, axes, fits=fits)
     return count, Deviations(*(_rows(each, groups) for each in found))
 
