@@ -38,7 +38,7 @@ class JaxKernels(XLAKernels):
     def pull_back(
         self, dy: Any, saved: Saved, *, comm: Communicator | None = None, dmean: Any = None, dvar: Any = None
     ) -> Gradients:
-        if comm is None and _eager(dy, *saved[:-1], dmean, dvar):
+        if (comm is None or saved.frozen) and _eager(dy, *saved[:-1], dmean, dvar):  # frozen gradients send nothing
             static = dataclasses.replace(saved.static, name="batch_norm")  # not a program for each layer's name
             return _pull_back(dy, saved._replace(static=static), dmean, dvar)
         return super().pull_back(dy, saved, comm=comm, dmean=dmean, dvar=dvar)
