@@ -19,7 +19,7 @@ from bnspec._masks import expand_mask, one_count
 from bnspec._normalize import scale_and_shift
 from bnspec._renorm import corrections
 from bnspec._types import per_channel
-from bnspec_backends.xla.levels import spread, total
+from bnspec_backends.xla.levels import sharding_of, spread, total
 from bnspec_backends.xla.statistics import Deviations, deviations
 
 __all__ = ["XLAKernels"]
@@ -144,4 +144,5 @@ def _reshaped(v: Any, x: Any, groups: Groups) -> Any:
 
 def _spread(v: Any, x: Any, groups: Groups) -> Any:
     """Broadcast (G, C) values to the shape of `_grouped`, so that the transpose is a sum in levels."""
-    return spread(_reshaped(v, x, groups), _grouped(x, groups).shape, _axes(x, groups))
+    whole = _grouped(x, groups)
+    return spread(_reshaped(v, x, groups), whole.shape, _axes(x, groups), sharding_of(whole))

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-__all__ = ["LENGTH", "spread", "total"]
+__all__ = ["LENGTH", "sharding_of", "spread", "total"]
 
 #: Most elements that one level adds; whole axes are taken together as long as they hold no more.
 LENGTH = 64
@@ -44,21 +44,21 @@ def total(v: Any, axes: tuple[int, ...]) -> Any:
     >>> total(jnp.ones((8, 100, 3)), (0, 1)).tolist()
     [[[800.0, 800.0, 800.0]]]
     """
-    for level in _levels(v.shape, axes):
+    held = _held(sharding_of(v))
+    for level in _levels(v.shape, axes, held):
         a = level[0]
-        while len(level) == 1 and (part := _part(v.shape[a])):
+        while len(level) == 1 and (part := _part(v.shape[a], a in held)):
             length, shape = v.shape[a], v.shape
             if length % part:
-                v = jax.lax.pad(
-                    v, jax.numpy.zeros((), v.dtype), [(0, -length % part * (i == a), 0) for i in range(v.ndim)]
-                )
+                filled = [(0, -length % part * (i == a), 0) for i in range(v.ndim)]
+                v = jax.lax.pad(v, jax.numpy.zeros((), v.dtype), filled)
             v = _kept(v.reshape(*shape[:a], -1, part, *shape[a + 1 :]).sum(axis=a + 1))
         v = _kept(v.sum(axis=level, keepdims=True))
     return v
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def spread(v: Any, shape: tuple[int, ...], axes: tuple[int, ...]) -> Any:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def spread(v: Any, shape: tuple[int, ...], axes: tuple[int, ...], sharding: Any = None) -> Any:
     """Broadcast an array along the axes in which its length is 1, so that its transpose is `total`.
 
     Parameters
@@ -69,6 +69,8 @@ def spread(v: Any, shape: tuple[int, ...], axes: tuple[int, ...]) -> Any:
         Shape to broadcast to.
     axes : tuple of int
         Axes to broadcast along.
+    sharding : jax.sharding.NamedSharding, optional
+        The result's, as `sharding_of` returns it.
 
     Examples
     --------
@@ -77,22 +79,25 @@ def spread(v: Any, shape: tuple[int, ...], axes: tuple[int, ...]) -> Any:
     >>> sizes.tolist()
     [[[800.0, 800.0, 800.0]]]
     """
-    return jax.numpy.broadcast_to(v, shape)
+    return _broadcast(v, shape, sharding)
 
 
 @spread.defjvp
-def _spread_tangent(shape: tuple[int, ...], axes: tuple[int, ...], given: Any, tangents: Any) -> tuple[Any, Any]:
+def _spread_tangent(
+    shape: tuple[int, ...], axes: tuple[int, ...], sharding: Any, given: Any, tangents: Any
+) -> tuple[Any, Any]:
     (v,) = tangents
-    for level in reversed(_levels(shape, axes)):
-        v = _kept(v)
-        if len(level) == 1:
-            v = _along(v, level[0], shape[level[0]])
+    held = _held(sharding)
+    for level in reversed(_levels(shape, axes, held)):
+        v, a = _kept(v), level[0]
+        if len(level) == 1 and _part(shape[a], a in held):
+            v = _along(v, a, shape[a])
         else:
-            v = jax.numpy.broadcast_to(v, tuple(shape[a] if a in level else n for a, n in enumerate(v.shape)))
-    return spread(*given, shape, axes), v
+            v = _broadcast(v, tuple(shape[a] if a in level else n for a, n in enumerate(v.shape)), sharding)
+    return spread(*given, shape, axes, sharding), v
 
 
-def _along(v: Any, a: int, length: Any) -> Any:
+def _along(v: Any, a: int, length: int) -> Any:
     """Broadcast along one axis, in the parts in which `total` sums over it."""
     part, shape = _part(length), v.shape
     if part is None:
@@ -104,30 +109,54 @@ def _along(v: Any, a: int, length: Any) -> Any:
     return v if parts * part == length else jax.lax.slice_in_dim(v, 0, length, axis=a)
 
 
+def _broadcast(v: Any, shape: tuple[int, ...], sharding: Any) -> Any:
+    if sharding is None:
+        return jax.numpy.broadcast_to(v, shape)
+    spec = jax.sharding.PartitionSpec(*(None if n == 1 else s for n, s in zip(shape, sharding.spec, strict=True)))
+    own = jax.sharding.NamedSharding(sharding.mesh, spec)
+    return jax.lax.broadcast_in_dim(v, shape, tuple(range(len(shape))), out_sharding=own)
+
+
+def sharding_of(v: Any) -> Any:
+    """Return how an array is spread over the axes of a mesh that are explicit in its type; None where it is not.
+
+    Along such an axis an array cannot be taken apart or reshaped. Everywhere else XLA sees to it.
+    """
+    typeof = getattr(jax, "typeof", None)  # newer than the oldest JAX that is served
+    sharding = None if typeof is None else getattr(typeof(v), "sharding", None)
+    return sharding if _held(sharding) else None
+
+
+def _held(sharding: Any) -> tuple[int, ...]:
+    """Return the axes along which a sharding spreads an array."""
+    return () if sharding is None else tuple(a for a, name in enumerate(sharding.spec) if name is not None)
+
+
 def _kept(v: Any) -> Any:
     """Keep XLA from joining the sums of two levels into one, which it takes for the same."""
     return jax.lax.optimization_barrier(v)
 
 
-def _levels(shape: tuple[int, ...], axes: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _levels(shape: tuple[int, ...], axes: tuple[int, ...], held: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the axes that are summed together, the last ones first: neighbours that hold at most `LENGTH` elements."""
     levels: list[tuple[int, ...]] = []
     for a in sorted(axes, reverse=True):
         joined = (*levels[-1], a) if levels else (a,)
         lengths = [shape[i] for i in joined]
         # A length that is only a symbol, as in jax.export, cannot be compared: its axis is a level of its own.
-        if levels and all(isinstance(n, int) for n in lengths) and math.prod(lengths) <= LENGTH:
+        known = all(isinstance(n, int) for n in lengths) and not any(i in held for i in joined)
+        if levels and known and math.prod(lengths) <= LENGTH:
             levels[-1] = joined
         else:
             levels.append((a,))
     return levels
 
 
-def _part(length: Any) -> int | None:
-    """Return the length of the parts that a long axis falls into; None where it is short, or its length a symbol.
+def _part(length: Any, held: bool = False) -> int | None:
+    """Return the length of the parts that a long axis falls into; None where it is short, held, or its length a symbol.
 
     A length that no such number divides is filled up with zeros.
     """
-    if not isinstance(length, int) or length <= LENGTH:
+    if held or not isinstance(length, int) or length <= LENGTH:
         return None
     return next((n for n in range(LENGTH, _SHORTEST - 1, -1) if length % n == 0), LENGTH)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bnspec_backends.xla.levels import total
+from bnspec_backends.xla.levels import sharding_of, total
 
 __all__ = ["Deviations", "deviations"]
 
@@ -94,8 +94,12 @@ def _counted(v: Any, keep: Any) -> Any:
 def _element(v: Any, keep: Any, axes: tuple[int, ...]) -> Any:
     """Return an element of each channel that counts, or 0 where none does."""
     if keep is None:
-        # The first: to pick another from a batch that is spread over devices would move data between them.
-        return jax.lax.slice(v, [0] * v.ndim, [1 if a in axes else n for a, n in enumerate(v.shape)])
+        # The first: to pick another from a batch that is spread over devices would move data between them. Where the
+        # type of the batch says that it is spread, an axis of it cannot be cut: of its first elements, the largest.
+        sharding = sharding_of(v)
+        held = [a for a in axes if sharding is not None and sharding.spec[a] is not None]
+        first = jax.lax.slice(v, [0] * v.ndim, [1 if a in axes and a not in held else n for a, n in enumerate(v.shape)])
+        return first.max(axis=held, keepdims=True) if held else first
     largest = jnp.where(keep, v, jnp.full_like(v, -jnp.inf)).max(axis=axes, keepdims=True)
     return jnp.where(keep.any(axis=axes, keepdims=True), largest, jnp.zeros_like(largest))
 
