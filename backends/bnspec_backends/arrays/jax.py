@@ -12,7 +12,7 @@ import numpy
 
 from bnspec import Kernels
 from bnspec._static import tell_jax
-from bnspec_backends.xla.compiled import JaxKernels
+from bnspec_backends.xla.kernels import JaxKernels
 
 __all__ = ["JaxBackend"]
 

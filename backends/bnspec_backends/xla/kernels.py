@@ -22,11 +22,16 @@ from bnspec._types import per_channel
 from bnspec_backends.xla.levels import sharding_of, spread, total
 from bnspec_backends.xla.statistics import Deviations, deviations
 
-__all__ = ["XLAKernels"]
+__all__ = ["JaxKernels"]
 
 
-class XLAKernels(Kernels):
-    """Kernels for every JAX array, eager or traced, on any device and however it is spread over devices."""
+class JaxKernels(Kernels):
+    """Kernels for every JAX array, eager or traced, on any device and however it is spread over devices.
+
+    What touches all elements of x is a program, which XLA compiles as a whole, and which is traced once for each shape
+    however many layers there are. The arithmetic on (G, C) numbers stays outside: in one program XLA joins
+    multiplications and additions as it sees fit, and bits that are to be equal by formula would not be.
+    """
 
     def differentiable(self, *, plain_sums: bool) -> Kernels:
         return self
@@ -34,33 +39,20 @@ class XLAKernels(Kernels):
     def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
         if holds_nothing(x, groups):
             return super().moments(x, groups, mask)
-        return _moments_of(*_deviations(x, groups, mask))
+        return _moments_of(*_deviations(x, mask, groups))
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
         still = stop_gradient(centre)
-        v = _wide(x, groups) - _reshaped(still, x, groups)
-        y = v * _spread(scale, x, groups) + _spread(shift - (centre - still) * scale, x, groups)
-        return unsplit(y.astype(x.dtype), x)
+        return _affine(x, still, None, scale, shift - (centre - still) * scale, groups)
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
         still = stop_gradient(centre)
-        g, v = _wide(dy, groups), _wide(x, groups) - _reshaped(still, x, groups)
-        product = g * v
-        if mask is not None:
-            keep = _grouped(expand_mask(mask, x, groups), groups)
-            g, product = (jnp.where(keep, each, jnp.zeros_like(each)) for each in (g, product))
-        s1, s2 = (_rows(total(each, _axes(x, groups)), groups) for each in (g, product))
+        s1, s2 = _sums(dy, x, still, mask, groups)
         return s1, s2 - (centre - still) * s1
 
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
         still = stop_gradient(centre)
-        v = _wide(x, groups) - _reshaped(still, x, groups)
-        statistics = v * _spread(b, x, groups) + _spread(c - (centre - still) * b, x, groups)
-        if mask is not None:
-            keep = _grouped(expand_mask(mask, x, groups), groups)
-            statistics = jnp.where(keep, statistics, jnp.zeros_like(statistics))
-        dx = _wide(dy, groups) * _spread(a, x, groups) + statistics
-        return unsplit(dx.astype(x.dtype), x)
+        return _combination(dy, x, still, a, b, c - (centre - still) * b, mask, groups)
 
     def forward(
         self,
@@ -76,23 +68,56 @@ class XLAKernels(Kernels):
     ) -> tuple[Moments, Normalized]:
         if mask is not None or comm is not None or holds_nothing(x, groups):
             return super().forward(x, params, config, groups, state=state, mask=mask, comm=comm, name=name)
-        count, found = _deviations(x, groups, None)
+        count, found = _deviations(x, None, groups)
         stats, divisor = _moments_of(count, found), count.astype(found.m2.dtype)
         r = d = None
         if config.renorm is not None:
             assert state is not None
             r, d = corrections(stats, state, config)
         high, low, m2, unit = found
+        still = stop_gradient(high)
         # In units in which no square overflows, until y itself.
         inverse = 1.0 / jnp.sqrt(m2 / per_channel(divisor) + (config.epsilon * unit) * unit)
-        scale, shift = scale_and_shift(params, inverse, low + (high - stop_gradient(high)) * unit, r, d)
-        v = (_wide(x, groups) - _reshaped(stop_gradient(high), x, groups)) * _reshaped(unit, x, groups)
-        y = v * _spread(scale, x, groups) + _spread(shift, x, groups)
-        done = Normalized(unsplit(y.astype(x.dtype), x), stats.mean, stats.mean_low, inverse * unit, divisor, r, d)
-        return stats, done
+        scale, shift = scale_and_shift(params, inverse, low + (high - still) * unit, r, d)
+        y = _affine(x, still, unit, scale, shift, groups)
+        return stats, Normalized(y, stats.mean, stats.mean_low, inverse * unit, divisor, r, d)
 
 
-def _deviations(x: Any, groups: Groups, mask: Any) -> tuple[Any, Deviations]:
+@jax.jit
+def _affine(x: Any, centre: Any, unit: Any, scale: Any, shift: Any, groups: Groups) -> Any:
+    """Return ``(x - centre)*unit*scale + shift`` in x's dtype; centre and unit are constants to every derivative."""
+    v = _wide(x, groups) - _reshaped(centre, x, groups)
+    v = v if unit is None else v * _reshaped(unit, x, groups)
+    y = v * _spread(scale, x, groups) + _spread(shift, x, groups)
+    return unsplit(y.astype(x.dtype), x)
+
+
+@jax.jit
+def _sums(dy: Any, x: Any, centre: Any, mask: Any, groups: Groups) -> tuple[Any, Any]:
+    """Return ``sum dy`` and ``sum dy*(x - centre)``."""
+    g = _wide(dy, groups)
+    product = g * (_wide(x, groups) - _reshaped(centre, x, groups))
+    if mask is not None:
+        keep = _grouped(expand_mask(mask, x, groups), groups)
+        g, product = (jnp.where(keep, each, jnp.zeros_like(each)) for each in (g, product))
+    s1, s2 = (_rows(total(each, _axes(x, groups)), groups) for each in (g, product))
+    return s1, s2
+
+
+@jax.jit
+def _combination(dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, mask: Any, groups: Groups) -> Any:
+    """Return ``a*dy + m*(b*(x - centre) + c)`` in x's dtype."""
+    v = _wide(x, groups) - _reshaped(centre, x, groups)
+    statistics = v * _spread(b, x, groups) + _spread(c, x, groups)
+    if mask is not None:
+        keep = _grouped(expand_mask(mask, x, groups), groups)
+        statistics = jnp.where(keep, statistics, jnp.zeros_like(statistics))
+    dx = _wide(dy, groups) * _spread(a, x, groups) + statistics
+    return unsplit(dx.astype(x.dtype), x)
+
+
+@jax.jit
+def _deviations(x: Any, mask: Any, groups: Groups) -> tuple[Any, Deviations]:
     """Return how many elements count, in the shape of `Moments`, and their deviations as (G, C) arrays."""
     v, axes = _wide(x, groups), _axes(x, groups)
     if mask is None:
