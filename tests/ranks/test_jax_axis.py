@@ -1,10 +1,13 @@
 """Statistics joined over a named axis of JAX: numbers, gradients of two orders in both modes, groups, refusals."""
 
 import functools
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -320,6 +323,23 @@ assert found[0].sharding.spec == P("ranks") and found[1].mean.sharding.is_fully_
 same(jax.jit(jax.grad(loss, (0, 3)))(put(x), put(w), put(mask), params, state), slopes)
 print("done")
 """
+
+
+@pytest.mark.skipif(importlib.util.find_spec("hypothesis") is None, reason="the suite is not installed")
+@pytest.mark.parametrize(
+    ("subject", "clauses"), [("jax-axis", ["BN-SYNC-1", "BN-SYNC-7"]), ("jax-nested", ["BN-SYNC-1"])]
+)
+def test_clauses_run_on_it(subject: str, clauses: list[str], tmp_path: Path) -> None:
+    """In a process of its own, where the subject may choose how many devices there are."""
+    report = tmp_path / "report.json"
+    given = ["run", subject, *(word for clause in clauses for word in ("--clause", clause)), "--max-examples", "1"]
+    given += ["--sizes", "none", "--json", str(report)]
+    ran = subprocess.run(
+        [sys.executable, "-m", "bnspec_conformance", *given], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = json.loads(report.read_text())["clauses"]
+    assert {found[clause]["subjects"][subject]["verdict"] for clause in clauses} <= {"passed", "passed in part"}
 
 
 def test_devices() -> None:

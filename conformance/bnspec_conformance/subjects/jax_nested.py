@@ -23,12 +23,12 @@ def jax_nested() -> "Nested":
 class Nested(Compiled):
     """One compiled program per configuration and shapes."""
 
-    def _program(self) -> Any:
-        return _compiled()
+    def _compiled(self) -> Any:
+        return _program()
 
 
 @functools.cache
-def _compiled() -> Any:
+def _program() -> Any:
     """Return the function that compiles; made once, for it owns what was compiled."""
     import jax
 
