@@ -165,6 +165,18 @@ def test_options_have_the_numbers_of_threads(fields: dict[str, Any]) -> None:
     close(by_ranks(jax.grad(loss))(x, w, mask, params), found[2].x)
 
 
+def test_an_array_that_is_not_mapped_is_every_ranks() -> None:
+    x, _, _, params = given()
+
+    def rank(number: Any) -> Any:
+        y, stats, _ = bnspec.batch_norm(x[0], params, config(), comm=AxisCommunicator("ranks"))
+        return y, stats.count + 0 * number
+
+    y, count = jax.jit(jax.vmap(rank, axis_name="ranks"))(jnp.arange(3))
+    assert count.tolist() == [[[15] * CHANNELS]] * 3
+    close(y, np.stack([formula(x[:1], jnp.ones((1, 5), bool), params)[0][0]] * 3))
+
+
 def test_groups_join_among_themselves_in_their_order() -> None:
     x, w, mask, params = given()
     comm = AxisCommunicator("ranks", axis_index_groups=[[0, 2], [3, 1]])
@@ -314,6 +326,16 @@ pairs = AxisCommunicator("ranks", ((0, 1), (2, 3)))
 f = jax.shard_map(lambda x: bnspec.batch_norm(x, params, config, comm=pairs)[0], mesh=mesh, in_specs=P("ranks"),
                   out_specs=P("ranks"))
 same(jax.jit(f)(x), jnp.concatenate([bnspec.batch_norm(v, params, config)[0] for v in (x[:4], x[4:])]))
+
+# Many steps on the devices: the state is a carry that JAX knows to be replicated.
+def steps(x, w, mask, params, state, comm):
+    def step(state, mask):
+        y, new = whole(x, w, mask, params, state, comm)
+        return new, y
+    return jax.lax.scan(step, state, jnp.stack([mask, mask]))
+two = whole(x, w, mask, params, want[1])
+last, ys = mapped(steps, (P(), P(None, "ranks")))(x, w, mask, params, state)
+same((ys[1], last), two)
 
 # Sharded arrays in a jitted function: one program on the whole batch, and nothing to say.
 put = lambda v: jax.device_put(v, NamedSharding(mesh, P("ranks")))
