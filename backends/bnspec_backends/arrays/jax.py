@@ -12,6 +12,7 @@ import numpy
 
 from bnspec import Kernels
 from bnspec._static import tell_jax
+from bnspec_backends.xla.compiled import JaxKernels
 
 __all__ = ["JaxBackend"]
 
@@ -25,7 +26,7 @@ class JaxBackend:
     serving = "specification"
 
     def __init__(self) -> None:
-        self.kernels: Kernels = Kernels()
+        self.kernels: Kernels = JaxKernels()
 
     def version(self) -> str:
         """Return JAX's version."""

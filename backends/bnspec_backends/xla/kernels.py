@@ -1,0 +1,148 @@
+"""Kernels for JAX arrays: the specification's formulas on sums in levels, with the derivatives of sums as rules.
+
+JAX differentiates the formulas on (G, C) numbers, and nothing else: statistics have a rule (`statistics`), and what is
+broadcast to x's shape is summed, where JAX transposes it, in levels (`levels`). A centre is a constant in
+``x - centre`` and moves the shift instead; so one sum over ``dy*(x - centre)`` and one over dy serve every derivative.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+
+from bnspec import BatchNormConfig, Communicator, Groups, Kernels, Moments, Normalized, Params, RunningState
+from bnspec._dtypes import arithmetic_dtype, count_dtype
+from bnspec._groups import holds_nothing, reduced_axes, split, unsplit
+from bnspec._masks import expand_mask, one_count
+from bnspec._normalize import scale_and_shift
+from bnspec._renorm import corrections
+from bnspec._types import per_channel
+from bnspec_backends.xla.levels import sharding_of, spread, total
+from bnspec_backends.xla.statistics import Deviations, deviations
+
+__all__ = ["XLAKernels"]
+
+
+class XLAKernels(Kernels):
+    """Kernels for every JAX array, eager or traced, on any device and however it is spread over devices."""
+
+    def differentiable(self, *, plain_sums: bool) -> Kernels:
+        return self
+
+    def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
+        if holds_nothing(x, groups):
+            return super().moments(x, groups, mask)
+        return _moments_of(*_deviations(x, groups, mask))
+
+    def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
+        still = stop_gradient(centre)
+        v = _wide(x, groups) - _reshaped(still, x, groups)
+        y = v * _spread(scale, x, groups) + _spread(shift - (centre - still) * scale, x, groups)
+        return unsplit(y.astype(x.dtype), x)
+
+    def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
+        still = stop_gradient(centre)
+        g, v = _wide(dy, groups), _wide(x, groups) - _reshaped(still, x, groups)
+        product = g * v
+        if mask is not None:
+            keep = _grouped(expand_mask(mask, x, groups), groups)
+            g, product = (jnp.where(keep, each, jnp.zeros_like(each)) for each in (g, product))
+        s1, s2 = (_rows(total(each, _axes(x, groups)), groups) for each in (g, product))
+        return s1, s2 - (centre - still) * s1
+
+    def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
+        still = stop_gradient(centre)
+        v = _wide(x, groups) - _reshaped(still, x, groups)
+        statistics = v * _spread(b, x, groups) + _spread(c - (centre - still) * b, x, groups)
+        if mask is not None:
+            keep = _grouped(expand_mask(mask, x, groups), groups)
+            statistics = jnp.where(keep, statistics, jnp.zeros_like(statistics))
+        dx = _wide(dy, groups) * _spread(a, x, groups) + statistics
+        return unsplit(dx.astype(x.dtype), x)
+
+    def forward(
+        self,
+        x: Any,
+        params: Params,
+        config: BatchNormConfig,
+        groups: Groups,
+        *,
+        state: RunningState | None = None,
+        mask: Any = None,
+        comm: Communicator | None = None,
+        name: str = "batch_norm",
+    ) -> tuple[Moments, Normalized]:
+        if mask is not None or comm is not None or holds_nothing(x, groups):
+            return super().forward(x, params, config, groups, state=state, mask=mask, comm=comm, name=name)
+        count, found = _deviations(x, groups, None)
+        stats, divisor = _moments_of(count, found), count.astype(found.m2.dtype)
+        r = d = None
+        if config.renorm is not None:
+            assert state is not None
+            r, d = corrections(stats, state, config)
+        high, low, m2, unit = found
+        # In units in which no square overflows, until y itself.
+        inverse = 1.0 / jnp.sqrt(m2 / per_channel(divisor) + (config.epsilon * unit) * unit)
+        scale, shift = scale_and_shift(params, inverse, low + (high - stop_gradient(high)) * unit, r, d)
+        v = (_wide(x, groups) - _reshaped(stop_gradient(high), x, groups)) * _reshaped(unit, x, groups)
+        y = v * _spread(scale, x, groups) + _spread(shift, x, groups)
+        done = Normalized(unsplit(y.astype(x.dtype), x), stats.mean, stats.mean_low, inverse * unit, divisor, r, d)
+        return stats, done
+
+
+def _deviations(x: Any, groups: Groups, mask: Any) -> tuple[Any, Deviations]:
+    """Return how many elements count, in the shape of `Moments`, and their deviations as (G, C) arrays."""
+    v, axes = _wide(x, groups), _axes(x, groups)
+    if mask is None:
+        size, keep = math.prod(v.shape[a] for a in axes), None
+        count, n = jnp.full((groups.number,), size, count_dtype(jnp)), jnp.asarray(size, v.dtype)
+    else:
+        keep = _grouped(expand_mask(mask, x, groups), groups)
+        count = _rows(keep.astype(count_dtype(jnp)).sum(axis=axes, keepdims=True), groups)  # (G, 1) or (G, C)
+        n = _reshaped(jnp.maximum(count, 1).astype(v.dtype), x, groups)
+        count = count[:, 0] if one_count(mask, groups) else count
+    fits = 2 * jnp.finfo(x.dtype).maxexp < jnp.finfo(v.dtype).maxexp
+    found = deviations(v, keep, n, axes, fits=fits)
+    return count, Deviations(*(_rows(each, groups) for each in found))
+
+
+def _moments_of(count: Any, found: Deviations) -> Moments:
+    # XLA takes a/u/u for a/(u*u), and u*u may underflow.
+    m2 = jax.lax.optimization_barrier(found.m2 / found.unit) / found.unit
+    return Moments(count, found.high, found.low / found.unit, m2)
+
+
+def _grouped(x: Any, groups: Groups) -> Any:
+    """Return x by groups; a single group gets no axis of its own, which would only hide from XLA what is the same."""
+    return x if groups.number == 1 else split(x, groups)
+
+
+def _axes(x: Any, groups: Groups) -> tuple[int, ...]:
+    """Return the axes of `_grouped` that a statistic sums over."""
+    axes = reduced_axes(x, groups)
+    return tuple(a - 1 for a in axes) if groups.number == 1 else axes
+
+
+def _wide(x: Any, groups: Groups) -> Any:
+    """Return x by groups, in the arithmetic dtype."""
+    return _grouped(x, groups).astype(arithmetic_dtype(x))
+
+
+def _rows(v: Any, groups: Groups) -> Any:
+    """Return values of length 1 along the axes of a sum as (G, C)."""
+    return v.reshape(groups.number, v.shape[groups.axis if groups.number == 1 else groups.axis + 1])
+
+
+def _reshaped(v: Any, x: Any, groups: Groups) -> Any:
+    """Return (G, C) values so that they broadcast against `_grouped`; JAX's own transpose of that is one long sum."""
+    shape = [1] * (x.ndim + 1)
+    shape[0], shape[groups.axis + 1] = v.shape
+    return v.reshape(shape[1:] if groups.number == 1 else shape)
+
+
+def _spread(v: Any, x: Any, groups: Groups) -> Any:
+    """Broadcast (G, C) values to the shape of `_grouped`, so that the transpose is a sum in levels."""
+    whole = _grouped(x, groups)
+    return spread(_reshaped(v, x, groups), whole.shape, _axes(x, groups), sharding_of(whole))
