@@ -125,14 +125,15 @@ def test_refusals_are_raised_while_tracing() -> None:
             jax.jit(lambda t: bnspec.apply(x[0], params, state, CONFIG, train=t))(train)
 
 
-def test_inference_is_exported_for_any_batch() -> None:
+@pytest.mark.parametrize("train", [True, False])
+def test_a_program_for_any_batch_is_exported(train: bool) -> None:
     import jax.export
 
     x, params, state = started()
     (n,) = jax.export.symbolic_shape("n")
 
     def whole(x: Any) -> Any:
-        return bnspec.apply(x, params, state, CONFIG, train=False)
+        return bnspec.apply(x, params, state, CONFIG, train=train)
 
     exported = jax.export.export(jax.jit(whole))(jax.ShapeDtypeStruct((n, 3), jnp.float32))
     for size in (1, 2, 5, 8):

@@ -1,10 +1,13 @@
 """Statistics joined over a named axis of JAX: numbers, gradients of two orders in both modes, groups, refusals."""
 
 import functools
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,6 +165,18 @@ def test_options_have_the_numbers_of_threads(fields: dict[str, Any]) -> None:
     close(by_ranks(jax.grad(loss))(x, w, mask, params), found[2].x)
 
 
+def test_an_array_that_is_not_mapped_is_every_ranks() -> None:
+    x, _, _, params = given()
+
+    def rank(number: Any) -> Any:
+        y, stats, _ = bnspec.batch_norm(x[0], params, config(), comm=AxisCommunicator("ranks"))
+        return y, stats.count + 0 * number
+
+    y, count = jax.jit(jax.vmap(rank, axis_name="ranks"))(jnp.arange(3))
+    assert count.tolist() == [[[15] * CHANNELS]] * 3
+    close(y, np.stack([formula(x[:1], jnp.ones((1, 5), bool), params)[0][0]] * 3))
+
+
 def test_groups_join_among_themselves_in_their_order() -> None:
     x, w, mask, params = given()
     comm = AxisCommunicator("ranks", axis_index_groups=[[0, 2], [3, 1]])
@@ -312,6 +327,16 @@ f = jax.shard_map(lambda x: bnspec.batch_norm(x, params, config, comm=pairs)[0],
                   out_specs=P("ranks"))
 same(jax.jit(f)(x), jnp.concatenate([bnspec.batch_norm(v, params, config)[0] for v in (x[:4], x[4:])]))
 
+# Many steps on the devices: the state is a carry that JAX knows to be replicated.
+def steps(x, w, mask, params, state, comm):
+    def step(state, mask):
+        y, new = whole(x, w, mask, params, state, comm)
+        return new, y
+    return jax.lax.scan(step, state, jnp.stack([mask, mask]))
+two = whole(x, w, mask, params, want[1])
+last, ys = mapped(steps, (P(), P(None, "ranks")))(x, w, mask, params, state)
+same((ys[1], last), two)
+
 # Sharded arrays in a jitted function: one program on the whole batch, and nothing to say.
 put = lambda v: jax.device_put(v, NamedSharding(mesh, P("ranks")))
 found = jax.jit(whole)(put(x), put(w), put(mask), params, state)
@@ -320,6 +345,23 @@ assert found[0].sharding.spec == P("ranks") and found[1].mean.sharding.is_fully_
 same(jax.jit(jax.grad(loss, (0, 3)))(put(x), put(w), put(mask), params, state), slopes)
 print("done")
 """
+
+
+@pytest.mark.skipif(importlib.util.find_spec("hypothesis") is None, reason="the suite is not installed")
+@pytest.mark.parametrize(
+    ("subject", "clauses"), [("jax-axis", ["BN-SYNC-1", "BN-SYNC-7"]), ("jax-nested", ["BN-SYNC-1"])]
+)
+def test_clauses_run_on_it(subject: str, clauses: list[str], tmp_path: Path) -> None:
+    """In a process of its own, where the subject may choose how many devices there are."""
+    report = tmp_path / "report.json"
+    given = ["run", subject, *(word for clause in clauses for word in ("--clause", clause)), "--max-examples", "1"]
+    given += ["--sizes", "none", "--json", str(report)]
+    ran = subprocess.run(
+        [sys.executable, "-m", "bnspec_conformance", *given], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = json.loads(report.read_text())["clauses"]
+    assert {found[clause]["subjects"][subject]["verdict"] for clause in clauses} <= {"passed", "passed in part"}
 
 
 def test_devices() -> None:

@@ -125,7 +125,8 @@ class AxisCommunicator:
             )
         extent = self._extent(signature.layer)
         index = jax.lax.axis_index(self.axis_name)
-        if getattr(jax.typeof(index), "vma", True):  # JAX keeps track of what is the same on all ranks, or is too old
+        typeof = getattr(jax, "typeof", None)  # absent in old versions
+        if typeof is None or getattr(typeof(index), "vma", True):  # JAX keeps track of what is the same on all ranks
             own = (jnp.arange(extent) == index).reshape((extent,) + (1,) * payload.ndim)
             rows = jax.lax.psum(jnp.where(own, payload[None], jnp.zeros_like(payload)[None]), self.axis_name)
         else:

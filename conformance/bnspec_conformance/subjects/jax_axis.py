@@ -37,7 +37,7 @@ def jax_axis() -> "Devices":
 class Devices(Compiled):
     """One compiled program per configuration, shapes and number of devices."""
 
-    def _program(self) -> Any:
+    def _compiled(self) -> Any:
         return _mapped()
 
 

@@ -66,15 +66,15 @@ class Compiled:
             given[name] = None if each is None else stack(list(each))
         shared = tuple({name: put(v) for name, v in each.items()} for each in parameters(case))
         state = None if case.state is None else {name: put(v) for name, v in case.state.items()}
-        found = self._program()(case.config, case.mode, case.update, world, given, shared, state)
+        found = self._compiled()(case.config, case.mode, case.update, world, given, shared, state)
         return Outcome(tuple(_rank(found, i, case) for i in range(world)))
 
-    def _program(self) -> Any:
-        return _compiled()
+    def _compiled(self) -> Any:
+        return _program()
 
 
 @functools.cache
-def _compiled() -> Any:
+def _program() -> Any:
     """Return the function that compiles; made once, for it owns what was compiled."""
     import jax
 
