@@ -25,7 +25,7 @@ export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help bench-cpu bench-gpu clause conformance quick test test-core test-oldest test-cuda test-gpu test-frameworks selftest matrix matrix-short pages lint format wheel-test clean clean-venv
+.PHONY: help bench-cpu bench-gpu bench-jax clause conformance quick test test-core test-oldest test-cuda test-gpu test-frameworks selftest matrix matrix-short pages lint format wheel-test clean clean-venv
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ clause: $(VENV)/.stamp-dev ## While writing a clause: ID's checks, its mutants, 
 	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance selftest --clause $(ID) --seed 0 --jobs $(JOBS)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m pages tests/core/test_clauses.py tests/core/test_dialects.py tests/suite tests/release tests/vectors
 
-pages: $(VENV)/.stamp-dev ## Write the pages that are generated (not those of measurements: matrix, bench-cpu)
+pages: $(VENV)/.stamp-dev ## Write the pages that are generated (not those of measurements: matrix, bench-cpu, bench-jax)
 	$(VENV)/bin/python tests/support/pages/generated_pages.py
 
 test-core: $(CORE_VENV)/.stamp-core ## Run the tests without torch, jax and MPI
@@ -85,6 +85,9 @@ test-frameworks: $(MATRIX_VENV)/.stamp-frameworks ## Run the tests of the adapte
 bench-cpu: $(MATRIX_VENV)/.stamp-bench ## Time batch normalization on the CPU beside its peers and write docs/performance.md
 	$(MATRIX_VENV)/bin/python benchmarks/cpu.py --page docs/performance.md $(ARGS)
 	$(MATRIX_VENV)/bin/python benchmarks/growth.py --page docs/performance.md --plot docs/performance.svg
+
+bench-jax: $(MATRIX_VENV)/.stamp-bench ## Time bnspec under jax.jit beside flax's layer and write docs/performance-jax.md
+	$(MATRIX_VENV)/bin/python benchmarks/jax_layers.py --page docs/performance-jax.md $(ARGS)
 
 # In the environment of PYTHON where that has CuPy and torch: a machine with a device may reach no package index.
 bench-gpu: ## On a machine with a CUDA device: bits, waits, conformance and times, as JSON in .cache/gpu

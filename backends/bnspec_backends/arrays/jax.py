@@ -23,7 +23,7 @@ class JaxBackend:
     """Backend "jax". Without ``jax_enable_x64`` there is no float64, and sums have the rounding error of float32."""
 
     name = "jax"
-    serving = "specification"
+    serving = "sums in levels (XLA)"
 
     def __init__(self) -> None:
         self.kernels: Kernels = JaxKernels()
