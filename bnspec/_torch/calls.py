@@ -13,7 +13,7 @@ from bnspec._errors import refusal
 from bnspec._masks import mask_of
 from bnspec._modes import exporting, untraced
 from bnspec._running import used_statistics
-from bnspec._torch import operators
+from bnspec._torch import fused, operators
 from bnspec._types import Gradients, Groups, Moments, Params, RunningState, Saved, Static
 
 __all__ = ["batch_norm", "batch_norm_inference", "batch_norm_vjp", "by_torch", "update_running"]
@@ -34,6 +34,11 @@ def batch_norm(
     if not torch.compiler.is_compiling():
         arguments.forward(x, params, config, state, mask, lengths, comm, name)
     axis = config.axis % x.ndim
+    if torch.compiler.is_compiling() and mask is None and lengths is None and _fuses(x, config):
+        given = [v if v is None else v.detach() for v in (x, *params)]
+        operators.check("forward", given, config.text, name)
+        groups = Groups(axis, 1 if config.virtual_batch_size is None else x.shape[0] // config.virtual_batch_size)
+        return fused.batch_norm(x, params, Static(groups, config, name), _transformed())
     mask = mask_of(x, axis, mask, lengths)
     used: Any = (None,) * 5
     if config.renorm is not None and state is not None:
@@ -47,6 +52,28 @@ def batch_norm(
     static = Static(Groups(axis, 1 if virtual is None else x.shape[0] // virtual), config, name)
     saved = Saved(x, mask, params.gamma, params.beta, mean, low, inverse, divisor, r, d, static)
     return y, Moments(count, mean, low, m2), saved
+
+
+def _fuses(x: Any, config: BatchNormConfig) -> bool:
+    """Return whether a compiler gets formulas in the place of an operator."""
+    if exporting(x) or config.renorm is not None or 0 in x.shape:
+        return False
+    return bool(x.dtype != torch.float64)
+
+
+def _steps(stats: Moments, config: BatchNormConfig) -> bool:
+    """Return whether a compiler gets formulas for the running state: everyday averages of one group, on the host."""
+    if stats.m2.device.type != "cpu":  # nothing waits there for the values of which some are refused
+        return False
+    if exporting(stats.m2) or config.renorm is not None or config.averaging == "pooled" or config.nonfinite == "raise":
+        return False
+    return bool(0 not in stats.m2.shape and (stats.m2.shape[0] == 1 or config.ghost_source == "first"))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _transformed() -> bool:
+    """Return whether the graph is written inside a transformation of torch.func, which a graph's guards look at."""
+    return torch._C._functorch.maybe_current_level() is not None
 
 
 def batch_norm_inference(
@@ -86,6 +113,9 @@ def update_running(state: RunningState, stats: Moments, config: BatchNormConfig,
     if not torch.compiler.is_compiling():
         arguments.running(state, stats, config, name)
     given = [None if v is None else v.detach() for v in (*state, *stats)]
+    if torch.compiler.is_compiling() and _steps(stats, config):
+        operators.check("running", given, config.text, name)
+        return fused.update(RunningState(*given[:6]), Moments(*given[6:]), config, name)
     found = operators.update(*given, config.text, name)
     return RunningState(*(None if old is None else new for old, new in zip(state, found)))
 
