@@ -34,11 +34,14 @@ def batch_norm(
     if not torch.compiler.is_compiling():
         arguments.forward(x, params, config, state, mask, lengths, comm, name)
     axis = config.axis % x.ndim
-    if torch.compiler.is_compiling() and mask is None and lengths is None and _fuses(x, config):
+    inside = _inside() if torch.compiler.is_compiling() else ""
+    if torch.compiler.is_compiling() and mask is None and lengths is None and _fuses(x, config, inside):
         given = [v if v is None else v.detach() for v in (x, *params)]
         operators.check("forward", given, config.text, name)
         groups = Groups(axis, 1 if config.virtual_batch_size is None else x.shape[0] // config.virtual_batch_size)
-        return fused.batch_norm(x, params, Static(groups, config, name), _transformed())
+        return fused.batch_norm(x, params, Static(groups, config, name), bool(inside))
+    if inside == "derivative":
+        operators.check("derivative", [], config.text, name)
     mask = mask_of(x, axis, mask, lengths)
     used: Any = (None,) * 5
     if config.renorm is not None and state is not None:
@@ -54,11 +57,11 @@ def batch_norm(
     return y, Moments(count, mean, low, m2), saved
 
 
-def _fuses(x: Any, config: BatchNormConfig) -> bool:
+def _fuses(x: Any, config: BatchNormConfig, inside: str) -> bool:
     """Return whether a compiler gets formulas in the place of an operator."""
     if exporting(x) or config.renorm is not None or 0 in x.shape:
         return False
-    return bool(x.dtype != torch.float64)
+    return bool(x.dtype != torch.float64 or inside == "derivative")
 
 
 def _steps(stats: Moments, config: BatchNormConfig) -> bool:
@@ -71,9 +74,10 @@ def _steps(stats: Moments, config: BatchNormConfig) -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _transformed() -> bool:
-    """Return whether the graph is written inside a transformation of torch.func, which a graph's guards look at."""
-    return torch._C._functorch.maybe_current_level() is not None
+def _inside() -> str:
+    """Name what a graph is written inside of, which its guards look at: a derivative, another transformation, or ""."""
+    kinds = [level.key().name for level in torch._C._functorch.get_interpreter_stack() or ()]
+    return "derivative" if {"Grad", "Jvp"} & set(kinds) else "".join(kinds[:1])
 
 
 def batch_norm_inference(
@@ -89,6 +93,10 @@ def batch_norm_inference(
         y = by_torch(x, params, state, config)
         wide = state.mean.to(torch.float64)[None]
         rest = [wide, torch.zeros_like(wide), 1.0 / torch.sqrt(state.var.to(torch.float64)[None] + config.epsilon)]
+    elif torch.compiler.is_compiling() and _inside() == "derivative":
+        given = [v if v is None else v.detach() for v in (x, *params, *state)]
+        operators.check("inference", given, config.text, name)
+        y, *rest = fused.infer(x, params, state, config)
     else:
         count = state.count if config.averaging == "debiased" else None
         y, *rest = operators.infer(x, params.gamma, params.beta, state.mean, state.var, count, config.text, name)

@@ -15,11 +15,11 @@ from bnspec._config import BatchNormConfig
 from bnspec._gradients import input_coefficients, parameter_gradients
 from bnspec._groups import reduced_axes, split, spread, unsplit
 from bnspec._normalize import inverse_stddev, normalize, scale_and_shift
-from bnspec._running import advance
+from bnspec._running import advance, used_statistics
 from bnspec._torch import operators
 from bnspec._types import Groups, Moments, Params, RunningState, Saved, Static
 
-__all__ = ["batch_norm", "moments", "update"]
+__all__ = ["batch_norm", "infer", "moments", "update"]
 
 for _kind in (torch.Tensor, torch.nn.Parameter):  # a namespace is looked up here, since no compiler can trace that
     array_namespace(torch.empty(0).as_subclass(_kind))
@@ -69,6 +69,17 @@ def moments(x: Any, groups: Groups) -> tuple[Any, Any, Any]:
     return mean, low, torch.clamp(m2, min=0.0)
 
 
+def infer(x: Any, params: Params, state: RunningState, config: BatchNormConfig) -> tuple[Any, Any, Any, Any]:
+    """Return y, and of the running statistics the mean, its low part and 1/sqrt(var + epsilon)."""
+    epsilon, decay = _decimals(config.text)
+    mean, var = state.mean.detach().to(torch.float64), state.var.detach().to(torch.float64)
+    options: Any = _Options(decay, *_words(config))
+    mean, var = (v[None] for v in used_statistics(state._replace(mean=mean, var=var), options))
+    low, inverse = torch.zeros_like(mean), inverse_stddev(var, epsilon)
+    scale, shift = scale_and_shift(params, inverse, low, None, None)
+    return normalize(x, mean, scale, shift, Groups(config.axis % x.ndim, 1)), mean, low, inverse
+
+
 def update(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> RunningState:
     """Return what `bnspec.update_running` returns, for averages of one group.
 
@@ -80,10 +91,7 @@ def update(state: RunningState, stats: Moments, config: BatchNormConfig, name: s
     lowest = [_lowest(v) for v in (state.var, state.count, stats.m2, stats.count)]
     admitted = operators.admitted(torch.stack([*lowest, few]), state.mean.shape[0], config.text, name)
     _, decay = _decimals(config.text)
-    options: Any = _Options(
-        decay, config.correction, config.averaging, config.ghost_source, config.single_value, config.nonfinite,
-        config.counts_updates,
-    )  # fmt: skip
+    options: Any = _Options(decay, *_words(config))
     new = advance(state, stats, options, name)
     return RunningState(*(v if v is None else torch.where(admitted, v, old) for v, old in zip(new, state)))
 
@@ -99,6 +107,13 @@ class _Options(NamedTuple):
     nonfinite: str
     counts_updates: bool
     renorm: None = None
+
+
+def _words(config: BatchNormConfig) -> tuple[Any, ...]:
+    return (
+        config.correction, config.averaging, config.ghost_source, config.single_value, config.nonfinite,
+        config.counts_updates,
+    )  # fmt: skip
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -19,6 +19,7 @@ from bnspec._checks.elements import below_zero
 from bnspec._config import BatchNormConfig
 from bnspec._derivatives import batch_norm_vjp as _pull_back
 from bnspec._dtypes import arithmetic_dtype
+from bnspec._errors import refusal
 from bnspec._masks import mask_of, one_count
 from bnspec._running import too_few
 from bnspec._torch.function import Call, cotangents_of_moments, of_formulas
@@ -212,10 +213,19 @@ admitted = _lean(
 
 def _check(what: str, given: Any, config: str, name: str) -> Any:
     if what == "forward":
-        x, gamma, beta = given
-        arguments.forward(x, Params(gamma, beta), _config(config), None, None, None, None, name)
-    else:
+        arguments.forward(given[0], Params(*given[1:]), _config(config), None, None, None, None, name)
+    elif what == "inference":
+        arguments.inference(given[0], Params(*given[1:3]), RunningState(*given[3:]), _config(config), name)
+    elif what == "running":
         arguments.running(RunningState(*given[:6]), Moments(*given[6:]), _config(config), name)
+    else:
+        raise refusal(
+            TypeError,
+            "BN-GRAD-7",
+            got=f"{name}: a mask, lengths or renorm inside a derivative of torch.func inside torch.compile",
+            expected="a plain or ghost batch there",
+            do="Compile what is differentiated, or take the derivative by torch.autograd.",
+        )
     return torch.empty(0)
 
 
