@@ -83,8 +83,8 @@ def infer(x: Any, params: Params, state: RunningState, config: BatchNormConfig) 
 def update(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> RunningState:
     """Return what `bnspec.update_running` returns, for averages of one group.
 
-    What is refused by values is refused when the graph runs, by the one number of each array that decides it, and
-    before anything depends on the new state.
+    Values are refused when the graph runs, by the one number of each array that decides it, and before anything depends
+    on the new state.
     """
     count, least = stats.count[:1], config.correction if config.single_value == "raise" else 0
     few = torch.amax(torch.where(count > least, torch.zeros_like(count), count)).to(torch.float64)
@@ -137,7 +137,8 @@ def _normalized(
     mean, low, m2 = moments(x, groups)
     inverse = inverse_stddev(m2 / _elements(x, groups), epsilon)
     scale, shift = scale_and_shift(Params(gamma, beta), inverse, low, None, None)
-    y = normalize(x, mean, *settle(scale, shift), groups)
+    scale, shift = settle(scale, shift)
+    y = normalize(x, mean, scale, shift, groups)
     return y, mean, low, m2, inverse
 
 
@@ -181,4 +182,5 @@ def _settled(*numbers: Any) -> Any:
 
 def _elements(x: Any, groups: Groups) -> int:
     """Return the number of elements of each group and channel, from shapes alone."""
-    return math.prod([n for axis, n in enumerate(x.shape) if axis != groups.axis]) // groups.number
+    number: int = math.prod([n for axis, n in enumerate(x.shape) if axis != groups.axis]) // groups.number
+    return number

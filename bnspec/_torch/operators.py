@@ -256,7 +256,7 @@ for _name, _operator in (("update", update), ("admitted", admitted)):
     torch.library.register_vmap(f"bnspec::{_name}", _one_by_one(_operator))
 
 
-@torch.library.register_vmap("bnspec::check")
+@torch.library.register_vmap("bnspec::check")  # type: ignore[untyped-decorator]
 def _check_one(info: Any, in_dims: Any, what: str, given: Any, config: str, name: str) -> Any:
     one = [v if at is None else v.select(at, 0) for v, at in zip(given, in_dims[1], strict=True)]
     return check(what, one, config, name), None
