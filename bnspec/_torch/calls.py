@@ -76,7 +76,8 @@ def _steps(stats: Moments, config: BatchNormConfig) -> bool:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _inside() -> str:
     """Name what a graph is written inside of, which its guards look at: a derivative, another transformation, or ""."""
-    kinds = [level.key().name for level in torch._C._functorch.get_interpreter_stack() or ()]
+    c: Any = torch._C
+    kinds = [level.key().name for level in c._functorch.get_interpreter_stack() or ()]
     return "derivative" if {"Grad", "Jvp"} & set(kinds) else "".join(kinds[:1])
 
 

@@ -92,8 +92,9 @@ def update(state: RunningState, stats: Moments, config: BatchNormConfig, name: s
     admitted = operators.admitted(torch.stack([*lowest, few]), state.mean.shape[0], config.text, name)
     _, decay = _decimals(config.text)
     options: Any = _Options(decay, *_words(config))
-    new = advance(state, stats, options, name)
-    return RunningState(*(v if v is None else torch.where(admitted, v, old) for v, old in zip(new, state)))
+    new: Any = advance(state, stats, options, name)
+    chosen: list[Any] = [None if old is None else torch.where(admitted, v, old) for v, old in zip(new, state)]
+    return RunningState(*chosen)
 
 
 class _Options(NamedTuple):
