@@ -247,6 +247,8 @@ def values(x: Array) -> list[Any] | None:
     """
     if transformation(x) is not None:
         return None
+    if hasattr(x, "full_tensor"):  # torch's tensors over a mesh of processes have elements as a whole only
+        x = x.full_tensor()
     flat = array_namespace(x).reshape(x, (-1,))
     if hasattr(flat, "tolist"):  # one copy from a device; the standard itself knows only one for each element
         return list(flat.tolist())

@@ -25,7 +25,7 @@ from bnspec._modes import untraced, values
 from bnspec._moments import group, merge_groups
 from bnspec._types import Array, Moments, RunningState
 
-__all__ = ["update", "used_statistics"]
+__all__ = ["advance", "too_few", "update", "used_statistics"]
 
 
 class _Feed(NamedTuple):
@@ -43,6 +43,11 @@ def update(state: RunningState, stats: Moments, config: BatchNormConfig, name: s
     elements.state_values(state, name)
     elements.moments_values(stats, name)
     _check_counts(stats.count, state, config, name)
+    return advance(state, stats, config, name)
+
+
+def advance(state: RunningState, stats: Moments, config: BatchNormConfig, name: str) -> RunningState:
+    """Do what `update` does, for a state and moments whose values were checked too, but for BN-RUN-10."""
     for feed in _feeds(stats, config):
         state = _step(state, feed, config, name)
     return state
@@ -102,13 +107,18 @@ def _check_counts(count: Array, state: RunningState, config: BatchNormConfig, na
             if number == 0 or number + (seen[channel] + earlier if pooled else 0) > config.correction:
                 continue
             where_in = f"({state.mean.shape[0]} channels)" if shared else f"in channel {channel}"
-            raise refusal(
-                ValueError,
-                "BN-RUN-4",
-                got=f"{name}: a batch with {number} value per channel {where_in}",
-                expected=f"more than {config.correction} for correction={config.correction}",
-                do='Use a larger batch, correction=0, or single_value="keep" or "floor".',
-            )
+            raise too_few(number, where_in, config, name)
+
+
+def too_few(number: int, where_in: str, config: BatchNormConfig, name: str) -> Exception:
+    """Return the refusal of a count that leaves the corrected variance undefined."""
+    return refusal(
+        ValueError,
+        "BN-RUN-4",
+        got=f"{name}: a batch with {number} value per channel {where_in}",
+        expected=f"more than {config.correction} for correction={config.correction}",
+        do='Use a larger batch, correction=0, or single_value="keep" or "floor".',
+    )
 
 
 def _mean_of(each: list[_Feed]) -> _Feed:

@@ -50,7 +50,7 @@ def sum_over(x: Array, axes: tuple[int, ...], *, plain: bool) -> Array:
     if plain:
         return xp.sum(x, axis=axes)
     kept = tuple(a for a in range(x.ndim) if a not in axes)
-    length = math.prod(x.shape[a] for a in axes)
+    length = math.prod([x.shape[a] for a in axes])
     shape = tuple(x.shape[a] for a in kept)
     total = xp.reshape(xp.permute_dims(x, (*axes, *kept)), (length, *shape))
     if length == 0:

@@ -110,12 +110,11 @@ def plot(results, world, args):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
     for mode, known in results.items():
         axes.plot(range(1, len(known) + 1), [100 * v for v in known], marker="o", label=f"{mode}: {MODES[mode]}")
     axes.set(xlabel="epoch", ylabel="unseen digits known (%)", title=f"{world} processes, {args.samples} samples each")
-    axes.legend(loc="lower right", fontsize="small")
-    figure.tight_layout()
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")  # beside the points, not over them
     figure.savefig(args.plot, dpi=120)
 
 

@@ -154,6 +154,14 @@ def same_home(what: str, x: Array, other: str, v: Array, name: str) -> None:
             expected="one device in one call",
             do=f"Move {other} to {device(x)}.",
         )
+    if hasattr(x, "full_tensor") != hasattr(v, "full_tensor"):  # of torch, over a mesh of processes
+        raise refusal(
+            TypeError,
+            "BN-ERR-3",
+            got=f"{name}: {what} is a {type(x).__name__} and {other} a {type(v).__name__}",
+            expected="all tensors of a call over a mesh, or none",
+            do=f"Distribute {other} too, for example with torch.distributed.tensor.distribute_module.",
+        )
 
 
 def _array(what: str, x: Any, name: str) -> None:

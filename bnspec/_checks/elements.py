@@ -12,7 +12,7 @@ from bnspec._errors import refusal
 from bnspec._modes import readable
 from bnspec._types import Array, Moments, RunningState
 
-__all__ = ["is_readable", "lengths_values", "moments_values", "not_below_zero", "state_values"]
+__all__ = ["below_zero", "is_readable", "lengths_values", "moments_values", "not_below_zero", "state_values"]
 
 
 def state_values(
@@ -74,13 +74,18 @@ def lengths_values(lengths: Array, extent: int, name: str) -> None:
 def not_below_zero(what: str, v: Array, name: str, do: str, *, wait: bool = False, clause: str = "BN-RUN-14") -> None:
     """Refuse an array with an element below 0, where its elements can be read."""
     if (wait or is_readable(v)) and _has_negative(v):
-        raise refusal(
-            ValueError,
-            clause,
-            got=f"{name}: {what} of shape {tuple(v.shape)} has elements below 0",
-            expected="numbers >= 0",
-            do=do,
-        )
+        raise below_zero(what, tuple(v.shape), name, do, clause)
+
+
+def below_zero(what: str, shape: tuple[int, ...], name: str, do: str, clause: str = "BN-RUN-14") -> Exception:
+    """Return the refusal of an array with elements below 0."""
+    return refusal(
+        ValueError,
+        clause,
+        got=f"{name}: {what} of shape {shape} has elements below 0",
+        expected="numbers >= 0",
+        do=do,
+    )
 
 
 def is_readable(v: Array) -> bool:

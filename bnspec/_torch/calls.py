@@ -13,7 +13,7 @@ from bnspec._errors import refusal
 from bnspec._masks import mask_of
 from bnspec._modes import exporting, untraced
 from bnspec._running import used_statistics
-from bnspec._torch import operators
+from bnspec._torch import fused, operators
 from bnspec._types import Gradients, Groups, Moments, Params, RunningState, Saved, Static
 
 __all__ = ["batch_norm", "batch_norm_inference", "batch_norm_vjp", "by_torch", "no_schedule", "update_running"]
@@ -34,6 +34,14 @@ def batch_norm(
     if not torch.compiler.is_compiling():
         arguments.forward(x, params, config, state, mask, lengths, comm, name)
     axis = config.axis % x.ndim
+    inside = _inside() if torch.compiler.is_compiling() else ""
+    if torch.compiler.is_compiling() and mask is None and lengths is None and _fuses(x, config, inside):
+        given = [v if v is None else v.detach() for v in (x, *params)]
+        operators.check("forward", given, config.text, name)
+        groups = Groups(axis, 1 if config.virtual_batch_size is None else x.shape[0] // config.virtual_batch_size)
+        return fused.batch_norm(x, params, Static(groups, config, name), bool(inside))
+    if inside == "derivative":
+        operators.check("derivative", [], config.text, name)
     mask = mask_of(x, axis, mask, lengths)
     used: Any = (None,) * 5
     if config.renorm is not None and state is not None:
@@ -49,6 +57,30 @@ def batch_norm(
     return y, Moments(count, mean, low, m2), saved
 
 
+def _fuses(x: Any, config: BatchNormConfig, inside: str) -> bool:
+    """Return whether a compiler gets formulas in the place of an operator."""
+    if exporting(x) or config.renorm is not None or 0 in x.shape:
+        return False
+    return bool(x.dtype != torch.float64 or inside == "derivative")
+
+
+def _steps(stats: Moments, config: BatchNormConfig) -> bool:
+    """Return whether a compiler gets formulas for the running state: everyday averages of one group, on the host."""
+    if stats.m2.device.type != "cpu":  # nothing waits there for the values of which some are refused
+        return False
+    if exporting(stats.m2) or config.renorm is not None or config.averaging == "pooled" or config.nonfinite == "raise":
+        return False
+    return bool(0 not in stats.m2.shape and (stats.m2.shape[0] == 1 or config.ghost_source == "first"))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _inside() -> str:
+    """Name what a graph is written inside of, which its guards look at: a derivative, another transformation, or ""."""
+    c: Any = torch._C
+    kinds = [level.key().name for level in c._functorch.get_interpreter_stack() or ()]
+    return "derivative" if {"Grad", "Jvp"} & set(kinds) else "".join(kinds[:1])
+
+
 def batch_norm_inference(
     x: Any, params: Params, state: RunningState, config: BatchNormConfig, *, name: str
 ) -> tuple[Any, Saved]:
@@ -62,6 +94,10 @@ def batch_norm_inference(
         y = by_torch(x, params, state, config)
         wide = state.mean.to(torch.float64)[None]
         rest = [wide, torch.zeros_like(wide), 1.0 / torch.sqrt(state.var.to(torch.float64)[None] + config.epsilon)]
+    elif torch.compiler.is_compiling() and _inside() == "derivative":
+        given = [v if v is None else v.detach() for v in (x, *params, *state)]
+        operators.check("inference", given, config.text, name)
+        y, *rest = fused.infer(x, params, state, config)
     else:
         count = state.count if config.averaging == "debiased" else None
         y, *rest = operators.infer(x, params.gamma, params.beta, state.mean, state.var, count, config.text, name)
@@ -86,6 +122,9 @@ def update_running(state: RunningState, stats: Moments, config: BatchNormConfig,
     if not torch.compiler.is_compiling():
         arguments.running(state, stats, config, name)
     given = [None if v is None else v.detach() for v in (*state, *stats)]
+    if torch.compiler.is_compiling() and _steps(stats, config):
+        operators.check("running", given, config.text, name)
+        return fused.update(RunningState(*given[:6]), Moments(*given[6:]), config, name)
     found = operators.update(*given, config.text, name)
     return RunningState(*(None if old is None else new for old, new in zip(state, found)))
 

@@ -15,19 +15,21 @@ from torch import Tensor
 from bnspec._batch_norm import batch_norm as _batch_norm
 from bnspec._batch_norm import batch_norm_inference as _infer
 from bnspec._checks import arguments
+from bnspec._checks.elements import below_zero
 from bnspec._config import BatchNormConfig
 from bnspec._derivatives import batch_norm_vjp as _pull_back
 from bnspec._dtypes import arithmetic_dtype
+from bnspec._errors import refusal
 from bnspec._masks import mask_of, one_count
+from bnspec._running import too_few
 from bnspec._torch.function import Call, cotangents_of_moments, of_formulas
 from bnspec._types import Groups, Moments, Params, RunningState, Saved, Static
 from bnspec._update import update_running as _update
 
-__all__ = ["batch_norm", "infer", "pull_back", "update"]
+__all__ = ["admitted", "batch_norm", "check", "infer", "pull_back", "settled", "update"]
 
 _Tensors4 = tuple[Tensor, Tensor, Tensor, Tensor]
 _Tensors9 = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-_Tensors6 = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @torch.library.custom_op("bnspec::batch_norm", mutates_args=())
@@ -154,27 +156,84 @@ def _backward_frozen(ctx: Any, dy: Any, *others: Any) -> Any:
 infer.register_autograd(_backward_frozen, setup_context=_setup_frozen)
 
 
-@torch.library.custom_op("bnspec::update", mutates_args=())
-def update(
-    mean: Tensor, var: Tensor, count: Tensor | None, stddev: Tensor | None, renorm_mean: Tensor | None,
-    renorm_stddev: Tensor | None, batch_count: Tensor, batch_mean: Tensor, batch_low: Tensor, batch_m2: Tensor,
-    config: str, name: str,
-) -> _Tensors6:  # fmt: skip
-    """Return the running state after one batch; it refuses values when it runs."""
-    state = RunningState(mean, var, count, stddev, renorm_mean, renorm_stddev)
-    with torch.no_grad():
-        moments = Moments(batch_count, batch_mean, batch_low, batch_m2)
-        new = _update(state, moments, _config(config), name=name)
-        found: _Tensors6 = _apart([_or_none(v, mean) for v in new])
-        return found
+def _lean(schema: str, run: Any, shapes: Any) -> Any:
+    """Return an operator that costs a call little: a layer of a compiled model calls it in each step.
+
+    ``torch.library.custom_op`` looks at every call for graphs and for results that share memory with arguments, which
+    takes longer than some calls do. So the arguments here are in no graph, and the results are new tensors.
+    """
+    name = "bnspec::" + schema.partition("(")[0]
+    torch.library.define(name, schema.partition(name.partition("::")[2])[2])
+    torch.library.impl(name, "default", run)
+    torch.library.register_fake(name, shapes)
+    return getattr(torch.ops.bnspec, name.partition("::")[2]).default
 
 
-@update.register_fake
+def _run_update(*given: Any) -> Any:
+    *arrays, config, name = given
+    state, moments = RunningState(*arrays[:6]), Moments(*arrays[6:])
+    new = _update(state, moments, _config(config), name=name)
+    return _apart([_or_none(v, state.mean) for v in new], arrays)
+
+
 def _shapes_of_update(
     mean: Any, var: Any, count: Any, stddev: Any, renorm_mean: Any, renorm_stddev: Any, *others: Any
 ) -> Any:
     fields = (mean, var, count, stddev, renorm_mean, renorm_stddev)
     return tuple(mean.new_empty(0) if v is None else torch.empty_like(v) for v in fields)
+
+
+#: The running state after one batch; it refuses values when it runs.
+update = _lean(
+    "update(Tensor mean, Tensor var, Tensor? count, Tensor? stddev, Tensor? renorm_mean, Tensor? renorm_stddev, "
+    "Tensor batch_count, Tensor batch_mean, Tensor batch_low, Tensor batch_m2, str config, str name) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _run_update,
+    _shapes_of_update,
+)
+
+
+def _run_admitted(lowest: Any, channels: int, config: str, name: str) -> Any:
+    *numbers, few = lowest.tolist()
+    for what, v in zip(("state.var", "state.count", "stats.m2", "stats.count"), numbers, strict=True):
+        if v < 0:
+            raise below_zero(what, (channels,), name, "Make the state with bnspec.init, and take batch_norm's moments.")
+    if few:
+        raise too_few(int(few), f"({channels} channels)", _config(config), name)
+    return torch.ones((), dtype=torch.bool)
+
+
+#: Whether an update goes on: it is refused for numbers below 0, and for counts that its correction does not leave.
+admitted = _lean(
+    "admitted(Tensor lowest, SymInt channels, str config, str name) -> Tensor",
+    _run_admitted,
+    lambda lowest, channels, config, name: lowest.new_empty((), dtype=torch.bool),
+)
+
+
+def _check(what: str, given: Any, config: str, name: str) -> Any:
+    if what == "forward":
+        arguments.forward(given[0], Params(*given[1:]), _config(config), None, None, None, None, name)
+    elif what == "inference":
+        arguments.inference(given[0], Params(*given[1:3]), RunningState(*given[3:]), _config(config), name)
+    elif what == "running":
+        arguments.running(RunningState(*given[:6]), Moments(*given[6:]), _config(config), name)
+    else:
+        raise refusal(
+            TypeError,
+            "BN-GRAD-7",
+            got=f"{name}: a mask, lengths or renorm inside a derivative of torch.func inside torch.compile",
+            expected="a plain or ghost batch there",
+            do="Compile what is differentiated, or take the derivative by torch.autograd.",
+        )
+    return torch.empty(0)
+
+
+#: Nothing: it refuses, when a graph is written, what a function does; no graph keeps it, since nobody uses its result.
+check = _lean("check(str what, Tensor?[] given, str config, str name) -> Tensor", _check, _check)
+
+#: The same numbers, which a compiler takes as they are: it would rather compute them anew for each element of x.
+settled = _lean("settled(Tensor numbers) -> Tensor", torch.clone, torch.empty_like)
 
 
 def _one_by_one(operator: Any) -> Any:
@@ -191,8 +250,16 @@ def _one_by_one(operator: Any) -> Any:
     return rule
 
 
-for _operator in (batch_norm, pull_back, infer, update):
+for _operator in (batch_norm, pull_back, infer):
     _operator.register_vmap(_one_by_one(_operator))
+for _name, _operator in (("update", update), ("admitted", admitted)):
+    torch.library.register_vmap(f"bnspec::{_name}", _one_by_one(_operator))
+
+
+@torch.library.register_vmap("bnspec::check")  # type: ignore[untyped-decorator]
+def _check_one(info: Any, in_dims: Any, what: str, given: Any, config: str, name: str) -> Any:
+    one = [v if at is None else v.select(at, 0) for v, at in zip(given, in_dims[1], strict=True)]
+    return check(what, one, config, name), None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -238,9 +305,9 @@ def _laid_out(y: Any, x: Any) -> Any:
     return y if y.stride() == like.stride() else torch.empty_like(x).copy_(y)
 
 
-def _apart(tensors: Any) -> Any:
-    """Return tensors of which no two are one, which a graph may not be given."""
+def _apart(tensors: Any, given: Any = ()) -> Any:
+    """Return tensors of which no two are one, and none is a given one, which a graph may not be given."""
     found: list[Any] = []
     for v in tensors:
-        found.append(v.clone() if any(v is other for other in found) else v)
+        found.append(v.clone() if any(v is other for other in (*found, *given)) else v)
     return tuple(found)

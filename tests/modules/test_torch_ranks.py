@@ -18,3 +18,15 @@ def test_uneven_and_empty_ranks_are_one_process(sizes: str) -> None:
     worst = json.loads(done.stdout)
     assert worst.pop("same bits")
     assert max(worst.values()) < 1e-13, worst
+
+
+def test_tensors_over_a_mesh_are_the_whole_ones() -> None:
+    """DTensor has rules for each operation, so the specification's way is gone, forward and backward."""
+    done, _ = torch_job(2, HERE / "mesh_ranks.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    worst = json.loads(done.stdout)
+    told = worst.pop("refusal")
+    assert "gamma a Tensor" in told
+    assert "[BN-ERR-3]" in told
+    assert len(worst) == 6
+    assert max(worst.values()) < 1e-13, worst

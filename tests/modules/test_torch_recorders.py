@@ -257,6 +257,79 @@ def test_vmap_of_what_is_compiled() -> None:
     torch.testing.assert_close(compiled(torch.func.vmap(f))(both), torch.stack([f(X), f(X * 2)]))
 
 
+def _loss(x: Any) -> Any:
+    return (bnspec.batch_norm(x, PARAMS, CONFIG)[0] ** 3).sum()
+
+
+def _frozen_loss(x: Any) -> Any:
+    state = STATE._replace(mean=STATE.mean + 1)
+    return (bnspec.batch_norm_inference(x, PARAMS, state, CONFIG)[0] ** 3).sum()
+
+
+DERIVATIVES: dict[str, Callable[[Any], Any]] = {
+    "grad": torch.func.grad(_loss),
+    "vjp": lambda x: torch.func.vjp(_loss, x)[1](torch.tensor(2.0))[0],
+    "jvp": lambda x: torch.func.jvp(_loss, (x,), (torch.ones_like(x) + x,))[1],
+    "hessian": lambda x: torch.func.hessian(_loss)(x[:2, :, :2, :1]),
+    "vmap of grad": lambda x: torch.func.vmap(torch.func.grad(_loss))(torch.stack([x, 2 * x])),
+    "grad, float64": lambda x: torch.func.grad(_loss)(x.double()),
+    "grad of evaluation": torch.func.grad(_frozen_loss),
+}
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_derivatives_of_torch_func_inside_a_graph(name: str) -> None:
+    f = DERIVATIVES[name]
+    torch.testing.assert_close(compiled(f)(X), f(X))
+
+
+@pytest.mark.parametrize("more", [{"mask": MASK}, {"lengths": torch.full((8,), 3)}])
+def test_what_has_no_derivative_inside_a_graph_is_refused(more: dict[str, Any]) -> None:
+    f = lambda x: bnspec.batch_norm(x, PARAMS, CONFIG, **more)[0].sum()  # noqa: E731
+    with pytest.raises(Exception, match=r"torch\.func inside torch\.compile.*BN-GRAD-7"):
+        compiled(torch.func.grad(f))(X)
+
+
+@pytest.mark.parametrize("clause", ["BN-RUN-4", "BN-RUN-14"])
+def test_an_update_that_is_refused_when_the_graph_runs_moves_nothing(clause: str) -> None:
+    module, _ = pair()
+    call = compiled(module)
+    call(X)
+    if clause == "BN-RUN-14":
+        with torch.no_grad():
+            module.running_var[2] = -1.0
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(ValueError, match=clause):
+        call(X if clause == "BN-RUN-14" else X[:1, :, :1, :1])
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+
+
+def test_what_a_compiler_fuses_keeps_the_digits_of_hard_inputs() -> None:
+    """In C++ as torch writes it: a mean of a million deviations, a constant channel, an outlier, and one with a NaN."""
+    x = X.clone()
+    x[:, 0] += 1e6
+    x[:, 1] = 0.1
+    x[0, 2, 0, 0] = 1e8
+    module, eager = pair()
+    call = torch.compile(lambda x: torch.relu(module(x)), fullgraph=True)
+    clean = step(module, call, x)
+    spacing = torch.finfo(torch.float32).eps
+    for a, b in zip(clean, step(eager, lambda x: torch.relu(eager(x)), x), strict=True):
+        assert float((a - b).abs().max()) <= spacing * float(b.abs().max())
+    assert torch.equal(clean[0][:, 1], torch.zeros(8, 6, 5))  # beta, to the bit
+    x[3, 3, 3, 3] = torch.nan
+    broken = step(module, call, x)
+    assert broken[0][:, 3].isnan().all()
+    assert equal([v[:, :3] for v in broken[:2]], [v[:, :3] for v in clean[:2]])
+
+
+def test_torch_jit_script_is_refused() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 1), pair()[0])
+    with pytest.raises(TypeError, match=r"torch\.jit\.script of a BatchNorm2d.*BN-ERR-5"):
+        torch.jit.script(model)
+    torch.jit.script(ours.restore(model))
+
+
 def test_checkpoint_in_a_graph_moves_once() -> None:
     from torch.utils.checkpoint import checkpoint
 

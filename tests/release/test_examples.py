@@ -13,6 +13,7 @@ from bnspec_conformance.run.launch import command
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "train_digits.py"
+RESNET = ROOT / "examples" / "torch_resnet.py"
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed")
 
@@ -49,3 +50,15 @@ def test_one_process_compares_and_plots(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines[1:]] == ["local", "sync", "ghost", "renorm"]
     assert lines[1].split()[1:3] == lines[2].split()[1:3]  # with one process they are the same
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_two_processes_of_torch_train_in_every_mode_and_plot(tmp_path: Path) -> None:
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", RESNET]
+    done = run([*start, "--epochs", "1", "--limit", "64", *(["--plot", "resnet.png"] if drawn else [])], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    known = {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines()}  # the first rank's alone
+    assert list(known) == ["local", "sync", "ghost", "renorm"]
+    assert all(0 < share <= 100 for share in known.values())
+    assert not drawn or (tmp_path / "resnet.png").read_bytes().startswith(b"\x89PNG")

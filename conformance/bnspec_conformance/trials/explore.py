@@ -32,7 +32,7 @@ def clauses(*ids: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def explore(
     strategy: Callable[[Subject], SearchStrategy[Any]] | None = None,
     *,
-    share: float = 1.0,
+    share: float | Callable[[Subject], float] = 1.0,
     sizes: Callable[[Subject, Budget], Sequence[Any]] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Turn a check into a test over what the strategy draws for the subject.
@@ -44,8 +44,8 @@ def explore(
     ----------
     strategy : callable or None
         Takes the subject. Without one the check runs once, as ``check(t)``.
-    share : float
-        Of the subject's number of examples; below 1 for expensive checks.
+    share : float or callable
+        Of the subject's number of examples, as a number or by the subject; below 1 for expensive checks.
     sizes : callable, optional
         In place of a strategy: takes the subject and the budget, and returns every argument that the check is run on. A
         budget without sizes leaves the check out.
@@ -71,7 +71,8 @@ def explore(
                 elif strategy is None or drawn:
                     run_case(check, trial, *drawn.values()).decide()
                 else:
-                    search(check, trial, strategy(subject), max(2, round(share * trial.examples))).decide()
+                    part = share(subject) if callable(share) else share
+                    search(check, trial, strategy(subject), max(2, round(part * trial.examples))).decide()
             except NotSupported as error:
                 outcome, reason = "not supported", str(error)
             except Exception:

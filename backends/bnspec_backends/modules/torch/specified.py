@@ -213,6 +213,16 @@ class SpecifiedNorm(RunningBuffers):
                 do='Give a mask without the channel axis, or a number as momentum with averaging="debiased".',
             )
 
+    def __prepare_scriptable__(self) -> Any:
+        """Refuse ``torch.jit.script``, which asks this of every module of a model before it reads its source."""
+        raise refusal(
+            TypeError,
+            "BN-ERR-5",
+            got=f"torch.jit.script of a {type(self).__name__}",
+            expected="a module of Python, or a graph of its operations",
+            do="Use torch.jit.trace or torch.export, or script what bnspec.torch.restore(model) returns.",
+        )
+
     def extra_repr(self) -> str:
         """Return torch's text, and the options that are not torch's."""
         plain = vars(Options())

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
@@ -64,23 +64,55 @@ def test_same_bits_of_many(t: Trial, dtype: Any) -> None:
         t.same(values_of(t.run(case).ranks[0]), first, "a later result", case)
 
 
-def compiler(subject: Subject) -> Any:
-    """jax, or not supported."""
-    if subject.backend is None or subject.backend.name != "jax":
-        raise NotSupported(f"{subject.name} has no calls that are traced and compiled, as jax.jit does")
-    import jax
+class Compiler(NamedTuple):
+    """Ways of a library to compile a call."""
 
-    return jax
+    compile: Callable[[Callable[..., Any]], Callable[..., Any]]
+    trace: Callable[[Callable[..., Any], Array], Any]  # a call on an array's shape and dtype alone
+    errors: tuple[type[Exception], ...]  # that a call which is being compiled raises for what the call refuses
+    share: float  # of the subject's cases that are compiled: each takes seconds
+
+
+def compiler(subject: Subject) -> Compiler:
+    """`jax.jit` or `torch.compile`, or not supported."""
+    library = None if subject.backend is None else subject.backend.name
+    if library == "jax":
+        import jax
+
+        trace = lambda f, v: jax.eval_shape(f, jax.ShapeDtypeStruct(v.shape, v.dtype))  # noqa: E731
+        return Compiler(jax.jit, trace, (ValueError, TypeError), 0.5)
+    if library == "torch":
+        return _of_torch()
+    raise NotSupported(f"{subject.name} has no calls that are traced and compiled, as jax.jit does")
+
+
+def _of_torch() -> Compiler:
+    """Record a call as one graph, without torch's C++: that would take minutes and is torch's own."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    def graph(f: Callable[..., Any]) -> Callable[..., Any]:
+        torch._dynamo.reset()  # each case is a graph of its own, and only so many are kept
+        return torch.compile(f, fullgraph=True, backend="aot_eager")
+
+    def trace(f: Callable[..., Any], v: Array) -> Any:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return f(torch.empty(v.shape, dtype=getattr(torch, v.dtype.name)))
+
+    return Compiler(graph, trace, (ValueError, TypeError, RuntimeError), 0.25)
 
 
 def compilable(subject: Subject) -> st.SearchStrategy[Case]:
     """Cases with everything, where the library compiles."""
     compiler(subject)
-    return whole(subject)
+    plain = strategies.cases(subject, derivatives=True, running=True)
+    if subject.examples < 10:
+        return plain
+    return st.one_of(plain, strategies.cases(subject, ghost=True, derivatives=True, running=True))
 
 
-def compiled(t: Trial, jax: Any, case: Case) -> Outcome:
-    """Return the case inside one jitted function."""
+def compiled(t: Trial, case: Case) -> Outcome:
+    """Return the case inside one compiled function."""
     backend, rank, held = t.needs_backend(), case.ranks[0], case.state
     assert held is not None
     put = {
@@ -100,28 +132,30 @@ def compiled(t: Trial, jax: Any, case: Case) -> Outcome:
                 "dbeta": grads.beta, "ydot": tangents.y, "mean_dot": tangents.mean, "var_dot": tangents.var,
                 "state": {k: v for k, v in new._asdict().items() if v is not None}}  # fmt: skip
 
-    found = jax.jit(step)(put["x"], put["dy"], put["xdot"], params, (put.get("gamma_dot"), put.get("beta_dot")), state)
-    return Outcome((RankOutcome(**jax.tree_util.tree_map(np.asarray, found)),))
+    dots = put.get("gamma_dot"), put.get("beta_dot")
+    found = compiler(t.subject).compile(step)(put["x"], put["dy"], put["xdot"], params, dots, state)
+    kept = {k: backend.to_numpy(v) for k, v in found.pop("state").items()}
+    arrays = {k: None if v is None else backend.to_numpy(v) for k, v in found.items()}
+    return Outcome((RankOutcome(state=kept, **arrays),))
 
 
 @clauses("BN-DET-3")
-@explore(compilable, share=0.5)
+@explore(compilable, share=lambda subject: compiler(subject).share)
 def test_compiled(t: Trial, case: Case) -> None:
-    """Forward, vjp, jvp and update inside jax.jit equal the eager call within the bound."""
-    jax = compiler(t.subject)
+    """Forward, vjp, jvp and update inside jax.jit or torch.compile equal the eager call within the bound."""
     rank = case.ranks[0]
     far = RankInputs(rank.x + rank.x.dtype.type(30), rank.dy, None, rank.xdot)  # where a rewritten variance would show
     case = dataclasses.replace(case, ranks=(far,))
     reference = exact(case)
     t.agree(case, *_EVERYTHING, "state", reference=reference, proves=())
-    t.agree(case, *_EVERYTHING, "state", reference=reference, outcome=compiled(t, jax, case))
+    t.agree(case, *_EVERYTHING, "state", reference=reference, outcome=compiled(t, case))
 
 
 @clauses("BN-DET-3")
 @explore()
 def test_raises_at_tracing(t: Trial) -> None:
     """A call refused for its shape, dtype or configuration is refused while tracing too, with the eager call's text."""
-    jax = compiler(t.subject)
+    how = compiler(t.subject)
     put = t.needs_backend().asarray
     ghost = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=1, virtual_batch_size=3)
     config = dataclasses.replace(ghost, virtual_batch_size=None)
@@ -146,7 +180,6 @@ def test_raises_at_tracing(t: Trial) -> None:
     own = ("BN-DET-3",)
     for clause, call, bad in rows:
         eager = t.refuses(lambda: call(put(bad)), (ValueError, TypeError), clause, proves=(clause,))  # noqa: B023
-        shape = jax.ShapeDtypeStruct(bad.shape, bad.dtype)
-        traced = t.refuses(lambda: jax.eval_shape(call, shape), (ValueError, TypeError), clause, proves=own)  # noqa: B023
+        traced = t.refuses(lambda: how.trace(call, bad), (ValueError, TypeError), clause, proves=own)  # noqa: B023
         t.require(traced == eager, f"traced: {traced}\neager:  {eager}")
-        t.refuses(lambda: jax.jit(call)(put(bad)), (ValueError, TypeError), clause, proves=own)  # noqa: B023
+        t.refuses(lambda: how.compile(call)(put(bad)), how.errors, clause, proves=own)  # noqa: B023
