@@ -28,8 +28,8 @@ __all__ = ["JaxKernels"]
 class JaxKernels(Kernels):
     """Kernels for every JAX array, eager or traced, on any device and however it is spread over devices.
 
-    What touches all elements of x is a program, which XLA compiles as a whole, and which is traced once for each shape
-    however many layers there are. The arithmetic on (G, C) numbers stays outside: in one program XLA joins
+    Each operation on all elements of x is a program, which XLA compiles as a whole, and which is traced once for each
+    shape however many layers there are. The arithmetic on (G, C) numbers stays outside: in one program XLA joins
     multiplications and additions as it sees fit, and bits that are to be equal by formula would not be.
     """
 
