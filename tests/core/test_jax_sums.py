@@ -55,7 +55,7 @@ def y_and_dx(x: Any, gamma: Any, beta: Any, dy: Any, config: bnspec.BatchNormCon
 
 
 def test_hard_families_keep_the_digits_of_float32() -> None:
-    missed = {}
+    missed: dict[tuple[str, str], float] = {}
     for name, (x, gamma, beta, dy, epsilon) in hard_families().items():
         config = bnspec.BatchNormConfig(axis=x.ndim - 1, epsilon=epsilon, decay=0.9, correction=0)
         case = Case(config=config, ranks=(RankInputs(x, dy),), gamma=gamma, beta=beta)

@@ -32,6 +32,12 @@ def apart(found: list[Any], wanted: list[Any]) -> float:
     return max(float((v - w).abs().max() / w.abs().max()) for v, w in whole)
 
 
+def over(v: Any, mesh: Any, place: Any) -> Any:
+    """Return a tensor placed over the mesh, a leaf of its own."""
+    spread: Any = distribute_tensor(v.detach().clone(), mesh, [place])
+    return spread
+
+
 def main() -> None:
     """Compare for each placement, and say on the first rank what a mixed call is told."""
     dist.init_process_group("gloo")
@@ -41,15 +47,14 @@ def main() -> None:
     params = bnspec.Params(torch.rand(4, dtype=torch.float64, generator=generator), torch.ones(4, dtype=torch.float64))
     worst: dict[str, Any] = {}
     for name, place in {"samples": Shard(0), "channels": Shard(1), "copies": Replicate()}.items():
-        over = lambda v, place: distribute_tensor(v.detach().clone(), mesh, [place])  # noqa: E731
-        spread = bnspec.Params(*(over(v, Replicate()) for v in params))
-        found, wanted = training(over(x, place), spread), training(x.clone(), params)
+        spread = bnspec.Params(*(over(v, mesh, Replicate()) for v in params))
+        found, wanted = training(over(x, mesh, place), spread), training(x.clone(), params)
         worst[name] = apart(found, wanted)
         module, alone = (bnspec.torch.BatchNorm2d(4, dtype=torch.float64) for _ in range(2))
         distribute_module(module, mesh)
-        worst[f"module, {name}"] = apart(module_step(module, over(x, place)), module_step(alone, x))
+        worst[f"module, {name}"] = apart(module_step(module, over(x, mesh, place)), module_step(alone, x))
         try:
-            bnspec.batch_norm(over(x, place), params, CONFIG)
+            bnspec.batch_norm(over(x, mesh, place), params, CONFIG)
         except TypeError as error:
             worst["refusal"] = str(error)
     if dist.get_rank() == 0:
