@@ -67,6 +67,29 @@ def test_hard_families_keep_the_digits_of_float32() -> None:
     assert set(missed) == BEYOND, missed
 
 
+@pytest.mark.parametrize("shape", [(128, 0), (70, 100, 0), (0, 0)])
+def test_no_channels_at_all(shape: tuple[int, ...]) -> None:
+    """Rows that fall into parts hold nothing either; forward, and both derivatives."""
+    config = bnspec.BatchNormConfig(axis=-1, epsilon=1e-3, decay=0.9, correction=0)
+    x, params = jnp.zeros(shape), bnspec.Params(jnp.ones(0), jnp.zeros(0))
+    for mask in (None, jnp.ones((*shape[:-1], 1), bool)):
+        y, stats, saved = bnspec.batch_norm(x, params, config, mask=mask)
+        assert y.shape == bnspec.batch_norm_vjp(x, saved).x.shape == bnspec.batch_norm_jvp(x, saved).shape == shape
+        assert stats.m2.shape == (1, 0)
+
+
+def test_differences_that_no_number_reaches() -> None:
+    """Elements beside the largest number with both signs: what lies between them overflows, y and dx do not."""
+    x = np.asarray([[3.4e38, -3.4e38]] + [[-3.4e38, 3.4e38]] * 99, np.float32)
+    config = bnspec.BatchNormConfig(axis=1, epsilon=1e-3, decay=0.9, correction=0)
+    ones = jnp.ones(2)
+    wide = x.astype(np.float64)
+    exact = (wide - wide.mean(0)) / wide.std(0)
+    y, dx = y_and_dx(x, ones, ones * 0, jnp.ones_like(x), config)
+    assert worst(y, exact, 1.0) < 5e-7
+    assert np.isfinite(np.asarray(dx)).all()
+
+
 PROGRAM = """
 import re, sys
 import jax, jax.numpy as jnp, numpy as np

@@ -5,6 +5,7 @@ broadcast to x's shape is summed, where JAX transposes it, in levels (`levels`).
 ``x - centre`` and moves the shift instead; so one sum over ``dy*(x - centre)`` and one over dy serve every derivative.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ from jax.lax import stop_gradient
 from bnspec import BatchNormConfig, Communicator, Groups, Kernels, Moments, Normalized, Params, RunningState
 from bnspec._dtypes import arithmetic_dtype, count_dtype
 from bnspec._groups import holds_nothing, reduced_axes, split, unsplit
+from bnspec._kernels import narrowed, widened
 from bnspec._masks import expand_mask, one_count
 from bnspec._normalize import scale_and_shift
 from bnspec._renorm import corrections
@@ -39,7 +41,7 @@ class JaxKernels(Kernels):
     def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
         if holds_nothing(x, groups):
             return super().moments(x, groups, mask)
-        return _moments_of(*_deviations(x, mask, groups))
+        return _moments_of(*_deviations(x, mask, groups, fits=_fits(x)))
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
         still = stop_gradient(centre)
@@ -68,7 +70,8 @@ class JaxKernels(Kernels):
     ) -> tuple[Moments, Normalized]:
         if mask is not None or comm is not None or holds_nothing(x, groups):
             return super().forward(x, params, config, groups, state=state, mask=mask, comm=comm, name=name)
-        count, found = _deviations(x, None, groups)
+        _, (wide,), used = widened(self, (x,), *params)
+        count, found = _deviations(wide, None, groups, fits=_fits(x))
         stats, divisor = _moments_of(count, found), count.astype(found.m2.dtype)
         r = d = None
         if config.renorm is not None:
@@ -78,16 +81,20 @@ class JaxKernels(Kernels):
         still = stop_gradient(high)
         # In units in which no square overflows, until y itself.
         inverse = 1.0 / jnp.sqrt(m2 / per_channel(divisor) + (config.epsilon * unit) * unit)
-        scale, shift = scale_and_shift(params, inverse, low + (high - still) * unit, r, d)
-        y = _affine(x, still, unit, scale, shift, groups)
+        scale, shift = scale_and_shift(Params(*used), inverse, low + (high - still) * unit, r, d)
+        y = narrowed(_affine(wide, still, unit, scale, shift, groups), x)
         return stats, Normalized(y, stats.mean, stats.mean_low, inverse * unit, divisor, r, d)
 
 
 @jax.jit
 def _affine(x: Any, centre: Any, unit: Any, scale: Any, shift: Any, groups: Groups) -> Any:
     """Return ``(x - centre)*unit*scale + shift`` in x's dtype; centre and unit are constants to every derivative."""
-    v = _wide(x, groups) - _reshaped(centre, x, groups)
-    v = v if unit is None else v * _reshaped(unit, x, groups)
+    v, still = _wide(x, groups), _reshaped(centre, x, groups)
+    if unit is None:
+        v = v - still
+    else:
+        unit = _reshaped(unit, x, groups)
+        v = v * unit - still * unit  # powers of two, so this rounds once; the difference itself may overflow
     y = v * _spread(scale, x, groups) + _spread(shift, x, groups)
     return unsplit(y.astype(x.dtype), x)
 
@@ -116,8 +123,8 @@ def _combination(dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, mask: Any
     return unsplit(dx.astype(x.dtype), x)
 
 
-@jax.jit
-def _deviations(x: Any, mask: Any, groups: Groups) -> tuple[Any, Deviations]:
+@functools.partial(jax.jit, static_argnames="fits")
+def _deviations(x: Any, mask: Any, groups: Groups, *, fits: bool) -> tuple[Any, Deviations]:
     """Return how many elements count, in the shape of `Moments`, and their deviations as (G, C) arrays."""
     v, axes = _wide(x, groups), _axes(x, groups)
     if mask is None:
@@ -128,9 +135,13 @@ def _deviations(x: Any, mask: Any, groups: Groups) -> tuple[Any, Deviations]:
         count = _rows(keep.astype(count_dtype(jnp)).sum(axis=axes, keepdims=True), groups)  # (G, 1) or (G, C)
         n = _reshaped(jnp.maximum(count, 1).astype(v.dtype), x, groups)
         count = count[:, 0] if one_count(mask, groups) else count
-    fits = 2 * jnp.finfo(x.dtype).maxexp < jnp.finfo(v.dtype).maxexp
     found = deviations(v, keep, n, axes, fits=fits)
     return count, Deviations(*(_rows(each, groups) for each in found))
+
+
+def _fits(x: Any) -> bool:
+    """Return whether the square of a difference of x's elements is within the range of the arithmetic dtype."""
+    return bool(2 * jnp.finfo(x.dtype).maxexp < jnp.finfo(arithmetic_dtype(x)).maxexp)
 
 
 def _moments_of(count: Any, found: Deviations) -> Moments:

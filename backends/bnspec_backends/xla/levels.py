@@ -52,7 +52,7 @@ def total(v: Any, axes: tuple[int, ...]) -> Any:
             if length % part:
                 filled = [(0, -length % part * (i == a), 0) for i in range(v.ndim)]
                 v = jax.lax.pad(v, jax.numpy.zeros((), v.dtype), filled)
-            v = _kept(v.reshape(*shape[:a], -1, part, *shape[a + 1 :]).sum(axis=a + 1))
+            v = _kept(v.reshape(*shape[:a], -(-length // part), part, *shape[a + 1 :]).sum(axis=a + 1))
         v = _kept(v.sum(axis=level, keepdims=True))
     return v
 

@@ -68,9 +68,12 @@ def _deviations(v: Any, keep: Any, count: Any, axes: tuple[int, ...], fits: bool
     element = _element(v, keep, axes)
     unit = jnp.ones_like(element) if fits else _unit(v, keep, element, axes)
     small = jnp.asarray(2.0 ** -jnp.finfo(v.dtype).nmant, v.dtype)
-    high = element + total(_counted(v * small - element * small, keep), axes) / count / small
+    step = total(_counted(v * small - element * small, keep), axes) / count
+    # Beside the largest number an element may be further from the mean than any number reaches; half of it is not.
+    halves = 2 * (element / 2 + step / (2 * small))
+    high = jnp.where(jnp.isfinite(step / small), element + step / small, halves)
     high = jax.lax.optimization_barrier(high)
-    e = _counted((v - high) * unit, keep)
+    e = _counted(v * unit - high * unit, keep)  # the difference itself may overflow
     low = total(e, axes) / count
     m2 = total(e * e, axes) - count * (low * low)
     return high, low, jnp.where(m2 < 0, jnp.zeros_like(m2), m2), unit
@@ -82,7 +85,7 @@ def _rule(axes: tuple[int, ...], fits: bool, given: tuple[Any, ...], tangents: t
     found = high, low, _, unit = _deviations(v, keep, count, axes, fits)
     moved = _counted(tangents[0], keep)
     # Before it is multiplied: a masked NaN must not reach the derivative of this rule either.
-    e = _counted((v - high) * unit - low, keep)
+    e = _counted(v * unit - high * unit - low, keep)
     dots = total(moved, axes) / count, jnp.zeros_like(low), 2 * unit * total(moved * e, axes), jnp.zeros_like(unit)
     return found, dots
 
