@@ -94,7 +94,11 @@ def _load() -> None:
     import bnspec
 
     for module in pkgutil.walk_packages(bnspec.__path__, "bnspec."):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:  # the door of a framework that is not installed
+            if str(error.name).partition(".")[0] in _PACKAGES:
+                raise
     for name in _BACKENDS:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
