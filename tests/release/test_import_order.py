@@ -20,8 +20,8 @@ PACKAGES = ("bnspec", "backends/bnspec_backends", "conformance/bnspec_conformanc
 ORDER = (
     ("bnspec",),
     ("bnspec_backends",),
-    # The door to the modules for torch, which is never imported by `import bnspec`.
-    ("bnspec.torch",),
+    # The doors to the modules for frameworks, which are never imported by `import bnspec`.
+    ("bnspec.torch", "bnspec.linen", "bnspec.nnx", "bnspec.equinox"),
     ("bnspec_conformance.cases",),
     ("bnspec_conformance.oracle", "bnspec_conformance.bounds"),
     ("bnspec_conformance.subjects",),
@@ -48,6 +48,7 @@ CIRCLES = {
             "bnspec._batch_norm",
             "bnspec._derivatives",
             "bnspec._torch.calls",
+            "bnspec._torch.fused",
             "bnspec._torch.operators",
             "bnspec._update",
         }
