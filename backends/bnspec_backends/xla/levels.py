@@ -3,7 +3,7 @@
 A sum over N samples of H times W elements is taken level by level, each level over at most `LENGTH` elements of those
 axes that lie next to each other: first within rows, then over rows, then over samples. An error then grows with the sum
 of the levels' lengths and not with their product, and XLA still compiles each level as one loop. (A tree of halves
-would be better yet, but each of its stages is an array of its own, which takes ten times the time.)
+would be better yet, but each of its stages is an array of its own, which takes many times as long.)
 
 The transpose of a broadcast is a sum, and JAX's own takes it in one go. `spread` broadcasts its tangent in the same
 levels, so what JAX makes of it in reverse mode is `total`.

@@ -7,7 +7,6 @@ subject jax-jit has the same ranks as lanes of `jax.vmap`.
 
 import contextlib
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
@@ -37,19 +36,12 @@ def jax_axis() -> "Devices":
 class Devices(Compiled):
     """One compiled program per configuration, shapes and number of devices."""
 
-    def _compiled(self) -> Any:
-        return _mapped()
+    @staticmethod
+    def _compute(*asked_for: Any) -> dict[str, Any]:
+        return _by_devices(*asked_for)
 
 
-@functools.cache
-def _mapped() -> Any:
-    """Return the function that compiles; made once, for it owns what was compiled."""
-    import jax
-
-    return jax.jit(_compute, static_argnums=(0, 1, 2, 3))
-
-
-def _compute(
+def _by_devices(
     config: bnspec.BatchNormConfig, mode: str, update: bool, world: int,
     given: dict[str, Any], shared: tuple[dict[str, Any], ...], state: dict[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip

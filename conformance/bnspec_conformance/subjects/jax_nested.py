@@ -23,19 +23,12 @@ def jax_nested() -> "Nested":
 class Nested(Compiled):
     """One compiled program per configuration and shapes."""
 
-    def _compiled(self) -> Any:
-        return _program()
+    @staticmethod
+    def _compute(*asked_for: Any) -> dict[str, Any]:
+        return _inside(*asked_for)
 
 
-@functools.cache
-def _program() -> Any:
-    """Return the function that compiles; made once, for it owns what was compiled."""
-    import jax
-
-    return jax.jit(_compute, static_argnums=(0, 1, 2, 3))
-
-
-def _compute(
+def _inside(
     config: bnspec.BatchNormConfig, mode: str, update: bool, world: int,
     given: dict[str, Any], shared: tuple[dict[str, Any], ...], state: dict[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip

@@ -6,6 +6,7 @@ and shapes. Ranks are lanes of one `jax.vmap` inside the program, joined by `bns
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -66,22 +67,24 @@ class Compiled:
             given[name] = None if each is None else stack(list(each))
         shared = tuple({name: put(v) for name, v in each.items()} for each in parameters(case))
         state = None if case.state is None else {name: put(v) for name, v in case.state.items()}
-        found = self._compiled()(case.config, case.mode, case.update, world, given, shared, state)
+        found = _program(self._compute)(case.config, case.mode, case.update, world, given, shared, state)
         return Outcome(tuple(_rank(found, i, case) for i in range(world)))
 
-    def _compiled(self) -> Any:
-        return _program()
+    @staticmethod
+    def _compute(*asked_for: Any) -> dict[str, Any]:
+        """Compute everything a case asks for; a subclass does it inside of other transformations."""
+        return _by_lanes(*asked_for)
 
 
 @functools.cache
-def _program() -> Any:
+def _program(compute: Callable[..., dict[str, Any]]) -> Any:
     """Return the function that compiles; made once, for it owns what was compiled."""
     import jax
 
-    return jax.jit(_compute, static_argnums=(0, 1, 2, 3))
+    return jax.jit(compute, static_argnums=(0, 1, 2, 3))
 
 
-def _compute(
+def _by_lanes(
     config: bnspec.BatchNormConfig, mode: str, update: bool, world: int,
     given: dict[str, Any], shared: tuple[dict[str, Any], ...], state: dict[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
