@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from torch._C._distributed_c10d import HashStore
 from torch_jobs import DEADLINE, MARGIN, STARTING, torch_faults, torch_job, torch_programs
 
 from bnspec_backends.ranks import TorchCommunicator
+from bnspec_backends.ranks.notices import Notice
 from bnspec_backends.ranks.torch import devices, world
 from bnspec_backends.ranks.torch.board import Board
+from bnspec_backends.ranks.torch.start import connected
 from bnspec_backends.ranks.waiting import GRACE
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
@@ -357,8 +360,36 @@ def test_nobody_waits_for_a_store_that_does_not_answer() -> None:
     assert board.news() == []
     assert board.unmarked("waits", [0, 1]) == []
     assert time.perf_counter() - begun < 2 * GRACE + MARGIN
-    assert board.thread.lost
+    assert board.thread.silent
+    assert not board.thread.lost
     never.set()
     failing = Board(_Silent(lambda names: 1 / 0))
     assert failing.news() == []
     assert failing.thread.lost
+
+
+def test_what_a_late_store_is_told_and_asked_is_not_lost() -> None:
+    """torch's server answers nobody while it looks up the name of a process that connects."""
+    store, answers = HashStore(), threading.Event()
+    late = _Silent(lambda names: answers.wait() and store.check(names))
+    late.set, late.get, late.add = store.set, store.get, store.add
+    here, there = Board(late), Board(store)
+    there.post(Notice(1, 0, "left", ""))
+    assert here.news() == []  # asked in vain
+    here.mark("here", 0, 1)  # not waited for
+    assert not there.all_marked("here", [0])
+    answers.set()
+    assert here.all_marked("here", [0], time.perf_counter() + MARGIN)
+    assert not here.thread.silent
+    assert here.news() == [Notice(1, 0, "left", "")]
+
+
+def test_ranks_are_connected_however_late_the_store_answers() -> None:
+    store, slow = HashStore(), iter([GRACE + 0.5])
+    late = _Silent(lambda names: time.sleep(next(slow, 0.0)) or store.check(names))
+    late.set, late.get = store.set, store.get
+    boards = Board(late), Board(store)
+    with ThreadPoolExecutor(2) as pool:
+        ends = list(pool.map(lambda rank: connected(boards[rank], rank, (0, 1), 30.0), (0, 1)))
+        rows = list(pool.map(lambda end: end.gather(np.ones(1, np.uint8), time.perf_counter() + 30.0, bool), ends))
+    assert [row.tolist() for row in rows] == [[[1], [1]]] * 2

@@ -11,8 +11,8 @@ import json
 import multiprocessing
 import os
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -108,11 +108,8 @@ def splits() -> None:
                     got = take(part.all_reduce(number_and_step, lambda a, b: a + b, about))
                     right.append(got.tolist() == [2 * (100.0 * number + step)])
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(work, (0, 1)))
         say(right=sum(right), of=len(right))
 
 

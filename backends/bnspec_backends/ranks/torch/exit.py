@@ -29,7 +29,7 @@ def _all_ended() -> bool:
     """Return whether every other rank has failed or ended, or can no longer be heard."""
     for each in list(_CLOSED):
         each.listen()
-        if each.board.thread.lost or each.ended >= {*each.members} - {each.number}:
+        if each.board.thread.silent or each.ended >= {*each.members} - {each.number}:
             _CLOSED.discard(each)
     return not _CLOSED
 

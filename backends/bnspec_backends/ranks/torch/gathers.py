@@ -61,8 +61,6 @@ class Gathers:
         if size == 1:
             return
         _ALIVE.add(self)
-        if hasattr(store, "clone"):  # its wait keeps all others from the store's connection, this rank's threads too
-            store = store.clone()
         with _gloo():
             self._group = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=min(seconds, _MOST)))
 

@@ -9,6 +9,7 @@ from bnspec._errors import CollectiveTimeout, CommunicatorError, refusal
 from bnspec_backends.ranks.facts import ranks_text
 from bnspec_backends.ranks.torch.board import Board
 from bnspec_backends.ranks.torch.gathers import Broken, Gathers
+from bnspec_backends.ranks.torch.gloo_store import GlooStore
 from bnspec_backends.ranks.waiting import wait
 
 __all__ = ["connected"]
@@ -43,25 +44,28 @@ def connected(board: Board, number: int, members: tuple[int, ...], deadline: flo
     """
     begun = time.perf_counter()
     until = begun + deadline
-    board.mark("here", number, 1)
+    board.mark("here", number, 1, until)
 
     def here() -> bool:
         time.sleep(min(_BETWEEN, (time.perf_counter() - begun) / 4))  # many ranks ask one store
-        return board.all_marked("here", members) or board.thread.lost
+        return board.all_marked("here", members, until) or board.thread.lost
 
     if not wait(here, until):
         missing = board.unmarked("here", members)
+        who = (
+            f"{ranks_text(missing)} did not" if missing else "the store, which would know who did not, does not answer"
+        )
         raise refusal(
             CollectiveTimeout,
             "BN-SYNC-9",
             got=f"rank {number} of {len(members)} waited {deadline:g} s for the others to make their communicator, and "
-            f"{ranks_text(missing) if missing else 'one'} did not",
+            f"{who}",
             expected="TorchCommunicator(group) on every rank of the group",
             do="Make it at the same place of the program on every rank, or give a longer deadline.",
         )
     try:
         seconds = max(until - time.perf_counter(), _LEAST)
-        return Gathers(board.store, members.index(number), len(members), seconds)
+        return Gathers(GlooStore(board, seconds), members.index(number), len(members), seconds)
     except Broken as error:
         raise refusal(
             CommunicatorError,
