@@ -4,6 +4,7 @@ Nothing falls back silently: a name that is asked for and cannot be had is an er
 names and the extra to install. A backend that is only listed is listed with the reason why it cannot be had.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class BackendInfo:
 
 _backends: dict[str, Backend] = {}
 _kernels: dict[str, Kernels] = {}
+_SPECIFICATION = Kernels()
 _communicators: dict[str, Callable[[], Communicator]] = {}
 
 
@@ -189,6 +191,8 @@ def kernels_for(x: Array) -> Kernels:
             do="Convert it first, for example with numpy.asarray.",
         ) from error
     if name not in _kernels:
+        if name == "torch" and sys.modules["torch"].compiler.is_compiling():
+            return _SPECIFICATION  # no compiler can trace how a backend is found, and formulas are what it is to trace
         declared = "strict" if name == "array_api_strict" else name
         known = declared in _names("bnspec.backends")
         _kernels[name] = _checked(get_backend(declared).kernels, f"backend {declared!r}") if known else Kernels()

@@ -381,3 +381,22 @@ def test_selective_checkpointing_meets_the_operations() -> None:
     call = lambda x: checkpoint(module, x, use_reentrant=False, context_fn=contexts)  # noqa: E731
     for a, b in zip(step(module, call, X), step(eager, eager, X), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_first_call_of_a_process_may_be_one_that_is_compiled() -> None:
+    """How a backend is found cannot be traced."""
+    program = """
+import torch, bnspec
+config = bnspec.BatchNormConfig(axis=1, epsilon=3.0, decay=0.9, correction=0)
+def step(x, xdot, params, state):
+    y, stats, saved = bnspec.batch_norm(x, params, config, state=state)
+    tangents = bnspec.batch_norm_tangents(xdot, saved)
+    return y, tangents.y, bnspec.update_running(state, stats, config).mean
+one = torch.ones(1)
+x, xdot = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [4.0]])
+compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+found = compiled(x, xdot, bnspec.Params(one, 0 * one), bnspec.RunningState(one, one))
+print([v.flatten().tolist() for v in found])
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([[-0.5, 0.5], [-0.75, 0.75], [1.1]]).replace("1.1", str(1.100000023841858))

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -92,8 +93,13 @@ def _of_torch() -> Compiler:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     def graph(f: Callable[..., Any]) -> Callable[..., Any]:
-        torch._dynamo.reset()  # each case is a graph of its own, and only so many are kept
-        return torch.compile(f, fullgraph=True, backend="aot_eager")
+        def call(*args: Any) -> Any:
+            torch._dynamo.reset()  # each case is a graph of its own, and only so many are kept
+            with warnings.catch_warnings():  # of torch's compiler, about itself and about caches that it does not keep
+                warnings.simplefilter("ignore")
+                return torch.compile(f, fullgraph=True, backend="aot_eager")(*args)
+
+        return call
 
     def trace(f: Callable[..., Any], v: Array) -> Any:
         with FakeTensorMode(allow_non_fake_inputs=True):
