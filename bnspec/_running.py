@@ -23,6 +23,7 @@ from bnspec._counts import counts_of
 from bnspec._errors import refusal
 from bnspec._modes import untraced, values
 from bnspec._moments import group, merge_groups
+from bnspec._sharding import gathered
 from bnspec._types import Array, Moments, RunningState
 
 __all__ = ["advance", "too_few", "update", "used_statistics"]
@@ -58,6 +59,7 @@ def _feeds(stats: Moments, config: BatchNormConfig) -> list[_Feed]:
     number = untraced(lambda: int(stats.m2.shape[0]))
     if number == 0:
         return []
+    stats = Moments(*(gathered(v) for v in stats))
     if number == 1 or config.ghost_source == "first":
         return [_feed_of(group(stats, 0), config)]
     if config.ghost_source == "merged":

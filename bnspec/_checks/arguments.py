@@ -14,6 +14,7 @@ from bnspec._config import BatchNormConfig
 from bnspec._dtypes import dtype_name
 from bnspec._errors import refusal
 from bnspec._masks import sequence_axis
+from bnspec._sharding import parts
 from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, Static
 
 __all__ = [
@@ -97,6 +98,15 @@ def _forward(
             got=f"{name}: virtual_batch_size={virtual} and {x.shape[0]} samples on axis 0",
             expected="a divisor of the number of samples",
             do="Change the batch size or the virtual batch size, or drop the remainder.",
+        )
+    number, shards = x.shape[0] // virtual, parts(x, 0)
+    if number % shards:
+        raise refusal(
+            ValueError,
+            "BN-GRP-3",
+            got=f"{name}: {number} groups of {virtual} samples, and axis 0 in {shards} parts by x's type",
+            expected="a number of groups that the number of parts divides, so that each group is on one device",
+            do="Use a smaller virtual_batch_size, or spread x otherwise with jax.sharding.reshard before.",
         )
     return Groups(axis, x.shape[0] // virtual)
 

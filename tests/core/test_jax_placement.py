@@ -57,9 +57,47 @@ with jax.default_device(devices[2]):
 print("done")
 """
 
+SPREAD = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import bnspec
 
-def test_devices_are_the_callers() -> None:
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
+values = np.random.default_rng(0).standard_normal((16, 3, 5), dtype="float32")
+mask = jnp.asarray(values[:, :1, :1] > -1)
+for source in ("first", "merged", "mean", "sequential"):
+    for size in (2, 4) if source == "merged" else (2,):
+        config = bnspec.BatchNormConfig(
+            axis=1, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=size, ghost_source=source)
+        params, state = bnspec.init(config, channels=3, like=jnp.zeros(1))
+        def step(x, mask):
+            y, stats, saved = bnspec.batch_norm(x, params, config, state=state, mask=mask)
+            return y, bnspec.update_running(state, stats, config), bnspec.batch_norm_vjp(x, saved)
+        for own in (None, mask):
+            want = jax.jit(step)(jnp.asarray(values), own)
+            with jax.set_mesh(mesh):
+                x = jax.device_put(values, NamedSharding(mesh, PartitionSpec("data")))
+                for run in (jax.jit(step), step) if source == "mean" and own is None else (jax.jit(step),):
+                    found = run(x, own)
+                    assert found[0].sharding.spec[0] == "data"
+                    assert found[1].mean.sharding.is_fully_replicated
+                    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(found), strict=True):
+                        assert np.allclose(np.asarray(a), np.asarray(b), atol=1e-5), (source, size)
+config = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0, virtual_batch_size=8)
+with jax.set_mesh(mesh):
+    try:
+        jax.jit(lambda v: bnspec.batch_norm(v, params, config)[0])(x)
+    except ValueError as error:
+        assert "2 groups of 8 samples, and axis 0 in 4 parts by x's type" in str(error), error
+    else:
+        raise AssertionError("a group lay on two devices")
+print("done")
+"""
+
+
+@pytest.mark.parametrize("program", [PROGRAM, SPREAD], ids=["placed", "spread"])
+def test_devices_are_the_callers(program: str) -> None:
     """In a process of its own, which has four devices."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    ran = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert ran.stdout == "done\n", ran.stderr

@@ -20,8 +20,9 @@ from bnspec._kernels import narrowed, widened
 from bnspec._masks import expand_mask, one_count
 from bnspec._normalize import scale_and_shift
 from bnspec._renorm import corrections
+from bnspec._sharding import sharding_of
 from bnspec._types import per_channel
-from bnspec_backends.xla.levels import sharding_of, spread, total
+from bnspec_backends.xla.levels import spread, total
 from bnspec_backends.xla.statistics import Deviations, deviations
 
 __all__ = ["JaxKernels"]

@@ -19,7 +19,9 @@ from typing import Any
 
 import jax
 
-__all__ = ["LENGTH", "sharding_of", "spread", "total"]
+from bnspec._sharding import sharding_of
+
+__all__ = ["LENGTH", "spread", "total"]
 
 #: Most elements that one level adds; whole axes are taken together as long as they hold no more.
 LENGTH = 64
@@ -115,16 +117,6 @@ def _broadcast(v: Any, shape: tuple[int, ...], sharding: Any) -> Any:
     spec = jax.sharding.PartitionSpec(*(None if n == 1 else s for n, s in zip(shape, sharding.spec, strict=True)))
     own = jax.sharding.NamedSharding(sharding.mesh, spec)
     return jax.lax.broadcast_in_dim(v, shape, tuple(range(len(shape))), out_sharding=own)
-
-
-def sharding_of(v: Any) -> Any:
-    """Return how an array is spread over the axes of a mesh that are explicit in its type; None where it is not.
-
-    Along such an axis an array cannot be taken apart or reshaped. Everywhere else XLA sees to it.
-    """
-    typeof = getattr(jax, "typeof", None)  # newer than the oldest JAX that is served
-    sharding = None if typeof is None else getattr(typeof(v), "sharding", None)
-    return sharding if _held(sharding) else None
 
 
 def _held(sharding: Any) -> tuple[int, ...]:

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bnspec_backends.xla.levels import sharding_of, total
+from bnspec._sharding import sharding_of
+from bnspec_backends.xla.levels import total
 
 __all__ = ["Deviations", "deviations"]
 

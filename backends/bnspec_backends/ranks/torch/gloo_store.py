@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from bnspec_backends.ranks.torch.board import Board
 
@@ -19,7 +19,7 @@ __all__ = ["GlooStore"]
 _BETWEEN = 0.05
 
 
-class GlooStore(dist.Store):
+class GlooStore(Store):
     """Store of gloo's addresses, on the board of one communicator.
 
     Parameters
@@ -33,8 +33,8 @@ class GlooStore(dist.Store):
         super().__init__()
         self._board, self._seconds = board, seconds
 
-    def set(self, key: str, value: bytes) -> None:
-        """Write a value."""
+    def set(self, key: str, value: Any) -> None:
+        """Write a value, in bytes."""
         self._asked(lambda: self._board.store.set(key, value) or True)
 
     def get(self, key: str) -> bytes:

@@ -1,8 +1,8 @@
 """Thread that asks a store of torch.distributed, so that no rank waits for one that is gone or does not answer.
 
-A store is a server in one of the processes. It may be gone, and then nobody asks it again. Or it answers late: torch's
-server looks up the name of each process that connects, and answers nobody else while a name server is silent. What is
-to be written is then written later, and who only wants to know something goes on without.
+A store is a server in one of the processes. One that is gone is not asked again. One that answers late is waited for in
+the thread only: torch's server looks up the name of each process that connects, and answers nobody else while a name
+server is silent. Writing then happens later, and a rank that only wants to know something goes on without.
 """
 
 import queue
