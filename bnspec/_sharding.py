@@ -39,8 +39,7 @@ def parts(x: Array, axis: int) -> int:
     1
     """
     sharding = sharding_of(x)
-    names = None if sharding is None else sharding.spec[axis]
-    if names is None:
+    if sharding is None or (names := sharding.spec[axis]) is None:
         return 1
     return math.prod(sharding.mesh.shape[name] for name in (names if isinstance(names, tuple) else (names,)))
 

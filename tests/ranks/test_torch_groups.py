@@ -347,10 +347,12 @@ def test_arrays_in_host_memory_are_refused_where_the_group_has_nccl_only() -> No
 
 
 class _Silent:
-    """Store whose server answers nothing, or fails."""
+    """Store whose server answers nothing, late, or fails."""
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, answer: Any, store: Any = None) -> None:
         self.check = answer
+        if store is not None:
+            self.set, self.get, self.add = store.set, store.get, store.add
 
 
 def test_nobody_waits_for_a_store_that_does_not_answer() -> None:
@@ -371,8 +373,7 @@ def test_nobody_waits_for_a_store_that_does_not_answer() -> None:
 def test_what_a_late_store_is_told_and_asked_is_not_lost() -> None:
     """torch's server answers nobody while it looks up the name of a process that connects."""
     store, answers = HashStore(), threading.Event()
-    late = _Silent(lambda names: answers.wait() and store.check(names))
-    late.set, late.get, late.add = store.set, store.get, store.add
+    late = _Silent(lambda names: answers.wait() and store.check(names), store)
     here, there = Board(late), Board(store)
     there.post(Notice(1, 0, "left", ""))
     assert here.news() == []  # asked in vain
@@ -386,8 +387,12 @@ def test_what_a_late_store_is_told_and_asked_is_not_lost() -> None:
 
 def test_ranks_are_connected_however_late_the_store_answers() -> None:
     store, slow = HashStore(), iter([GRACE + 0.5])
-    late = _Silent(lambda names: time.sleep(next(slow, 0.0)) or store.check(names))
-    late.set, late.get = store.set, store.get
+
+    def check(names: list[str]) -> bool:
+        time.sleep(next(slow, 0.0))
+        return bool(store.check(names))
+
+    late = _Silent(check, store)
     boards = Board(late), Board(store)
     with ThreadPoolExecutor(2) as pool:
         ends = list(pool.map(lambda rank: connected(boards[rank], rank, (0, 1), 30.0), (0, 1)))
