@@ -22,7 +22,14 @@ from bnspec_conformance.mutants.faults.halves import (
 )
 from bnspec_conformance.mutants.faults.layer import errors, layers
 from bnspec_conformance.mutants.faults.rows import ROWS
-from bnspec_conformance.mutants.faults.state import edge_states, names_and_files, renorm, running, state_order
+from bnspec_conformance.mutants.faults.state import (
+    edge_states,
+    names_and_files,
+    renorm,
+    running,
+    schedules,
+    state_order,
+)
 from bnspec_conformance.mutants.faults.values import (
     channel_masks,
     ghost,
@@ -52,6 +59,7 @@ _FAMILIES = (
     state_order,
     layers,
     renorm,
+    schedules,
     channel_masks,
     masks,
     sync,
