@@ -18,7 +18,7 @@ from bnspec._dtypes import arithmetic_dtype, count_dtype
 from bnspec._groups import holds_nothing, reduced_axes, split, unsplit
 from bnspec._kernels import narrowed, widened
 from bnspec._masks import expand_mask, one_count
-from bnspec._normalize import scale_and_shift
+from bnspec._normalize import factor, inverse_stddev, row, scale_and_shift
 from bnspec._renorm import corrections
 from bnspec._sharding import sharding_of
 from bnspec._types import per_channel
@@ -46,16 +46,26 @@ class JaxKernels(Kernels):
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
         still = stop_gradient(centre)
-        return _affine(x, still, None, scale, shift - (centre - still) * scale, groups)
+        return _affine(x, still, None, scale, beside(shift, centre, -scale), groups)
+
+    def infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
+        if holds_nothing(x, groups):
+            return super().infer(x, params, mean, var, epsilon, groups)
+        # A running mean is one number, so that no rest of it is to be corrected: XLA would do that for each element.
+        mean, var = (v.astype(arithmetic_dtype(x))[None, :] for v in (mean, var))
+        inverse = inverse_stddev(var, epsilon)
+        shift = None if params.beta is None else row(params.beta, inverse)
+        y = _affine(x, mean, None, factor(params.gamma, None, inverse), shift, groups)
+        return Normalized(y, mean, jnp.zeros_like(mean), inverse)
 
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
         still = stop_gradient(centre)
         s1, s2 = _sums(dy, x, still, mask, groups)
-        return s1, s2 - (centre - still) * s1
+        return s1, beside(s2, centre, -s1)
 
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
         still = stop_gradient(centre)
-        return _combination(dy, x, still, a, b, c - (centre - still) * b, mask, groups)
+        return _combination(dy, x, still, a, b, beside(c, centre, -b), mask, groups)
 
     def forward(
         self,
@@ -82,21 +92,54 @@ class JaxKernels(Kernels):
         still = stop_gradient(high)
         # In units in which no square overflows, until y itself.
         inverse = 1.0 / jnp.sqrt(m2 / per_channel(divisor) + (config.epsilon * unit) * unit)
-        scale, shift = scale_and_shift(Params(*used), inverse, low + (high - still) * unit, r, d)
+        scale, shift = scale_and_shift(Params(*used), inverse, beside(low, high, unit), r, d)
         y = narrowed(_affine(wide, still, unit, scale, shift, groups), x)
         return stats, Normalized(y, stats.mean, stats.mean_low, inverse * unit, divisor, r, d)
 
 
+@jax.custom_jvp
+def beside(v: Any, centre: Any, factor: Any) -> Any:
+    """Return ``v + (centre - stop_gradient(centre)) * factor``: v, with what the centre moves it by in derivatives.
+
+    XLA does not take ``centre - centre`` for 0, which it is not where the centre is infinite, and would compute it for
+    each element of x.
+    """
+    return v
+
+
+@beside.defjvp
+def _beside_tangent(given: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    v, centre, factor = given
+    dv, dcentre, dfactor = tangents
+    # No custom rule on a tangent: where JAX transposes, it keeps none of it, and higher derivatives would miss a term.
+    return beside(v, centre, factor), dv + dcentre * factor + _nothing(centre) * dfactor
+
+
+@jax.custom_jvp
+def _nothing(centre: Any) -> Any:
+    """Return ``centre - stop_gradient(centre)``."""
+    return jnp.zeros_like(centre)
+
+
+@_nothing.defjvp
+def _nothing_tangent(given: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    return _nothing(*given), tangents[0]
+
+
 @jax.jit
 def _affine(x: Any, centre: Any, unit: Any, scale: Any, shift: Any, groups: Groups) -> Any:
-    """Return ``(x - centre)*unit*scale + shift`` in x's dtype; centre and unit are constants to every derivative."""
+    """Return ``(x - centre)*unit*scale + shift`` in x's dtype; centre and unit are constants to every derivative.
+
+    unit and shift may be absent.
+    """
     v, still = _wide(x, groups), _reshaped(centre, x, groups)
     if unit is None:
         v = v - still
     else:
         unit = _reshaped(unit, x, groups)
         v = v * unit - still * unit  # powers of two, so this rounds once; the difference itself may overflow
-    y = v * _spread(scale, x, groups) + _spread(shift, x, groups)
+    y = v * _spread(scale, x, groups)
+    y = y if shift is None else y + _spread(shift, x, groups)
     return unsplit(y.astype(x.dtype), x)
 
 
