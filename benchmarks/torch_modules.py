@@ -70,12 +70,13 @@ def network_step(shape: tuple[int, ...], compiled: bool, rounds: int) -> dict[st
     return ratios(steps[0], steps[1], rounds)
 
 
-def layer_step(shape: tuple[int, ...], rounds: int) -> dict[str, float]:
-    """One layer forward and backward."""
+def layer_step(shape: tuple[int, ...], rounds: int, kind: str = "") -> dict[str, float]:
+    """One layer forward and backward: plain, by running statistics, or masked beside torch's plain one."""
     x = torch.randn(shape, requires_grad=True)
     dy = torch.randn(shape)
-    modules = bnspec.torch.BatchNorm2d(shape[1]), torch.nn.BatchNorm2d(shape[1])
-    return ratios(lambda: modules[0](x).backward(dy), lambda: modules[1](x).backward(dy), rounds)
+    more = (torch.rand(shape[0], 1, *shape[2:]) > 0.3,) if kind == "masked" else ()
+    ours, theirs = (m(shape[1]).train(kind != "frozen") for m in (bnspec.torch.BatchNorm2d, torch.nn.BatchNorm2d))
+    return ratios(lambda: ours(x, *more).backward(dy), lambda: theirs(x).backward(dy), rounds)
 
 
 #: Functions whose shares of a small layer's call `--profile` prints, by the name that the profiler has.
@@ -137,7 +138,9 @@ def main() -> None:
                 row = network_step(network, kind == "compiled", args.rounds)
                 found[f"{name} network, {kind}, threads={threads}"] = row
         for shape in ((8, 16, 8, 8), (32, 64, 32, 32)):
-            found[f"layer {shape}, threads={threads}"] = layer_step(shape, 10 * args.rounds)
+            for kind in ("", " frozen", " masked"):
+                row = layer_step(shape, 10 * args.rounds, kind.strip())
+                found[f"layer {shape}{kind}, threads={threads}"] = row
     machine = {"machine": processor(), "torch": torch.__version__}
     machine |= {"bnspec": bnspec.__version__, "kernels": cpu.in_use()}
     print(" ".join(f"{k}={v}" for k, v in machine.items()))

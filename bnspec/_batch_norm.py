@@ -102,6 +102,8 @@ def batch_norm(
         calls.no_schedule(schedule, name)
         return calls.batch_norm(x, params, config, state=state, mask=mask, lengths=lengths, comm=comm, name=name)
     groups = untraced(arguments.forward, x, params, config, state, mask, lengths, comm, name)
+    if config.virtual_batch_size is not None and exporting(x):
+        x = _of_these_samples(x)
     mask = mask_of(x, groups.axis, mask, lengths)
     used, known = scheduled(config, schedule, x, arithmetic_dtype(x), name)
     kernels = kernels_for(x)
@@ -164,3 +166,9 @@ def batch_norm_inference(
     mean, var = map(stop_gradient, used_statistics(state, config))
     done = kernels_for(x).infer(x, params, mean, var, config.epsilon, groups)
     return done.y, Saved.of(x, None, params, done, Static(groups, config, name, frozen=True))
+
+
+def _of_these_samples(x: Array) -> Array:
+    """Return x such that a traced graph refuses batches of another size: the number of groups is a constant in it."""
+    samples = untraced(lambda: int(x.shape[0]))
+    return array_namespace(x).reshape(x, (samples, *x.shape[1:]))

@@ -6,6 +6,7 @@ a mask has x's rank: its extent is 1 or C along the channel axis, and 1 or x's a
 
 from bnspec._arrays import array_namespace, beside
 from bnspec._dtypes import count_dtype
+from bnspec._modes import untraced
 from bnspec._types import Array, Groups
 
 __all__ = ["expand_mask", "mask_of", "one_count", "sequence_axis"]
@@ -56,7 +57,7 @@ def sequence_axis(rank: int, axis: int) -> int:
 
 def one_count(mask: Array | None, groups: Groups) -> bool:
     """Return whether one count serves all channels of a group: a mask of x's rank may have the channels' extent."""
-    return mask is None or mask.shape[groups.axis] == 1
+    return mask is None or untraced(lambda: bool(mask.shape[groups.axis] == 1))
 
 
 def expand_mask(mask: Array, x: Array, groups: Groups) -> Array:

@@ -9,6 +9,7 @@ dot product", 2005 (cascaded summation).
 import math
 
 from bnspec._arrays import array_namespace, stop_gradient
+from bnspec._modes import exporting
 from bnspec._types import Array
 
 __all__ = ["sum_over", "two_sum"]
@@ -37,7 +38,8 @@ def sum_over(x: Array, axes: tuple[int, ...], *, plain: bool) -> Array:
         True takes the library's sum, whose error grows with the number of terms. False folds the
         halves onto each other and carries the rounding error of each addition along (Ogita, Rump
         and Oishi 2005, cascaded summation on a tree): about one roundoff of the exact sum plus
-        ``u**2 * log2(n) * sum|x|``.
+        ``u**2 * log2(n) * sum|x|``. Under ``torch.jit.trace`` every sum is plain: a tree has the extents of the
+        example in it, and would leave out elements of a longer batch.
 
     Examples
     --------
@@ -47,7 +49,7 @@ def sum_over(x: Array, axes: tuple[int, ...], *, plain: bool) -> Array:
     (0.0, 1.0)
     """
     xp = array_namespace(x)
-    if plain:
+    if plain or exporting(x):
         return xp.sum(x, axis=axes)
     kept = tuple(a for a in range(x.ndim) if a not in axes)
     length = math.prod([x.shape[a] for a in axes])

@@ -8,7 +8,7 @@ from typing import Any
 
 from bnspec import BatchNormConfig, Groups, Kernels, Moments, Normalized, Params
 from bnspec._modes import in_graph, one_node
-from bnspec._torch.function import Call, through_graph
+from bnspec._torch.function import Call, inference_through_graph, through_graph
 
 __all__ = ["TorchKernels"]
 
@@ -16,7 +16,8 @@ __all__ = ["TorchKernels"]
 class TorchKernels(Kernels):
     """Kernels for every tensor; those of a device derive theirs and override what they have a better way for.
 
-    A subclass computes in `_forward`, not in `forward`, which decides how torch is to see the call.
+    A subclass computes in `_forward` and `_infer`, not in `forward` and `infer`, which decide how torch is to see the
+    call.
     """
 
     def differentiable(self, *, plain_sums: bool) -> Kernels:
@@ -34,3 +35,12 @@ class TorchKernels(Kernels):
     ) -> tuple[Moments, Normalized]:
         """Compute what `forward` returns; torch may record each operation."""
         return super().forward(x, params, config, groups, **more)
+
+    def infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
+        if in_graph(x, *params) and one_node(x, *params):
+            return inference_through_graph(self, self._infer, x, params, mean, var, epsilon, groups)
+        return self._infer(x, params, mean, var, epsilon, groups)
+
+    def _infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
+        """Compute what `infer` returns; torch may record each operation."""
+        return super().infer(x, params, mean, var, epsilon, groups)

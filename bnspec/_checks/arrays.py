@@ -26,6 +26,14 @@ def floating(what: str, x: Any, name: str) -> None:
             expected="a plain array",
             do="Pass its data, and mask=~numpy.ma.getmaskarray(x) for the elements that count.",
         )
+    if type(x).__module__.startswith("torch.masked"):
+        raise refusal(
+            TypeError,
+            "BN-MASK-7",
+            got=f"{name}: {what} is a MaskedTensor of torch",
+            expected="a plain tensor",
+            do="Pass x.get_data(), and mask=x.get_mask() for the elements that count.",
+        )
     if dtype_name(x.dtype) not in FLOATING:
         raise refusal(
             TypeError,

@@ -3,7 +3,7 @@
 import copy
 import functools
 import inspect
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from bnspec._arrays import is_array
 from bnspec._checks.scalars import switch
@@ -44,6 +44,20 @@ class Attributes:
         elif kind.__module__.split(".")[0] == "bnspec" and not callable(value):
             self._refuse_attribute(name)
         object.__setattr__(self, name, value)
+
+    if not TYPE_CHECKING:  # checkers would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Say where an option is to be read, since some follow from x; every other name is absent as usual."""
+            if name not in _options_of(type(self)) | {"config"}:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise refusal(
+                AttributeError,
+                "BN-ERR-1",
+                got=f"{type(self).__name__}.{name} was read",
+                expected="one of " + ", ".join(_SETTABLE),
+                do="layer.config_for(x) is the configuration for an input, and repr(layer) shows the options.",
+            )
 
     def _refuse_attribute(self, name: str) -> None:
         kind: Any = type(self)

@@ -68,23 +68,34 @@ def in_backward_of_torch(x: Array) -> bool:
 
 
 def warn_untrained(name: str, y: Array, params: Params, first: bool) -> bool:
-    """Warn of a training call that torch is to differentiate without gamma and beta; return whether it did.
+    """Warn of a training call whose gamma and beta torch does not train; return whether it did.
 
-    Such a call is one that torch records for x alone, or, at a layer's first, one made by a module of torch.
+    Such a call is one that torch records for x alone, or, at a layer's first, one made by a module of torch, which
+    evaluates a model by a mode of its own.
     """
     if library(y) != "torch":
         return False
     torch: Any = sys.modules["torch"]
     given = [v for v in params if v is not None]
-    if not given or any(v.requires_grad for v in given) or not torch.is_grad_enabled():
+    if not given or any(v.requires_grad for v in given):
         return False
     module = first and _in_call_of_module(torch)
     if not module and not y.requires_grad:
         return False
-    part = " A bnspec layer is no part of the torch.nn.Module that calls it: see bnspec.torch." if module else ""
+    seen = "normalizes by the batch and moves its statistics"
+    if torch.is_grad_enabled():
+        seen = (
+            "is differentiated by torch, but gamma and beta, which the layer is to train, are no parameters of torch, "
+            "and no optimizer of it changes them"
+        )
+    part = ""
+    if module:
+        part = (
+            " A bnspec layer is no part of the torch.nn.Module that calls it: its parameters(), state_dict(), to() and "
+            "eval() do not reach it. Use a module of bnspec.torch, such as bnspec.torch.BatchNorm2d, in its place."
+        )
     warnings.warn(
-        f"{name}: torch differentiates this call, but gamma and beta, which the layer is to train, are no parameters "
-        f"of torch, and no optimizer of it changes them.{part} Give an optimizer those of `layer.params = "
+        f"{name}: this call {seen}.{part} To keep the layer, give an optimizer those of `layer.params = "
         "bnspec.Params(*map(torch.nn.Parameter, layer.params))`, or use trainable=False. This is said once of a layer.",
         UntrainedParametersWarning,
         stacklevel=3,

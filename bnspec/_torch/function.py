@@ -1,4 +1,4 @@
-"""Normalization by the batch as one function of torch's graph, whatever the options are.
+"""Normalization by the batch, and by running statistics, as one function of torch's graph, whatever the options are.
 
 Its forward pass runs kernels on tensors without a graph. Its backward pass is `Kernels.pull_back`, so that ranks join
 the sums that the explicit derivative joins, and masks and renorm stay on the kernels that serve plain calls. While a
@@ -16,7 +16,7 @@ from bnspec._config import BatchNormConfig
 from bnspec._kernels import Kernels
 from bnspec._types import Groups, Moments, Normalized, Params, RunningState, Saved, Static, per_channel
 
-__all__ = ["Call", "cotangents_of_moments", "of_formulas", "through_graph"]
+__all__ = ["Call", "cotangents_of_moments", "inference_through_graph", "of_formulas", "through_graph"]
 
 
 class Call(NamedTuple):
@@ -94,6 +94,58 @@ class _Forward(torch.autograd.Function):
         return *found, None, None, None
 
 
+def inference_through_graph(
+    kernels: Kernels, infer: Callable[..., Normalized], x: Any, params: Params, mean: Any, var: Any, *about: Any
+) -> Normalized:
+    """Return what `infer` computes, as results of one node of the graph: the bits of a call that nobody differentiates.
+
+    Parameters
+    ----------
+    kernels : Kernels
+        Their `pull_back` is the derivative.
+    infer : callable
+        ``infer(x, params, mean, var, epsilon, groups)``, for tensors that nobody records.
+    x : tensor
+    params : Params
+    mean, var : tensor, shape (C,)
+        Constants to the derivatives.
+    *about
+        epsilon and groups.
+    """
+    found = _Inference.apply(x, *params, mean, var, about, kernels, infer)  # type: ignore[no-untyped-call]
+    return Normalized(*found)
+
+
+class _Inference(torch.autograd.Function):
+    """Function of x, gamma and beta; returns y, and the centre, its low part and 1/sqrt(var + epsilon)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Any, gamma: Any, beta: Any, mean: Any, var: Any, about: Any, kernels: Kernels, infer: Any
+    ) -> Any:
+        given = (v if v is None else v.detach() for v in (gamma, beta))
+        y, centre, low, inverse, *_ = infer(x.detach(), Params(*given), mean, var, *about)
+        ctx.save_for_backward(x, gamma, beta, mean.clone(), var.clone(), inverse)  # modules move their state in place
+        ctx.about = (about, kernels)
+        ctx.mark_non_differentiable(centre, low, inverse)
+        ctx.set_materialize_grads(False)
+        return y, centre, low, inverse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, gamma, beta, mean, var, inverse = ctx.saved_tensors
+        (epsilon, groups), kernels = ctx.about
+        if grads[0] is None:
+            return (None,) * 8
+        if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn
+            y = Kernels().infer(x, Params(gamma, beta), mean, var, epsilon, groups).y
+            return *_gradients_of([y], [grads[0]], (x, gamma, beta), ctx.needs_input_grad[:3]), *(None,) * 5
+        centre = mean.to(inverse.dtype)[None, :]
+        done = Normalized(None, centre, torch.zeros_like(centre), inverse)
+        saved = Saved.of(x, None, Params(gamma, beta), done, Static(groups, None, "", frozen=True))
+        return *kernels.pull_back(grads[0], saved), *(None,) * 5
+
+
 def cotangents_of_moments(dm2: Any, dinverse: Any, count: Any, inverse: Any) -> Any:
     """Return the cotangent of var that those of ``m2 = count*var`` and ``inverse = (var + epsilon)**(-1/2)`` make."""
     dvar = None if dm2 is None else dm2 * per_channel(count.to(dm2.dtype))
@@ -119,7 +171,12 @@ def of_formulas(call: Call, x: Any, params: Params, wanted: Any, grads: Any) -> 
     stats, done = Kernels().forward(x, params, call.config, call.groups, **call.more())
     outputs = (stats.mean, stats.m2, done.inverse_stddev, done.y)
     pairs = [(v, d) for v, d in zip(outputs, grads, strict=True) if d is not None]
-    leaves: Any = [v for v, needed in zip((x, *params), wanted, strict=True) if needed]
     results, directions = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(results, leaves, directions, create_graph=True, allow_unused=True))
+    return _gradients_of(results, directions, (x, *params), wanted)
+
+
+def _gradients_of(results: Any, directions: Any, leaves: Any, wanted: Any) -> list[Any]:
+    """Return the gradients that are wanted, with a graph of their own, and None for the others."""
+    asked = [v for v, needed in zip(leaves, wanted, strict=True) if needed]
+    found = iter(torch.autograd.grad(results, asked, directions, create_graph=True, allow_unused=True))
     return [next(found) if needed else None for needed in wanted]

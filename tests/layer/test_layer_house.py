@@ -262,6 +262,17 @@ def test_an_attribute_that_would_have_no_effect_is_refused(
     assert vars(layer) == before
 
 
+@pytest.mark.parametrize("name", ["decay", "momentum", "axis", "config"])
+def test_an_option_that_is_read_says_where_it_is(name: str) -> None:
+    layer = bnspec.BatchNorm(decay=0.5)
+    with pytest.raises(AttributeError, match=rf"BatchNorm\.{name} was read.*BN-ERR-1.*layer\.config_for\(x\)"):
+        getattr(layer, name)
+    with pytest.raises(AttributeError, match="object has no attribute 'weight'"):
+        getattr(layer, "weight")  # noqa: B009 - type checkers know that there is none
+    assert not hasattr(layer, "decay")
+    assert layer.config_for(X).decay == 0.5
+
+
 def test_a_subclass_has_attributes_of_its_own_and_not_the_options() -> None:
     layer = Own()
     layer.factor = 4

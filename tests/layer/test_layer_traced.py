@@ -138,6 +138,9 @@ def test_a_layer_says_that_a_module_of_torch_does_not_have_it() -> None:
     with pytest.warns(bnspec.UntrainedParametersWarning, match="no part of the torch.nn.Module that calls it"):
         net(x)
     net(x)  # said once of a layer
+    told = r"eval\(\) do not reach it.*bnspec\.torch\.BatchNorm2d"
+    with torch.no_grad(), pytest.warns(bnspec.UntrainedParametersWarning, match=told):
+        Net().eval()(x)
     layer = bnspec.BatchNorm()
     with pytest.warns(bnspec.UntrainedParametersWarning, match="gamma and beta, which the layer is to train"):
         layer(net.linear(x))

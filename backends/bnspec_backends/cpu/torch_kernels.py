@@ -73,9 +73,9 @@ class TorchCpuKernels(TorchKernels):
         dgamma, dbeta = parameter_gradients(found[0], found[1], in_numpy)
         return Gradients(*(None if v is None else _tensor(v) for v in (found[2], dgamma, dbeta)))
 
-    def infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
+    def _infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
         if not _may_read(x, *params, mean, var) or not operations.serves(_array(x)):
-            return super().infer(x, params, mean, var, epsilon, groups)
+            return super()._infer(x, params, mean, var, epsilon, groups)
         gamma, beta = map(_array, params)
         found = operations.infer(_array(x), gamma, beta, _array(mean), _array(var), epsilon, groups)
         mean, low, inverse, y = map(_tensor, found)

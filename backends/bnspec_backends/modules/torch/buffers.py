@@ -7,6 +7,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnspec import BatchNormConfig, Moments, RunningState, init, update_running
+from bnspec._errors import refusal
 
 __all__ = ["COUNTED", "RunningBuffers"]
 
@@ -31,6 +32,11 @@ class RunningBuffers(_BatchNorm):
         found: BatchNormConfig = vars(self)["_config"]
         return found
 
+    @property
+    def _tracked(self) -> bool:
+        """State that there are running statistics; half of them is refused by those who read them."""
+        return self.running_mean is not None or self.running_var is not None
+
     def _make_buffers(self, config: BatchNormConfig) -> None:
         """Make the buffers that a configuration needs beside torch's own, which stay as they are."""
         self._widen_buffers()
@@ -38,7 +44,8 @@ class RunningBuffers(_BatchNorm):
         if config.renorm is not None:  # of a trained module: what its averages would be
             stddev = (self.running_var + config.epsilon).sqrt()
             learned = {"stddev": stddev, "renorm_mean": self.running_mean.clone(), "renorm_stddev": stddev.clone()}
-            trained = not self.num_batches_tracked.is_meta and bool(self.num_batches_tracked)
+            batches = self.num_batches_tracked
+            trained = batches is not None and not batches.is_meta and bool(batches)
             fresh = fresh._replace(**{k: v for k, v in learned.items() if trained and getattr(fresh, k) is not None})
         if config.averaging in COUNTED:
             self.register_buffer("running_count", fresh.count)
@@ -52,6 +59,14 @@ class RunningBuffers(_BatchNorm):
         """Return the buffers as a running state."""
         own = self._buffers
         count = own.get("running_count")
+        if config.averaging == "cumulative" and self.num_batches_tracked is None:
+            raise refusal(
+                ValueError,
+                "BN-RUN-2",
+                got=f"{type(self).__name__} with momentum=None and num_batches_tracked=None",
+                expected="the number of batches that the cumulative average is of",
+                do="Set num_batches_tracked to a tensor, or momentum to a number.",
+            )
         if config.averaging == "cumulative":
             count = self.num_batches_tracked.expand(self.num_features)
         elif config.averaging == "exponential":
@@ -68,7 +83,8 @@ class RunningBuffers(_BatchNorm):
             else:
                 if new.count is not None:
                     self.running_count.copy_(new.count)
-                self.num_batches_tracked.add_(1)
+                if self.num_batches_tracked is not None:  # torch's modules do without it too
+                    self.num_batches_tracked.add_(1)
             self.running_mean.copy_(new.mean)
             self.running_var.copy_(new.var)
             for name in _EXTRAS:
@@ -92,6 +108,10 @@ class RunningBuffers(_BatchNorm):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._widen_buffers(before)
         return self
+
+    def _load_from_state_dict(self, *given: Any, **more: Any) -> None:
+        super()._load_from_state_dict(*given, **more)
+        self._widen_buffers()  # load_state_dict(..., assign=True) takes the tensors that it is given
 
     def _widen_buffers(self, before: dict[str, torch.Tensor | None] | None = None) -> None:
         """Keep statistics in float32 where the module goes to 16 bits [BN-PREC-1], with the digits they had."""

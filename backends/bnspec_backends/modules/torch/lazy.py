@@ -4,6 +4,7 @@ from typing import Any
 
 from torch.nn.modules import batchnorm
 
+from bnspec._layer.eager import kept_tensors
 from bnspec_backends.modules.torch.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from bnspec_backends.modules.torch.options import Options
 from bnspec_backends.modules.torch.ranks import Sync
@@ -25,9 +26,10 @@ class _Lazy(SpecifiedNorm):
 
     def initialize_parameters(self, input: Any) -> None:
         """Make the parameters and buffers for the channels of input."""
-        super().initialize_parameters(input)  # type: ignore[misc]
-        own = vars(self)
-        self._begin(Options(**{name: own[name] for name in vars(Options())}), own["_sync"])
+        with kept_tensors():
+            super().initialize_parameters(input)  # type: ignore[misc]
+            own = vars(self)
+            self._begin(Options(**{name: own[name] for name in vars(Options())}), own["_sync"])
 
 
 class LazyBatchNorm1d(_Lazy, batchnorm.LazyBatchNorm1d):

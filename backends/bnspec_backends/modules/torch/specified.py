@@ -18,6 +18,7 @@ from bnspec import (
     batch_norm,
     batch_norm_inference,
 )
+from bnspec._checks.arrays import floating
 from bnspec._context import is_recomputing
 from bnspec._errors import refusal
 from bnspec._layer.eager import in_backward_of_torch
@@ -127,8 +128,10 @@ class SpecifiedNorm(RunningBuffers):
         if name not in _CONFIGURED or "_config" not in vars(self):
             super().__setattr__(name, value)
             return
-        before = getattr(self, name)
+        before: Any = getattr(self, name, None)  # torch's pruning takes a parameter away before it sets another
         super().__setattr__(name, value)
+        if not (hasattr(self, "weight") and hasattr(self, "bias")):  # a replica, which gets its parameters one by one
+            return
         try:
             vars(self)["_config"] = self._configured()
         except (TypeError, ValueError):
@@ -156,7 +159,7 @@ class SpecifiedNorm(RunningBuffers):
             return _leaf(self, (input, mask), {"lengths": lengths})
         untraced(self._check, input)
         config, params = self.__dict__["_config"], Params(self.weight, self.bias)
-        if self.running_mean is not None and (self.frozen or not self.training):
+        if self._tracked and (self.frozen or not self.training):
             normalize: Any = by_torch if exporting(input) else self._by_running
             y: torch.Tensor = normalize(input, params, self._state(config), config)
             return y
@@ -169,7 +172,18 @@ class SpecifiedNorm(RunningBuffers):
     def _by_running(self, input: torch.Tensor, params: Params, state: RunningState, config: BatchNormConfig) -> Any:
         return batch_norm_inference(input, params, state, config, name=type(self).__name__)[0]
 
-    def _check(self, input: torch.Tensor) -> None:
+    def _check(self, input: Any) -> None:
+        who = type(self).__name__
+        if not isinstance(input, torch.Tensor):
+            raise refusal(
+                TypeError,
+                "BN-SHAPE-5",
+                got=f"{who}: input is a {type(input).__name__}",
+                expected="a torch.Tensor",
+                do="Convert it with torch.as_tensor; bnspec.batch_norm takes arrays of other libraries.",
+            )
+        if input.is_nested:  # its extents are no numbers
+            floating("input", input, who)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         found = input.shape[self.axis]
         if found != self.num_features:
@@ -178,14 +192,14 @@ class SpecifiedNorm(RunningBuffers):
                 "BN-SHAPE-4",
                 got=f"input of shape {tuple(input.shape)}, with {found} channels on axis {self.axis}",
                 expected=f"num_features={self.num_features} channels",
-                do=f"Build {type(self).__name__}({found}), or move the channels to axis {self.axis}.",
+                do=f"Build {who}({found}), or move the channels to axis {self.axis}.",
             )
 
     def _by_batch(self, input: torch.Tensor, mask: Any, lengths: Any, comm: Communicator | None) -> torch.Tensor:
         config, params = self.__dict__["_config"], Params(self.weight, self.bias)
         if config.averaging == "cumulative" and mask is not None and 1 < mask.ndim == input.ndim:
             self._refuse_channel_mask(mask)
-        state = None if self.running_mean is None else self._state(config)
+        state = self._state(config) if self._tracked else None
         if config.renorm is not None and state is None:
             raise refusal(
                 ValueError,
@@ -199,8 +213,9 @@ class SpecifiedNorm(RunningBuffers):
         y, stats, _ = batch_norm(
             input, params, config, state=towards, mask=mask, lengths=lengths, comm=comm, name=type(self).__name__
         )
-        if self.training and state is not None and (torch.compiler.is_compiling() or not _repeats(input)):
-            self._move(state, stats, config)
+        if self.training and self.track_running_stats and state is not None:
+            if torch.compiler.is_compiling() or not _repeats(input):
+                self._move(state, stats, config)
         return y
 
     def _refuse_channel_mask(self, mask: torch.Tensor) -> None:
