@@ -31,6 +31,7 @@ from bnspec._init import init
 from bnspec._kernels import Kernels
 from bnspec._layer.layer import BatchNorm
 from bnspec._layer.renorm import BatchRenorm
+from bnspec._precise import PreciseStatistics
 from bnspec._schedule import Schedule
 from bnspec._statistics import merge, moments
 from bnspec._types import Array, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved, Tangents
@@ -56,6 +57,7 @@ __all__ = [
     "Moments",
     "Normalized",
     "Params",
+    "PreciseStatistics",
     "Renorm",
     "RunningState",
     "Saved",
