@@ -80,7 +80,7 @@ def state_of(
         *counts, updates = joined
         mean, low, m2 = (v[:, :c] for v in rows)
     if absent := [k for k, n in enumerate(counts) if n == 0]:
-        raise no_elements(name, f"no element in channels {absent}")
+        raise no_elements(name, "no element" + (f" in channels {absent}" if any(counts) else ""))
     if config.single_value != "floor" and (few := [k for k, n in enumerate(counts) if n <= config.correction]):
         raise refusal(
             ValueError,

@@ -2,7 +2,8 @@
 
 They are torch's classes to torch, with its arguments, parameters, buffers and state dicts, and they compute what bnspec
 specifies, with ghost batches, renormalization, masks, and statistics joined over ranks. `replace` puts them into a
-model. bnspec's functions take tensors as they take any other arrays; this module is only needed for modules.
+model, and `precise_bn` sets a model's running statistics to exact ones. bnspec's functions take tensors as they take
+any other arrays; this module is only needed for modules.
 """
 
 from bnspec_backends.modules.torch import (
@@ -13,6 +14,7 @@ from bnspec_backends.modules.torch import (
     LazyBatchNorm1d,
     LazyBatchNorm2d,
     LazyBatchNorm3d,
+    precise_bn,
     replace,
     restore,
 )
@@ -25,6 +27,7 @@ __all__ = [
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "precise_bn",
     "replace",
     "restore",
 ]

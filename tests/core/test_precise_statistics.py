@@ -30,7 +30,7 @@ def collected(options: bnspec.BatchNormConfig, *batches: Any, masks: Any = None)
     return p
 
 
-def wanted(options: bnspec.BatchNormConfig, xs: Any, masks: Any) -> tuple[Any, Any, Any]:
+def wanted(options: bnspec.BatchNormConfig, xs: Any, masks: Any) -> tuple[Any, ...]:
     """Mean, variance, and mean absolute deviation of each channel of NumPy arrays (N, C), in extended precision."""
     found = []
     for c in range(xs[0].shape[1]):

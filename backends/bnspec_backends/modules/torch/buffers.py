@@ -8,13 +8,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnspec import BatchNormConfig, Moments, RunningState, init, update_running
 
-__all__ = ["COUNTED", "RunningBuffers"]
+__all__ = ["COUNTED", "RunningBuffers", "write_state"]
 
 #: Averages that count by channel, which num_batches_tracked does not.
 COUNTED = ("debiased", "pooled")
 
 #: Buffers beside torch's own, for the fields of the running state that torch has not.
 _EXTRAS = ("stddev", "renorm_mean", "renorm_stddev")
+
+
+def write_state(module: _BatchNorm, state: RunningState, config: BatchNormConfig) -> None:
+    """Write a running state into the buffers of a module, of ours or of torch's, which stay the tensors they are."""
+    with torch.no_grad():
+        if config.averaging == "cumulative" and module.num_features:
+            assert module.num_batches_tracked is not None
+            module.num_batches_tracked.copy_(state.count[0])
+        for name, value in zip(RunningState._fields, state, strict=True):
+            if value is not None and not (name == "count" and config.averaging == "cumulative"):
+                getattr(module, f"running_{name}").copy_(value)
 
 
 class RunningBuffers(_BatchNorm):
@@ -62,18 +73,10 @@ class RunningBuffers(_BatchNorm):
     def _move(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> None:
         """Write the state after one batch into the buffers, or nothing where it is refused."""
         new = update_running(state, stats, config, name=type(self).__name__)
-        with torch.no_grad():
-            if config.averaging == "cumulative":
-                self.num_batches_tracked.copy_(new.count[0] if self.num_features else self.num_batches_tracked + 1)
-            else:
-                if new.count is not None:
-                    self.running_count.copy_(new.count)
+        write_state(self, new, config)
+        if config.averaging != "cumulative" or not self.num_features:  # elsewhere it is the count of the state
+            with torch.no_grad():
                 self.num_batches_tracked.add_(1)
-            self.running_mean.copy_(new.mean)
-            self.running_var.copy_(new.var)
-            for name in _EXTRAS:
-                if (value := getattr(new, name)) is not None:
-                    getattr(self, f"running_{name}").copy_(value)
 
     def reset_running_stats(self) -> None:
         """Set the running statistics to those before the first batch."""
