@@ -27,6 +27,8 @@ from bnspec._errors import (
     UntrainedParametersWarning,
     refusal,
 )
+from bnspec._fold import Affine, fold
+from bnspec._fold_kernels import FoldedKernel, fold_into_following, fold_into_preceding
 from bnspec._init import init
 from bnspec._kernels import Kernels
 from bnspec._layer.layer import BatchNorm
@@ -40,6 +42,7 @@ from bnspec._update import running_statistics, update_running
 __version__ = "0.1.0"
 
 __all__ = [
+    "Affine",
     "Array",
     "Backend",
     "BatchNorm",
@@ -50,6 +53,7 @@ __all__ = [
     "Communicator",
     "CommunicatorError",
     "Dialect",
+    "FoldedKernel",
     "FrozenStatisticsWarning",
     "Gradients",
     "Groups",
@@ -76,6 +80,9 @@ __all__ = [
     "batch_norm_vjp",
     "current_context",
     "dialects",
+    "fold",
+    "fold_into_following",
+    "fold_into_preceding",
     "get_backend",
     "get_communicator",
     "init",
