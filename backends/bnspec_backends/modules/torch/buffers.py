@@ -7,14 +7,36 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnspec import BatchNormConfig, Moments, RunningState, init, update_running
+from bnspec_backends.modules.torch.options import Options, configuration
 
-__all__ = ["COUNTED", "RunningBuffers", "write_state"]
+__all__ = ["COUNTED", "RunningBuffers", "config_of", "state_of", "write_state"]
 
 #: Averages that count by channel, which num_batches_tracked does not.
 COUNTED = ("debiased", "pooled")
 
 #: Buffers beside torch's own, for the fields of the running state that torch has not.
 _EXTRAS = ("stddev", "renorm_mean", "renorm_stddev")
+
+
+def config_of(module: _BatchNorm) -> BatchNormConfig:
+    """Return the configuration with which bnspec's functions compute what a module of ours or torch's computes."""
+    if isinstance(module, RunningBuffers):
+        return module.config
+    exist: Any = (module.weight is not None, module.bias is not None)
+    return configuration(1, module.eps, module.momentum, *exist, tuple(vars(Options()).values()))
+
+
+def state_of(module: _BatchNorm, config: BatchNormConfig) -> RunningState:
+    """Return the buffers of a module as a running state; torch's own may hold them in 16 bits."""
+    own: Any = module._buffers
+    count = own.get("running_count")
+    if config.averaging == "cumulative":
+        count = own["num_batches_tracked"].expand(module.num_features)
+    elif config.averaging == "exponential":
+        count = None
+    extras = [own.get(f"running_{name}") for name in _EXTRAS] if config.renorm is not None else ()
+    mean, var = (v.float() if v.element_size() < 4 else v for v in (own["running_mean"], own["running_var"]))
+    return RunningState(mean, var, count, *extras)
 
 
 def write_state(module: _BatchNorm, state: RunningState, config: BatchNormConfig) -> None:
@@ -61,14 +83,7 @@ class RunningBuffers(_BatchNorm):
 
     def _state(self, config: BatchNormConfig) -> RunningState:
         """Return the buffers as a running state."""
-        own = self._buffers
-        count = own.get("running_count")
-        if config.averaging == "cumulative":
-            count = self.num_batches_tracked.expand(self.num_features)
-        elif config.averaging == "exponential":
-            count = None
-        extras = [own.get(f"running_{name}") for name in _EXTRAS] if config.renorm is not None else ()
-        return RunningState(self.running_mean, self.running_var, count, *extras)
+        return state_of(self, config)
 
     def _move(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> None:
         """Write the state after one batch into the buffers, or nothing where it is refused."""

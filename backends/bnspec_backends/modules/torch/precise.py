@@ -15,13 +15,12 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from bnspec import BatchNormConfig, Communicator, Params, PreciseStatistics, batch_norm
 from bnspec._errors import refusal
-from bnspec_backends.modules.torch.buffers import write_state
-from bnspec_backends.modules.torch.options import Options, configuration
+from bnspec_backends.modules.torch.buffers import config_of, write_state
 from bnspec_backends.modules.torch.ranks import Sync
 from bnspec_backends.modules.torch.replacing import OURS
 from bnspec_backends.modules.torch.specified import SpecifiedNorm
 
-__all__ = ["config_of", "precise_bn"]
+__all__ = ["precise_bn"]
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 
@@ -114,14 +113,6 @@ def precise_bn(
     for layer, state in zip(layers, states, strict=True):
         write_state(layer.module, state, layer.config)
     return model
-
-
-def config_of(module: Any) -> BatchNormConfig:
-    """Return the configuration of a module of bnspec, or of torch's own."""
-    if isinstance(module, SpecifiedNorm):
-        return module.config
-    exist = (module.weight is not None, module.bias is not None)
-    return configuration(1, module.eps, module.momentum, *exist, tuple(vars(Options()).values()))
 
 
 def _chosen(model: torch.nn.Module, modules: Iterable[torch.nn.Module] | None) -> list[tuple[str, Any]]:
