@@ -224,7 +224,6 @@ def _rounded(layout: KernelLayout, divided: Any, bias: Any, kernel: Array, like:
     refuse_unbounded("folded kernels", kernel_error, str(kernel.dtype), layout.name)
     if bias is None:
         return FoldedKernel(stored, None, kernel_error, array_namespace(kernel_error).zeros_like(kernel_error))
-    like = kernel if like is None else like
-    held, bias_error = rounded_to(bias, like)
-    refuse_unbounded("folded biases", bias_error, str(like.dtype), layout.name)
+    held, bias_error = rounded_to(bias, kernel if like is None else like)
+    refuse_unbounded("folded biases", bias_error, str(held.dtype), layout.name)
     return FoldedKernel(stored, held, kernel_error, bias_error)

@@ -72,7 +72,7 @@ def state_of(
     xp, c = array_namespace(row), int(row.shape[1]) // 4
     counts = one_each(counts, c)
     mean, low, m2 = (row[:, k * c : (k + 1) * c] for k in (1, 2, 3))
-    about = signature(comm, "moments", name, like, m2, config)
+    about = signature(comm, "population", name, like, m2, config)
     if comm is not None and about is not None:
         # The number of batches travels as the count of one more channel, whose moments are 0.
         rows = [xp.concat([v, xp.zeros_like(v[:, :1])], axis=1) for v in (mean, low, m2)]

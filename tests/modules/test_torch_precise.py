@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch_jobs import HERE, torch_job  # noqa: E402 - after torch was found
 
 from bnspec import torch as ours  # noqa: E402
+from bnspec_backends.ranks import threads  # noqa: E402
 
 SIZES = (5, 2, 1, 7)
 
@@ -257,3 +258,27 @@ def test_uneven_ranks_are_one_process() -> None:
     assert found.pop("same bits")
     assert set(found) == {"torch's SyncBatchNorm", "ours", "ours, ranks alike", "plain, no batch on the last rank"}
     assert max(found.values()) < 1e-12, found
+
+
+def test_a_rank_that_fails_changes_no_rank() -> None:
+    """The ranks meet after the pass: of one that is missing the others hear, and write nothing."""
+    models = [network() for _ in range(2)]
+    before = copy.deepcopy(models[0].state_dict())
+
+    def given(rank: int) -> Iterator[Any]:
+        yield batches()[rank]
+        if rank:
+            raise OSError("no more data")
+
+    def rank(comm: bnspec.Communicator) -> str:
+        try:
+            ours.precise_bn(models[comm.rank], given(comm.rank), sync=comm)
+        except (OSError, bnspec.CommunicatorError) as error:
+            return type(error).__name__
+        return "done"
+
+    found = threads.run(2, rank, deadline=5.0)
+    assert found[0] in ("CommunicatorError", "CollectiveTimeout")
+    assert found[1] == "OSError"
+    for model in models:
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

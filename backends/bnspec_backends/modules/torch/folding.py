@@ -142,10 +142,10 @@ def _values(graph: torch.fx.GraphModule, probe: Any) -> dict[torch.fx.Node, torc
     class Keeping(torch.fx.Interpreter):
         """Interpreter that keeps the wanted values."""
 
-        def run_node(self, node: torch.fx.Node) -> Any:
-            value = super().run_node(node)
-            if node in wanted and isinstance(value, torch.Tensor):
-                kept[node] = value
+        def run_node(self, n: torch.fx.Node) -> Any:
+            value = super().run_node(n)
+            if n in wanted and isinstance(value, torch.Tensor):
+                kept[n] = value
             return value
 
     kept: dict[torch.fx.Node, torch.Tensor] = {}

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.lazy import LazyModuleMixin
 
 from bnspec import BatchNormConfig, Communicator, Params, PreciseStatistics, batch_norm
 from bnspec._errors import refusal
@@ -117,9 +116,9 @@ def precise_bn(
 
 def _chosen(model: torch.nn.Module, modules: Iterable[torch.nn.Module] | None) -> list[tuple[str, Any]]:
     """Return the layers to be computed, by name, and refuse those that cannot be."""
-    named: dict[torch.nn.Module, str] = {module: name for name, module in model.named_modules()}
+    named: dict[Any, str] = {module: name for name, module in model.named_modules()}
     for module, name in named.items():
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        if any(map(torch.nn.parameter.is_lazy, (*module._parameters.values(), *module._buffers.values()))):
             raise refusal(
                 ValueError,
                 "BN-SHAPE-4",
@@ -130,7 +129,7 @@ def _chosen(model: torch.nn.Module, modules: Iterable[torch.nn.Module] | None) -
     if modules is None:
         norms = [m for m in named if isinstance(m, _BatchNorm) and m.running_mean is not None]
         modules = [m for m in norms if not getattr(m, "frozen", False)]
-    found: list[Any] = list(modules)
+    found: list[Any] = list(dict.fromkeys(modules))
     for module in found:
         known = isinstance(module, SpecifiedNorm) or type(module) in OURS
         if module not in named or not known or module.running_mean is None:
