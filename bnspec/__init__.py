@@ -27,10 +27,13 @@ from bnspec._errors import (
     UntrainedParametersWarning,
     refusal,
 )
+from bnspec._fold import Affine, fold
+from bnspec._fold_kernels import FoldedKernel, fold_into_following, fold_into_preceding
 from bnspec._init import init
 from bnspec._kernels import Kernels
 from bnspec._layer.layer import BatchNorm
 from bnspec._layer.renorm import BatchRenorm
+from bnspec._precise import PreciseStatistics
 from bnspec._schedule import Schedule
 from bnspec._statistics import merge, moments
 from bnspec._types import Array, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved, Tangents
@@ -39,6 +42,7 @@ from bnspec._update import running_statistics, update_running
 __version__ = "0.1.0"
 
 __all__ = [
+    "Affine",
     "Array",
     "Backend",
     "BatchNorm",
@@ -49,6 +53,7 @@ __all__ = [
     "Communicator",
     "CommunicatorError",
     "Dialect",
+    "FoldedKernel",
     "FrozenStatisticsWarning",
     "Gradients",
     "Groups",
@@ -56,6 +61,7 @@ __all__ = [
     "Moments",
     "Normalized",
     "Params",
+    "PreciseStatistics",
     "Renorm",
     "RunningState",
     "Saved",
@@ -74,6 +80,9 @@ __all__ = [
     "batch_norm_vjp",
     "current_context",
     "dialects",
+    "fold",
+    "fold_into_following",
+    "fold_into_preceding",
     "get_backend",
     "get_communicator",
     "init",

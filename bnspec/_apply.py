@@ -82,7 +82,7 @@ def apply(
     train = switch(f"{name}: train", train, "BN-INF-2", "True trains, False predicts; under a trace make it static.")
     if not train:
         y, saved = batch_norm_inference(x, params, state, config, name=name)
-        untraced(arguments.unused, x, saved.static.groups.axis, mask, lengths, comm, name)
+        untraced(arguments.company, x, saved.static.groups.axis, mask, lengths, comm, name)
         untraced(scheduled, config, schedule, x, arithmetic_dtype(x), name)
         return y, state
     y, stats, _ = batch_norm(

@@ -14,7 +14,8 @@ __all__ = ["Communicator", "Signature"]
 class Signature(NamedTuple):
     """Facts that every rank must agree on before a collective means anything [BN-SYNC-9]."""
 
-    operation: str  # "moments", "gradients" or "tangents"; torch's differentiation sends "cotangents of" one, and so on
+    # "moments", "gradients", "tangents" or "population"; torch's differentiation sends "cotangents of" one, and so on
+    operation: str
     layer: str  # the layer's name
     channels: int
     groups: int

@@ -14,7 +14,7 @@ import functools
 import itertools
 import math
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bnspec._arrays import array_namespace, where
 from bnspec._checks import elements
@@ -26,7 +26,7 @@ from bnspec._moments import group, merge_groups
 from bnspec._sharding import gathered
 from bnspec._types import Array, Moments, RunningState
 
-__all__ = ["advance", "too_few", "update", "used_statistics"]
+__all__ = ["advance", "finite_channels", "refuse_not_finite", "too_few", "update", "used_statistics"]
 
 
 class _Feed(NamedTuple):
@@ -123,6 +123,27 @@ def too_few(number: int, where_in: str, config: BatchNormConfig, name: str) -> E
     )
 
 
+def finite_channels(mean: Array, m2: Array, var: Array, dtype: Any) -> Array:
+    """Return where statistics are finite, also in a state's dtype [BN-RUN-10]."""
+    xp = array_namespace(mean)
+    top = float(xp.finfo(dtype).max)  # what the state cannot hold is not finite there
+    return xp.isfinite(mean) & xp.isfinite(m2) & ~(xp.abs(mean) > top) & ~(xp.abs(var) > top)
+
+
+def refuse_not_finite(usable: Array, name: str) -> None:
+    """Refuse statistics that are not finite in every channel, shape (C,), where there are values to look at."""
+    if values(array_namespace(usable).all(usable)) != [False]:  # one flag, for which the host has to wait
+        return
+    bad = [c for c, ok in enumerate(values(usable) or ()) if not ok]
+    raise refusal(
+        FloatingPointError,
+        "BN-RUN-10",
+        got=f"{name}: statistics that are not finite in channels {bad}",
+        expected="finite statistics",
+        do='Look for NaN or overflow in x, or choose nonfinite="skip".',
+    )
+
+
 def _mean_of(each: list[_Feed]) -> _Feed:
     """The plain mean of the groups that hold elements."""
     xp = array_namespace(each[0].mean)
@@ -144,19 +165,9 @@ def _step(state: RunningState, feed: _Feed, config: BatchNormConfig, name: str) 
     """Apply one feed."""
     xp = array_namespace(feed.mean)
     dtype = feed.mean.dtype
-    usable = xp.isfinite(feed.mean) & xp.isfinite(feed.m2)
-    top = float(xp.finfo(state.var.dtype).max)  # what the state cannot hold is not finite there
-    usable = usable & ~(xp.abs(feed.mean) > top) & ~(xp.abs(feed.var) > top)
+    usable = finite_channels(feed.mean, feed.m2, feed.var, state.var.dtype)
     if config.nonfinite == "raise":
-        if values(xp.all(usable)) == [False]:  # one flag, for which the host has to wait
-            bad = [c for c, ok in enumerate(values(usable) or ()) if not ok]
-            raise refusal(
-                FloatingPointError,
-                "BN-RUN-10",
-                got=f"{name}: statistics that are not finite in channels {bad}",
-                expected="finite statistics",
-                do='Look for NaN or overflow in x, or choose nonfinite="skip".',
-            )
+        refuse_not_finite(usable, name)
     take = feed.count > 0
     take = usable & take if config.nonfinite == "skip" else take | xp.zeros_like(usable)
     old = RunningState(*(v if v is None or i == 2 else xp.astype(v, dtype) for i, v in enumerate(state)))

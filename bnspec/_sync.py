@@ -19,16 +19,16 @@ Chan, Golub, LeVeque 1983 (merging); Peng et al., "MegDet", 2018, section 3.2 (c
 
 from collections.abc import Callable, Sequence
 
-from bnspec._arrays import array_namespace, is_array, library, stop_gradient
+from bnspec._arrays import array_namespace, beside, is_array, library, stop_gradient
 from bnspec._communicator import Communicator, Signature
 from bnspec._config import BatchNormConfig
 from bnspec._dtypes import count_dtype, dtype_name
 from bnspec._errors import CommunicatorError, refusal
-from bnspec._modes import untraced
+from bnspec._modes import untraced, values
 from bnspec._torch.rules import refuse_stand_ins, with_rules
 from bnspec._types import Array, Moments, per_channel
 
-__all__ = ["join_moments", "join_sums", "signature"]
+__all__ = ["join_counted", "join_moments", "join_sums", "signature"]
 
 # A float32 payload holds integers up to 2^24 exactly. Two lanes of 12 bits and more keep counts exact up to
 # 2^36 elements on up to 4096 ranks.
@@ -99,6 +99,41 @@ def join_moments(
         m2 = m2 / (total + xp.astype(total == 0, dtype)) * xp.astype(count, dtype)
     divisor = total * n if by_rank else total
     return Moments(count, mean, low, m2), divisor + xp.astype(divisor == 0, dtype)
+
+
+def join_counted(
+    counts: Sequence[int],
+    rows: Sequence[Array],
+    comm: Communicator,
+    about: Signature,
+    merge: Callable[[Array, Array, int], Array],
+) -> tuple[list[int], list[Array]]:
+    """Join moments whose counts the host knows, so that no dtype limits how many elements there are.
+
+    Parameters
+    ----------
+    counts : sequence of int
+        One for each channel.
+    rows : sequence of array, shape (1, C)
+        mean, mean_low and m2.
+    comm, about, merge
+        As in `join_moments`.
+
+    Returns
+    -------
+    counts, rows : list
+        The same of all ranks together; counts are exact up to 2^36 elements, in float64 up to 2^53.
+    """
+    xp, dtype = array_namespace(rows[0]), rows[0].dtype
+
+    def row(numbers: list[int]) -> Array:
+        return xp.asarray([numbers], dtype=dtype, **beside(rows[0]))
+
+    sums = [row([n // _LANE for n in counts]), row([n % _LANE for n in counts]), row(list(counts))]
+    mean, low, m2 = rows
+    (high, rest, _, low), mean, m2 = _merged(sums, mean, low, m2, comm, about, merge)
+    pairs = zip(values(high) or (), values(rest) or (), strict=True)
+    return [int(a) * _LANE + int(b) for a, b in pairs], [mean, low, m2]
 
 
 def _merged(

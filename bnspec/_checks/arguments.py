@@ -20,6 +20,7 @@ from bnspec._types import Array, Groups, Moments, Params, RunningState, Saved, S
 __all__ = [
     "channel_axis",
     "communicator",
+    "company",
     "derivative",
     "forward",
     "inference",
@@ -27,7 +28,6 @@ __all__ = [
     "moments",
     "running",
     "statistics",
-    "unused",
 ]
 
 
@@ -128,8 +128,8 @@ def _inference(x: Array, params: Params, state: RunningState, config: BatchNormC
     return Groups(axis, 1)
 
 
-def unused(x: Array, axis: int, mask: Array | None, lengths: Array | None, comm: Any, name: str) -> None:
-    """Check what evaluation takes beside training and does not use."""
+def company(x: Array, axis: int, mask: Array | None, lengths: Array | None, comm: Any, name: str) -> None:
+    """Check what may come with x: a mask or lengths, and a communicator."""
     if mask is not None:
         arrays.mask(x, axis, mask, name)
     if lengths is not None:

@@ -8,14 +8,55 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnspec import BatchNormConfig, Moments, RunningState, init, update_running
 from bnspec._errors import refusal
+from bnspec_backends.modules.torch.options import Options, configuration
 
-__all__ = ["COUNTED", "RunningBuffers"]
+__all__ = ["COUNTED", "RunningBuffers", "config_of", "state_of", "write_state"]
 
 #: Averages that count by channel, which num_batches_tracked does not.
 COUNTED = ("debiased", "pooled")
 
 #: Buffers beside torch's own, for the fields of the running state that torch has not.
 _EXTRAS = ("stddev", "renorm_mean", "renorm_stddev")
+
+
+def config_of(module: _BatchNorm) -> BatchNormConfig:
+    """Return the configuration with which bnspec's functions compute what a module of ours or torch's computes."""
+    if isinstance(module, RunningBuffers):
+        return module.config
+    exist: Any = (module.weight is not None, module.bias is not None)
+    return configuration(1, module.eps, module.momentum, *exist, tuple(vars(Options()).values()))
+
+
+def state_of(module: _BatchNorm, config: BatchNormConfig) -> RunningState:
+    """Return the buffers of a module as a running state; torch's own may hold them in 16 bits."""
+    own: Any = module._buffers
+    count = own.get("running_count")
+    if config.averaging == "cumulative" and module.num_batches_tracked is None:
+        raise refusal(
+            ValueError,
+            "BN-RUN-2",
+            got=f"{type(module).__name__} with momentum=None and num_batches_tracked=None",
+            expected="the number of batches that the cumulative average is of",
+            do="Set num_batches_tracked to a tensor, or momentum to a number.",
+        )
+    if config.averaging == "cumulative":
+        count = own["num_batches_tracked"].expand(module.num_features)
+    elif config.averaging == "exponential":
+        count = None
+    extras = [own.get(f"running_{name}") for name in _EXTRAS] if config.renorm is not None else ()
+    mean, var = (v.float() if v.element_size() < 4 else v for v in (own["running_mean"], own["running_var"]))
+    return RunningState(mean, var, count, *extras)
+
+
+def write_state(module: _BatchNorm, state: RunningState, config: BatchNormConfig) -> None:
+    """Write a running state into the buffers of a module, of ours or of torch's, which stay the tensors they are."""
+    with torch.no_grad():
+        if config.averaging == "cumulative" and module.num_features:
+            assert module.num_batches_tracked is not None
+            module.num_batches_tracked.copy_(state.count[0])
+        for name, value in zip(RunningState._fields, state, strict=True):
+            if value is not None and not (name == "count" and config.averaging == "cumulative"):
+                getattr(module, f"running_{name}").copy_(value)
 
 
 class RunningBuffers(_BatchNorm):
@@ -57,39 +98,16 @@ class RunningBuffers(_BatchNorm):
 
     def _state(self, config: BatchNormConfig) -> RunningState:
         """Return the buffers as a running state."""
-        own = self._buffers
-        count = own.get("running_count")
-        if config.averaging == "cumulative" and self.num_batches_tracked is None:
-            raise refusal(
-                ValueError,
-                "BN-RUN-2",
-                got=f"{type(self).__name__} with momentum=None and num_batches_tracked=None",
-                expected="the number of batches that the cumulative average is of",
-                do="Set num_batches_tracked to a tensor, or momentum to a number.",
-            )
-        if config.averaging == "cumulative":
-            count = self.num_batches_tracked.expand(self.num_features)
-        elif config.averaging == "exponential":
-            count = None
-        extras = [own.get(f"running_{name}") for name in _EXTRAS] if config.renorm is not None else ()
-        return RunningState(self.running_mean, self.running_var, count, *extras)
+        return state_of(self, config)
 
     def _move(self, state: RunningState, stats: Moments, config: BatchNormConfig) -> None:
         """Write the state after one batch into the buffers, or nothing where it is refused."""
         new = update_running(state, stats, config, name=type(self).__name__)
-        with torch.no_grad():
-            if config.averaging == "cumulative":
-                self.num_batches_tracked.copy_(new.count[0] if self.num_features else self.num_batches_tracked + 1)
-            else:
-                if new.count is not None:
-                    self.running_count.copy_(new.count)
-                if self.num_batches_tracked is not None:  # torch's modules do without it too
-                    self.num_batches_tracked.add_(1)
-            self.running_mean.copy_(new.mean)
-            self.running_var.copy_(new.var)
-            for name in _EXTRAS:
-                if (value := getattr(new, name)) is not None:
-                    getattr(self, f"running_{name}").copy_(value)
+        write_state(self, new, config)
+        counted = config.averaging == "cumulative" and self.num_features  # there it is the count of the state
+        if self.num_batches_tracked is not None and not counted:  # torch's modules do without it too
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
 
     def reset_running_stats(self) -> None:
         """Set the running statistics to those before the first batch."""

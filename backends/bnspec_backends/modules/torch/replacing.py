@@ -13,12 +13,12 @@ from bnspec_backends.modules.torch.options import Options, configuration
 from bnspec_backends.modules.torch.ranks import Sync
 from bnspec_backends.modules.torch.specified import SpecifiedNorm
 
-__all__ = ["replace", "restore"]
+__all__ = ["OURS", "replace", "restore"]
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 
 #: Ours for torch's. Only these very classes: a subclass of a user's own does something else.
-_OURS: dict[type, type[SpecifiedNorm]] = {
+OURS: dict[type, type[SpecifiedNorm]] = {
     torch.nn.BatchNorm1d: BatchNorm1d,
     torch.nn.BatchNorm2d: BatchNorm2d,
     torch.nn.BatchNorm3d: BatchNorm3d,
@@ -27,7 +27,7 @@ _OURS: dict[type, type[SpecifiedNorm]] = {
     torch.nn.LazyBatchNorm2d: LazyBatchNorm2d,
     torch.nn.LazyBatchNorm3d: LazyBatchNorm3d,
 }
-_THEIRS: dict[type, type] = {ours: theirs for theirs, ours in _OURS.items() if ours is not BatchNorm}
+_THEIRS: dict[type, type] = {ours: theirs for theirs, ours in OURS.items() if ours is not BatchNorm}
 
 
 def replace(model: _Model, *, sync: Any = None, **options: Any) -> _Model:
@@ -68,11 +68,11 @@ def replace(model: _Model, *, sync: Any = None, **options: Any) -> _Model:
     chosen, shared = Options.of(options, "replace"), Sync(sync)
     found = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     for module in found:
-        if isinstance(module, SpecifiedNorm) or type(module) in _OURS:
+        if isinstance(module, SpecifiedNorm) or type(module) in OURS:
             _refuse_impossible(module, chosen)
     others = set()
     for module in found:
-        if type(module) in _OURS:
+        if type(module) in OURS:
             _become_ours(module, chosen, shared)
         elif isinstance(module, SpecifiedNorm):
             module._begin(chosen, shared)
@@ -125,7 +125,7 @@ def _become_ours(module: Any, options: Options, sync: Sync) -> None:
     theirs = type(module)
     if theirs is torch.nn.SyncBatchNorm and sync.given is None:
         sync = Sync(True if module.process_group is None else module.process_group)
-    module.__class__ = _OURS[theirs]
+    module.__class__ = OURS[theirs]
     vars(module)["_theirs"] = theirs
     module._begin(options, sync)
 
