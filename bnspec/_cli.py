@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import bnspec
 from bnspec._screen import command, open_closed
+from bnspec._table import table
 
 __all__ = ["main"]
 
@@ -73,7 +74,7 @@ def _backends(options: argparse.Namespace) -> None:
             remarks.append(f"{backend.name}: {backend.reason}")
         if status == "missing" and backend.extra:
             remarks.append(f"{backend.name}: pip install 'bnspec[{backend.extra}]'")
-    print(_table(rows))
+    print(table(rows))
     if len(rows) == 1:
         remarks.append("No backend is registered; they are found once bnspec is installed (pip install bnspec).")
     if remarks:
@@ -101,14 +102,8 @@ def _dialects(options: argparse.Namespace) -> None:
     for row in dialects:
         correction = f"{row.correction}, fused path only" if row.fused_correction else str(row.correction)
         rows.append((row.name, f"{row.epsilon:g}", f"{row.decay:g}", correction, row.momentum_weighs, row.title))
-    print(_table(rows))
+    print(table(rows))
 
 
 def _joined(names: Sequence[str]) -> str:
     return ", ".join(names) or "-"
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Left-aligned columns, two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
