@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import bnspec
+from bnspec._conversion.command import add_arguments
 from bnspec._screen import command, open_closed
 from bnspec._table import table
 
@@ -37,7 +38,9 @@ def _run(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
     try:
         options.run(options)
-    except (LookupError, ValueError) as error:  # an unknown name, or a variable of the environment that is wrong
+    except (LookupError, ValueError, TypeError, ImportError) as error:  # what was refused
+        if isinstance(error, TypeError | ImportError) and "[BN-" not in str(error):
+            raise
         print(f"bnspec: {error.args[0] if error.args else error}", file=sys.stderr)
         return 2
     return 0
@@ -57,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
 
     dialects = commands.add_parser("dialects", help="list the frameworks whose conventions are known")
     dialects.set_defaults(run=_dialects)
+
+    convert = commands.add_parser("convert", help="move the batch-norm layers of a checkpoint to another framework")
+    add_arguments(convert)
     return parser
 
 
