@@ -36,6 +36,8 @@ class Storage:
         Their dtype.
     new_flag : str or None
         A variable that is true until the first update.
+    switches : tuple of str
+        Values of the layer that a file may hold though they are no variables of it.
     affine : {"each", "both", "always"}
         Whether gamma and beta may be absent each by itself, only both, or never.
     keeps_axes : bool
@@ -53,6 +55,7 @@ class Storage:
     counters: tuple[str, ...] = ()
     counter_dtype: str = "int64"
     new_flag: str | None = None
+    switches: tuple[str, ...] = ()
     affine: Literal["each", "both", "always"] = "each"
     keeps_axes: bool = False
     numbered: tuple[str, ...] = ()
@@ -95,6 +98,7 @@ STORED: Mapping[str, Storage] = MappingProxyType(
         "equinox": Storage(
             separator=".",
             new_flag="first_time",
+            switches=("inference",),
             affine="both",
             arguments=_arguments("eps", "momentum", "channelwise_affine", "channelwise_affine"),
         ),

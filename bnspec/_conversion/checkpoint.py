@@ -127,6 +127,8 @@ def _one(
     if change is not None:
         at = next(i for i, c in enumerate(changes) if c.field == "var" and c.what == "moved")
         changes[at] = change._replace(variable=changes[at].variable)
+    for switch in set(layer.variables) & set(source.storage.switches):
+        changes.append(Change(switch, "", "dropped", "a switch of the layer, and no variable"))
     if name in result.layers:
         raise _twice(name, "layers")
     held = {target.names[field] for field in ("gamma", "beta")} & set(made)

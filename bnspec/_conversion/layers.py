@@ -118,7 +118,8 @@ def _whole(layer: str, group: dict[str, str], pairs: list[tuple[str, str]], row:
     """Return whether the variables make a layer, and refuse a part of the running state."""
     if any(mean in group and var in group for mean, var in pairs):
         return True
-    shared = {row.names["gamma"], row.names["beta"]}  # other layers have variables of these names too
+    # Other layers have variables of these names too.
+    shared = {row.names["gamma"], row.names["beta"], *row.storage.switches}
     rest = sorted(full for variable, full in group.items() if variable not in shared)
     if not rest:
         return False
@@ -136,8 +137,8 @@ def _variables(row: Dialect) -> set[str]:
     """All names that variables of a layer have in this framework."""
     stored = row.storage
     counters = set(stored.counters) or ({row.names["count"]} if row.name == "bnspec" else set())
-    found = {row.names[field] for field in ("gamma", "beta", "mean", "var")}
-    found |= set(stored.averages.values()) | counters | ({stored.new_flag} if stored.new_flag else set())
+    found = {row.names[field] for field in ("gamma", "beta", "mean", "var")} | counters
+    found |= {*stored.averages.values(), *stored.switches, *((stored.new_flag,) if stored.new_flag else ())}
     return found | set((row.renorm_names or {}).values())
 
 

@@ -30,7 +30,7 @@ def into_template(converted: Converted, template: Checkpoint, row: Dialect) -> N
     layers = find_layers([name for name in converted.arrays if name not in set(converted.untouched)], row)
     for layer in layers:
         own = there[layer.name]
-        if set(own) != set(layer.variables):
+        if set(own) - set(row.storage.switches) != set(layer.variables):
             raise _differs(layer.name, f"the variables {sorted(layer.variables)}", f"{sorted(own)}, as in the template")
         for variable, full in layer.variables.items():
             value, old = converted.arrays[full], arrays[own[variable]]

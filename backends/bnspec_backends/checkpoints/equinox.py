@@ -2,7 +2,10 @@
 
 The names come from a file of options, one for each leaf:
 
-    {"dialect": "equinox", "names": ["conv.weight", "bn.weight", "bn.bias", "bn.first_time", "bn.mean", "bn.var"]}
+    {"dialect": "equinox",
+     "names": ["bn.weight", "bn.bias", "bn.inference", "bn.first_time", "bn.mean", "bn.var"]}
+
+A leaf is an array or a number of Python's, such as equinox's switch `inference`.
 """
 
 import io

@@ -54,10 +54,14 @@ class H5:
         return Checkpoint({named.get(path, path): array for path, array in found.items()})
 
     def write(self, given: Checkpoint, row: Dialect, template: bytes | None) -> bytes:
-        """Return a ``.weights.h5``: layers numbered, every other array at the path of its name."""
+        """Return the template with the arrays in their places; without one, a ``.weights.h5`` of the arrays alone.
+
+        Layers are numbered, every other array is at the path of its name. tf-keras reads only files in which each
+        module has a group of variables, be it empty: a model with modules that have no variables needs a template.
+        """
         paths = _paths(given, row)
-        buffer = io.BytesIO()
-        with h5py.File(buffer, "w") as file:
+        buffer = io.BytesIO(template or b"")
+        with h5py.File(buffer, "w" if template is None else "r+") as file:
             for name, array in given.arrays.items():
                 if array.dtype.name == "bfloat16":
                     raise refusal(
@@ -67,7 +71,14 @@ class H5:
                         expected="a dtype of HDF5",
                         do="Cast it to float32 in the source.",
                     )
-                file.create_dataset(paths.get(name, name), data=array)
+                path = paths.get(name, name)
+                if path in file:
+                    file[path][...] = array
+                else:
+                    file.create_dataset(path, data=array)
+            if template is None:
+                for group in {"/".join(path.split("/")[:n]) for path in paths.values() for n in range(path.count("/"))}:
+                    file.require_group(f"{group}/vars")
         return buffer.getvalue()
 
 
@@ -105,7 +116,10 @@ class KerasArchive:
             for path, config in _configurations(model):
                 if path in given.layers:
                     config.update(given.layers[path]._replace(center=None, scale=None).in_words_of(row))
-            new = {"config.json": json.dumps(model).encode(), "model.weights.h5": H5().write(given, row, None)}
+            new = {
+                "config.json": json.dumps(model).encode(),
+                "model.weights.h5": H5().write(given, row, old.read("model.weights.h5")),
+            }
             for info in old.infolist():
                 archive.writestr(info, new.get(info.filename) or old.read(info))
         return buffer.getvalue()
