@@ -63,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser("convert", help="move the batch-norm layers of a checkpoint to another framework")
     add_arguments(convert)
+
+    diff = commands.add_parser("diff-dialects", help="show in which conventions two frameworks differ, and by how much")
+    diff.add_argument("first", metavar="DIALECT", help="such as torch")
+    diff.add_argument("second", metavar="DIALECT", help="such as keras")
+    diff.set_defaults(run=_diff_dialects)
     return parser
 
 
@@ -99,6 +104,12 @@ def _spec(options: argparse.Namespace) -> None:
     else:
         profiles = ", ".join(clause.profiles)
         print(f"{clause.id} ({clause.title_of_page}; level {clause.level}; profile {profiles})\n\n{clause.text}")
+
+
+def _diff_dialects(options: argparse.Namespace) -> None:
+    from bnspec._conversion.differences import run
+
+    run(options)
 
 
 def _dialects(options: argparse.Namespace) -> None:
