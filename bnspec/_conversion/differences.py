@@ -30,8 +30,8 @@ def differences(first: Dialect, second: Dialect) -> list[Difference]:
 
     Examples
     --------
-    >>> [found.convention for found in differences(dialects.torch, dialects.paddle)]
-    ['momentum', 'correction', 'stored count']
+    >>> [found.convention for found in differences(dialects.flax, dialects.equinox)]
+    ['channels, default', 'gamma and beta', 'name of gamma', 'argument of epsilon']
     """
     found = [*_numbers(first, second), *_grouped(first, second), *_shapes(first, second), *_stored(first, second)]
     return [one for one in found if one.first != one.second]

@@ -17,7 +17,7 @@ from bnspec._update import update_running
 if TYPE_CHECKING:  # `import bnspec` must not load NumPy
     import numpy as np
 
-__all__ = ["BATCHES", "SHAPE", "Effect", "effect", "sync_effect", "text_of_example"]
+__all__ = ["BATCHES", "Effect", "SHAPE", "effect", "sync_effect", "text_of_example"]
 
 #: Of each batch, with the channels on axis 1.
 SHAPE = (8, 2, 1, 4)
