@@ -79,7 +79,7 @@ matrix-short: $(MATRIX_VENV)/.stamp-frameworks ## Ask every adapter a few questi
 	$(MATRIX_VENV)/bin/bnspec-conformance matrix --jobs $(JOBS) --smoke -o /dev/null $(ARGS)
 
 test-frameworks: $(MATRIX_VENV)/.stamp-frameworks ## Run the tests of the adapters and of the findings, which need the frameworks
-	OMP_NUM_THREADS=1 $(MATRIX_VENV)/bin/python -m pytest -q tests/frameworks tests/release/test_jax_page.py $(ARGS)
+	OMP_NUM_THREADS=1 $(MATRIX_VENV)/bin/python -m pytest -q tests/frameworks tests/release/test_jax_page.py tests/release/test_moving_page.py $(ARGS)
 
 # With the frameworks, beside which it is; a quarter of an hour, on a machine that does nothing else.
 bench-cpu: $(MATRIX_VENV)/.stamp-bench ## Time batch normalization on the CPU beside its peers and write docs/performance.md

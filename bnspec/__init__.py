@@ -9,6 +9,7 @@ from bnspec._batch_norm import batch_norm, batch_norm_inference
 from bnspec._communicator import Communicator, Signature
 from bnspec._config import BatchNormConfig, Renorm
 from bnspec._context import TrainingContext, UpdateCollection, current_context, recompute, training_context
+from bnspec._convert import convert
 from bnspec._derivatives import batch_norm_jvp, batch_norm_tangents, batch_norm_vjp
 from bnspec._dialects import Dialect, dialects
 from bnspec._discovery import (
@@ -23,6 +24,7 @@ from bnspec._errors import (
     CollectiveMismatch,
     CollectiveTimeout,
     CommunicatorError,
+    ConversionWarning,
     FrozenStatisticsWarning,
     UntrainedParametersWarning,
     refusal,
@@ -52,6 +54,7 @@ __all__ = [
     "CollectiveTimeout",
     "Communicator",
     "CommunicatorError",
+    "ConversionWarning",
     "Dialect",
     "FoldedKernel",
     "FrozenStatisticsWarning",
@@ -78,6 +81,7 @@ __all__ = [
     "batch_norm_jvp",
     "batch_norm_tangents",
     "batch_norm_vjp",
+    "convert",
     "current_context",
     "dialects",
     "fold",

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 
 import bnspec
+from bnspec._conversion.command import add_arguments
 from bnspec._screen import command, open_closed
+from bnspec._table import table
 
 __all__ = ["main"]
 
@@ -36,7 +38,9 @@ def _run(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
     try:
         options.run(options)
-    except (LookupError, ValueError) as error:  # an unknown name, or a variable of the environment that is wrong
+    except (LookupError, ValueError, TypeError, ImportError) as error:  # what was refused
+        if isinstance(error, TypeError | ImportError) and "[BN-" not in str(error):
+            raise
         print(f"bnspec: {error.args[0] if error.args else error}", file=sys.stderr)
         return 2
     return 0
@@ -56,6 +60,14 @@ def _parser() -> argparse.ArgumentParser:
 
     dialects = commands.add_parser("dialects", help="list the frameworks whose conventions are known")
     dialects.set_defaults(run=_dialects)
+
+    convert = commands.add_parser("convert", help="move the batch-norm layers of a checkpoint to another framework")
+    add_arguments(convert)
+
+    diff = commands.add_parser("diff-dialects", help="show in which conventions two frameworks differ, and by how much")
+    diff.add_argument("first", metavar="DIALECT", help="such as torch")
+    diff.add_argument("second", metavar="DIALECT", help="such as keras")
+    diff.set_defaults(run=_diff_dialects)
     return parser
 
 
@@ -73,7 +85,7 @@ def _backends(options: argparse.Namespace) -> None:
             remarks.append(f"{backend.name}: {backend.reason}")
         if status == "missing" and backend.extra:
             remarks.append(f"{backend.name}: pip install 'bnspec[{backend.extra}]'")
-    print(_table(rows))
+    print(table(rows))
     if len(rows) == 1:
         remarks.append("No backend is registered; they are found once bnspec is installed (pip install bnspec).")
     if remarks:
@@ -94,6 +106,12 @@ def _spec(options: argparse.Namespace) -> None:
         print(f"{clause.id} ({clause.title_of_page}; level {clause.level}; profile {profiles})\n\n{clause.text}")
 
 
+def _diff_dialects(options: argparse.Namespace) -> None:
+    from bnspec._conversion.differences import run
+
+    run(options)
+
+
 def _dialects(options: argparse.Namespace) -> None:
     from bnspec._dialects import dialects
 
@@ -101,14 +119,8 @@ def _dialects(options: argparse.Namespace) -> None:
     for row in dialects:
         correction = f"{row.correction}, fused path only" if row.fused_correction else str(row.correction)
         rows.append((row.name, f"{row.epsilon:g}", f"{row.decay:g}", correction, row.momentum_weighs, row.title))
-    print(_table(rows))
+    print(table(rows))
 
 
 def _joined(names: Sequence[str]) -> str:
     return ", ".join(names) or "-"
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Left-aligned columns, two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

@@ -8,6 +8,7 @@ __all__ = [
     "CollectiveMismatch",
     "CollectiveTimeout",
     "CommunicatorError",
+    "ConversionWarning",
     "FrozenStatisticsWarning",
     "UntrainedParametersWarning",
     "refusal",
@@ -44,3 +45,7 @@ class FrozenStatisticsWarning(UserWarning):
 
 class UntrainedParametersWarning(UserWarning):
     """torch differentiates a layer's output, and not its gamma and beta, which are to be trained."""
+
+
+class ConversionWarning(UserWarning):
+    """A converted layer infers as it did, and will not train on as it did [BN-RUN-3]."""

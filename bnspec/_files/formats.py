@@ -15,6 +15,8 @@ import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from bnspec._files.npy import DTYPES, npy_header, plain_npz, refuse_inflated
+
 if TYPE_CHECKING:  # `import bnspec` must not load NumPy
     import numpy as np
 
@@ -25,24 +27,6 @@ HEADER = "__bnspec__"
 
 #: What stands in a header's place of the digest until it is known.
 DIGEST = "sha256:" + "0" * 64
-
-#: dtype names that both formats hold, and what safetensors calls them.
-DTYPES = {
-    "bool": "BOOL",
-    "int8": "I8",
-    "int16": "I16",
-    "int32": "I32",
-    "int64": "I64",
-    "uint8": "U8",
-    "uint16": "U16",
-    "uint32": "U32",
-    "uint64": "U64",
-    "float16": "F16",
-    "float32": "F32",
-    "float64": "F64",
-    "bfloat16": "BF16",
-}
-
 
 _COMMENT = b"bnspec "
 
@@ -79,24 +63,15 @@ def check_length(suffix: str, file: BinaryIO, length: int) -> None:
 def _to_npz(arrays: "Mapping[str, np.ndarray[Any, Any]]", header: str) -> bytes:
     import numpy as np
 
-    # numpy.savez takes the names as keyword arguments, where "file" and "allow_pickle" mean something else.
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in {**arrays, HEADER: np.frombuffer(header.encode(), np.uint8)}.items():
-            bits = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
-            member = io.BytesIO()
-            np.lib.format.write_array(member, bits, version=(1, 0), allow_pickle=False)
-            info = zipfile.ZipInfo()  # with a fixed date, so that equal arrays give equal bytes
-            info.filename = f"{name}.npy"  # set here: the constructor would change a backslash on Windows
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, member.getvalue())
-        archive.comment = _COMMENT + DIGEST.encode()
-    return _sealed(buffer.getvalue(), len(buffer.getvalue()) - len(DIGEST))
+    bits = {name: array.view(np.uint16) if array.dtype.name == "bfloat16" else array for name, array in arrays.items()}
+    data = plain_npz(bits | {HEADER: np.frombuffer(header.encode(), np.uint8)}, _COMMENT + DIGEST.encode())
+    return _sealed(data, len(data) - len(DIGEST))
 
 
 def _from_npz(data: bytes) -> "tuple[str | None, dict[str, np.ndarray[Any, Any]]]":
     members = {}
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        refuse_inflated(archive)
         names = [info.orig_filename for info in archive.infolist()]
         ours = f"{HEADER}.npy" in names or archive.comment.startswith(_COMMENT)
         if ours:
@@ -123,15 +98,7 @@ def _from_npy(stream: Any, length: int, name: str) -> "np.ndarray[Any, Any]":
     """The array of a ``.npy`` text; numpy.load would allocate what the header claims before it looks at the rest."""
     import numpy as np
 
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
-        raise ValueError(f"its member {name!r} is a .npy array of version {version}")
-    if dtype.hasobject or dtype.newbyteorder("=").name not in DTYPES:
-        raise ValueError(f"its member {name!r} holds {dtype} (objects and pickles are never read)")
+    shape, fortran_order, dtype = npy_header(stream, name)
     rest = length - stream.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != rest:
         raise ValueError(f"its member {name!r} has {rest} bytes for shape {shape} and dtype {dtype}")

@@ -1,0 +1,143 @@
+"""Files of checkpoints: the format that a suffix stands for, read without trust and replaced in one step."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from bnspec._conversion.checkpoint import Checkpoint
+from bnspec._conversion.options import Options
+from bnspec._dialect import Dialect
+from bnspec._errors import refusal
+from bnspec._files.disk import read_regular, write_atomically
+
+__all__ = ["Format", "read_checkpoint", "write_checkpoint"]
+
+#: The group of entry points; each is named as the suffix that it reads and writes.
+GROUP = "bnspec.checkpoints"
+
+#: The extra of ``pip install bnspec[...]`` that brings each format's library.
+EXTRAS = {"safetensors": "safetensors", "pt": "torch", "pth": "torch", "bin": "torch"}
+
+
+class Format(Protocol):
+    """One format of files; what it raises of a file is turned into a refusal that names the file."""
+
+    def check(self, file: BinaryIO, length: int) -> None:
+        """Raise ValueError for a file whose beginning or length shows that it is of another format."""
+        ...
+
+    def read(self, data: bytes, row: Dialect, layers: Mapping[str, Options], names: Sequence[str]) -> Checkpoint:
+        """Return the arrays by the framework's names, and the options of layers that the file itself knows.
+
+        Parameters
+        ----------
+        data : bytes
+            All of the file.
+        row : Dialect
+            The framework that wrote it.
+        layers : mapping of str to Options
+            Options of layers from a file beside it.
+        names : sequence of str
+            The arrays' names in order, for files without names.
+        """
+        ...
+
+    def write(self, given: Checkpoint, row: Dialect, template: bytes | None) -> bytes:
+        """Return the file's content.
+
+        Parameters
+        ----------
+        given : Checkpoint
+            Arrays by the framework's names, and the layers' options.
+        row : Dialect
+            The framework that is to read it.
+        template : bytes or None
+            A file of the target, for formats that hold more than arrays.
+        """
+        ...
+
+
+def read_checkpoint(
+    path: str | os.PathLike[str], row: Dialect, layers: Mapping[str, Options], names: Sequence[str] = ()
+) -> Checkpoint:
+    """Return the content of a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ImportError
+        The format's library is missing; the text names the extra [BN-ERR-5].
+    LookupError
+        For a suffix that no format has [BN-ERR-5].
+    ValueError
+        For a file that is damaged, cut, of another format, or that would have to be unpickled [BN-STATE-5].
+    """
+    reader, suffix = _format(path)
+    length = -1
+
+    def check(file: BinaryIO, size: int) -> None:
+        nonlocal length
+        length = size
+        with _refusing(path, suffix, size):
+            reader.check(file, size)
+
+    data = read_regular(path, check)
+    with _refusing(path, suffix, length):
+        found = reader.read(data, row, layers, names)
+    return Checkpoint(found.arrays, dict(found.layers) | dict(layers))
+
+
+def write_checkpoint(path: str | os.PathLike[str], given: Checkpoint, row: Dialect, template: bytes | None) -> None:
+    """Write a file, in one step [BN-STATE-4]."""
+    writer, _ = _format(path)
+    write_atomically(path, writer.write(given, row, template))
+
+
+@contextmanager
+def _refusing(path: str | os.PathLike[str], suffix: str, length: int) -> Iterator[None]:
+    """Turn whatever a parser says about hostile bytes into a refusal of the file."""
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        if "[BN-" in str(error):  # it was refused already
+            raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise refusal(
+            ValueError,
+            "BN-STATE-5",
+            got=f"{os.fspath(path)!r} ({length} bytes) cannot be read: {reason[0]}",
+            expected=f"an intact .{suffix} file of arrays",
+            do="Take another copy; nothing was written.",
+        ) from error
+
+
+def _format(path: str | os.PathLike[str]) -> tuple[Format, str]:
+    suffix = Path(path).suffix.removeprefix(".")
+    points = entry_points(group=GROUP)
+    if suffix not in points.names:
+        known = ", ".join(f".{name}" for name in sorted(points.names)) or "none, since bnspec is not installed"
+        raise refusal(
+            LookupError,
+            "BN-ERR-5",
+            got=f"{os.fspath(path)!r} has the suffix {suffix!r}",
+            expected=f"one of those that an installed package reads: {known}",
+            do="The suffix chooses the format; rename the file.",
+        )
+    try:
+        found: Any = points[suffix].load()
+    except ImportError as error:
+        raise refusal(
+            ImportError,
+            "BN-ERR-5",
+            got=f"the format of {os.fspath(path)!r} cannot be had ({error})",
+            expected="its library to be installed",
+            do=f"Try `pip install bnspec[{EXTRAS.get(suffix, 'checkpoints')}]`.",
+        ) from error
+    made: Format = found()
+    return made, suffix

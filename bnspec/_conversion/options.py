@@ -1,0 +1,106 @@
+"""Options of layers beside a checkpoint: what no array holds, such as epsilon and momentum, as JSON.
+
+The file has the arguments of the framework's own layer, by the layers' names in the checkpoint:
+
+    {"dialect": "flax", "layers": {"conv1/bn": {"epsilon": 0.001, "momentum": 0.99, "use_scale": true}}}
+
+For a file that knows its arrays only by their order, it also has "names", the name of each.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bnspec._checks.scalars import real, switch
+from bnspec._dialect import Dialect
+from bnspec._errors import refusal
+
+__all__ = ["Options", "options_text", "read_options"]
+
+
+class Options(NamedTuple):
+    """Options of one layer in bnspec's words; None of one that is not known."""
+
+    epsilon: float | None = None
+    decay: float | None = None
+    center: bool | None = None
+    scale: bool | None = None
+
+    def in_words_of(self, row: Dialect) -> dict[str, Any]:
+        """Return the arguments of the framework's layer.
+
+        Examples
+        --------
+        >>> from bnspec import dialects
+        >>> Options(1e-3, 0.9, True, True).in_words_of(dialects.torch)
+        {'eps': 0.001, 'momentum': 0.1, 'affine': True}
+        """
+        found = {}
+        for field, argument in row.storage.arguments.items():
+            value = getattr(self, field)
+            if value is not None:
+                found[argument] = row.momentum_of(value) if field == "decay" else value
+        return found
+
+    @classmethod
+    def of(cls, layer: str, arguments: Mapping[str, Any], row: Dialect) -> "Options":
+        """Return the options that a framework's arguments stand for; other arguments are not looked at."""
+        found: dict[str, Any] = {}
+        for field, argument in row.storage.arguments.items():
+            if (value := arguments.get(argument)) is None:
+                continue
+            name = f"{argument} of layer {layer!r}"
+            if field == "epsilon":
+                do = "Usual values are 1e-5 and 1e-3."
+                found[field] = real(name, value, lambda v: v >= 0, "a finite number >= 0", "BN-NORM-1", do)
+            elif field == "decay":
+                found[field] = row.decay_of(value)
+            else:
+                found[field] = switch(name, value, "BN-NORM-2", "It says whether the parameter exists.")
+        return cls(**found)
+
+
+def read_options(text: str, row: Dialect) -> tuple[dict[str, Options], tuple[str, ...]]:
+    """Return the options of each layer, and the names of arrays, of a file as `options_text` writes it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For text that is no such file, or one of another framework [BN-STATE-5].
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _unread(f"text that is no JSON ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("layers", {}), dict):
+        raise _unread('JSON without an object "layers"')
+    if content.get("dialect", row.name) != row.name:
+        raise _unread(f"options of the dialect {str(content['dialect'])[:40]!r} for a checkpoint of {row.name}")
+    names = content.get("names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _unread('"names" that is no list of strings')
+    layers = content.get("layers", {})
+    if not all(isinstance(arguments, dict) for arguments in layers.values()):
+        raise _unread("a layer whose arguments are no object")
+    return {layer: Options.of(layer, arguments, row) for layer, arguments in layers.items()}, tuple(names)
+
+
+def options_text(layers: Mapping[str, Options], row: Dialect, names: Sequence[str] = ()) -> str:
+    """Return the content of the file."""
+    content: dict[str, Any] = {
+        "dialect": row.name,
+        "layers": {layer: options.in_words_of(row) for layer, options in layers.items()},
+    }
+    if names:
+        content["names"] = list(names)
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _unread(got: str) -> Exception:
+    return refusal(
+        ValueError,
+        "BN-STATE-5",
+        got=got,
+        expected='{"dialect": ..., "layers": {name: {argument: value}}}, as `bnspec convert` writes it',
+        do="Name the layers of the source, with the arguments of the source framework.",
+    )
