@@ -168,6 +168,18 @@ def test_a_lazy_module_may_begin_in_inference_mode() -> None:
     assert module.weight.grad is not None
 
 
+def test_lazy_modules_that_wait_for_nothing() -> None:
+    """Weights may be loaded before the first call, which is checked against them; and there may be none."""
+    module, trained = ours.LazyBatchNorm2d(), ours.BatchNorm2d(3)
+    trained(X)
+    module.load_state_dict(trained.state_dict())
+    with pytest.raises(ValueError, match=r"5 channels on axis 1.*num_features=3.*BN-SHAPE-4"):
+        copy.deepcopy(module)(torch.randn(2, 5, 2, 2))
+    assert torch.equal(module(X), trained(X))
+    bare = ours.LazyBatchNorm2d(affine=False, track_running_stats=False)
+    assert torch.equal(bare(X), ours.BatchNorm2d(3, affine=False, track_running_stats=False)(X))
+
+
 STRANGE: dict[str, tuple[Callable[[], Any], str]] = {
     "an array": (lambda: X.numpy(), "input is a ndarray; expected a torch.Tensor.*BN-SHAPE-5"),
     "nothing": (lambda: None, "input is a NoneType"),

@@ -28,6 +28,9 @@ class _Lazy(SpecifiedNorm):
         """Make the parameters and buffers for the channels of input."""
         with kept_tensors():
             super().initialize_parameters(input)  # type: ignore[misc]
+            held = [v for v in (self.weight, self.bias, self.running_mean) if v is not None]
+            # torch leaves it 0 where nothing waits for the channels: all was loaded before, or there is nothing.
+            self.num_features = int(held[0].shape[0] if held else input.shape[1])
             own = vars(self)
             self._begin(Options(**{name: own[name] for name in vars(Options())}), own["_sync"])
 
