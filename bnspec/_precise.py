@@ -147,7 +147,7 @@ class PreciseStatistics:
         wider = self._like is None or dtype_name(state_dtype) == "float64"
         like = array_namespace(x).zeros((0,), dtype=state_dtype, **beside(x)) if wider else self._like
         if self._rows is not None:
-            length = max(len(counts), len(self._counts))
+            length = len(counts) if len(counts) == len(self._counts) else channels
             counts = [a + b for a, b in zip(one_each(counts, length), one_each(self._counts, length), strict=True)]
             rows = kernels.merge(self._rows, rows, 1)
         self._counts, self._rows, self._like = counts, rows, like

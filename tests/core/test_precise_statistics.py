@@ -172,6 +172,14 @@ def test_other_libraries(name: str) -> None:
     np.testing.assert_allclose(backend.to_numpy(state.var), kept.var(0), rtol=1e-6)
 
 
+def test_no_channels_and_counts_of_both_kinds() -> None:
+    x, mask = np.ones((3, 2)), np.asarray([[True, False], [True, True], [True, True]])
+    assert collected(config(), x, x, masks=[None, mask]).count == (6, 5)
+    for order in ([None, mask[:, :0]], [mask[:, :0], None]):
+        state = collected(config(averaging="pooled"), x[:, :0], x[:, :0], masks=order).state()
+        assert state.mean.shape == state.count.shape == (0,)
+
+
 def test_nothing_of_a_graph_is_kept() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     x = torch.ones(4, 2).requires_grad_()
