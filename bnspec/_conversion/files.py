@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -82,24 +82,29 @@ def read_checkpoint(
     def check(file: BinaryIO, size: int) -> None:
         nonlocal length
         length = size
-        with _refusing(path, suffix, size):
+        with refusing():
             reader.check(file, size)
 
+    def refusing() -> AbstractContextManager[None]:
+        return _refusing(path, f"read, of {length} bytes", f"an intact .{suffix} file of arrays", "Take another copy.")
+
     data = read_regular(path, check)
-    with _refusing(path, suffix, length):
+    with refusing():
         found = reader.read(data, row, layers, names)
     return Checkpoint(found.arrays, dict(found.layers) | dict(layers))
 
 
 def write_checkpoint(path: str | os.PathLike[str], given: Checkpoint, row: Dialect, template: bytes | None) -> None:
     """Write a file, in one step [BN-STATE-4]."""
-    writer, _ = _format(path)
-    write_atomically(path, writer.write(given, row, template))
+    writer, suffix = _format(path)
+    with _refusing(path, "written", f"arrays and names that a .{suffix} file holds", "Write a file of another format."):
+        data = writer.write(given, row, template)
+    write_atomically(path, data)
 
 
 @contextmanager
-def _refusing(path: str | os.PathLike[str], suffix: str, length: int) -> Iterator[None]:
-    """Turn whatever a parser says about hostile bytes into a refusal of the file."""
+def _refusing(path: str | os.PathLike[str], done: str, expected: str, do: str) -> Iterator[None]:
+    """Turn whatever a library says about a file into a refusal that names it."""
     try:
         yield
     except (ImportError, MemoryError):
@@ -107,14 +112,9 @@ def _refusing(path: str | os.PathLike[str], suffix: str, length: int) -> Iterato
     except Exception as error:
         if "[BN-" in str(error):  # it was refused already
             raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise refusal(
-            ValueError,
-            "BN-STATE-5",
-            got=f"{os.fspath(path)!r} ({length} bytes) cannot be read: {reason[0]}",
-            expected=f"an intact .{suffix} file of arrays",
-            do="Take another copy; nothing was written.",
-        ) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        got = f"{os.fspath(path)!r} cannot be {done}: {reason}"
+        raise refusal(ValueError, "BN-STATE-5", got=got, expected=expected, do=f"{do} Nothing was written.") from error
 
 
 def _format(path: str | os.PathLike[str]) -> tuple[Format, str]:

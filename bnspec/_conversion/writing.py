@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bnspec._checks.scalars import integer
 from bnspec._conversion.layers import RENORM
 from bnspec._dialect import Dialect
 from bnspec._errors import refusal
@@ -11,7 +12,7 @@ from bnspec._errors import refusal
 if TYPE_CHECKING:  # `import bnspec` must not load NumPy
     import numpy as np
 
-__all__ = ["Change", "corrected", "settled", "write_layer"]
+__all__ = ["Change", "checked_place", "corrected", "settled", "write_layer"]
 
 
 class Change(NamedTuple):
@@ -21,6 +22,21 @@ class Change(NamedTuple):
     variable: str  # the target's name; empty where the target cannot hold it
     what: str  # moved, changed, filled or dropped
     size: str = ""  # by how much, or why
+
+
+def checked_place(rank: Any, axis: Any) -> tuple[int, int]:
+    """Return the rank of x and the axis of its channels, and refuse an axis that x does not have [BN-SHAPE-2]."""
+    rank = integer("rank", rank, 2, "BN-SHAPE-1", "It is the number of axes of x.")
+    axis = integer("axis", axis, None, "BN-SHAPE-2", "Pass the position of the channel axis, such as 1 or -1.")
+    if -rank <= axis < rank:
+        return rank, axis
+    raise refusal(
+        ValueError,
+        "BN-SHAPE-2",
+        got=f"axis={axis} and rank={rank}",
+        expected=f"an axis of {-rank} to {rank - 1}",
+        do="Pass the position of the channel axis, such as 1 or -1.",
+    )
 
 
 def settled(decay: float, dtype: "np.dtype[Any]") -> int:

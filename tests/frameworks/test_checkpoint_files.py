@@ -160,7 +160,7 @@ def test_truncated_and_foreign_files(dialect: str, tmp_path: Path, capsys: pytes
         path.write_bytes(data)
         capsys.readouterr()
         assert convert(path, dialect, out, *options) == 2, data[:10]
-        assert f"({len(data)} bytes) cannot be read: " in refused(capsys)
+        assert f"cannot be read, of {len(data)} bytes: " in refused(capsys)
         assert not out.exists()
 
 
@@ -234,3 +234,18 @@ def test_nested_variables_of_flax_nnx(tmp_path: Path) -> None:
     out = tmp_path / "o.npz"
     assert convert(tmp_path / "m.msgpack", "flax", out) == 0
     assert {"bn/gamma", "bn/beta", "bn/mean/EMA", "bn/variance/EMA", "linear/kernel"} <= set(read(out))
+
+
+@pytest.mark.parametrize("suffix", [".msgpack", ".weights.h5"])
+def test_names_that_a_format_cannot_hold_are_refused(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("flax")
+    pytest.importorskip("h5py")
+    model, path, out = BY_NAME["tensorpack"], tmp_path / "m.npz", tmp_path / f"o{suffix}"
+    model.save(path, VALUES, {})
+    np.savez(path, **read(path), a=np.ones(2), **{"a/b": np.ones(2)})
+    target = "flax" if suffix == ".msgpack" else "keras"
+    assert convert(path, "tensorpack", out, "--count", "keep", target=target) == 2
+    assert f"{str(out)!r} cannot be written: " in refused(capsys)
+    assert not out.exists()
