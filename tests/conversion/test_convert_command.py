@@ -409,7 +409,7 @@ def test_every_format_of_the_project_is_an_entry_point() -> None:
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     declared = project["project"]["entry-points"][GROUP]
-    assert set(declared) == {"bin", "eqx", "h5", "keras", "msgpack", "npz", "onnx", "pt", "pth", "safetensors"}
+    assert set(declared) == {"bin", "eqx", "h5", "keras", "msgpack", "npz", "onnx", "orbax", "pt", "pth", "safetensors"}
 
 
 @pytest.mark.parametrize(
