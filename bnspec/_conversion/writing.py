@@ -104,8 +104,9 @@ def write_layer(
     names = row.renorm_names if "stddev" in fields and row.renorm_names is not None else row.names
     count = fields.pop("count", None)
     made: dict[str, Any] = {}
-    debiased = row.averaging == "debiased"
-    unknown = debiased and count is None
+    if count is not None and int(count) == 0 and not _is_new(fields):
+        count = None  # nobody counted: a layer without updates has no statistics
+    unknown = row.averaging == "debiased" and count is None
     if unknown:
         count = np.asarray(settled(_below_one(decay), fields["mean"].dtype))
     for field, array in (fields | filled).items():
@@ -127,6 +128,11 @@ def write_layer(
         made[stored.new_flag] = np.asarray(False)
         changes.append(Change("count", stored.new_flag, "filled", "false: the layer has seen batches"))
     return made, changes
+
+
+def _is_new(fields: Mapping[str, Any]) -> bool:
+    """Return whether mean and variance are those that a new layer has."""
+    return not bool(fields["mean"].any()) and bool((fields["var"] == 1).all())
 
 
 def _unheld(fields: Mapping[str, Any], row: Dialect) -> dict[str, str]:

@@ -132,6 +132,17 @@ def test_without_a_number_of_updates_nothing_is_left_to_debias(decay: float) -> 
     assert np.float32(1 - decay ** int(made["var_ema/counter"])) == 1
 
 
+def test_a_count_of_0_beside_statistics_is_no_count() -> None:
+    given = torch_layer() | {"num_batches_tracked": np.asarray(0)}
+    made = bnspec.convert(given, source="torch", target="haiku", count="keep")
+    assert bits(made["var_ema/hidden"]) == bits(made["var_ema/average"])
+    assert int(made["var_ema/counter"]) > 0
+    new = given | {"running_mean": np.zeros(3, np.float32), "running_var": np.ones(3, np.float32)}
+    made = bnspec.convert(new, source="torch", target="haiku", count="keep")
+    assert (int(made["var_ema/counter"]), made["var_ema/hidden"].any()) == (0, False)
+    assert made["var_ema/average"].reshape(-1).tolist() == [1, 1, 1]
+
+
 def test_absent_parameters() -> None:
     full = layer_of("keras")
     no_gamma = {name: v for name, v in full.items() if name != "gamma"}
