@@ -1,7 +1,9 @@
 """`bnspec.convert` on one layer's arrays: names, forms, values, and what is refused."""
 
+import copy
 import itertools
 import math
+import pickle
 import warnings
 from typing import Any
 
@@ -45,6 +47,12 @@ def inference(arrays: dict[str, Any], name: str, x: Any, epsilon: float) -> Any:
 def test_every_dialect_says_how_it_stores_a_layer() -> None:
     assert set(STORED) == set(ROWS)
     assert all(bnspec.dialects[name].storage is STORED[name] for name in ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_can_be_copied_and_pickled(name: str) -> None:
+    row = bnspec.dialects[name]
+    assert copy.deepcopy(row) == pickle.loads(pickle.dumps(row)) == row
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
