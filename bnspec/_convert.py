@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from bnspec._arrays import Array, array_namespace, beside, is_array, library
-from bnspec._checks.scalars import integer, real
+from bnspec._checks.scalars import real
 from bnspec._conversion.layers import find_layers, flat
 from bnspec._conversion.reading import read_layer
 from bnspec._conversion.variance import Variance, checked_count, moves_later
-from bnspec._conversion.writing import write_layer
+from bnspec._conversion.writing import checked_place, write_layer
 from bnspec._dialects import dialects
 from bnspec._errors import ConversionWarning, refusal
 
@@ -88,8 +88,7 @@ def convert(
     """
     before, after = dialects[source], dialects[target]
     number = checked_count(count)
-    rank = integer("rank", rank, 2, "BN-SHAPE-1", "It is the number of axes of x.")
-    axis = _axis(after.axis if axis is None else axis, rank)
+    rank, axis = checked_place(rank, after.axis if axis is None else axis)
     decay = before.decay if decay is None else real(
         "decay", decay, lambda v: 0 <= v <= 1, "a number in [0, 1]", "BN-RUN-1", "It is the weight of the old value."
     )  # fmt: skip
@@ -119,19 +118,6 @@ def convert(
     fields["var"], _ = variance.applied(fields["var"], before.epsilon)
     made, _ = write_layer(fields, after, decay=decay, rank=rank, axis=axis)
     return {name: _from_host(array, like) for name, array in made.items()}
-
-
-def _axis(given: Any, rank: int) -> int:
-    axis: int = integer("axis", given, None, "BN-SHAPE-2", "Pass the position of the channel axis, such as 1 or -1.")
-    if -rank <= axis < rank:
-        return axis
-    raise refusal(
-        ValueError,
-        "BN-SHAPE-2",
-        got=f"axis={axis} and rank={rank}",
-        expected=f"an axis of {-rank} to {rank - 1}",
-        do="Pass the position of the channel axis, such as 1 or -1.",
-    )
 
 
 def _listed(before: str, names: list[str]) -> str:

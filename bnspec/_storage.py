@@ -6,14 +6,9 @@ knows no framework by name.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 __all__ = ["STORED", "Storage"]
-
-
-def _fixed(values: dict[str, str] | None = None) -> Mapping[str, str]:
-    return MappingProxyType(values or {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +44,9 @@ class Storage:
     """
 
     separator: str = "/"
-    collections: Mapping[str, str] = field(default_factory=_fixed)
+    collections: Mapping[str, str] = field(default_factory=dict)
     inner: str = ""
-    averages: Mapping[str, str] = field(default_factory=_fixed)
+    averages: Mapping[str, str] = field(default_factory=dict)
     counters: tuple[str, ...] = ()
     counter_dtype: str = "int64"
     new_flag: str | None = None
@@ -63,52 +58,50 @@ class Storage:
 
 
 def _arguments(epsilon: str, decay: str, center: str = "center", scale: str = "scale") -> Mapping[str, str]:
-    return _fixed({"epsilon": epsilon, "decay": decay, "center": center, "scale": scale})
+    return {"epsilon": epsilon, "decay": decay, "center": center, "scale": scale}
 
 
 _KERAS = Storage(
     numbered=("gamma", "beta", "mean", "var", "stddev", "renorm_mean", "renorm_stddev"),
 )
 
-STORED: Mapping[str, Storage] = MappingProxyType(
-    {
-        "bnspec": Storage(arguments=_arguments("epsilon", "decay")),
-        "tensorpack": Storage(),
-        "torch": Storage(
-            separator=".",
-            counters=("num_batches_tracked",),
-            affine="both",
-            arguments=_arguments("eps", "momentum", "affine", "affine"),
-        ),
-        "keras": _KERAS,
-        "tf_keras": _KERAS,
-        "flax": Storage(
-            collections=_fixed({"gamma": "params", "beta": "params", "mean": "batch_stats", "var": "batch_stats"}),
-            arguments=_arguments("epsilon", "momentum", "use_bias", "use_scale"),
-        ),
-        "haiku": Storage(
-            collections=_fixed({"gamma": "params", "beta": "params", "mean": "state", "var": "state"}),
-            inner="~",
-            averages=_fixed({"mean": "mean_ema/average", "var": "var_ema/average"}),
-            counters=("mean_ema/counter", "var_ema/counter"),
-            counter_dtype="int32",
-            keeps_axes=True,
-            arguments=_arguments("eps", "decay_rate", "create_offset", "create_scale"),
-        ),
-        "equinox": Storage(
-            separator=".",
-            new_flag="first_time",
-            switches=("inference",),
-            affine="both",
-            arguments=_arguments("eps", "momentum", "channelwise_affine", "channelwise_affine"),
-        ),
-        "onnx": Storage(affine="always", arguments=_fixed({"epsilon": "epsilon", "decay": "momentum"})),
-        "mxnet": Storage(separator=".", affine="always"),
-        "paddle": Storage(separator=".", arguments=_fixed({"epsilon": "epsilon", "decay": "momentum"})),
-        "chainer": Storage(
-            counters=("N",),
-            arguments=_arguments("eps", "decay", "use_beta", "use_gamma"),
-        ),
-        "nnabla": Storage(keeps_axes=True, arguments=_fixed({"epsilon": "eps", "decay": "decay_rate"})),
-    }
-)
+STORED: Mapping[str, Storage] = {
+    "bnspec": Storage(arguments=_arguments("epsilon", "decay")),
+    "tensorpack": Storage(),
+    "torch": Storage(
+        separator=".",
+        counters=("num_batches_tracked",),
+        affine="both",
+        arguments=_arguments("eps", "momentum", "affine", "affine"),
+    ),
+    "keras": _KERAS,
+    "tf_keras": _KERAS,
+    "flax": Storage(
+        collections={"gamma": "params", "beta": "params", "mean": "batch_stats", "var": "batch_stats"},
+        arguments=_arguments("epsilon", "momentum", "use_bias", "use_scale"),
+    ),
+    "haiku": Storage(
+        collections={"gamma": "params", "beta": "params", "mean": "state", "var": "state"},
+        inner="~",
+        averages={"mean": "mean_ema/average", "var": "var_ema/average"},
+        counters=("mean_ema/counter", "var_ema/counter"),
+        counter_dtype="int32",
+        keeps_axes=True,
+        arguments=_arguments("eps", "decay_rate", "create_offset", "create_scale"),
+    ),
+    "equinox": Storage(
+        separator=".",
+        new_flag="first_time",
+        switches=("inference",),
+        affine="both",
+        arguments=_arguments("eps", "momentum", "channelwise_affine", "channelwise_affine"),
+    ),
+    "onnx": Storage(affine="always", arguments={"epsilon": "epsilon", "decay": "momentum"}),
+    "mxnet": Storage(separator=".", affine="always"),
+    "paddle": Storage(separator=".", arguments={"epsilon": "epsilon", "decay": "momentum"}),
+    "chainer": Storage(
+        counters=("N",),
+        arguments=_arguments("eps", "decay", "use_beta", "use_gamma"),
+    ),
+    "nnabla": Storage(keeps_axes=True, arguments={"epsilon": "eps", "decay": "decay_rate"}),
+}

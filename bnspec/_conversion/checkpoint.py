@@ -8,7 +8,7 @@ from bnspec._conversion.layers import Found, find_layers, full_name
 from bnspec._conversion.options import Options
 from bnspec._conversion.reading import read_layer
 from bnspec._conversion.variance import Count, Variance, moves_later
-from bnspec._conversion.writing import Change, write_layer
+from bnspec._conversion.writing import Change, checked_place, write_layer
 from bnspec._dialect import Dialect
 from bnspec._errors import refusal
 
@@ -68,7 +68,7 @@ def convert_checkpoint(
     found = find_layers(given.arrays, source, only)
     rename = dict(rename or {})
     _check(found, given, source, rename)
-    axis = target.axis if axis is None else axis
+    rank, axis = checked_place(rank, target.axis if axis is None else axis)
     taken = {full: layer for layer in found for full in layer.variables.values()}
     result = Converted({}, {}, [], [full for full in given.arrays if full not in taken], [])
     done: set[str] = set()

@@ -57,7 +57,8 @@ def run(options: argparse.Namespace) -> None:
     if options.template is not None:
         there = _config(options.template_config, target)
         into_template(converted, read_checkpoint(options.template, target, *there), target)
-        template = read_regular(options.template, lambda file, size: None)
+        if not os.path.isdir(options.template):  # a folder has no more than its arrays
+            template = read_regular(options.template, lambda file, size: None)
     write_checkpoint(options.out, Checkpoint(converted.arrays, converted.layers), target, template)
     beside = _beside(options.out)
     write_atomically(beside, options_text(converted.layers, target).encode())

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -13,10 +13,13 @@ from bnspec._dialect import Dialect
 from bnspec._errors import refusal
 from bnspec._files.disk import read_regular, write_atomically
 
-__all__ = ["Format", "read_checkpoint", "write_checkpoint"]
+__all__ = ["FolderFormat", "Format", "read_checkpoint", "write_checkpoint"]
 
 #: The group of entry points; each is named as the suffix that it reads and writes.
 GROUP = "bnspec.checkpoints"
+
+#: The one suffix that is a folder's.
+FOLDER = "orbax"
 
 #: The extra of ``pip install bnspec[...]`` that brings each format's library.
 EXTRAS = {"safetensors": "safetensors", "pt": "torch", "pth": "torch", "bin": "torch"}
@@ -60,10 +63,24 @@ class Format(Protocol):
         ...
 
 
+class FolderFormat(Protocol):
+    """One format of folders, which reads and writes by itself."""
+
+    def read_folder(
+        self, path: str | os.PathLike[str], row: Dialect, layers: Mapping[str, Options], names: Sequence[str]
+    ) -> Checkpoint:
+        """Return what `Format.read` does."""
+        ...
+
+    def write_folder(self, path: str | os.PathLike[str], given: Checkpoint, row: Dialect) -> None:
+        """Write the folder, in one step, where none is."""
+        ...
+
+
 def read_checkpoint(
     path: str | os.PathLike[str], row: Dialect, layers: Mapping[str, Options], names: Sequence[str] = ()
 ) -> Checkpoint:
-    """Return the content of a file.
+    """Return the content of a file, or of a folder.
 
     Raises
     ------
@@ -82,24 +99,37 @@ def read_checkpoint(
     def check(file: BinaryIO, size: int) -> None:
         nonlocal length
         length = size
-        with _refusing(path, suffix, size):
+        with refusing():
             reader.check(file, size)
 
-    data = read_regular(path, check)
-    with _refusing(path, suffix, length):
-        found = reader.read(data, row, layers, names)
+    def refusing() -> AbstractContextManager[None]:
+        return _refusing(path, f"read, of {length} bytes", f"an intact .{suffix} file of arrays", "Take another copy.")
+
+    if suffix == FOLDER:
+        with _refusing(path, "read", "an intact folder of orbax", "Take another copy."):
+            found = reader.read_folder(path, row, layers, names)
+    else:
+        data = read_regular(path, check)
+        with refusing():
+            found = reader.read(data, row, layers, names)
     return Checkpoint(found.arrays, dict(found.layers) | dict(layers))
 
 
 def write_checkpoint(path: str | os.PathLike[str], given: Checkpoint, row: Dialect, template: bytes | None) -> None:
-    """Write a file, in one step [BN-STATE-4]."""
-    writer, _ = _format(path)
-    write_atomically(path, writer.write(given, row, template))
+    """Write a file or folder, in one step [BN-STATE-4]."""
+    writer, suffix = _format(path)
+    if suffix == FOLDER:
+        with _refusing(path, "written", "a path where nothing is", "Write to another path."):
+            writer.write_folder(path, given, row)
+        return
+    with _refusing(path, "written", f"arrays and names that a .{suffix} file holds", "Write a file of another format."):
+        data = writer.write(given, row, template)
+    write_atomically(path, data)
 
 
 @contextmanager
-def _refusing(path: str | os.PathLike[str], suffix: str, length: int) -> Iterator[None]:
-    """Turn whatever a parser says about hostile bytes into a refusal of the file."""
+def _refusing(path: str | os.PathLike[str], done: str, expected: str, do: str) -> Iterator[None]:
+    """Turn whatever a library says about a file into a refusal that names it."""
     try:
         yield
     except (ImportError, MemoryError):
@@ -107,18 +137,14 @@ def _refusing(path: str | os.PathLike[str], suffix: str, length: int) -> Iterato
     except Exception as error:
         if "[BN-" in str(error):  # it was refused already
             raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise refusal(
-            ValueError,
-            "BN-STATE-5",
-            got=f"{os.fspath(path)!r} ({length} bytes) cannot be read: {reason[0]}",
-            expected=f"an intact .{suffix} file of arrays",
-            do="Take another copy; nothing was written.",
-        ) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        got = f"{os.fspath(path)!r} cannot be {done}: {reason}"
+        raise refusal(ValueError, "BN-STATE-5", got=got, expected=expected, do=f"{do} Nothing was written.") from error
 
 
-def _format(path: str | os.PathLike[str]) -> tuple[Format, str]:
-    suffix = Path(path).suffix.removeprefix(".")
+def _format(path: str | os.PathLike[str]) -> tuple[Any, str]:
+    """The format of a path, and the suffix by which it is known; a folder is one of orbax, whatever its name."""
+    suffix = FOLDER if os.path.isdir(path) else Path(path).suffix.removeprefix(".")
     points = entry_points(group=GROUP)
     if suffix not in points.names:
         known = ", ".join(f".{name}" for name in sorted(points.names)) or "none, since bnspec is not installed"
@@ -139,5 +165,4 @@ def _format(path: str | os.PathLike[str]) -> tuple[Format, str]:
             expected="its library to be installed",
             do=f"Try `pip install bnspec[{EXTRAS.get(suffix, 'checkpoints')}]`.",
         ) from error
-    made: Format = found()
-    return made, suffix
+    return found(), suffix

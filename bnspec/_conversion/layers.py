@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from bnspec._dialect import Dialect
 from bnspec._errors import refusal
 
-__all__ = ["Found", "RENORM", "find_layers", "flat", "full_name"]
+__all__ = ["Found", "RENORM", "find_layers", "flat", "full_name", "nested"]
 
 #: Fields that only a layer with renorm has.
 RENORM = ("stddev", "renorm_mean", "renorm_stddev")
@@ -28,7 +28,7 @@ class Found(NamedTuple):
     variables: dict[str, str]  # the framework's own names, such as "running_mean", to full names
 
 
-def flat(nested: Mapping[Any, Any], separator: str) -> dict[str, Any]:
+def flat(tree: Mapping[Any, Any], separator: str) -> dict[str, Any]:
     """Return the leaves of a nested mapping under joined names; a flat one as it is.
 
     Raises
@@ -42,7 +42,7 @@ def flat(nested: Mapping[Any, Any], separator: str) -> dict[str, Any]:
     {'params/bn/scale': 1, 'step': 2}
     """
     found: dict[str, Any] = {}
-    for name, value in _leaves(nested, separator):
+    for name, value in _leaves(tree, separator):
         if name in found:
             raise refusal(
                 ValueError,
@@ -55,8 +55,35 @@ def flat(nested: Mapping[Any, Any], separator: str) -> dict[str, Any]:
     return found
 
 
-def _leaves(nested: Mapping[Any, Any], separator: str) -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
+def nested(arrays: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """Return arrays nested at the separators of their names: what `flat` makes flat.
+
+    Raises
+    ------
+    ValueError
+        If one array's name is the beginning of another's.
+
+    Examples
+    --------
+    >>> nested({"params/bn/scale": 1, "step": 2}, "/")
+    {'params': {'bn': {'scale': 1}}, 'step': 2}
+    """
+    found: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *above, last = name.split(separator)
+        at = found
+        for part in above:
+            at = at.setdefault(part, {})
+            if not isinstance(at, dict):
+                raise ValueError(f"{name!r} lies inside of an array")
+        if last in at:
+            raise ValueError(f"other arrays lie inside of {name!r}")
+        at[last] = array
+    return found
+
+
+def _leaves(tree: Mapping[Any, Any], separator: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
         if isinstance(value, Mapping):
             for name, leaf in _leaves(value, separator):
                 yield f"{key}{separator}{name}", leaf

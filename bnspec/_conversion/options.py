@@ -47,14 +47,17 @@ class Options(NamedTuple):
         """Return the options that a framework's arguments stand for; other arguments are not looked at."""
         found: dict[str, Any] = {}
         for field, argument in row.storage.arguments.items():
-            if (value := arguments.get(argument)) is None:
+            value = arguments.get(argument)
+            if value is None and not (field == "decay" and argument in arguments):
                 continue
             name = f"{argument} of layer {layer!r}"
             if field == "epsilon":
                 do = "Usual values are 1e-5 and 1e-3."
                 found[field] = real(name, value, lambda v: v >= 0, "a finite number >= 0", "BN-NORM-1", do)
             elif field == "decay":
-                found[field] = row.decay_of(value)
+                do = f"It is the weight of the {row.momentum_weighs} value; a cumulative average has none to move."
+                number = real(name, value, lambda v: 0 <= v <= 1, "a number in [0, 1]", "BN-RUN-1", do)
+                found[field] = row.decay_of(number)
             else:
                 found[field] = switch(name, value, "BN-NORM-2", "It says whether the parameter exists.")
         return cls(**found)

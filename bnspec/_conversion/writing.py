@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bnspec._checks.scalars import integer
 from bnspec._conversion.layers import RENORM
 from bnspec._dialect import Dialect
 from bnspec._errors import refusal
@@ -11,7 +12,7 @@ from bnspec._errors import refusal
 if TYPE_CHECKING:  # `import bnspec` must not load NumPy
     import numpy as np
 
-__all__ = ["Change", "corrected", "settled", "write_layer"]
+__all__ = ["Change", "checked_place", "corrected", "settled", "write_layer"]
 
 
 class Change(NamedTuple):
@@ -21,6 +22,21 @@ class Change(NamedTuple):
     variable: str  # the target's name; empty where the target cannot hold it
     what: str  # moved, changed, filled or dropped
     size: str = ""  # by how much, or why
+
+
+def checked_place(rank: Any, axis: Any) -> tuple[int, int]:
+    """Return the rank of x and the axis of its channels, and refuse an axis that x does not have [BN-SHAPE-2]."""
+    rank = integer("rank", rank, 2, "BN-SHAPE-1", "It is the number of axes of x.")
+    axis = integer("axis", axis, None, "BN-SHAPE-2", "Pass the position of the channel axis, such as 1 or -1.")
+    if -rank <= axis < rank:
+        return rank, axis
+    raise refusal(
+        ValueError,
+        "BN-SHAPE-2",
+        got=f"axis={axis} and rank={rank}",
+        expected=f"an axis of {-rank} to {rank - 1}",
+        do="Pass the position of the channel axis, such as 1 or -1.",
+    )
 
 
 def settled(decay: float, dtype: "np.dtype[Any]") -> int:
@@ -88,8 +104,9 @@ def write_layer(
     names = row.renorm_names if "stddev" in fields and row.renorm_names is not None else row.names
     count = fields.pop("count", None)
     made: dict[str, Any] = {}
-    debiased = row.averaging == "debiased"
-    unknown = debiased and count is None
+    if count is not None and int(count) == 0 and not _is_new(fields):
+        count = None  # nobody counted: a layer without updates has no statistics
+    unknown = row.averaging == "debiased" and count is None
     if unknown:
         count = np.asarray(settled(_below_one(decay), fields["mean"].dtype))
     for field, array in (fields | filled).items():
@@ -111,6 +128,11 @@ def write_layer(
         made[stored.new_flag] = np.asarray(False)
         changes.append(Change("count", stored.new_flag, "filled", "false: the layer has seen batches"))
     return made, changes
+
+
+def _is_new(fields: Mapping[str, Any]) -> bool:
+    """Return whether mean and variance are those that a new layer has."""
+    return not bool(fields["mean"].any()) and bool((fields["var"] == 1).all())
 
 
 def _unheld(fields: Mapping[str, Any], row: Dialect) -> dict[str, str]:

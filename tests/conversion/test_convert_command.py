@@ -227,7 +227,7 @@ def test_truncated_and_foreign_files_are_refused(
         path.write_bytes(data)
         assert convert(path, out) == 2
         line = refused(capsys)
-        assert f"{str(path)!r} ({len(data)} bytes) cannot be read: " in line
+        assert f"{str(path)!r} cannot be read, of {len(data)} bytes: " in line
         assert not out.exists()
     path.write_bytes(whole)
     assert convert(path, out) == 0
@@ -254,7 +254,7 @@ def test_two_gigabytes_of_zeros_are_no_checkpoint(
     with open(path, "wb") as file:
         os.truncate(file.fileno(), 2 << 30)
     assert convert(path, tmp_path / "o.npz") == 2
-    assert f"({2 << 30} bytes) cannot be read" in refused(capsys)
+    assert f"cannot be read, of {2 << 30} bytes" in refused(capsys)
 
 
 def test_zeros_that_a_small_file_inflates_are_refused_by_name(
@@ -360,7 +360,7 @@ def test_what_is_read_is_never_written(where: str, tmp_path: Path, capsys: pytes
         ('{"names": [1]}', '"names" that is no list of strings'),
         ('{"layers": {"bn7": {"eps": 1}}}', "options of the layers 'bn7'; expected layers that the file has"),
         ('{"layers": {"bn1": {"eps": -1}}}', "eps of layer 'bn1' is -1; expected a finite number >= 0"),
-        ('{"layers": {"bn1": {"momentum": 2}}}', "momentum is 2; expected a number in [0, 1]"),
+        ('{"layers": {"bn1": {"momentum": 2}}}', "momentum of layer 'bn1' is 2; expected a number in [0, 1]"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(
@@ -409,4 +409,37 @@ def test_every_format_of_the_project_is_an_entry_point() -> None:
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     declared = project["project"]["entry-points"][GROUP]
-    assert set(declared) == {"bin", "eqx", "h5", "keras", "msgpack", "npz", "onnx", "pt", "pth", "safetensors"}
+    assert set(declared) == {"bin", "eqx", "h5", "keras", "msgpack", "npz", "onnx", "orbax", "pt", "pth", "safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--axis", "4"), "axis=4 and rank=4; expected an axis of -4 to 3"),
+        (("--rank", "1"), "rank is 1; expected an integer >= 2"),
+        (("--count", "1"), "count is 1; expected an integer >= 2"),
+        (("--count", "-3"), "count is -3; expected an integer >= 2"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    options: tuple[str, ...], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = npz(tmp_path / "m.npz", network())
+    assert convert(path, tmp_path / "o.npz", *options, target="haiku") == 2
+    assert text in refused(capsys)
+
+
+def test_a_cumulative_average_of_torch_has_no_decay_to_move(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, config = npz(tmp_path / "m.npz", network()), tmp_path / "c.json"
+    config.write_text('{"layers": {"bn1": {"momentum": null}}}')
+    assert convert(path, tmp_path / "o.npz", "--config", str(config)) == 2
+    assert "momentum of layer 'bn1' is None; expected a number in [0, 1]" in refused(capsys)
+
+
+def test_an_array_that_numpy_does_not_have_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"a.b": torch.zeros(3, dtype=torch.float8_e4m3fn)}, tmp_path / "m.pt")
+    assert convert(tmp_path / "m.pt", tmp_path / "o.npz") == 2
+    assert "its array 'a.b' has the dtype torch.float8_e4m3fn" in refused(capsys)

@@ -1,7 +1,9 @@
 """`bnspec.convert` on one layer's arrays: names, forms, values, and what is refused."""
 
+import copy
 import itertools
 import math
+import pickle
 import warnings
 from typing import Any
 
@@ -45,6 +47,12 @@ def inference(arrays: dict[str, Any], name: str, x: Any, epsilon: float) -> Any:
 def test_every_dialect_says_how_it_stores_a_layer() -> None:
     assert set(STORED) == set(ROWS)
     assert all(bnspec.dialects[name].storage is STORED[name] for name in ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_can_be_copied_and_pickled(name: str) -> None:
+    row = bnspec.dialects[name]
+    assert copy.deepcopy(row) == pickle.loads(pickle.dumps(row)) == row
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
@@ -130,6 +138,17 @@ def test_without_a_number_of_updates_nothing_is_left_to_debias(decay: float) -> 
     made = bnspec.convert(kept, source="keras", target="haiku", decay=decay)
     assert bits(made["mean_ema/hidden"]) == bits(made["mean_ema/average"])
     assert np.float32(1 - decay ** int(made["var_ema/counter"])) == 1
+
+
+def test_a_count_of_0_beside_statistics_is_no_count() -> None:
+    given = torch_layer() | {"num_batches_tracked": np.asarray(0)}
+    made = bnspec.convert(given, source="torch", target="haiku", count="keep")
+    assert bits(made["var_ema/hidden"]) == bits(made["var_ema/average"])
+    assert int(made["var_ema/counter"]) > 0
+    new = given | {"running_mean": np.zeros(3, np.float32), "running_var": np.ones(3, np.float32)}
+    made = bnspec.convert(new, source="torch", target="haiku", count="keep")
+    assert (int(made["var_ema/counter"]), made["var_ema/hidden"].any()) == (0, False)
+    assert made["var_ema/average"].reshape(-1).tolist() == [1, 1, 1]
 
 
 def test_absent_parameters() -> None:

@@ -160,7 +160,7 @@ def test_truncated_and_foreign_files(dialect: str, tmp_path: Path, capsys: pytes
         path.write_bytes(data)
         capsys.readouterr()
         assert convert(path, dialect, out, *options) == 2, data[:10]
-        assert f"({len(data)} bytes) cannot be read: " in refused(capsys)
+        assert f"cannot be read, of {len(data)} bytes: " in refused(capsys)
         assert not out.exists()
 
 
@@ -234,3 +234,46 @@ def test_nested_variables_of_flax_nnx(tmp_path: Path) -> None:
     out = tmp_path / "o.npz"
     assert convert(tmp_path / "m.msgpack", "flax", out) == 0
     assert {"bn/gamma", "bn/beta", "bn/mean/EMA", "bn/variance/EMA", "linear/kernel"} <= set(read(out))
+
+
+@pytest.mark.parametrize("suffix", [".msgpack", ".weights.h5"])
+def test_names_that_a_format_cannot_hold_are_refused(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("flax")
+    pytest.importorskip("h5py")
+    model, path, out = BY_NAME["tensorpack"], tmp_path / "m.npz", tmp_path / f"o{suffix}"
+    model.save(path, VALUES, {})
+    np.savez(path, **read(path), a=np.ones(2), **{"a/b": np.ones(2)})
+    target = "flax" if suffix == ".msgpack" else "keras"
+    assert convert(path, "tensorpack", out, "--count", "keep", target=target) == 2
+    assert f"{str(out)!r} cannot be written: " in refused(capsys)
+    assert not out.exists()
+
+
+def test_a_folder_of_orbax_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ocp = pytest.importorskip("orbax.checkpoint")
+    tree = {
+        "params": {"bn": {"scale": VALUES["gamma"], "bias": VALUES["beta"]}, "dense": {"kernel": np.ones((2, 3))}},
+        "batch_stats": {"bn": {"mean": VALUES["mean"], "var": VALUES["var"]}},
+    }
+    folder, out, back = tmp_path / "checkpoint", tmp_path / "o.npz", tmp_path / "b.orbax"
+    with ocp.PyTreeCheckpointer() as writer:
+        writer.save(folder, tree)
+    assert convert(folder, "flax", out) == 0
+    assert bits(read(out)["bn/variance/EMA"]) == bits(VALUES["var"])
+    options = ("--config", f"{out}.layers.json", "--count", "keep")
+    assert convert(out, "tensorpack", back, *options, target="flax") == 0
+    with ocp.PyTreeCheckpointer() as reader:
+        made = reader.restore(back)
+    assert bits({n: np.asarray(v) for n, v in made["batch_stats"]["bn"].items()}) == bits(tree["batch_stats"]["bn"])
+    assert bits(np.asarray(made["params"]["bn"]["scale"])) == bits(VALUES["gamma"])
+    capsys.readouterr()
+    assert convert(out, "tensorpack", back, *options, target="flax") == 2
+    assert "cannot be written: it is there already; expected a path where nothing is" in refused(capsys)
+    (folder / "manifest.ocdbt").unlink()
+    assert convert(folder, "flax", out) == 2
+    assert "cannot be read: " in refused(capsys)
+    (tmp_path / "empty").mkdir()
+    assert convert(tmp_path / "empty", "flax", out) == 2
+    assert "cannot be read: " in refused(capsys)

@@ -14,7 +14,7 @@ import bnspec_backends
 import bnspec_conformance
 
 #: Libraries a module may be about, which need not be installed.
-OPTIONAL = "array_api_strict cupy equinox flax h5py jax mpi4py onnx rich safetensors torch".split()
+OPTIONAL = "array_api_strict cupy equinox flax h5py jax mpi4py onnx orbax rich safetensors torch".split()
 
 ROOT = Path(bnspec.__file__).parent.parent
 TEXTS = [

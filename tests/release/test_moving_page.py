@@ -22,13 +22,13 @@ def test_there_are_programs_and_commands() -> None:
     assert sum(text.startswith("$ bnspec convert") for _, _, text in BLOCKS) == 1
 
 
-@pytest.mark.parametrize("suffix", ["bin", "eqx", "h5", "keras", "msgpack", "npz", "onnx", "pt", "pth", "safetensors"])
+@pytest.mark.parametrize("suffix", "bin eqx h5 keras msgpack npz onnx orbax pt pth safetensors".split())
 def test_every_format_is_in_the_table(suffix: str) -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     declared = project[project.index('"bnspec.checkpoints"') : project.index('"bnspec.communicators"')]
     assert re.search(rf"^{suffix} = ", declared, re.M)
     assert re.search(rf"^\|.*`\.{suffix}`", PAGE, re.M)
-    assert len(re.findall(r"^\w+ = ", declared, re.M)) == 10
+    assert len(re.findall(r"^\w+ = ", declared, re.M)) == 11
 
 
 def test_what_the_page_shows_is_what_happens(tmp_path: Path) -> None:

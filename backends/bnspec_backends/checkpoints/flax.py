@@ -1,13 +1,13 @@
 """``.msgpack`` of flax: ``flax.serialization.to_bytes(variables)``, nested by collections and modules."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from flax.serialization import msgpack_restore, msgpack_serialize
 
 from bnspec._conversion.checkpoint import Checkpoint
-from bnspec._conversion.layers import flat
+from bnspec._conversion.layers import flat, nested
 from bnspec._conversion.options import Options
 from bnspec._dialect import Dialect
 
@@ -30,13 +30,4 @@ class Msgpack:
 
     def write(self, given: Checkpoint, row: Dialect, template: bytes | None) -> bytes:
         """Return the arrays nested at the separators of their names."""
-        nested: dict[str, Any] = {}
-        for name, array in given.arrays.items():
-            *above, last = name.split(row.storage.separator)
-            at = nested
-            for part in above:
-                at = at.setdefault(part, {})
-                if not isinstance(at, dict):
-                    raise ValueError(f"{name!r} lies inside of an array")
-            at[last] = array
-        return bytes(msgpack_serialize(nested))
+        return bytes(msgpack_serialize(nested(given.arrays, row.storage.separator)))

@@ -50,7 +50,10 @@ class Torch:
             if value.layout != torch.strided:
                 raise ValueError(f"its array {name!r} has the layout {value.layout}")
             refuse_size(name, value.numel() * value.element_size(), value.untyped_storage().nbytes())
-            found[name] = to_numpy(value.detach())
+            try:
+                found[name] = to_numpy(value.detach())
+            except (TypeError, RuntimeError) as error:
+                raise ValueError(f"its array {name!r} has the dtype {value.dtype}, which NumPy has not") from error
         return Checkpoint(found)
 
     def write(self, given: Checkpoint, row: Dialect, template: bytes | None) -> bytes:
