@@ -29,6 +29,10 @@ class Storage:
         Variables that hold the number of updates; one number each. Empty where none is kept.
     counter_dtype : str
         Their dtype.
+    channel_counter : str or None
+        The variable of shape (C,) that holds it instead, which only layers that count have.
+    shared_reference : bool
+        Whether a layer of renorm may take the running mean and deviation for its reference.
     new_flag : str or None
         A variable that is true until the first update.
     switches : tuple of str
@@ -49,6 +53,8 @@ class Storage:
     averages: Mapping[str, str] = field(default_factory=dict)
     counters: tuple[str, ...] = ()
     counter_dtype: str = "int64"
+    channel_counter: str | None = None
+    shared_reference: bool = False
     new_flag: str | None = None
     switches: tuple[str, ...] = ()
     affine: Literal["each", "both", "always"] = "each"
@@ -66,7 +72,7 @@ _KERAS = Storage(
 )
 
 STORED: Mapping[str, Storage] = {
-    "bnspec": Storage(arguments=_arguments("epsilon", "decay")),
+    "bnspec": Storage(channel_counter="count", shared_reference=True, arguments=_arguments("epsilon", "decay")),
     "tensorpack": Storage(),
     "torch": Storage(
         separator=".",

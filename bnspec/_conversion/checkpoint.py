@@ -99,21 +99,7 @@ def _one(
 ) -> dict[str, Any]:
     """Convert one layer, write into the report, and return its variables by full names."""
     count, rank, axis = how
-    known = given.layers.get(layer.name, Options())
-    assumed = {
-        argument: value
-        for field, argument, value in (
-            ("epsilon", source.storage.arguments["epsilon"], source.epsilon),
-            ("decay", source.storage.arguments["decay"], source.momentum_of(source.decay)),
-        )
-        if getattr(known, field) is None
-    }
-    if assumed:
-        told = " and ".join(f"{argument}={value:g}" for argument, value in assumed.items())
-        text = f"the source does not say {' and '.join(assumed)}; taken are {source.name}'s defaults, {told}"
-        remarks.setdefault(text, []).append(layer.name)
-    epsilon = source.epsilon if known.epsilon is None else known.epsilon
-    decay = source.decay if known.decay is None else known.decay
+    epsilon, decay = _numbers(layer, given, source, remarks)
     variables = {variable: given.arrays[full] for variable, full in layer.variables.items()}
     fields = read_layer(variables, source, decay=decay, called=layer.variables)
     dtype = fields["var"].dtype.name
@@ -136,6 +122,25 @@ def _one(
     result.changes += [(layer.name, name, change) for change in changes]
     by_variable = {target.names[f]: f for f in ("gamma", "beta")}
     return {full_name(name, by_variable.get(v, "mean"), v, target): array for v, array in made.items()}
+
+
+def _numbers(layer: Found, given: Checkpoint, source: Dialect, remarks: dict[str, list[str]]) -> tuple[float, float]:
+    """Return a layer's epsilon and decay, and remark on those that had to be taken from the source's defaults."""
+    known = given.layers.get(layer.name, Options())
+    words = source.storage.arguments
+    assumed = {}
+    if known.epsilon is None:
+        assumed[words["epsilon"]] = source.epsilon
+    if known.decay is None:
+        assumed[words["decay"]] = source.momentum_of(source.decay)
+    if assumed:
+        told = " and ".join(f"{argument}={value:g}" for argument, value in assumed.items())
+        text = f"the source does not say {' and '.join(assumed)}; taken are {source.name}'s defaults, {told}"
+        remarks.setdefault(text, []).append(layer.name)
+    return (
+        source.epsilon if known.epsilon is None else known.epsilon,
+        source.decay if known.decay is None else known.decay,
+    )
 
 
 def _put(arrays: dict[str, Any], name: str, value: Any) -> None:

@@ -163,9 +163,9 @@ def _whole(layer: str, group: dict[str, str], pairs: list[tuple[str, str]], row:
 def _variables(row: Dialect) -> set[str]:
     """All names that variables of a layer have in this framework."""
     stored = row.storage
-    counters = set(stored.counters) or ({row.names["count"]} if row.name == "bnspec" else set())
-    found = {row.names[field] for field in ("gamma", "beta", "mean", "var")} | counters
-    found |= {*stored.averages.values(), *stored.switches, *((stored.new_flag,) if stored.new_flag else ())}
+    found = {row.names[field] for field in ("gamma", "beta", "mean", "var")}
+    found |= {*stored.averages.values(), *stored.counters, *stored.switches}
+    found |= {name for name in (stored.channel_counter, stored.new_flag) if name is not None}
     return found | set((row.renorm_names or {}).values())
 
 

@@ -90,7 +90,8 @@ def _per_channel(array: Any, name: str, row: Dialect) -> Any:
 def _count(variables: Mapping[str, Any], row: Dialect, called: Mapping[str, str]) -> Any:
     import numpy as np
 
-    names = row.storage.counters or ((row.names["count"],) if row.name == "bnspec" else ())
+    stored = row.storage
+    names = stored.counters if stored.channel_counter is None else (stored.channel_counter,)
     found = {name: np.asarray(variables[name]) for name in names if name in variables}
     for name, array in found.items():
         if array.dtype.kind not in "iu" or array.ndim > 1:

@@ -27,8 +27,8 @@ def into_template(converted: Converted, template: Checkpoint, row: Dialect) -> N
             do="Give layers their names in the template (--rename OLD=NEW), or leave some out (--only).",
         )
     arrays = dict(template.arrays)
-    layers = find_layers([name for name in converted.arrays if name not in set(converted.untouched)], row)
-    for layer in layers:
+    untouched = set(converted.untouched)
+    for layer in find_layers([name for name in converted.arrays if name not in untouched], row):
         own = there[layer.name]
         if set(own) - set(row.storage.switches) != set(layer.variables):
             raise _differs(layer.name, f"the variables {sorted(layer.variables)}", f"{sorted(own)}, as in the template")
@@ -45,7 +45,8 @@ def into_template(converted: Converted, template: Checkpoint, row: Dialect) -> N
     if converted.untouched:
         number = len(converted.untouched)
         converted.remarks.append(f"{number} other arrays of the source are left out: the template's file has its own.")
-    converted.untouched[:] = [name for name in arrays if not any(name in own.values() for own in there.values())]
+    theirs = {full for own in there.values() for full in own.values()}
+    converted.untouched[:] = [name for name in arrays if name not in theirs]
     converted.arrays = arrays
     converted.layers = template.layers | converted.layers
 

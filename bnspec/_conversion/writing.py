@@ -15,6 +15,10 @@ if TYPE_CHECKING:  # `import bnspec` must not load NumPy
 __all__ = ["Change", "checked_place", "corrected", "settled", "write_layer"]
 
 
+#: How the report says what a variable was filled with.
+_FILLED = {"gamma": "1", "beta": "0", "renorm_mean": "the running mean", "renorm_stddev": "the running deviation"}
+
+
 class Change(NamedTuple):
     """Line of the report on one layer: a variable and what became of it."""
 
@@ -100,7 +104,7 @@ def write_layer(
     for field, why in _unheld(fields, row).items():
         del fields[field]
         changes.append(Change(field, "", "dropped", why))
-    filled = _missing_parameters(fields, row)
+    filled = _missing_parameters(fields, row) | _missing_reference(fields, row)
     names = row.renorm_names if "stddev" in fields and row.renorm_names is not None else row.names
     count = fields.pop("count", None)
     made: dict[str, Any] = {}
@@ -117,7 +121,7 @@ def write_layer(
             changes.append(Change(field, names[field], "filled", "average*(1 - decay^count)"))
             continue
         made[names[field]] = _shaped(array, stored.keeps_axes, rank, axis)
-        what = ("filled", "1" if field == "gamma" else "0") if field in filled else ("moved", "")
+        what = ("filled", _FILLED[field]) if field in filled else ("moved", "")
         changes.append(Change(field, names[field], *what))
     for counter in stored.counters:
         made[counter] = np.asarray(0 if count is None else count, dtype=stored.counter_dtype)
@@ -154,6 +158,13 @@ def _missing_parameters(fields: Mapping[str, Any], row: Dialect) -> dict[str, An
     if row.storage.affine == "each" or (row.storage.affine == "both" and len(absent) == 2):
         return {}
     return {field: (np.ones_like if field == "gamma" else np.zeros_like)(fields["mean"]) for field in absent}
+
+
+def _missing_reference(fields: Mapping[str, Any], row: Dialect) -> dict[str, Any]:
+    """The reference of renorm, for a framework that has one of its own, from a layer that shares the running state."""
+    if row.storage.shared_reference or "stddev" not in fields or "renorm_mean" in fields:
+        return {}
+    return {"renorm_mean": fields["mean"], "renorm_stddev": fields["stddev"]}
 
 
 def _accumulator(average: Any, decay: float, count: int) -> Any:

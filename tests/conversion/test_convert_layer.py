@@ -176,6 +176,25 @@ def test_renorm_moves_where_it_can() -> None:
     assert len(made) == 4
 
 
+def test_a_reference_that_renorm_shares_becomes_one_of_its_own() -> None:
+    layer = bnspec.BatchRenorm(2.0, 1.0, form="paper", ema_update="internal")
+    layer(RNG.normal(size=(4, 5, 5, 3)).astype(np.float32))
+    kept = layer.state_dict()
+    assert len(kept) == 5
+    assert bits(bnspec.convert(kept, source="bnspec", target="bnspec")) == bits(kept)
+    made = bnspec.convert(kept, source="bnspec", target="keras")
+    assert bits(made["renorm_mean"]) == bits(kept["moving_mean"])
+    assert bits(made["renorm_stddev"]) == bits(kept["moving_stddev"])
+
+
+def test_counts_of_channels_become_one_number() -> None:
+    layer = bnspec.BatchNorm(decay=0.9, averaging="cumulative", ema_update="internal")
+    for _ in range(3):
+        layer(RNG.normal(size=(4, 3)).astype(np.float32))
+    made = bnspec.convert(layer.state_dict(), source="bnspec", target="torch", count="keep")
+    assert (made["num_batches_tracked"].shape, int(made["num_batches_tracked"])) == ((), 3)
+
+
 @pytest.mark.parametrize("name", ["torch", "jax", "array_api_strict"])
 def test_arrays_stay_in_their_library(name: str) -> None:
     library = pytest.importorskip(name)
