@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import subprocess
@@ -27,6 +28,7 @@ extern "C" const char* start(const unsigned* shape, unsigned long shared, unsign
 
 _folder = tempfile.TemporaryDirectory()  # goes with the process
 _programs: dict[int, dict[str, Any]] = {}
+_numbers = itertools.count(1)
 
 
 class NVRTCError(RuntimeError):
@@ -43,7 +45,7 @@ def getVersion() -> tuple[int, int]:  # noqa: N802
 
 
 def createProgram(src: str, name: str, headers: Any, include_names: Any) -> int:  # noqa: N802
-    number = len(_programs) + 1
+    number = next(_numbers)  # never that of another program: threads make and destroy them at once
     _programs[number] = {"source": src, "log": ""}
     return number
 
