@@ -20,7 +20,6 @@ from bnspec._arrays import array_namespace, where
 from bnspec._dtypes import arithmetic_dtype, has_headroom
 from bnspec._groups import holds_nothing, reduced_axes, split, spread, unsplit
 from bnspec._masks import expand_mask
-from bnspec._modes import known_finite
 from bnspec._normalize import factor, row
 from bnspec._sums import sum_over
 from bnspec._types import Array, Groups, Saved, per_channel
@@ -178,12 +177,11 @@ def cotangent_sums(
     """Return x without masked NaN and infinity, the local ``sum g`` and ``sum g*(x - mean)``.
 
     Every g counts, masked or not, since every y depends on the statistics; an x that is masked and not
-    finite adds nothing to the second sum [BN-MASK-3]. An x that is not finite makes its sum so whatever dy is, so where
-    the sums may be looked at and are finite, no x has to be.
+    finite adds nothing to the second sum [BN-MASK-3].
     """
-    s1, centred = grad_sums(dy, x, saved.centre, saved.static.groups, None)
-    if saved.mask is None or known_finite(centred):
-        return x, s1, centred - saved.centre_low * s1
     x, usable = usable_part(x, saved)
+    s1, centred = grad_sums(dy, x, saved.centre, saved.static.groups, None)
+    if usable is None:
+        return x, s1, centred - saved.centre_low * s1
     s1_usable, centred = grad_sums(dy, x, saved.centre, saved.static.groups, usable)
     return x, s1, centred - saved.centre_low * s1_usable

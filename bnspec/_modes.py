@@ -361,8 +361,6 @@ def _recorder(torch: Any) -> str | None:
 
 def _stand_in(torch: Any, v: Any) -> str | None:
     """Name what made a tensor without values of its own, where it shows in the tensor."""
-    if isinstance(v, torch.Tensor) and v.is_meta and type(v).__name__ != "FakeTensor":
-        return "torch's meta device"
     if type(v) in (torch.Tensor, torch.nn.Parameter):
         if torch._C._functorch.is_legacy_batchedtensor(v):
             return "torch.autograd.grad of a batch"

@@ -153,29 +153,6 @@ def test_a_masked_step_needs_the_four_primitives_alone(monkeypatch: pytest.Monke
     assert toy.calls["moments"] == 1
 
 
-def test_a_masked_gradient_looks_for_nan_only_where_a_sum_shows_one() -> None:
-    """To ask every x whether it is finite takes longer than the sums that tell."""
-
-    class Counting(bnspec.Kernels):
-        def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Any, mask: Any) -> tuple[Any, ...]:
-            seen.append(mask)
-            return super().grad_sums(dy, x, centre, groups, mask)
-
-    seen: list[Any] = []
-    padded = X.copy()
-    padded[np.broadcast_to(~MASK, X.shape)] = np.nan
-    found = []
-    with bnspec.use_kernels("numpy", Counting()):
-        for x, passes in ((X, 1), (padded, 2)):
-            params, _ = bnspec.init(PLAIN, channels=3, like=x)
-            _, _, saved = bnspec.batch_norm(x, params, PLAIN, mask=MASK)
-            seen.clear()
-            found.append(bnspec.batch_norm_vjp(np.where(MASK, DY, 0), saved))
-            assert len(seen) == passes
-            assert seen[0] is None
-    close(found[1], found[0])
-
-
 def test_inference_and_its_derivatives_read_no_statistics_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of("plain")
     expected = frozen_step(config)

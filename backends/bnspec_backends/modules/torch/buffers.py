@@ -44,7 +44,9 @@ def state_of(module: _BatchNorm, config: BatchNormConfig) -> RunningState:
     elif config.averaging == "exponential":
         count = None
     extras = [own.get(f"running_{name}") for name in _EXTRAS] if config.renorm is not None else ()
-    mean, var = (v.float() if v.element_size() < 4 else v for v in (own["running_mean"], own["running_var"]))
+    mean, var = (
+        v.float() if v is not None and v.element_size() < 4 else v for v in (own["running_mean"], own["running_var"])
+    )
     return RunningState(mean, var, count, *extras)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from bnspec._config import BatchNormConfig
 from bnspec._files.disk import write_atomically
-from bnspec._files.formats import _from_npy, _verify
+from bnspec._files.formats import _verify
+from bnspec._files.npy import npy_header
 from bnspec._files.serialize import _plain, _suffix
 from bnspec._layer.variables import StateDict, _copy, _present
 from bnspec_conformance.mutants.editing import edit
@@ -184,7 +185,7 @@ MUTANTS = (
         clause="BN-STATE-5",
         breaks="Unpickles what a file holds.",
         apply=edit(
-            _from_npy,
+            npy_header,
             "version = np.lib.format.read_magic(stream)\n",
             "stream = io.BytesIO(stream.read())\n    np.load(stream, allow_pickle=True)\n    stream.seek(0)\n"
             "    version = np.lib.format.read_magic(stream)\n",
