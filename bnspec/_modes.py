@@ -1,7 +1,7 @@
 """Modes of libraries: whether operations on arrays run now, are recorded, or are replaced by something else.
 
 A fast path, or a layer that keeps what it computed, must not decide by the arrays alone. Inside ``torch.jit.trace``
-or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Eight questions
+or `torch.func.grad` a tensor can look as any other while everything done with it is to be recorded. Seven questions
 are answered here, without importing a library that was not imported before:
 
 - `transformation`: do arrays stand for values that are not there, or not yet there?
@@ -11,7 +11,6 @@ are answered here, without importing a library that was not imported before:
 - `recording`: does torch write down operators, to run them later or not at all?
 - `exporting`: is what it writes down to be read without bnspec?
 - `one_node`: may what is done with torch's tensors be one node of its graph?
-- `known_finite`: is an array finite, as far as can be told without waiting?
 """
 
 import functools
@@ -19,14 +18,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from bnspec._arrays import Array, array_namespace, jax_tracer, library
+from bnspec._arrays import Array, array_namespace, jax_tracer
 from bnspec._dtypes import dtype_name
 
 __all__ = [
     "differentiated",
     "exporting",
     "in_graph",
-    "known_finite",
     "observer",
     "one_node",
     "readable",
@@ -240,27 +238,6 @@ def one_node(*tensors: Any) -> bool:
     if torch.compiler.is_compiling() or torch.autograd.forward_ad._current_level >= 0:
         return False
     return transformation(*tensors) is None and all(v is None or type(v) in kinds for v in tensors)
-
-
-def known_finite(x: Array) -> bool:
-    """Return whether all elements of an array are finite; False also where to ask would wait, or be recorded.
-
-    Parameters
-    ----------
-    x : array
-        Of any library; NumPy's arrays and torch's on the host are looked at.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> known_finite(np.ones(2)), known_finite(np.asarray([1.0, np.inf]))
-    (True, False)
-    """
-    name = library(x)
-    if not (name == "numpy" or (name == "torch" and readable(x))):
-        return False
-    xp = array_namespace(x)
-    return bool(xp.all(xp.isfinite(x)))
 
 
 def values(x: Array) -> list[Any] | None:

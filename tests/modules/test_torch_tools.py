@@ -79,26 +79,6 @@ def test_replicas_as_data_parallel_makes_them(options: dict[str, Any]) -> None:
     assert all(p.grad is not None for p in module.parameters())
 
 
-@pytest.mark.parametrize("options", [{}, {"virtual_batch_size": 2}, {"renorm": bnspec.Renorm(rmax=1.5, dmax=0.5)}])
-def test_shapes_on_the_meta_device(options: dict[str, Any]) -> None:
-    """A large model is made without memory, asked for its shapes, and given memory or weights afterwards."""
-    module = ours.BatchNorm2d(3, device="meta", **options)
-    x = X.to("meta").requires_grad_()
-    y = module(x)
-    y.sum().backward()
-    assert (y.device.type, y.shape, x.grad.shape) == ("meta", X.shape, X.shape)
-    assert module.eval()(x).shape == X.shape
-    module.train().to_empty(device="cpu").reset_parameters()
-    fresh = ours.BatchNorm2d(3, **options)
-    assert torch.equal(module(X), fresh(X))
-    assert all(torch.equal(a, b) for a, b in zip(module.buffers(), fresh.buffers(), strict=True))
-
-
-def test_a_layer_refuses_the_meta_device() -> None:
-    with pytest.raises(RuntimeError, match=r"torch's meta device.*BN-DET-3"):
-        bnspec.BatchNorm(axis=1)(X.to("meta"))
-
-
 def test_weights_that_are_assigned_keep_their_statistics_wide() -> None:
     """A model of torch in 16 bits has its statistics in 16 bits; `assign` takes the very tensors."""
     with torch.device("meta"):
