@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import bnspec
-from bnspec._modes import known_finite, observer, readable, transformation
+from bnspec._modes import observer, readable, transformation
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -89,7 +89,6 @@ def test_place_holders_are_named() -> None:
     with FakeTensorMode() as mode:
         assert transformation(torch.ones(2)) == "FakeTensorMode"
     assert transformation(mode.from_tensor(X)) == "FakeTensor"
-    assert transformation(X.to("meta")) == "torch's meta device"
 
     answers: list[Any] = []
 
@@ -121,16 +120,6 @@ def test_watchers_see_values() -> None:
 
     metres = X.as_subclass(Metres)
     assert (transformation(metres), observer(metres), readable(metres)) == (None, "Metres", False)
-
-
-def test_finite_is_known_only_of_values_that_may_be_read() -> None:
-    finite, not_finite = torch.ones(3), torch.tensor([1.0, float("nan"), 2.0])
-    assert known_finite(finite)
-    assert not known_finite(not_finite)
-    with watching():
-        assert not known_finite(finite)
-    assert not known_finite(finite.to("meta"))
-    assert torch.func.vmap(lambda v: v if known_finite(v) else v + 1)(finite).tolist() == [2.0] * 3
 
 
 def test_nobody_is_there() -> None:
