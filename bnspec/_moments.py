@@ -31,6 +31,7 @@ __all__ = [
     "merge_groups",
     "merge_rows",
     "moments",
+    "rows_of",
 ]
 
 
@@ -121,16 +122,17 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 def merge_by(merge_rows: Callable[[Array, Array, int], Array], a: Moments, b: Moments) -> Moments:
     """Join moments by a function of their rows; counts are added as the integers they are."""
-    xp = array_namespace(a.m2)
     c = a.m2.shape[1]
-
-    def rows(part: Moments) -> Array:
-        n = xp.broadcast_to(per_channel(xp.astype(part.count, part.m2.dtype)), part.m2.shape)
-        return xp.concat([n, part.mean, part.mean_low, part.m2], axis=1)
-
-    joined = merge_rows(rows(a), rows(b), 1)
+    joined = merge_rows(rows_of(a), rows_of(b), 1)
     counts = (a.count, b.count) if a.count.ndim == b.count.ndim else (per_channel(a.count), per_channel(b.count))
     return Moments(counts[0] + counts[1], *(joined[:, k * c : (k + 1) * c] for k in (1, 2, 3)))
+
+
+def rows_of(stats: Moments) -> Array:
+    """Return moments as rows of count, mean, mean_low and m2, shape (G, 4*C), as `merge_rows` takes them."""
+    xp = array_namespace(stats.m2)
+    n = xp.broadcast_to(per_channel(xp.astype(stats.count, stats.m2.dtype)), stats.m2.shape)
+    return xp.concat([n, stats.mean, stats.mean_low, stats.m2], axis=1)
 
 
 def merge_rows(a: Array, b: Array, added: int = 1) -> Array:

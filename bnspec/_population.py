@@ -5,7 +5,6 @@ no dtype of a library holds the number of elements of any number of batches, and
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +16,10 @@ from bnspec._discovery import kernels_for
 from bnspec._errors import refusal
 from bnspec._init import init
 from bnspec._modes import values
-from bnspec._running import finite_channels, refuse_not_finite
+from bnspec._moments import rows_of
+from bnspec._running import finite_channels, refuse_not_finite, share_of
 from bnspec._sync import join_counted, signature
-from bnspec._types import Array, Moments, RunningState, per_channel
+from bnspec._types import Array, Moments, RunningState
 
 __all__ = ["finite_or_out", "joined_groups", "no_elements", "one_each", "state_of"]
 
@@ -31,8 +31,7 @@ def joined_groups(stats: Moments, merge: Callable[[Array, Array, int], Array]) -
     columns = 1 if stats.count.ndim == 1 else c
     known = counts_of(stats.count) or []
     counts = [sum(known[k::columns]) for k in range(columns)]
-    n = xp.broadcast_to(per_channel(xp.astype(stats.count, dtype)), (number, c))
-    rows = xp.concat([n, stats.mean, stats.mean_low, stats.m2], axis=1)
+    rows = rows_of(stats)
     if number == 0:
         return counts, xp.zeros((1, 4 * c), dtype=dtype, **beside(rows))
     return counts, functools.reduce(lambda a, b: merge(a, b, 1), [rows[j : j + 1, :] for j in range(number)])
@@ -99,9 +98,7 @@ def _remembered(
     """Return the state, in the form of the configuration, of statistics of shape (C,)."""
     xp = array_namespace(mean)
     _, state = init(config, channels=len(counts), like=like)
-    share = 1.0
-    if config.averaging == "debiased" and config.decay > 0:
-        share = -math.expm1(updates * math.log(config.decay))
+    share = share_of(config.decay, updates) if config.averaging == "debiased" else 1.0
     sigma = xp.sqrt(var + config.epsilon)
     found = {"mean": mean * share, "var": var * share, "stddev": sigma, "renorm_mean": mean, "renorm_stddev": sigma}
     if state.count is not None:

@@ -26,7 +26,7 @@ from bnspec._moments import group, merge_groups
 from bnspec._sharding import gathered
 from bnspec._types import Array, Moments, RunningState
 
-__all__ = ["advance", "finite_channels", "refuse_not_finite", "too_few", "update", "used_statistics"]
+__all__ = ["advance", "finite_channels", "refuse_not_finite", "share_of", "too_few", "update", "used_statistics"]
 
 
 class _Feed(NamedTuple):
@@ -59,7 +59,8 @@ def _feeds(stats: Moments, config: BatchNormConfig) -> list[_Feed]:
     number = untraced(lambda: int(stats.m2.shape[0]))
     if number == 0:
         return []
-    stats = Moments(*(gathered(v) for v in stats))
+    if number > 1:
+        stats = Moments(*(gathered(v) for v in stats))
     if number == 1 or config.ghost_source == "first":
         return [_feed_of(group(stats, 0), config)]
     if config.ghost_source == "merged":
@@ -121,6 +122,19 @@ def too_few(number: int, where_in: str, config: BatchNormConfig, name: str) -> E
         expected=f"more than {config.correction} for correction={config.correction}",
         do='Use a larger batch, correction=0, or single_value="keep" or "floor".',
     )
+
+
+def share_of(decay: float, count: int) -> float:
+    """Return ``1 - decay^count``, the weight of a number of updates in an average that is to be debiased [BN-RUN-7].
+
+    Examples
+    --------
+    >>> share_of(0.5, 2), share_of(0.0, 1), share_of(0.5, 0)
+    (0.75, 1.0, 0.0)
+    """
+    if decay == 0 or count == 0:
+        return float(count > 0)
+    return -math.expm1(count * math.log(decay))  # keeps the digits where decay is close to 1
 
 
 def finite_channels(mean: Array, m2: Array, var: Array, dtype: Any) -> Array:

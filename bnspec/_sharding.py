@@ -23,7 +23,7 @@ def sharding_of(x: Array) -> Any:
     True
     """
     typeof = getattr(sys.modules.get("jax"), "typeof", None)  # newer than the oldest JAX that is served
-    if typeof is None or not type(x).__module__.startswith(("jax", "jaxlib")):
+    if typeof is None or not type(x).__module__.startswith("jax"):
         return None
     sharding = getattr(typeof(x), "sharding", None)
     return sharding if sharding is not None and any(name is not None for name in sharding.spec) else None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bnspec._conversion.example import SHAPE, Effect, effect, sync_effect, text_of_example
+from bnspec._conversion.variance import FORMS
 from bnspec._dialect import Dialect
 from bnspec._dialects import dialects
 from bnspec._table import table
@@ -80,8 +81,7 @@ def _numbers(first: Dialect, second: Dialect) -> Iterator[Difference]:
         if rank == 2 and not (first.fused_correction or second.fused_correction):
             continue
         sizes = _told(effect(dataclasses.replace(own, correction=old), dataclasses.replace(own, correction=new)))
-        form = {0: "m2/n", 1: "m2/(n - 1)"}
-        yield _line(f"correction{about}", [form[old], form[new]], sizes)
+        yield _line(f"correction{about}", [FORMS[old], FORMS[new]], sizes)
 
 
 def _grouped(first: Dialect, second: Dialect) -> Iterator[Difference]:

@@ -8,7 +8,7 @@ For a file that knows its arrays only by their order, it also has "names", the n
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bnspec._checks.scalars import real, switch
@@ -88,14 +88,12 @@ def read_options(text: str, row: Dialect) -> tuple[dict[str, Options], tuple[str
     return {layer: Options.of(layer, arguments, row) for layer, arguments in layers.items()}, tuple(names)
 
 
-def options_text(layers: Mapping[str, Options], row: Dialect, names: Sequence[str] = ()) -> str:
+def options_text(layers: Mapping[str, Options], row: Dialect) -> str:
     """Return the content of the file."""
     content: dict[str, Any] = {
         "dialect": row.name,
         "layers": {layer: options.in_words_of(row) for layer, options in layers.items()},
     }
-    if names:
-        content["names"] = list(names)
     return json.dumps(content, indent=1) + "\n"
 
 

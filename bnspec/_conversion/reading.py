@@ -11,6 +11,7 @@ from bnspec._conversion.layers import RENORM
 from bnspec._dialect import Dialect
 from bnspec._dtypes import FLOATING
 from bnspec._errors import refusal
+from bnspec._running import share_of
 
 if TYPE_CHECKING:  # `import bnspec` must not load NumPy
     import numpy as np
@@ -110,7 +111,7 @@ def _debiased(accumulator: Any, count: Any, decay: float, name: str) -> Any:
 
     if count is None:
         raise _wrong(ValueError, name, "no counter beside it", "the counter that its accumulator is divided by")
-    share = 1.0 - decay ** int(count)
+    share = share_of(decay, int(count))
     return accumulator if share == 0.0 else (accumulator.astype(np.float64) / share).astype(accumulator.dtype)
 
 

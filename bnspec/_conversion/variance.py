@@ -7,10 +7,13 @@ from bnspec._checks.scalars import integer
 from bnspec._conversion.writing import Change, corrected
 from bnspec._errors import refusal
 
-__all__ = ["Count", "Variance", "checked_count", "inference_moves", "moves_later"]
+__all__ = ["Count", "FORMS", "Variance", "checked_count", "inference_moves", "moves_later"]
 
 #: A number of elements per channel and batch, "keep" for a variance that stays, None for one that stays with a warning.
 Count = int | Literal["keep"] | None
+
+#: How each correction divides.
+FORMS = {0: "m2/n", 1: "m2/(n - 1)"}
 
 #: Counts for which a warning says how far inference moves.
 _TOLD = (32, 1024)
@@ -79,9 +82,8 @@ def moves_later(before: int, after: int) -> str:
     the running variance is m2/(n - 1), and the target feeds m2/n: inference stays as it was, until training goes on and
     moves 1/sqrt(var) by 1.6 % for n=32, 0.049 % for n=1024
     """
-    form = {0: "m2/n", 1: "m2/(n - 1)"}
     told = ", ".join(f"{100 * abs(math.sqrt((n - after) / (n - before)) - 1):.2g} % for n={n}" for n in _TOLD)
     return (
-        f"the running variance is {form[before]}, and the target feeds {form[after]}: "
+        f"the running variance is {FORMS[before]}, and the target feeds {FORMS[after]}: "
         f"inference stays as it was, until training goes on and moves 1/sqrt(var) by {told}"
     )

@@ -8,6 +8,7 @@ from bnspec._checks.scalars import integer
 from bnspec._conversion.layers import RENORM
 from bnspec._dialect import Dialect
 from bnspec._errors import refusal
+from bnspec._running import share_of
 
 if TYPE_CHECKING:  # `import bnspec` must not load NumPy
     import numpy as np
@@ -170,7 +171,7 @@ def _missing_reference(fields: Mapping[str, Any], row: Dialect) -> dict[str, Any
 def _accumulator(average: Any, decay: float, count: int) -> Any:
     import numpy as np
 
-    share = 1.0 - decay**count
+    share = share_of(decay, count)
     return average if share == 1.0 else (average.astype(np.float64) * share).astype(average.dtype)
 
 

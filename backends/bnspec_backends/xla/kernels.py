@@ -46,7 +46,7 @@ class JaxKernels(Kernels):
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
         still = stop_gradient(centre)
-        return _affine(x, still, None, scale, beside(shift, centre, -scale), groups)
+        return _affine(x, still, None, scale, following(shift, centre, -scale), groups)
 
     def infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
         if holds_nothing(x, groups):
@@ -61,11 +61,11 @@ class JaxKernels(Kernels):
     def grad_sums(self, dy: Any, x: Any, centre: Any, groups: Groups, mask: Any) -> tuple[Any, Any]:
         still = stop_gradient(centre)
         s1, s2 = _sums(dy, x, still, mask, groups)
-        return s1, beside(s2, centre, -s1)
+        return s1, following(s2, centre, -s1)
 
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
         still = stop_gradient(centre)
-        return _combination(dy, x, still, a, b, beside(c, centre, -b), mask, groups)
+        return _combination(dy, x, still, a, b, following(c, centre, -b), mask, groups)
 
     def forward(
         self,
@@ -92,14 +92,14 @@ class JaxKernels(Kernels):
         still = stop_gradient(high)
         # In units in which no square overflows, until y itself.
         inverse = 1.0 / jnp.sqrt(m2 / per_channel(divisor) + (config.epsilon * unit) * unit)
-        scale, shift = scale_and_shift(Params(*used), inverse, beside(low, high, unit), r, d)
+        scale, shift = scale_and_shift(Params(*used), inverse, following(low, high, unit), r, d)
         y = narrowed(_affine(wide, still, unit, scale, shift, groups), x)
         return stats, Normalized(y, stats.mean, stats.mean_low, inverse * unit, divisor, r, d)
 
 
 @jax.custom_jvp
-def beside(v: Any, centre: Any, factor: Any) -> Any:
-    """Return ``v + (centre - stop_gradient(centre)) * factor``: v, with what the centre moves it by in derivatives.
+def following(v: Any, centre: Any, factor: Any) -> Any:
+    """Return ``v + (centre - stop_gradient(centre)) * factor``: v, which follows the centre in derivatives.
 
     XLA does not take ``centre - centre`` for 0, which it is not where the centre is infinite, and would compute it for
     each element of x.
@@ -107,12 +107,12 @@ def beside(v: Any, centre: Any, factor: Any) -> Any:
     return v
 
 
-@beside.defjvp
-def _beside_tangent(given: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+@following.defjvp
+def _following_tangent(given: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     v, centre, factor = given
     dv, dcentre, dfactor = tangents
     # No custom rule on a tangent: where JAX transposes, it keeps none of it, and higher derivatives would miss a term.
-    return beside(v, centre, factor), dv + dcentre * factor + _nothing(centre) * dfactor
+    return following(v, centre, factor), dv + dcentre * factor + _nothing(centre) * dfactor
 
 
 @jax.custom_jvp

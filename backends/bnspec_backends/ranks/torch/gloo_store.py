@@ -18,6 +18,9 @@ __all__ = ["GlooStore"]
 #: Most seconds between two looks for what other ranks write.
 _BETWEEN = 0.05
 
+#: Answer of a store that does not answer.
+_SILENCE = object()
+
 
 class GlooStore(Store):
     """Store of gloo's addresses, on the board of one communicator.
@@ -35,7 +38,7 @@ class GlooStore(Store):
 
     def set(self, key: str, value: Any) -> None:
         """Write a value, in bytes."""
-        self._asked(lambda: self._board.store.set(key, value) or True)
+        self._asked(lambda: self._board.store.set(key, value))
 
     def get(self, key: str) -> bytes:
         """Return a value that is there; gloo waits for it before."""
@@ -44,7 +47,7 @@ class GlooStore(Store):
 
     def check(self, keys: Sequence[str]) -> bool:
         """Return whether all keys have values."""
-        return bool(self._asked(lambda: int(self._board.store.check(list(keys)))))
+        return bool(self._asked(lambda: self._board.store.check(list(keys))))
 
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
         """Wait until all keys have values."""
@@ -61,7 +64,7 @@ class GlooStore(Store):
         return False
 
     def _asked(self, question: Any) -> Any:
-        answer = self._board.thread.ask(question, None, time.perf_counter() + self._seconds)
-        if answer is None:
+        answer = self._board.thread.ask(question, _SILENCE, time.perf_counter() + self._seconds)
+        if answer is _SILENCE:
             raise RuntimeError("the store of torch.distributed does not answer")
         return answer
