@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from bnspec._dialect import Dialect
 from bnspec._errors import refusal
 
-__all__ = ["Found", "RENORM", "find_layers", "flat", "full_name", "nested"]
+__all__ = ["Found", "RENORM", "find_layers", "flat", "flat_arrays", "full_name", "nested"]
 
 #: Fields that only a layer with renorm has.
 RENORM = ("stddev", "renorm_mean", "renorm_stddev")
@@ -53,6 +53,13 @@ def flat(tree: Mapping[Any, Any], separator: str) -> dict[str, Any]:
             )
         found[name] = value
     return found
+
+
+def flat_arrays(tree: Mapping[Any, Any], separator: str) -> dict[str, Any]:
+    """Return the leaves of a nested mapping that are arrays, as NumPy's, under joined names; numbers are left out."""
+    import numpy as np
+
+    return {name: np.asarray(leaf) for name, leaf in flat(tree, separator).items() if hasattr(leaf, "dtype")}
 
 
 def nested(arrays: Mapping[str, Any], separator: str) -> dict[str, Any]:

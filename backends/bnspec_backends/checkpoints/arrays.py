@@ -7,10 +7,10 @@ from typing import Any, BinaryIO
 from bnspec._conversion.checkpoint import Checkpoint
 from bnspec._conversion.options import Options
 from bnspec._dialect import Dialect
-from bnspec._errors import refusal
 from bnspec._files.formats import check_length, from_bytes
 from bnspec._files.formats import safetensors as need_safetensors
 from bnspec._files.npy import plain_npz
+from bnspec_backends.checkpoints.refusals import refuse_bfloat16
 
 __all__ = ["Npz", "Safetensors"]
 
@@ -28,15 +28,7 @@ class Npz:
 
     def write(self, given: Checkpoint, row: Dialect, template: bytes | None) -> bytes:
         """Return an archive without compression, which `numpy.load` opens."""
-        for name, array in given.arrays.items():
-            if array.dtype.name == "bfloat16":
-                raise refusal(
-                    TypeError,
-                    "BN-STATE-3",
-                    got=f"{name!r} has dtype bfloat16",
-                    expected="a dtype that a .npz can name",
-                    do="Write a .safetensors file.",
-                )
+        refuse_bfloat16(given.arrays, "a dtype that a .npz can name", "Write a .safetensors file.")
         return plain_npz(given.arrays)
 
 

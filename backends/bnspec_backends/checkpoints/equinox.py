@@ -19,6 +19,7 @@ from bnspec._conversion.options import Options
 from bnspec._dialect import Dialect
 from bnspec._errors import refusal
 from bnspec._files.npy import npy_sequence
+from bnspec_backends.checkpoints.refusals import needed_template
 
 __all__ = ["Leaves"]
 
@@ -47,14 +48,8 @@ class Leaves:
 
     def write(self, given: Checkpoint, row: Dialect, template: bytes | None) -> bytes:
         """Return the leaves in the order of the template, which is that of the arrays."""
-        if template is None:
-            raise refusal(
-                ValueError,
-                "BN-STATE-3",
-                got="a .eqx file to write and no template",
-                expected="a .eqx file of the target's model, whose order it takes",
-                do="Serialise the new model once and pass it as --template, with its names as --template-config.",
-            )
+        do = "Serialise the new model once and pass it as --template, with its names as --template-config."
+        needed_template(template, ".eqx", "order", do)
         buffer: Any = io.BytesIO()
         for array in given.arrays.values():
             np.save(buffer, array, allow_pickle=False)

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
-import numpy as np
 from flax.serialization import msgpack_restore, msgpack_serialize
 
 from bnspec._conversion.checkpoint import Checkpoint
-from bnspec._conversion.layers import flat, nested
+from bnspec._conversion.layers import flat_arrays, nested
 from bnspec._conversion.options import Options
 from bnspec._dialect import Dialect
 
@@ -25,8 +24,7 @@ class Msgpack:
 
     def read(self, data: bytes, row: Dialect, layers: Mapping[str, Options], names: Sequence[str]) -> Checkpoint:
         """Return the leaves that are arrays, under joined names."""
-        found = flat(msgpack_restore(data), row.storage.separator)
-        return Checkpoint({name: np.asarray(leaf) for name, leaf in found.items() if hasattr(leaf, "dtype")})
+        return Checkpoint(flat_arrays(msgpack_restore(data), row.storage.separator))
 
     def write(self, given: Checkpoint, row: Dialect, template: bytes | None) -> bytes:
         """Return the arrays nested at the separators of their names."""

@@ -21,6 +21,7 @@ from bnspec._conversion.options import Options
 from bnspec._dialect import Dialect
 from bnspec._errors import refusal
 from bnspec._files.npy import refuse_inflated, refuse_size
+from bnspec_backends.checkpoints.refusals import needed_template, refuse_bfloat16
 
 __all__ = ["H5", "KerasArchive"]
 
@@ -59,18 +60,11 @@ class H5:
         Layers are numbered, every other array is at the path of its name. tf-keras reads only files in which each
         module has a group of variables, be it empty: a model with modules that have no variables needs a template.
         """
+        refuse_bfloat16(given.arrays, "a dtype of HDF5", "Cast it to float32 in the source.")
         paths = _paths(given, row)
         buffer = io.BytesIO(template or b"")
         with h5py.File(buffer, "w" if template is None else "r+") as file:
             for name, array in given.arrays.items():
-                if array.dtype.name == "bfloat16":
-                    raise refusal(
-                        TypeError,
-                        "BN-STATE-3",
-                        got=f"{name!r} has dtype bfloat16",
-                        expected="a dtype of HDF5",
-                        do="Cast it to float32 in the source.",
-                    )
                 path = paths.get(name, name)
                 if path in file:
                     file[path][...] = array
@@ -102,14 +96,8 @@ class KerasArchive:
 
     def write(self, given: Checkpoint, row: Dialect, template: bytes | None) -> bytes:
         """Return the template with the arrays, and with epsilon and momentum of the layers in its configuration."""
-        if template is None:
-            raise refusal(
-                ValueError,
-                "BN-STATE-3",
-                got="a .keras file to write and no template",
-                expected="a .keras file of the target's model, whose configuration it takes",
-                do="Save the new model once and pass it as --template, or write a .weights.h5.",
-            )
+        do = "Save the new model once and pass it as --template, or write a .weights.h5."
+        template = needed_template(template, ".keras", "configuration", do)
         buffer = io.BytesIO()
         with zipfile.ZipFile(io.BytesIO(template)) as old, zipfile.ZipFile(buffer, "w") as archive:
             model = json.loads(old.read("config.json"))

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from bnspec._conversion.checkpoint import Checkpoint
 from bnspec._conversion.options import Options
 from bnspec._dialect import Dialect
-from bnspec._errors import refusal
+from bnspec_backends.checkpoints.refusals import needed_template
 
 __all__ = ["Onnx"]
 
@@ -53,15 +53,8 @@ class Onnx:
 
     def write(self, given: Checkpoint, row: Dialect, template: bytes | None) -> bytes:
         """Return the template with the values and attributes of its layers."""
-        if template is None:
-            raise refusal(
-                ValueError,
-                "BN-STATE-3",
-                got="a .onnx file to write and no template",
-                expected="a .onnx file of the target's model, whose graph it takes",
-                do="Export the model once and pass it as --template.",
-            )
-        model = onnx.load_model_from_string(template)
+        do = "Export the model once and pass it as --template."
+        model = onnx.load_model_from_string(needed_template(template, ".onnx", "graph", do))
         held = {tensor.name: tensor for tensor in model.graph.initializer}
         written: dict[str, Any] = {}
         for layer, node, inputs in _nodes(model):

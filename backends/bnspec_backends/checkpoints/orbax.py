@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bnspec._conversion.checkpoint import Checkpoint
-from bnspec._conversion.layers import flat, nested
+from bnspec._conversion.layers import flat, flat_arrays, nested
 from bnspec._conversion.options import Options
 from bnspec._dialect import Dialect
 from bnspec._files.npy import refuse_size
@@ -33,8 +33,7 @@ class Orbax:
                     refuse_size(name, int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize, stored)
             plain = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             content = reader.restore(os.path.abspath(path), restore_args=plain)
-        found = flat(content, row.storage.separator)
-        return Checkpoint({name: np.asarray(leaf) for name, leaf in found.items() if hasattr(leaf, "dtype")})
+        return Checkpoint(flat_arrays(content, row.storage.separator))
 
     def write_folder(self, path: str | os.PathLike[str], given: Checkpoint, row: Dialect) -> None:
         """Save the arrays nested at the separators of their names; a folder that is there is refused."""
