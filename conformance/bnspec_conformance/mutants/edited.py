@@ -19,7 +19,7 @@ EDITED: Mapping[str, tuple[str, ...]] = {
     ),
     "bnspec._config.Renorm.__post_init__": ("limits-not-checked", "negative-dmax-taken"),
     "bnspec._files.disk.write_atomically": ("litter-after-a-failure",),
-    "bnspec._files.formats._from_npy": ("pickles-loaded",),
+    "bnspec._files.npy.npy_header": ("pickles-loaded",),
     "bnspec._layer.layer.BatchNorm.__call__": (
         "collection-of-states",
         "frozen-warning-everywhere",
