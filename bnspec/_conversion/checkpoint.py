@@ -6,6 +6,7 @@ from typing import Any
 
 from bnspec._conversion.layers import Found, find_layers, full_name
 from bnspec._conversion.options import Options
+from bnspec._conversion.others import Place, checked_places, placed
 from bnspec._conversion.reading import read_layer
 from bnspec._conversion.variance import Count, Variance, moves_later
 from bnspec._conversion.writing import Change, checked_place, write_layer
@@ -32,6 +33,7 @@ class Converted:
     changes: list[tuple[str, str, Change]]  # source's layer, target's layer, change
     untouched: list[str]  # full names of the arrays that no layer has
     remarks: list[str]  # sentences on what a user has to know besides
+    places: dict[str, str] = field(default_factory=dict)  # other arrays that were given a place: new names by old ones
 
 
 def convert_checkpoint(
@@ -44,6 +46,7 @@ def convert_checkpoint(
     axis: int | None = None,
     only: Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
+    others: Mapping[str, Place] | None = None,
 ) -> Converted:
     """Convert every layer.
 
@@ -59,6 +62,8 @@ def convert_checkpoint(
         Patterns of names; other layers are left as they are.
     rename : mapping of str to str
         Layers' names in the source to those in the target.
+    others : mapping of str to Place
+        Names and axes of arrays that belong to no layer; without a place an array is left as it is.
 
     Raises
     ------
@@ -66,16 +71,21 @@ def convert_checkpoint(
         If no layer is there, or one cannot be converted, with the array's full name; nothing is written [BN-STATE-5].
     """
     found = find_layers(given.arrays, source, only)
-    rename = dict(rename or {})
+    rename, others = dict(rename or {}), dict(others or {})
     _check(found, given, source, rename)
     rank, axis = checked_place(rank, target.axis if axis is None else axis)
     taken = {full: layer for layer in found for full in layer.variables.values()}
-    result = Converted({}, {}, [], [full for full in given.arrays if full not in taken], [])
+    free = [full for full in given.arrays if full not in taken]
+    checked_places(others, free)
+    result = Converted({}, {}, [], [full for full in free if full not in others], [])
+    result.places = {full: others[full].name for full in free if full in others}
     done: set[str] = set()
     remarks: dict[str, list[str]] = {}
     for full, array in given.arrays.items():
         layer = taken.get(full)
-        if layer is None:
+        if layer is None and full in others:
+            _put(result.arrays, others[full].name, placed(full, array, others[full]))
+        elif layer is None:
             _put(result.arrays, full, array)
         elif layer.name not in done:
             done.add(layer.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from bnspec._conversion.checkpoint import Checkpoint, Converted, convert_checkpoint
 from bnspec._conversion.files import read_checkpoint, write_checkpoint
 from bnspec._conversion.options import Options, options_text, read_options
+from bnspec._conversion.others import read_places
 from bnspec._conversion.report import report
 from bnspec._conversion.template import into_template
 from bnspec._conversion.variance import Count, checked_count
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--axis", type=int, metavar="N", help="the channels' axis there")
     add("--only", action="append", default=[], metavar="PATTERN", help="convert these layers only; may be repeated")
     add("--rename", action="append", default=[], metavar="OLD=NEW", help="name a layer in the target; may be repeated")
+    add("--others", metavar="FILE", help="names and axes of arrays that belong to no layer, such as kernels")
     parser.set_defaults(run=run)
 
 
@@ -52,6 +54,7 @@ def run(options: argparse.Namespace) -> None:
         axis=options.axis,
         only=options.only,
         rename=_renamed(options.rename),
+        others={} if options.others is None else read_places(_text(options.others)),
     )
     template = None
     if options.template is not None:
@@ -77,7 +80,11 @@ def _beside(out: str) -> Path:
 def _config(path: str | None, row: Dialect) -> tuple[dict[str, Options], tuple[str, ...]]:
     if path is None:
         return {}, ()
-    return read_options(read_regular(path, lambda file, size: None).decode("utf-8", "replace"), row)
+    return read_options(_text(path), row)
+
+
+def _text(path: str) -> str:
+    return read_regular(path, lambda file, size: None).decode("utf-8", "replace")
 
 
 def _check_named(layers: dict[str, Options], given: Checkpoint, row: Dialect) -> None:
@@ -117,7 +124,7 @@ def _renamed(pairs: list[str]) -> dict[str, str]:
 def _refuse_same_file(options: argparse.Namespace) -> None:
     """Never write what is read."""
     for out in (options.out, _beside(options.out)):
-        for given in (options.model, options.config, options.template, options.template_config):
+        for given in (options.model, options.config, options.template, options.template_config, options.others):
             if given is not None and os.path.realpath(given) == os.path.realpath(out):
                 raise refusal(
                     ValueError,

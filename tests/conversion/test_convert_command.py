@@ -164,6 +164,57 @@ def test_layers_are_chosen_and_renamed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--rename bn1; expected OLD=NEW" in refused(capsys)
 
 
+def test_other_arrays_go_where_a_file_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out, file = npz(tmp_path / "m.npz", network()), tmp_path / "o.npz", tmp_path / "places.json"
+    places = {"conv.weight": {"name": "params/conv/kernel", "axes": [2, 3, 1, 0]}, "steps": {}}
+    file.write_text(json.dumps({"arrays": places}))
+    assert convert(model, out, "--others", str(file)) == 0
+    assert "2 layers converted, 2 other arrays placed, 2 other arrays left as they are." in capsys.readouterr().out
+    before, made = read(model), read(out)
+    assert "conv.weight" not in made
+    assert bits(made["params/conv/kernel"]) == bits(before["conv.weight"].transpose(2, 3, 1, 0).copy())
+    assert bits(made["norm.weight"]) == bits(before["norm.weight"])
+
+    back = tmp_path / "b.npz"
+    places = {"params/conv/kernel": {"name": "conv.weight", "axes": [3, 2, 0, 1]}}
+    file.write_text(json.dumps({"arrays": places}))
+    assert convert(out, back, "--others", str(file), source="flax", target="torch") == 0
+    assert bits(read(back)["conv.weight"]) == bits(before["conv.weight"])
+
+    npz(tmp_path / "t.npz", made)
+    template = ("--template", str(tmp_path / "t.npz"), "--others", str(file))
+    file.write_text(json.dumps({"arrays": {"conv.weight": {"name": "params/conv/kernel", "axes": [2, 3, 1, 0]}}}))
+    assert convert(npz(model, network()), back, *template) == 0
+    assert bits(read(back)["params/conv/kernel"]) == bits(read(model)["conv.weight"].transpose(2, 3, 1, 0).copy())
+    assert bits(read(back)["norm.weight"]) == bits(made["norm.weight"])
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("{", "text that is no JSON"),
+        ("[]", 'JSON without an object "arrays"'),
+        ('{"arrays": {"steps": 1}}', "the place of 'steps', which is no object of name and axes"),
+        ('{"arrays": {"steps": {"axis": 1}}}', "the place of 'steps', which is no object of name and axes"),
+        ('{"arrays": {"steps": {"name": 1}}}', "a name for 'steps' that is no text"),
+        ('{"arrays": {"conv.weight": {"axes": [0, 0, 1, 2]}}}', "axes of 'conv.weight' that are not each of 0, 1, "),
+        ('{"arrays": {"conv.weight": {"axes": [true, false]}}}', "axes of 'conv.weight' that are not each of 0, 1, "),
+        ('{"arrays": {"conv.weight": {"axes": [1, 0]}}}', "2 axes for 'conv.weight' of shape (4, 3, 3, 3); expected 4"),
+        ('{"arrays": {"conv": {}}}', "places of 'conv'; expected arrays of the source that belong to no layer"),
+        ('{"arrays": {"bn1.bias": {}}}', "places of 'bn1.bias'; expected arrays of the source that belong to no layer"),
+        ('{"arrays": {"steps": {"name": "norm.bias"}}}', "two arrays of the target that would be called 'norm.bias'"),
+    ],
+)
+def test_places_that_cannot_be_meant_are_refused(
+    text: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, file = npz(tmp_path / "m.npz", network()), tmp_path / "places.json"
+    file.write_text(text)
+    assert convert(model, tmp_path / "o.npz", "--others", str(file)) == 2
+    assert part in refused(capsys)
+    assert not (tmp_path / "o.npz").exists()
+
+
 def test_a_template_gives_names_and_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = layer("bn.")
     path, out = npz(tmp_path / "m.npz", given), tmp_path / "o.npz"
