@@ -81,10 +81,10 @@ def layer_step(shape: tuple[int, ...], rounds: int, kind: str = "") -> dict[str,
 
 #: Functions whose shares of a small layer's call `--profile` prints, by the name that the profiler has.
 PARTS = {
-    "backward": "run_backward",
-    "normalization": "batch_norm",
-    "of it the node of the graph": "through_graph",
-    "update of the statistics": "update_running",
+    "backward, by torch's engine": "run_backward",
+    "of it our node": "torch_calls.py:pull_back",
+    "normalization": "torch_calls.py:normalize",
+    "update of the statistics": "torch_calls.py:advance",
 }
 
 
@@ -102,9 +102,9 @@ def profile(shape: tuple[int, ...], calls: int = 1000) -> dict[str, float]:
     profiler.disable()
     whole = time.perf_counter() - begun
     spent: dict[str, float] = {}
-    for (_, _, name), (_, _, _, cumulative, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
+    for (file, _, name), (_, _, _, cumulative, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
         for part, wanted in PARTS.items():
-            if name == wanted or f"'{wanted}'" in name:
+            if f"{Path(file).name}:{name}" == wanted or f"'{wanted}'" in name:
                 spent[part] = max(spent.get(part, 0.0), cumulative)
     return {part: round(seconds / whole, 2) for part, seconds in spent.items()}
 

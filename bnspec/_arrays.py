@@ -16,6 +16,7 @@ __all__ = [
     "Array",
     "array_namespace",
     "beside",
+    "concat",
     "full",
     "is_array",
     "jax_tracer",
@@ -84,12 +85,28 @@ def stop_gradient(x: Array) -> Array:
 @functools.cache
 def _stop_for(name: str) -> Callable[[Array], Array] | None:
     if name == "torch":
-        return lambda x: x.detach() if x.is_floating_point() else x  # integers carry no gradient
+        return _detached
     if name == "jax":
         from jax.lax import stop_gradient as jax_stop_gradient
 
         return jax_stop_gradient
     return None
+
+
+def _detached(x: Array) -> Array:
+    torch: Any = sys.modules["torch"]
+    if not x.is_floating_point():  # integers carry no gradient
+        return x
+    if torch._C._functorch.is_legacy_batchedtensor(x) and not x.requires_grad:
+        return x  # of the cotangents of ``is_grads_batched``, which has no rule for detach
+    return x.detach()
+
+
+def concat(arrays: tuple[Array, ...], axis: int) -> Array:
+    """Join arrays of one dtype along an axis; torch has rules for its own ``cat`` that its ``concat`` lacks."""
+    if library(arrays[0]) == "torch":
+        return sys.modules["torch"].cat(arrays, axis)
+    return array_namespace(arrays[0]).concat(arrays, axis=axis)
 
 
 def where(condition: Array, x: Array, y: Array) -> Array:

@@ -8,7 +8,7 @@ dot product", 2005 (cascaded summation).
 
 import math
 
-from bnspec._arrays import array_namespace, stop_gradient
+from bnspec._arrays import array_namespace, concat, stop_gradient
 from bnspec._modes import exporting
 from bnspec._types import Array
 
@@ -63,8 +63,8 @@ def sum_over(x: Array, axes: tuple[int, ...], *, plain: bool) -> Array:
         folded, slip = two_sum(total[:half, ...], total[half : 2 * half, ...])
         slip = slip + (error[:half, ...] + error[half : 2 * half, ...])
         # The odd element out waits at the end for the next round.
-        total = xp.concat((folded, total[2 * half :, ...]), axis=0)
-        error = xp.concat((slip, error[2 * half :, ...]), axis=0)
+        total = concat((folded, total[2 * half :, ...]), 0)
+        error = concat((slip, error[2 * half :, ...]), 0)
         length -= half
     # An infinite or NaN sum has a NaN "error"; the sum itself says what happened.
     return total[0, ...] + xp.where(xp.isfinite(error[0, ...]), error[0, ...], xp.zeros_like(error[0, ...]))

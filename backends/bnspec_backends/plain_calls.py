@@ -4,7 +4,7 @@ from typing import Any
 
 from bnspec import BatchNormConfig, Saved
 
-__all__ = ["is_plain", "is_plain_gradient"]
+__all__ = ["is_plain", "is_plain_frozen", "is_plain_gradient"]
 
 
 def is_plain(
@@ -28,3 +28,8 @@ def is_plain_gradient(
     if saved.frozen or comm is not None or saved.r is not None or dmean is not None or dvar is not None:
         return False
     return saved.divisor is not None and (masks or (saved.mask is None and saved.divisor.ndim == 1))
+
+
+def is_plain_frozen(saved: Saved, dy: Any) -> bool:
+    """Return whether a gradient is that of an affine map without a mask, whose two uses of dy one pass may join."""
+    return saved.frozen and saved.mask is None and dy.dtype == saved.x.dtype

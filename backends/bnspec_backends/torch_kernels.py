@@ -20,6 +20,14 @@ class TorchKernels(Kernels):
     call.
     """
 
+    #: Makes whole calls of modules; None where each operation is to be this class's own.
+    _whole_calls: Any = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "_whole_calls" not in vars(cls):  # they would pass by what a subclass overrides
+            cls._whole_calls = None
+
     def differentiable(self, *, plain_sums: bool) -> Kernels:
         return Kernels().differentiable(plain_sums=plain_sums)
 

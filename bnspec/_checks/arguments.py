@@ -111,12 +111,18 @@ def _forward(
     return Groups(axis, x.shape[0] // virtual)
 
 
-def inference(x: Array, params: Params, state: RunningState, config: BatchNormConfig, name: str) -> Groups:
-    """Check what `batch_norm_inference` takes; ghost groups do not exist there."""
+def inference(
+    x: Array, params: Params, state: RunningState, config: BatchNormConfig, name: str, *, values: bool = True
+) -> Groups:
+    """Check what `batch_norm_inference` takes; ghost groups do not exist there.
+
+    Without ``values`` the caller looks at the elements of the state.
+    """
     known = _known(config, name) and type(params) is Params and type(state) is RunningState
     key = key_of(x, *params, *state) if known else None
     found: Groups = cached(("inference", config), key, _inference, x, params, state, config, name)
-    state_values(state, name, fields=_read(config))
+    if values:
+        state_values(state, name, fields=_read(config))
     return found
 
 

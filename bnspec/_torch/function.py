@@ -16,7 +16,9 @@ from bnspec._config import BatchNormConfig
 from bnspec._kernels import Kernels
 from bnspec._types import Groups, Moments, Normalized, Params, RunningState, Saved, Static, per_channel
 
-__all__ = ["Call", "cotangents_of_moments", "inference_through_graph", "of_formulas", "through_graph"]
+__all__ = [
+    "Call", "cotangents_of_moments", "inference_through_graph", "of_formulas", "of_inference", "through_graph",
+]  # fmt: skip
 
 
 class Call(NamedTuple):
@@ -138,8 +140,8 @@ class _Inference(torch.autograd.Function):
         if grads[0] is None:
             return (None,) * 8
         if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn
-            y = Kernels().infer(x, Params(gamma, beta), mean, var, epsilon, groups).y
-            return *_gradients_of([y], [grads[0]], (x, gamma, beta), ctx.needs_input_grad[:3]), *(None,) * 5
+            found = of_inference(x, Params(gamma, beta), mean, var, epsilon, groups, ctx.needs_input_grad[:3], grads[0])
+            return *found, *(None,) * 5
         centre = mean.to(inverse.dtype)[None, :]
         done = Normalized(None, centre, torch.zeros_like(centre), inverse)
         saved = Saved.of(x, None, Params(gamma, beta), done, Static(groups, None, "", frozen=True))
@@ -173,6 +175,14 @@ def of_formulas(call: Call, x: Any, params: Params, wanted: Any, grads: Any) -> 
     pairs = [(v, d) for v, d in zip(outputs, grads, strict=True) if d is not None]
     results, directions = zip(*pairs, strict=True)
     return _gradients_of(results, directions, (x, *params), wanted)
+
+
+def of_inference(
+    x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups, wanted: Any, dy: Any
+) -> list[Any]:
+    """Return the same where x is normalized by given statistics, which are constants."""
+    y = Kernels().infer(x, params, mean, var, epsilon, groups).y
+    return _gradients_of([y], [dy], (x, *params), wanted)
 
 
 def _gradients_of(results: Any, directions: Any, leaves: Any, wanted: Any) -> list[Any]:

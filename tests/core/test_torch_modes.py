@@ -195,17 +195,18 @@ def test_functions_that_transform_by_one_argument(argument: int) -> None:
         assert torch.allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
-def test_batches_of_cotangents() -> None:
-    """One backward pass for many cotangents, by each of torch's ways to ask for it."""
-    x = NOISE.clone().requires_grad_()
-    y, each = ours(x, GAMMA), torch.eye(15).reshape(15, 5, 3)
-    want = torch.func.jacrev(formula)(NOISE, GAMMA).reshape(15, 5, 3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_batches_of_cotangents(dtype: Any) -> None:
+    """One backward pass for many cotangents, by each of torch's ways to ask for it; float64 sums with their errors."""
+    x, gamma = NOISE.to(dtype, copy=True).requires_grad_(), GAMMA.to(dtype)
+    y, each = ours(x, gamma), torch.eye(15, dtype=dtype).reshape(15, 5, 3)
+    want = torch.func.jacrev(formula)(NOISE.to(dtype), gamma).reshape(15, 5, 3)
     for options in ({"retain_graph": True}, {"create_graph": True}):
         (got,) = torch.autograd.grad(y, x, each, is_grads_batched=True, **options)
         assert torch.allclose(got, want, rtol=1e-3, atol=1e-4)
     got = torch.func.vmap(lambda v: torch.autograd.grad(y, x, v, retain_graph=True)[0])(each)
     assert torch.allclose(got, want, rtol=1e-3, atol=1e-4)
-    got = torch.autograd.functional.jacobian(lambda v: ours(v, GAMMA), NOISE, vectorize=True)
+    got = torch.autograd.functional.jacobian(lambda v: ours(v, gamma), x.detach(), vectorize=True)
     assert torch.allclose(got.reshape(15, 5, 3), want, rtol=1e-3, atol=1e-4)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 from bnspec import BatchNormConfig, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved
 from bnspec._gradients import parameter_gradients
 from bnspec._masks import one_count
-from bnspec_backends.cpu import operations
+from bnspec_backends.cpu import operations, state_operations
 from bnspec_backends.cpu.blocked import BlockedKernels
-from bnspec_backends.plain_calls import is_plain, is_plain_gradient
+from bnspec_backends.plain_calls import is_plain, is_plain_frozen, is_plain_gradient
 
 __all__ = ["CompiledKernels"]
 
@@ -47,6 +47,10 @@ class CompiledKernels(BlockedKernels):
         return stats, Normalized(y, stats.mean, stats.mean_low, inverse, stats.count.astype(inverse.dtype))
 
     def pull_back(self, dy: Any, saved: Saved, **more: Any) -> Gradients:
+        if is_plain_frozen(saved, dy) and operations.serves(saved.x):
+            frozen = (saved.centre, saved.centre_low, saved.inverse_stddev)
+            s1, s2, dx = operations.pull_back_frozen(dy, saved.x, saved.gamma, *frozen, saved.static.groups)
+            return Gradients(dx, *parameter_gradients(s1, s2, saved))
         if not is_plain_gradient(saved, **more) or not operations.serves(saved.x, dy):
             return super().pull_back(dy, saved, **more)
         statistics = (saved.centre, saved.centre_low, saved.inverse_stddev, saved.divisor)
@@ -62,7 +66,7 @@ class CompiledKernels(BlockedKernels):
     def update(
         self, state: RunningState, stats: Moments, config: BatchNormConfig, *, name: str = "batch_norm"
     ) -> RunningState:
-        new = operations.update(state, stats, config)
+        new = state_operations.update(state, stats, config)
         return super().update(state, stats, config, name=name) if new is None else new
 
     def merge(self, a: Any, b: Any, added: int) -> Any:

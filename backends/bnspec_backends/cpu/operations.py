@@ -3,14 +3,13 @@
 Each function takes arrays that `serves` is true of.
 """
 
-import functools
 from typing import Any
 
 import numpy
 
-from bnspec import BatchNormConfig, Groups, Moments, RunningState
+from bnspec import Groups, Moments
 from bnspec_backends.cpu.arrays import counts, factor, new_like, plain, read, read_along, returned, spread_mask
-from bnspec_backends.cpu.compiled import channel_major, channel_minor, merging, running_state
+from bnspec_backends.cpu.compiled import channel_major, channel_minor, merging
 from bnspec_backends.cpu.compiled.compile_notice import notice
 from bnspec_backends.cpu.compiled.dtypes import as_storage, compiles_half
 from bnspec_backends.cpu.compiled.thread_team import team
@@ -28,8 +27,8 @@ __all__ = [
     "moments",
     "normalize",
     "pull_back",
+    "pull_back_frozen",
     "serves",
-    "update",
 ]
 
 #: Results of so many bytes are written past the cache: larger than what a core may expect to keep of it.
@@ -139,6 +138,26 @@ def pull_back(
     return sums[0], sums[1], returned(dx, x)
 
 
+def pull_back_frozen(
+    dy: Any, x: Any, gamma: Any, centre: Any, centre_low: Any, inverse: Any, groups: Groups
+) -> tuple[Any, Any, Any]:
+    """Return what `pull_back` does where the statistics are constants, by one pass; dy has x's dtype."""
+    layout, plan, given = _given(x, groups)
+    cotangent, (dx, target, stream) = _along(dy, x, layout, groups), _new(x, layout, plan)
+    middle, scale = factor(centre, layout), factor(inverse if gamma is None else gamma * inverse, layout)
+    arrays, control, shape = (cotangent, given, target, plan.blocks), _control(x), middle.shape
+    if plan.by_runs:
+        sums = numpy.empty((2, middle.size, plan.parts))
+        channel_major.backward_frozen(*arrays, _flat(middle), _flat(scale), sums, stream, control)
+        s1, s2 = sums[0, :, 0].reshape(shape), sums[1, :, 0].reshape(shape)
+    else:
+        sums = numpy.empty((2, shape[0], plan.parts, shape[1]))
+        channel_minor.backward_frozen(*arrays, middle, scale, sums, stream, control)
+        s1, s2 = sums[0, :, 0], sums[1, :, 0]
+    notice.log()
+    return s1, s2 - centre_low * s1, returned(dx, x)
+
+
 def infer(
     x: Any, gamma: Any, beta: Any, mean: Any, var: Any, epsilon: float, groups: Groups
 ) -> tuple[Any, Any, Any, Any]:
@@ -153,24 +172,6 @@ def infer(
     return stats[0], stats[1], stats[3], returned(y, x)
 
 
-def update(state: RunningState, stats: Moments, config: BatchNormConfig) -> RunningState | None:
-    """Average one batch of one group into the state; None for rarer calls, and for values that are to be refused."""
-    n = _one_count(stats.count) - config.correction if stats.m2.shape == (1, state.mean.size) else 0
-    if n < 1 or config.averaging == "pooled" or config.renorm is not None or not _averaged(state, stats, config):
-        return None
-    old = plain(state.mean, state.mean.dtype), plain(state.var, state.var.dtype)
-    new = numpy.empty_like(old[0]), numpy.empty_like(old[1])
-    counter, most = None, 0
-    if state.count is not None:
-        counter = plain(state.count, state.count.dtype), numpy.empty(state.count.shape, state.count.dtype)
-        most = int(numpy.iinfo(state.count.dtype).max)
-    moments = tuple(plain(v[0]) for v in stats[1:])
-    top, cumulative = _top(old[0].dtype), config.averaging == "cumulative"
-    usable = running_state.step(moments, n, 1.0 - config.decay, top, old, new, counter, most, cumulative)
-    notice.log()
-    return RunningState(*new, None if counter is None else counter[1]) if usable else None
-
-
 def merge(a: Any, b: Any, added: int) -> Any:
     """Join the moments of two sets, as rows."""
     out = numpy.empty(a.shape)
@@ -179,33 +180,7 @@ def merge(a: Any, b: Any, added: int) -> Any:
     return out
 
 
-def _one_count(count: Any) -> int:
-    """Return the count that all channels have, of shape (1,) or (1, C); 0 where there is none."""
-    flat = count.reshape(-1)
-    return int(flat[0]) if flat.size and (flat.size == 1 or bool((flat == flat[0]).all())) else 0
-
-
-def _averaged(state: RunningState, stats: Moments, config: BatchNormConfig) -> bool:
-    """Return whether a state has the fields and dtypes that `running_state` knows."""
-    mean, var, count, *others = state
-    if not (stats.mean.shape == stats.mean_low.shape == stats.m2.shape and var.shape == mean.shape):
-        return False
-    if count is not None and count.shape != mean.shape:
-        return False
-    if (count is None) == config.counts_updates or any(v is not None for v in others):
-        return False
-    if count is not None and not (count.dtype.kind == "i" and count.dtype.isnative):
-        return False
-    wide = all(v.dtype == numpy.float64 and v.dtype.isnative for v in stats[1:])
-    return bool(wide and mean.dtype == var.dtype and mean.dtype.isnative)
-
-
 _ONE = numpy.ones(1, numpy.int64)
-
-
-@functools.cache
-def _top(dtype: Any) -> float:
-    return float(numpy.finfo(dtype).max)
 
 
 def _moments(x: _Pair, mask: _Pair | None, plan: Plan, count: Any, stats: Any, control: Any) -> None:

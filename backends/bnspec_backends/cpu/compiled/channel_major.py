@@ -29,7 +29,7 @@ from bnspec_backends.cpu.compiled.scalar_math import coefficients, inverse_stdde
 from bnspec_backends.cpu.compiled.simd import fence
 from bnspec_backends.cpu.compiled.thread_team import each
 
-__all__ = ["backward", "forward", "grad_input", "grad_sums", "moments", "normalize"]
+__all__ = ["backward", "backward_frozen", "forward", "grad_input", "grad_sums", "moments", "normalize"]
 
 
 @compiled
@@ -190,5 +190,25 @@ def _backward_of(job: Any, i: int) -> None:
         sums[0, t, 0], sums[1, t, 0] = s1, s2
         a, b, c = coefficients(s1, s2, divisor[t // channels], gamma[t % channels], inverse[t], low[t])
         differentiate_channel(dy, x, dx, None, t, 0, x[1][3], mean[t], a, b, c, stream)
+    if stream:
+        fence()
+
+
+@compiled
+def backward_frozen(
+    dy: Any, x: Any, dx: Any, blocks: Any, centre: Any, scale: Any, sums: Any, stream: bool, control: Any
+) -> None:
+    """Do what `grad_sums` does, and write ``scale*dy`` to dx: statistics are constants, so no sum is waited for."""
+    each(_backward_frozen_of, (dy, x, dx, blocks, centre, scale, sums, stream), len(blocks), control)
+    _join(sums)
+
+
+@internal
+def _backward_frozen_of(job: Any, i: int) -> None:
+    dy, x, dx, blocks, centre, scale, sums, stream = job
+    first, last, p = blocks[i, 2], blocks[i, 3], blocks[i, 4]
+    for t in range(blocks[i, 0], blocks[i, 1]):
+        sums[0, t, p], sums[1, t, p] = sum_gradients(dy, x, None, t, first, last, centre[t])
+        normalize_channel(dy, dx, t, first, last, 0.0, scale[t], 0.0, stream)
     if stream:
         fence()

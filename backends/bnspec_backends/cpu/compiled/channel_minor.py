@@ -30,7 +30,8 @@ from bnspec_backends.cpu.compiled.simd import fence
 from bnspec_backends.cpu.compiled.thread_team import each
 
 __all__ = [
-    "backward", "between_backward", "between_forward", "forward", "grad_input", "grad_sums", "moments", "normalize",
+    "backward", "backward_frozen", "between_backward", "between_forward", "forward", "grad_input", "grad_sums",
+    "moments", "normalize",
 ]  # fmt: skip
 
 #: Channels whose shifts are chosen at once.
@@ -232,3 +233,25 @@ def _coefficients(
     for i in range(first, last):
         s2[i] -= low[i] * s1[i]
         a[i], b[i], c[i] = coefficients(s1[i], s2[i], n, gamma[i], inverse[i], low[i])
+
+
+@compiled
+def backward_frozen(
+    dy: Any, x: Any, dx: Any, blocks: Any, centre: Any, scale: Any, sums: Any, stream: bool, control: Any
+) -> None:
+    """Do what `grad_sums` does, and write ``scale*dy`` to dx: statistics are constants, so no sum is waited for."""
+    still = numpy.zeros(centre.shape[1])
+    each(_backward_frozen_of, (dy, x, dx, blocks, centre, scale, still, sums, stream), len(blocks), control)
+    join(sums)
+
+
+@internal
+def _backward_frozen_of(job: Any, i: int) -> None:
+    dy, x, dx, blocks, centre, scale, still, sums, stream = job
+    block, g, p = _block(blocks, i), blocks[i, 5], blocks[i, 6]
+    for channel in range(block[2], block[2] + block[3], block[4]):
+        part = part_of(block, channel)
+        sum_gradients(dy, x, None, part, centre[g], sums[0, g, p], sums[1, g, p])
+        normalize_part(dy, dx, part, still, scale[g], still, stream)
+    if stream:
+        fence()

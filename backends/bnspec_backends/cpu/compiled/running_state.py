@@ -1,10 +1,10 @@
-"""Step of the running averages for a batch of one group: the common case of `bnspec.update_running`."""
+"""Step of the running averages for a batch of one group: the common case of `bnspec.update_running`, and in place."""
 
 from typing import Any
 
 from bnspec_backends.cpu.compiled.dtypes import compiled, internal
 
-__all__ = ["step"]
+__all__ = ["advance", "step"]
 
 
 @compiled
@@ -41,10 +41,34 @@ def step(
             if cumulative:
                 w = 1.0 / (float(before[c]) + 1.0)
         batch_mean, batch_var = mean[c] + low[c], m2[c] / n
-        usable = usable and abs(batch_mean) <= top and 0.0 <= batch_var <= top and old[1][c] >= 0.0
+        usable = usable and _usable(batch_mean, batch_var, float(old[1][c]), top)
         new[0][c] = _moved(float(old[0][c]), batch_mean, w)
         new[1][c] = _moved(float(old[1][c]), batch_var, w)
     return usable
+
+
+@compiled
+def advance(moments: Any, n: int, weight: float, top: float, mean: Any, var: Any, updates: Any) -> Any:
+    """Do the step in place and add 1 to ``updates``, of shape (); return False, and change nothing, where `step` does.
+
+    The other parameters are those of `step`, without a counter of each channel.
+    """
+    batch_mean, low, m2 = moments
+    for c in range(mean.size):
+        if not _usable(batch_mean[c] + low[c], m2[c] / n, float(var[c]), top):
+            return False
+    for c in range(mean.size):
+        mean[c] = _moved(float(mean[c]), batch_mean[c] + low[c], weight)
+        var[c] = _moved(float(var[c]), m2[c] / n, weight)
+    if updates is not None:
+        updates[()] += 1
+    return True
+
+
+@internal
+def _usable(batch_mean: float, batch_var: float, old_var: float, top: float) -> Any:
+    """Return whether all numbers of a step are finite, and no variance is below 0."""
+    return abs(batch_mean) <= top and 0.0 <= batch_var <= top and old_var >= 0.0
 
 
 @internal

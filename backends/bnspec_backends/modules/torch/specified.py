@@ -19,14 +19,13 @@ from bnspec import (
     batch_norm_inference,
 )
 from bnspec._checks.arrays import floating
-from bnspec._context import is_recomputing
 from bnspec._errors import refusal
-from bnspec._layer.eager import in_backward_of_torch
 from bnspec._modes import exporting, untraced
 from bnspec._torch.calls import by_torch
 from bnspec_backends.modules.torch.buffers import RunningBuffers
 from bnspec_backends.modules.torch.options import Options, configuration
 from bnspec_backends.modules.torch.ranks import Sync
+from bnspec_backends.modules.torch.whole_call import repeats, whole_call
 
 __all__ = ["SpecifiedNorm"]
 
@@ -159,6 +158,8 @@ class SpecifiedNorm(RunningBuffers):
             return _leaf(self, (input, mask), {"lengths": lengths})
         untraced(self._check, input)
         config, params = self.__dict__["_config"], Params(self.weight, self.bias)
+        if mask is None and lengths is None and (done := whole_call(self, input, params, config)) is not None:
+            return done
         if self._tracked and (self.frozen or not self.training):
             normalize: Any = by_torch if exporting(input) else self._by_running
             y: torch.Tensor = normalize(input, params, self._state(config), config)
@@ -214,7 +215,7 @@ class SpecifiedNorm(RunningBuffers):
             input, params, config, state=towards, mask=mask, lengths=lengths, comm=comm, name=type(self).__name__
         )
         if self.training and self.track_running_stats and state is not None:
-            if torch.compiler.is_compiling() or not _repeats(input):
+            if torch.compiler.is_compiling() or not repeats(input):
                 self._move(state, stats, config)
         return y
 
@@ -262,8 +263,3 @@ def _leaf(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]
     given = given if given[1] is not None else given[:1]
     named = {name: v for name, v in named.items() if v is not None}
     return tracer.create_proxy("call_module", tracer.path_of_module(module), given, named)
-
-
-def _repeats(input: torch.Tensor) -> bool:
-    """Return whether a call repeats one whose update was made."""
-    return is_recomputing() or in_backward_of_torch(input)
