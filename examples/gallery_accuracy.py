@@ -86,9 +86,10 @@ def draw(rows, ratios, path):
 def table(rows, ratios):
     """Return the rows as Markdown, with versions."""
     shown = [i for i, ratio in enumerate(ratios) if ratio in (1.0, 1e3, 1e5, 1e7)]
+    drawn = f"matplotlib {importlib.metadata.version('matplotlib')}"
     lines = [
         f"Shape {SHAPE}, float32, epsilon 0.001, one training step on the CPU ({platform.machine()}); drawn with "
-        f"matplotlib {importlib.metadata.version('matplotlib')}, Python {platform.python_version()}, NumPy {np.__version__}.",
+        f"{drawn}, Python {platform.python_version()}, NumPy {np.__version__}.",
         "",
         "| layer | versions | " + " | ".join(f"mean/std {ratios[i]:.0e}" for i in shown) + " |",
         "| --- | --- |" + " ---: |" * len(shown),
