@@ -69,8 +69,7 @@ def draw(rows, ratios, path):
     """Error against mean/std, both on scales of powers of ten."""
     from gallery_statistics import figure
 
-    drawn, axes = figure(1)
-    drawn.set_size_inches(8.5, 5)
+    drawn, axes = figure(7.0, 6.4)
     for number, (name, (found, _)) in enumerate(rows.items()):
         ours = SUBJECTS[name].startswith("bnspec")
         style = {"marker": "o", "linewidth": 2.5} if ours else {"marker": ".", "linewidth": 1.2}
@@ -79,7 +78,7 @@ def draw(rows, ratios, path):
     axes.axhline(2.0**-24, color="gray", linestyle="--", label="roundoff of float32")
     axes.set(xlabel="mean/std of x", ylabel="largest error of y")
     axes.grid(alpha=0.3)
-    drawn.legend(loc="outside right upper", frameon=False)
+    drawn.legend(loc="outside lower center", frameon=False, ncols=2)
     drawn.savefig(path, metadata={"Date": None})
 
 

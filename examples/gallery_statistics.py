@@ -67,15 +67,15 @@ def renorm():
     return batches.mean((1, 2)), np.asarray(means)
 
 
-def figure(columns):
-    """Return a figure with so many axes, in a style in which it is the same each time."""
+def figure(width=7.0, height=4.2):
+    """Return a figure of this size in inches, in a style in which it is the same each time."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "bnspec", "font.size": 11})
     import matplotlib.pyplot as plt
 
-    return plt.subplots(1, columns, figsize=(5 * columns, 3.8), layout="constrained")
+    return plt.subplots(figsize=(width, height), layout="constrained")
 
 
 def save(drawn, path):
@@ -88,21 +88,20 @@ def save(drawn, path):
 
 def draw_ghost(path):
     """Spread against the size of a group, beside what theory says."""
-    drawn, both = figure(2)
+    drawn, axes = figure()
     spread, sizes = ghost(), np.asarray(SIZES)
-    for axes, measured, theory, name in (
-        (both[0], spread[:, 0], 1 / np.sqrt(sizes), "mean"),
-        (both[1], spread[:, 1], np.sqrt(2 * (sizes - 1) / sizes**2 + 1 / sizes**2), "variance"),
-    ):
-        axes.loglog(sizes, measured, "o", label="measured", base=2)
-        axes.loglog(sizes, theory, color="gray", label="expected of normal numbers", base=2)
-        axes.set(xlabel="samples in a ghost batch", ylabel=f"error of its {name} (root mean square)")
+    axes.loglog(sizes, spread[:, 1], "s", label="variance", base=2)
+    axes.loglog(sizes, spread[:, 0], "o", label="mean", base=2)
+    expected = np.sqrt(2 * (sizes - 1) / sizes**2 + 1 / sizes**2), 1 / np.sqrt(sizes)
+    for line, label in zip(expected, ("expected of normal numbers", None)):
+        axes.loglog(sizes, line, color="gray", label=label, base=2, zorder=0)
+    axes.set(xlabel="samples in a ghost batch", ylabel="error, root mean square")
     save(drawn, path)
 
 
 def draw_sync(path):
     """Running variance by step."""
-    drawn, axes = figure(1)
+    drawn, axes = figure()
     found = sync()
     for rank in range(RANKS):
         axes.plot(found[rank, :, 0], color="tab:orange", alpha=0.45, label="each rank's own" if rank == 0 else None)
@@ -114,7 +113,7 @@ def draw_sync(path):
 
 def draw_renorm(path):
     """Mean of y against the mean of the batch."""
-    drawn, axes = figure(1)
+    drawn, axes = figure()
     batch, means = renorm()
     for (label, *_), y, marker in zip(LIMITS, means, "oxs"):
         axes.scatter(batch, y, s=14, marker=marker, label=label, alpha=0.8)

@@ -183,3 +183,7 @@ def test_docstrings_become_markdown() -> None:
     assert markdown("Sum it.\n\nBy::\n\n    a + b") == "Sum it.\n\nBy:\n\n    a + b"
     assert markdown("Sum it.\n\n::\n\n    a + b") == "Sum it.\n\n\n\n    a + b"
     assert markdown("x : array, shape (N, C)\n    Input.") == "x : array,\u00a0shape\u00a0(N,\u00a0C)\n    Input."
+    assert markdown('a : {"x", "y"}, optional\n    Input.') == 'a : "x"\u00a0| "y", optional\n    Input.'
+    assert markdown("a : int\n    Input.") == "a : int\n    Input."
+    assert markdown("a, b\n    Input.") == "a\n    Input.\nb\n    Input."
+    assert markdown("TypeError, ValueError\n    Bad.") == "TypeError,\u00a0ValueError\n    Bad."

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bnspec_site import reference, specification
+from bnspec_site import commands, reference, specification
 from bnspec_site.indents import python_markdown
 from bnspec_site.repository_links import relinked
 
@@ -170,9 +170,10 @@ def _reference(made: Site) -> list[Any]:
     made.pages[reference.INDEX] = reference.index(pages)
     for page in pages:
         made.pages[page.uri] = page.text
-        made.modules[page.uri] = tuple(dict.fromkeys((page.module, "bnspec")))
+        made.modules[page.uri] = (*page.modules, "bnspec")
         made.names |= {name: f"{page.uri}#{name}" for name in page.names}
-    return [reference.INDEX, *(page.uri for page in pages)]
+    made.pages[commands.PAGE] = commands.command_page()
+    return [reference.INDEX, *(page.uri for page in pages), commands.PAGE]
 
 
 def _findings(made: Site) -> list[str]:

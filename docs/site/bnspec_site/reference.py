@@ -28,6 +28,12 @@ SECTIONS = (
     ("errors", "Errors and warnings", "refusal CommunicatorError CollectiveMismatch CollectiveTimeout "
      "ConversionWarning FrozenStatisticsWarning UntrainedParametersWarning"),
 )  # fmt: skip
+#: Classes that are no public names, by the module whose docstrings leave the description of options to them.
+SHARED = {
+    "bnspec.torch": (
+        "bnspec_backends.modules.torch.specified.SpecifiedNorm", "bnspec_backends.modules.torch.options.Options",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class ReferencePage:
         Path in the site.
     title : str
     module : str
-        Whose names it has; without it they may be mentioned on this page.
+        The module that has the names.
     names : tuple of str
         Full names, in the order of the page.
     """
@@ -49,6 +55,11 @@ class ReferencePage:
     title: str
     module: str
     names: tuple[str, ...]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules whose names are mentioned on this page without the module."""
+        return tuple(dict.fromkeys((self.module, *(name.rpartition(".")[0] for name in self.names))))
 
     @property
     def text(self) -> str:
@@ -74,7 +85,7 @@ def reference_pages(root: Path) -> list[ReferencePage]:
         for name, title, names in SECTIONS
     ]
     for module, path in _modules(root):
-        names = tuple(_full_names(module, path))
+        names = (*_full_names(module, path), *SHARED.get(module, ()))
         pages.append(ReferencePage(f"reference/{module}.md", f"`{module}`", module, names))
     return pages
 
