@@ -127,6 +127,13 @@ def test_a_new_public_name_without_a_section_stops_the_build(tmp_path: Path) -> 
         reference_pages(tmp_path)
 
 
+def test_the_help_of_every_command_is_in_the_reference(made: Site) -> None:
+    page = made.pages["reference/commands.md"]
+    for name in ("bnspec convert", "bnspec spec", "bnspec-conformance run", "bnspec-conformance vectors verify"):
+        assert f"### `{name}`\n\n```text\nusage: {name} " in page
+    assert page.count("usage: ") == len(re.findall("^##+ ", page, re.MULTILINE)) > 15
+
+
 # --- mentions ---------------------------------------------------------------------------------------------------------
 
 

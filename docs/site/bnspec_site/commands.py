@@ -15,6 +15,7 @@ __all__ = ["PAGE", "command_page"]
 PAGE = "reference/commands.md"
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"bnspec": bnspec_main, "bnspec-conformance": conformance_main}
+_LIST = re.compile(r"^  (?:COMMAND|ACTION)\n", re.MULTILINE)
 _SUBCOMMAND = re.compile(r"^    ([a-z][a-z-]*)(?=\s)", re.MULTILINE)
 #: Columns of the help, which argparse breaks into lines.
 _WIDTH = "88"
@@ -33,8 +34,8 @@ def _helps(program: str, *words: str) -> Iterator[tuple[str, str]]:
     """Yield a command's name and help, and those of its subcommands."""
     text = _printed(program, *words)
     yield " ".join((program, *words)), text
-    _, listed, rest = text.partition("  COMMAND\n")
-    if listed:
+    _, *listed = _LIST.split(text, maxsplit=1)
+    for rest in listed:
         for name in _SUBCOMMAND.findall(rest.partition("\n\n")[0]):
             yield from _helps(program, *words, name)
 
