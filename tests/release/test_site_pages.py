@@ -157,6 +157,17 @@ def test_what_is_linked(html: str, wanted: str) -> None:
     assert linked(html, ANCHORS, lambda uri: uri) == wanted
 
 
+def test_a_page_does_not_link_to_itself() -> None:
+    assert linked("<h1>BN-RUN</h1>", ANCHORS, lambda uri: "") == "<h1>BN-RUN</h1>"
+    assert 'href="#bn-run-3"' in linked("<p>BN-RUN-3</p>", ANCHORS, lambda uri: "")
+
+
+def test_modules_have_an_address(made: Site) -> None:
+    assert made.names["bnspec.torch"] == "reference/bnspec.torch.md"
+    assert made.names["bnspec.torch.replace"] == "reference/bnspec.torch.md#bnspec.torch.replace"
+    assert "bnspec" not in made.names
+
+
 def test_names_of_the_page_itself_need_no_module() -> None:
     assert 'href="r.md#bnspec.fold"' in linked(
         "<code>fold</code>", ANCHORS._replace(modules=["bnspec"]), lambda uri: uri

@@ -55,7 +55,7 @@ class Site:
     navigation : list
         As mkdocs has it.
     clauses, names : dict of str to str
-        Address of each clause and family, and of each public name.
+        Address of each clause and family, and of each public name and module.
     modules : dict of str to tuple of str
         Of a page, modules whose names it mentions without the module.
     """
@@ -172,6 +172,8 @@ def _reference(made: Site) -> list[Any]:
         made.pages[page.uri] = page.text
         made.modules[page.uri] = (*page.modules, "bnspec")
         made.names |= {name: f"{page.uri}#{name}" for name in page.names}
+        if page.module != "bnspec":  # whose names are on several pages
+            made.names[page.module] = page.uri
     made.pages[commands.PAGE] = commands.command_page()
     return [reference.INDEX, *(page.uri for page in pages), commands.PAGE]
 

@@ -43,7 +43,8 @@ def linked(html: str, anchors: Anchors, address: Callable[[str], str]) -> str:
 
     def link(kind: str, uri: str, text: str) -> str:
         page, mark, anchor = uri.partition("#")
-        return f'<a class="{kind}" href="{address(page)}{mark}{anchor}">{text}</a>'
+        target = f"{address(page)}{mark}{anchor}"
+        return f'<a class="{kind}" href="{target}">{text}</a>' if target else text  # no link from a page to itself
 
     def clause(found: re.Match[str]) -> str:
         uri = anchors.clauses.get(found.group())
