@@ -7,6 +7,7 @@ CORE_VENV ?= .venv-core
 OLDEST_VENV ?= .venv-oldest
 MATRIX_VENV ?= .venv-frameworks
 CUDA_VENV ?= .venv-cuda
+DOCS_VENV ?= .venv-docs
 # Processes that run tests side by side. Each may load torch and jax (about 1 GiB), so this is not the core count.
 JOBS ?= 2
 # Further arguments for pytest or bnspec-conformance, as in `make test ARGS='-k renorm'`.
@@ -25,7 +26,7 @@ export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help bench-cpu bench-gpu bench-jax clause conformance quick test test-core test-oldest test-cuda test-gpu test-frameworks selftest matrix matrix-short pages lint format wheel-test clean clean-venv
+.PHONY: help bench-cpu bench-gpu bench-jax clause conformance docs gallery quick test test-core test-docs test-oldest test-cuda test-gpu test-frameworks selftest matrix matrix-short pages lint format wheel-test clean clean-venv
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +82,18 @@ matrix-short: $(MATRIX_VENV)/.stamp-frameworks ## Ask every adapter a few questi
 test-frameworks: $(MATRIX_VENV)/.stamp-frameworks ## Run the tests of the adapters and of the findings, which need the frameworks
 	OMP_NUM_THREADS=1 $(MATRIX_VENV)/bin/python -m pytest -q tests/frameworks tests/release/test_jax_page.py tests/release/test_moving_page.py $(ARGS)
 
+# mkdocs tells of its own future unless told not to.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(DOCS_VENV)/.stamp-docs ## Build the documentation site into .cache/site; open .cache/site/index.html
+	$(DOCS_VENV)/bin/python -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml $(ARGS)
+
+test-docs: $(DOCS_VENV)/.stamp-docs ## Build the site anew, and check its links, anchors, names and clauses, and that it asks no other host
+	$(DOCS_VENV)/bin/python -m pytest -q tests/release/test_site.py tests/release/test_site_pages.py $(ARGS)
+
+gallery: $(MATRIX_VENV)/.stamp-bench ## Draw the plots of docs/gallery.md anew
+	OMP_NUM_THREADS=1 $(MATRIX_VENV)/bin/python examples/gallery_statistics.py --folder docs/gallery
+	OMP_NUM_THREADS=1 $(MATRIX_VENV)/bin/python examples/gallery_accuracy.py --folder docs/gallery --page docs/gallery.md
+
 # With the frameworks, beside which it is; a quarter of an hour, on a machine that does nothing else.
 bench-cpu: $(MATRIX_VENV)/.stamp-bench ## Time batch normalization on the CPU beside its peers and write docs/performance.md
 	$(MATRIX_VENV)/bin/python benchmarks/cpu.py --page docs/performance.md $(ARGS)
@@ -115,7 +128,7 @@ clean: ## Remove what builds and runs left behind
 	find bnspec backends conformance tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 clean-venv: ## Remove the virtual environments
-	rm -rf $(VENV) $(CORE_VENV) $(OLDEST_VENV) $(MATRIX_VENV) $(CUDA_VENV)
+	rm -rf $(VENV) $(CORE_VENV) $(OLDEST_VENV) $(MATRIX_VENV) $(CUDA_VENV) $(DOCS_VENV)
 
 # A stamp is written last, so an interrupted installation starts over. `python -m venv` on an existing
 # environment keeps what is installed there.
@@ -145,6 +158,10 @@ $(OLDEST_VENV)/.stamp-oldest: $(PINS) .ci/oldest | $(OLDEST_VENV)/.stamp-venv
 
 $(CUDA_VENV)/.stamp-cuda: $(PINS) | $(CUDA_VENV)/.stamp-venv
 	$(CUDA_VENV)/bin/python $(PIP_INSTALL) --editable '.[conformance,cuda,mpi]'
+	@touch $@
+
+$(DOCS_VENV)/.stamp-docs: $(PINS) | $(DOCS_VENV)/.stamp-venv
+	$(DOCS_VENV)/bin/python $(PIP_INSTALL) --editable '.[docs]'
 	@touch $@
 
 $(MATRIX_VENV)/.stamp-bench: $(MATRIX_VENV)/.stamp-frameworks
