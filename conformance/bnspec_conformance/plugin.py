@@ -85,6 +85,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--bnspec-failures", metavar="DIR", default=None, help="write each failure to a file that replay can run"
     )
+    group.addoption("--bnspec-all", action="store_true", help="with a line for each clause that is not supported")
     group.addoption(
         "--bnspec-table", action="store_true", help="print the result by clause, with a progress bar on a terminal"
     )

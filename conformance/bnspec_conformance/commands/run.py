@@ -50,6 +50,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument(
         "--level", choices=LEVELS, default=LEVELS[-1], help="fail only for failures up to this level (default AAA: all)"
     )
+    run.add_argument(
+        "--all", action="store_true", help="list clauses that are not supported too, not their number only"
+    )
     run.add_argument("--waivers", metavar="FILE", help="known failures, with reasons")
     run.add_argument("--update-waivers", action="store_true", help="rewrite that file to fit what this run finds")
     run.add_argument("--json", metavar="FILE", help="write the result as JSON")
@@ -109,7 +112,7 @@ def _asked(options: argparse.Namespace) -> list[str]:
     words += [f"-k{options.k}"] if options.k else []
     words += [
         f"--bnspec-{name}"
-        for name in ("isolate", "no-shrink", "update-waivers")
+        for name in ("all", "isolate", "no-shrink", "update-waivers")
         if getattr(options, name.replace("-", "_"))
     ]
     for name in ("json", "junit", "html", "failures", "waivers"):

@@ -159,7 +159,7 @@ class SuiteRun:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the table, below the failures."""
         if self.content is not None and self.config.getoption("--bnspec-table"):
-            report.table(self.content, sys.stdout)
+            report.table(self.content, sys.stdout, every=bool(self.config.getoption("--bnspec-all")))
         for line in [*self.notes, *self.said]:
             terminalreporter.write_line(line)
 

@@ -13,10 +13,12 @@ from bnspec._printable import printable
 from bnspec_conformance.cases.levels import level_of_clause
 from bnspec_conformance.cases.scope import PROFILES
 from bnspec_conformance.report.by_level import level_of_entry, levels_line
+from bnspec_conformance.report.causes import causes
 from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.report.pages.markdown import plain, rendered
 from bnspec_conformance.report.pages.plot import Scale, axis, interval
 from bnspec_conformance.report.summary import VERDICTS
+from bnspec_conformance.report.unsupported import by_reason, reasons_of
 from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
 from bnspec_conformance.trials.violations.violation import difference, told_by_ulps
 
@@ -57,6 +59,7 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
         headline=_headline(content),
         subjects=list(_subjects(content)),
         families=_families(content, lambda text: Markup(rendered(text))),
+        causes=causes(content["checks"]),
         wide=len(content["subjects"]) <= _FEW,
         verdicts=[v for v in VERDICTS if v != "unlooked"],
         left_out=len(specification_clauses()) - len(content["clauses"]),
@@ -110,6 +113,7 @@ def _families(content: Mapping[str, Any], render: Any) -> list[dict[str, Any]]:
         for clause in check["clauses"]:
             checks.setdefault(clause, []).append(check)
     families: dict[str, dict[str, Any]] = {}
+    reasons = reasons_of(content["clauses"], [s["name"] for s in content["subjects"]])
     known = specification_clauses()
     for clause_id, row in content["clauses"].items():
         clause = known.get(clause_id) or Clause(clause_id, clause_id.rpartition("-")[0], "", "", "", ())
@@ -117,6 +121,9 @@ def _families(content: Mapping[str, Any], render: Any) -> list[dict[str, Any]]:
             clause.family, {"id": clause.family, "title": plain(clause.title_of_page), "clauses": []}
         )
         family["clauses"].append(_clause(clause, row, checks.get(clause_id, []), content, render))
+    for family in families.values():
+        mine = {clause["id"]: reasons[clause["id"]] for clause in family["clauses"] if clause["id"] in reasons}
+        family["unsupported"] = {reason: len(ids) for reason, ids in by_reason(mine).items()}
     return list(families.values())
 
 
@@ -143,6 +150,7 @@ def _clause(
         "text": render(clause.text),
         "first": plain(clause.text),
         "verdict": row["verdict"],
+        "folded": all(line["verdict"] == "not supported" for line in lines),
         "cells": [_cell(clause.id, name, row["subjects"].get(name)) for name in names],
         "lines": [line for line in lines if line["verdict"] != "not supported"],
         "outside": outside,
