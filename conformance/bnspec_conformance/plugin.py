@@ -7,6 +7,7 @@ the same options. `bnspec_conformance.run.suite_run` gathers the results; `bnspe
 import datetime
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,13 @@ import pytest
 from bnspec._clauses import LEVELS
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance.cases.inputs.sizes import CHOICES, choice_of
+from bnspec_conformance.run.chosen.selection import Selection
 from bnspec_conformance.run.items import matches
 from bnspec_conformance.run.suite_run import SuiteRun
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects
 from bnspec_conformance.subjects.time_limit import PATIENCE
 from bnspec_conformance.trials.budget import Budget
+from bnspec_conformance.trials.record import Record
 
 if TYPE_CHECKING:
     from bnspec_conformance.run.waivers.settlement import Waivers
@@ -85,6 +88,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--bnspec-failures", metavar="DIR", default=None, help="write each failure to a file that replay can run"
     )
+    group.addoption("--bnspec-jobs", type=int, default=1, metavar="N", help="processes that run checks (default 1)")
+    group.addoption(
+        "--bnspec-last-failed", metavar="FILE", default=None, help="only the checks that failed in this report"
+    )
     group.addoption("--bnspec-all", action="store_true", help="with a line for each clause that is not supported")
     group.addoption(
         "--bnspec-table", action="store_true", help="print the result by clause, with a progress bar on a terminal"
@@ -109,13 +116,23 @@ def pytest_configure(config: pytest.Config) -> None:
         problem = unusable(files, {"--failures": config.getoption("--bnspec-failures")})
         if problem is not None:
             raise pytest.UsageError(problem)
-    config.pluginmanager.register(SuiteRun(config, _subjects(config), _waivers(config)), "bnspec-session")
+    subjects = _subjects(config)
+    selection = Selection(config.getoption, _last_failed(config, subjects))
+    suite_run = SuiteRun(config, subjects, _waivers(config), _budget(config), selection)
+    config.pluginmanager.register(suite_run, "bnspec-session")
 
 
 @pytest.fixture(scope="session")
-def budget(pytestconfig: pytest.Config) -> Budget:
+def look(pytestconfig: pytest.Config) -> Callable[..., Record | None]:
+    """Return what runs a check on a subject: in this process, or in one of several."""
+    suite_run = pytestconfig.pluginmanager.get_plugin("bnspec-session")
+    assert isinstance(suite_run, SuiteRun)
+    return suite_run.look
+
+
+def _budget(config: pytest.Config) -> Budget:
     """Return the budget of each check, as the command line sets it."""
-    option = pytestconfig.getoption
+    option = config.getoption
     shrink = not option("--bnspec-no-shrink")
     deadline = option("--bnspec-deadline")
     limit = PATIENCE if deadline is None else float(deadline)
@@ -157,6 +174,19 @@ def _subjects(config: pytest.Config) -> dict[str, Subject | str]:
         except ValueError as error:
             raise pytest.UsageError(str(error)) from error
     return subjects
+
+
+def _last_failed(config: pytest.Config, subjects: Mapping[str, Subject | str]) -> dict[str, set[str]] | None:
+    path = config.getoption("--bnspec-last-failed")
+    if path is None:
+        return None
+    from bnspec_conformance.report import BadReport
+    from bnspec_conformance.run.chosen.last_failed import last_failed
+
+    try:
+        return last_failed(path, [s.name for s in subjects.values() if not isinstance(s, str)])
+    except BadReport as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _waivers(config: pytest.Config) -> "Waivers | None":

@@ -31,7 +31,7 @@ class Cause:
     Attributes
     ----------
     said : str
-        What they have in common, in one line.
+        Their common fault, in one line.
     checks : tuple of mapping
         Records of checks, as a report has them, of one subject; the one with the shortest text first.
     """

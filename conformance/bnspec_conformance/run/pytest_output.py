@@ -1,12 +1,13 @@
 """Output of pytest under the console script: no dots and counts, failures in full."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from bnspec_conformance.report.causes import causes, violations_of
-from bnspec_conformance.trials.violations.violation import difference
+from bnspec_conformance.trials.violations.violation import declaration_text, difference
 
 __all__: list[str] = []
 
@@ -46,6 +47,18 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if len(told) < len(records):
         line("")
         line(f"{len(records)} checks failed, for {len(told)} cause{'' if len(told) == 1 else 's'}")
+    for hint, number in _hints(records).items():
+        line(f"{number} of {len(records)} failures would pass in their cases with {hint}")
+
+
+def _hints(records: list[dict[str, Any]]) -> Counter[str]:
+    """Count the hints that are those of every violation of a check."""
+    found: Counter[str] = Counter()
+    for record in records:
+        own = {declaration_text(v["would_pass_with"]) for v in violations_of(record) if "would_pass_with" in v}
+        if len(own) == 1 and all("would_pass_with" in v for v in violations_of(record)):
+            found[own.pop()] += 1
+    return found
 
 
 def _in_a_line(check: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from bnspec_conformance.report.pages.plot import Scale, axis, interval
 from bnspec_conformance.report.summary import VERDICTS
 from bnspec_conformance.report.unsupported import by_reason, reasons_of
 from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
-from bnspec_conformance.trials.violations.violation import difference, told_by_ulps
+from bnspec_conformance.trials.violations.violation import declaration_text, difference, told_by_ulps
 
 __all__ = ["write_html"]
 
@@ -50,6 +50,7 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
     )
     filters: dict[str, Any] = {"number": _number, "seconds": _seconds, "hex": _hex, "difference": difference}
+    filters["declaration"] = declaration_text
     environment.filters |= filters
     page = environment.get_template("report.html.jinja").render(
         style=Markup(folder.joinpath("report.css").read_text("utf-8")),

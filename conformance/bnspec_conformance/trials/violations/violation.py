@@ -13,7 +13,7 @@ from bnspec_conformance.cases.levels import level_of_case, lowest
 from bnspec_conformance.subjects import Subject, asked_as
 from bnspec_conformance.trials.script import script
 
-__all__ = ["Found", "Violation", "difference", "in_ulps", "told_by_ulps", "violation"]
+__all__ = ["Found", "Violation", "declaration_text", "difference", "in_ulps", "told_by_ulps", "violation"]
 
 
 class Violation(AssertionError):
@@ -194,6 +194,17 @@ def difference(where: Mapping[str, Any]) -> str:
         error, bound = float(where["error"]), float(where["bound"])
         return f"{error:.4g}, bound {bound:.4g} (absolute: expected is next to 0)"
     return f"{float(where['error_ulp']):.4g} ulp, bound {float(where['bound_ulp']):.4g} ulp"
+
+
+def declaration_text(declaration: Mapping[str, Any]) -> str:
+    """Return a declaration as a port would write it.
+
+    Examples
+    --------
+    >>> print(declaration_text({"evaluation": {"y": "float32"}, "bound": "plain"}))
+    evaluation = {'y': 'float32'} and bound = 'plain'
+    """
+    return " and ".join(f"{name} = {value!r}" for name, value in declaration.items())
 
 
 def told_by_ulps(where: Mapping[str, Any]) -> bool:
