@@ -236,7 +236,13 @@ def test_list_and_explain_name_the_checks(tmp_path: Path) -> None:
     listing = run("list", cwd=tmp_path)
     assert listing.returncode == 0
     assert all(clause in listing.stdout for clause in specification())
-    page = run("explain", "BN-RUN-3", cwd=tmp_path)
+    page = run("explain", "BN-RUN", cwd=tmp_path)
     assert "## Running statistics" in page.stdout
+    page = run("explain", "bn-run-3", cwd=tmp_path)
+    clause = specification()["BN-RUN-3"]
+    assert page.stdout.startswith(f"BN-RUN-3 ({clause.level}; {', '.join(clause.profiles)})\n\n{clause.text}\n\n")
+    path, line = re.findall(r"`bnspec-conformance explain BN-RUN` prints: (.*), line (\d+)\.", page.stdout)[0]
+    assert Path(path).read_text().splitlines()[int(line) - 1].startswith("- **BN-RUN-3**")
+    assert "## Running" not in page.stdout
     told = page.stdout.split("BN-RUN-3 is proved by ", 1)[1]
     assert "test_running::test_exponential" in told

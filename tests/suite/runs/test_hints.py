@@ -29,7 +29,7 @@ def ports(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def seen(port: str, check: str = FORMULA, **said: Any) -> tuple[Any, Record]:
     subject = find_subject(f"narrow_ports:{port}")
-    subject = Restricted(subject, **said) if said else subject  # type: ignore[assignment]
+    subject = Restricted(subject, **said) if said else subject
     found = run_check(check, subject, BUDGET)
     assert found is not None
     return subject, found
@@ -50,7 +50,7 @@ def test_the_narrowest_declaration_that_holds_is_told(port: str, said: dict[str,
     line = f"  hint      this case would pass with {declaration_text(wanted)}"
     assert found.reason.splitlines()[-1] == line
     drawn = argument_from_json(found.violation["drawn"])
-    declared = attempt(all_checks()[FORMULA], Restricted(subject, **wanted), BUDGET, drawn=drawn)  # type: ignore[arg-type]
+    declared = attempt(all_checks()[FORMULA], Restricted(subject, **wanted), BUDGET, drawn=drawn)
     assert declared.outcome == "passed"
     assert attempt(all_checks()[FORMULA], subject, BUDGET, drawn=drawn).outcome == "failed"
 
@@ -60,7 +60,7 @@ def test_everything_in_float32_is_told_as_such() -> None:
     assert found.violation is not None
     hint = found.violation["would_pass_with"]
     drawn = argument_from_json(found.violation["drawn"])
-    assert attempt(all_checks()[FORMULA], Restricted(subject, **hint), BUDGET, drawn=drawn).violation is None  # type: ignore[arg-type]
+    assert attempt(all_checks()[FORMULA], Restricted(subject, **hint), BUDGET, drawn=drawn).violation is None
 
 
 def test_a_wrong_formula_gets_no_hint_and_neither_does_what_must_be_the_same_to_the_bit() -> None:
