@@ -85,6 +85,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     for kind, text in (("json", "JSON"), ("junit", "JUnit's XML"), ("html", "one HTML file")):
         group.addoption(f"--bnspec-{kind}", metavar="FILE", default=None, help=f"write the result by clause as {text}")
+    group.addoption("--bnspec-statement", metavar="FILE", default=None, help="write what may be claimed")
     group.addoption(
         "--bnspec-failures", metavar="DIR", default=None, help="write each failure to a file that replay can run"
     )
@@ -110,7 +111,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers write nothing
         from bnspec_conformance.report.files.output_paths import unusable
 
-        files = {f"--{kind}": config.getoption(f"--bnspec-{kind}") for kind in ("json", "junit", "html")}
+        files = {f"--{kind}": config.getoption(f"--bnspec-{kind}") for kind in ("json", "junit", "html", "statement")}
         if config.getoption("--bnspec-update-waivers"):
             files["--waivers"] = config.getoption("--bnspec-waivers")
         problem = unusable(files, {"--failures": config.getoption("--bnspec-failures")})

@@ -63,6 +63,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument("--json", metavar="FILE", help="write the result as JSON")
     run.add_argument("--junit", metavar="FILE", help="write the result as JUnit's XML")
     run.add_argument("--html", metavar="FILE", help="write the result as one HTML file")
+    run.add_argument("--statement", metavar="FILE", help="write what may be claimed of the subjects, as Markdown")
     run.add_argument("--failures", metavar="DIR", help="write each failure to a file that replay can run")
     run.add_argument(
         "--ranks",
@@ -125,7 +126,7 @@ def _asked(options: argparse.Namespace) -> list[str]:
         for name in ("all", "isolate", "no-shrink", "update-waivers")
         if getattr(options, name.replace("-", "_"))
     ]
-    for name in ("json", "junit", "html", "failures", "waivers", "last-failed"):
+    for name in ("json", "junit", "html", "statement", "failures", "waivers", "last-failed"):
         value = getattr(options, name.replace("-", "_"))
         words += [] if value is None else [f"--bnspec-{name}={value}"]
     return words

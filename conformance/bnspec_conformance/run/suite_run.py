@@ -288,6 +288,7 @@ class SuiteRun:
             running=self.written.live.running if self.written is not None and self.cut is not None else None,
             asked=self.selection.clauses() if option("--clause") else None,
             level=self._level,
+            partial=self.selection.partial(),
         )
 
     @property
