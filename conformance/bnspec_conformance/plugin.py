@@ -25,6 +25,7 @@ from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record
 
 if TYPE_CHECKING:
+    from bnspec_conformance.run.chosen.expected import Expected
     from bnspec_conformance.run.waivers.settlement import Waivers
 
 __all__: list[str] = []
@@ -93,6 +94,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--bnspec-last-failed", metavar="FILE", default=None, help="only the checks that failed in this report"
     )
+    group.addoption("--bnspec-expect", metavar="FILE", default=None, help="count no failure that this report has too")
     group.addoption("--bnspec-all", action="store_true", help="with a line for each clause that is not supported")
     group.addoption(
         "--bnspec-table", action="store_true", help="print the result by clause, with a progress bar on a terminal"
@@ -118,8 +120,9 @@ def pytest_configure(config: pytest.Config) -> None:
         if problem is not None:
             raise pytest.UsageError(problem)
     subjects = _subjects(config)
-    selection = Selection(config.getoption, _last_failed(config, subjects))
-    suite_run = SuiteRun(config, subjects, _waivers(config), _budget(config), selection)
+    again, as_before = _failures_before(config, subjects)
+    selection = Selection(config.getoption, again)
+    suite_run = SuiteRun(config, subjects, _waivers(config), _budget(config), selection, as_before)
     config.pluginmanager.register(suite_run, "bnspec-session")
 
 
@@ -177,15 +180,23 @@ def _subjects(config: pytest.Config) -> dict[str, Subject | str]:
     return subjects
 
 
-def _last_failed(config: pytest.Config, subjects: Mapping[str, Subject | str]) -> dict[str, set[str]] | None:
-    path = config.getoption("--bnspec-last-failed")
-    if path is None:
-        return None
+def _failures_before(
+    config: pytest.Config, subjects: Mapping[str, Subject | str]
+) -> "tuple[dict[str, set[str]] | None, Expected | None]":
+    """Return the checks to run again, and the failures that are expected; None where no report is given."""
+    again, as_before = config.getoption("--bnspec-last-failed"), config.getoption("--bnspec-expect")
+    if again is None and as_before is None:
+        return None, None
     from bnspec_conformance.report import BadReport
+    from bnspec_conformance.run.chosen.expected import expected
     from bnspec_conformance.run.chosen.last_failed import last_failed
 
+    names = [s.name for s in subjects.values() if not isinstance(s, str)]
     try:
-        return last_failed(path, [s.name for s in subjects.values() if not isinstance(s, str)])
+        return (
+            None if again is None else last_failed(again, names),
+            None if as_before is None else expected(as_before, names),
+        )
     except BadReport as error:
         raise pytest.UsageError(str(error)) from error
 

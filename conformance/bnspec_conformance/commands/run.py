@@ -54,6 +54,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument(
         "--last-failed", metavar="FILE", help="only the checks that failed in this report of an earlier run --json"
     )
+    run.add_argument(
+        "--expect", metavar="FILE", help="pass if the failures are those of this report of an earlier run --json"
+    )
     run.add_argument("--jobs", type=count, default=1, metavar="N", help="processes that run checks (default 1)")
     run.add_argument(
         "--all", action="store_true", help="list clauses that are not supported too, not their number only"
@@ -126,7 +129,7 @@ def _asked(options: argparse.Namespace) -> list[str]:
         for name in ("all", "isolate", "no-shrink", "update-waivers")
         if getattr(options, name.replace("-", "_"))
     ]
-    for name in ("json", "junit", "html", "statement", "failures", "waivers", "last-failed"):
+    for name in ("json", "junit", "html", "statement", "failures", "waivers", "last-failed", "expect"):
         value = getattr(options, name.replace("-", "_"))
         words += [] if value is None else [f"--bnspec-{name}={value}"]
     return words

@@ -37,6 +37,6 @@ def command_line(option: Callable[[str], Any], subjects: Iterable[str]) -> str:
         words += ["--sizes", option("--bnspec-sizes")]
     words += ["--seed", str(option("--bnspec-seed") or 0)]
     words += ["-x"] if option("maxfail") else []
-    for name in ("last-failed", "waivers"):
+    for name in ("last-failed", "expect", "waivers"):
         words += [] if option(f"--bnspec-{name}") is None else [f"--{name}", option(f"--bnspec-{name}")]
     return shlex.join(words)

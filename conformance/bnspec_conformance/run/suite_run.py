@@ -12,6 +12,7 @@ from bnspec_conformance import report
 from bnspec_conformance.cases.inputs.sizes import choice_of
 from bnspec_conformance.cases.levels import within
 from bnspec_conformance.report.json_document import plain, record_from_json
+from bnspec_conformance.run.chosen.expected import Expected
 from bnspec_conformance.run.chosen.selection import Selection
 from bnspec_conformance.run.completeness import lacking, never_met, problems
 from bnspec_conformance.run.items import check_and_subject, clauses_of, record_of
@@ -43,6 +44,8 @@ class SuiteRun:
     budget : Budget
         Of each check.
     selection : Selection
+    expected : Expected, optional
+        Failures that do not fail the run.
     """
 
     def __init__(
@@ -52,12 +55,14 @@ class SuiteRun:
         waivers: Waivers | None,
         budget: Budget,
         selection: Selection,
+        expected: Expected | None = None,
     ) -> None:
         self.config = config
         self.subjects = subjects
         self.waivers = None if waivers is None else WaiversOfRun(waivers, self.look)
         self.budget = budget
         self.selection = selection
+        self.expected = expected
         self.workers: Workers | None = None
         self.records: list[Record] = []
         self.content: dict[str, Any] | None = None
@@ -164,6 +169,8 @@ class SuiteRun:
             result.outcome, result.wasxfail = "skipped", f"waived: {(record.waiver or {})['reason']}"
         elif record.outcome == "failed" and not self._counts(record):
             result.outcome, result.wasxfail = "skipped", f"failed above level {self._level}"
+        elif record.outcome == "failed" and self.expected is not None and self.expected.covers(record):
+            result.outcome, result.wasxfail = "skipped", f"failed as in {self.expected.path}"
         # user_properties travel from pytest-xdist's workers to the process that reports.
         result.user_properties.append(("bnspec", plain(record.to_json())))
         return result
@@ -212,7 +219,7 @@ class SuiteRun:
     def _judge(self) -> bool:
         """Add to the notes what is wrong with the run as a whole; whether anything is."""
         if self.cut is None:
-            return self._judge_waivers() | self._vacuous() | self._partial()
+            return self._judge_waivers() | self._vacuous() | self._partial() | self._unexpected()
         running = None if self.written is None else self.written.live.running
         where = "" if running is None else f", in {running.check} on {running.subject}"
         case = None if running is None else (running.violation or {}).get("case")
@@ -244,6 +251,18 @@ class SuiteRun:
         self.records += stale
         self.notes += [f"stale: {r.subject}: {r.reason}" for r in stale]
         return any(map(self._counts, stale))
+
+    def _unexpected(self) -> bool:
+        """Say which failures are new and which are gone, where some were expected; whether there is any."""
+        if self.expected is None:
+            return False
+        new = self.expected.new(self.records)
+        gone = self.expected.vanished(self.records, whole=not self.selection.partial())
+        self.notes += gone
+        self.said += new
+        if not new and not gone:
+            self.said.append(f"the failures are those of {self.expected.path}")
+        return bool(gone)
 
     def _vacuous(self) -> bool:
         """Say what a run of the whole suite never met although it is in a subject's scope; whether there is any."""
