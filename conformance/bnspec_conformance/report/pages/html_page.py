@@ -3,13 +3,11 @@
 import datetime
 import shlex
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from bnspec._clauses import Clause
 from bnspec._clauses import clauses as specification_clauses
-from bnspec._printable import printable
 from bnspec_conformance.cases.levels import level_of_clause
 from bnspec_conformance.cases.scope import PROFILES
 from bnspec_conformance.report.by_level import level_of_entry, levels_line
@@ -17,6 +15,7 @@ from bnspec_conformance.report.causes import causes
 from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.report.pages.markdown import plain, rendered
 from bnspec_conformance.report.pages.plot import Scale, axis, interval
+from bnspec_conformance.report.pages.template import part, render
 from bnspec_conformance.report.summary import VERDICTS
 from bnspec_conformance.report.unsupported import by_reason, reasons_of
 from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
@@ -37,24 +36,19 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
     content : mapping
         The report, as `document` makes it.
     """
-    import jinja2
     from markupsafe import Markup
 
-    folder = files("bnspec_conformance.report.pages")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_seen,
-        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
-    )
-    filters: dict[str, Any] = {"number": _number, "seconds": _seconds, "hex": _hex, "difference": difference}
-    filters["declaration"] = declaration_text
-    environment.filters |= filters
-    page = environment.get_template("report.html.jinja").render(
-        style=Markup(folder.joinpath("report.css").read_text("utf-8")),
-        code=Markup(folder.joinpath("report.js").read_text("utf-8")),
+    page = render(
+        "report.html.jinja",
+        {
+            "number": _number,
+            "seconds": _seconds,
+            "hex": _hex,
+            "difference": difference,
+            "declaration": declaration_text,
+        },
+        style=part("report.css"),
+        code=part("report.js"),
         run=content,
         date=datetime.datetime.fromisoformat(content["date"]).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
         headline=_headline(content),
@@ -240,11 +234,6 @@ def _violations(check: Mapping[str, Any], clause: str) -> list[Mapping[str, Any]
     """Return the violations of a check that break a clause."""
     every = [v for v in (check["violation"], *check.get("others", ())) if v]
     return [v for v in every if clause in v.get("clauses", (clause,))]
-
-
-def _seen(value: Any) -> Any:
-    """Return a value of the page; texts come from subjects and files, and may hold what no page should."""
-    return printable(value) if type(value) is str else value
 
 
 def _size(value: Any) -> float:
