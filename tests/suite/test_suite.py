@@ -157,9 +157,11 @@ def test_exit_status_says_whether_a_clause_is_broken(tmp_path: Path, subject: st
 
 
 def test_what_a_subject_does_not_return_is_not_supported_rather_than_passed(tmp_path: Path) -> None:
-    done = run("run", "wrong_subjects:silent", "--clause", "BN-GRAD-4", "-k", "test_jvp", cwd=tmp_path)
+    words = ("run", "wrong_subjects:silent", "--clause", "BN-GRAD-4", "-k", "test_jvp")
+    done = run(*words, cwd=tmp_path)
     assert done.returncode == 1  # nothing that was asked for was looked at
-    assert "not supported: it returns no ydot" in " ".join(done.stdout.split())
+    assert "1 clause not supported (--all lists them):\n   1  it returns no ydot\n" in done.stdout
+    assert "not supported: it returns no ydot" in " ".join(run(*words, "--all", cwd=tmp_path).stdout.split())
 
 
 def test_one_seed_gives_one_run(tmp_path: Path) -> None:
