@@ -41,6 +41,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for text in ("", ids[first["check"], first["subject"]], first["reason"]):
             line(text)
         if others:
+            line("")
             line(f"  {len(others)} more of this cause ({cause.said}):")
             for check in others:
                 line(f"    {ids[check['check'], check['subject']]}: {_in_a_line(check)}")

@@ -43,7 +43,8 @@ def hinted(record: Record, check: Check, subject: Subject, budget: Budget) -> Re
         return record
     violations = [_with_hint(v, check, subject, budget) for v in (record.violation, *record.others)]
     lines = [_line(v, len(violations) > 1) for v in violations if "would_pass_with" in v]
-    reason = "\n".join([record.reason, *lines])
+    # After an empty line, so that the script above can be copied as it stands.
+    reason = "\n\n".join([record.reason, *(["\n".join(lines)] if lines else [])])
     return dataclasses.replace(record, reason=reason, violation=violations[0], others=violations[1:])
 
 
