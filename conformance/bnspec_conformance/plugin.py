@@ -7,6 +7,7 @@ the same options. `bnspec_conformance.run.suite_run` gathers the results; `bnspe
 import datetime
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,16 @@ import pytest
 from bnspec._clauses import LEVELS
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance.cases.inputs.sizes import CHOICES, choice_of
+from bnspec_conformance.run.chosen.selection import Selection
 from bnspec_conformance.run.items import matches
 from bnspec_conformance.run.suite_run import SuiteRun
 from bnspec_conformance.subjects import Subject, SubjectError, find_subject, known_subjects
 from bnspec_conformance.subjects.time_limit import PATIENCE
 from bnspec_conformance.trials.budget import Budget
+from bnspec_conformance.trials.record import Record
 
 if TYPE_CHECKING:
+    from bnspec_conformance.run.chosen.expected import Expected
     from bnspec_conformance.run.waivers.settlement import Waivers
 
 __all__: list[str] = []
@@ -82,9 +86,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     for kind, text in (("json", "JSON"), ("junit", "JUnit's XML"), ("html", "one HTML file")):
         group.addoption(f"--bnspec-{kind}", metavar="FILE", default=None, help=f"write the result by clause as {text}")
+    group.addoption("--bnspec-statement", metavar="FILE", default=None, help="write what may be claimed")
     group.addoption(
         "--bnspec-failures", metavar="DIR", default=None, help="write each failure to a file that replay can run"
     )
+    group.addoption("--bnspec-jobs", type=int, default=1, metavar="N", help="processes that run checks (default 1)")
+    group.addoption(
+        "--bnspec-last-failed", metavar="FILE", default=None, help="only the checks that failed in this report"
+    )
+    group.addoption("--bnspec-expect", metavar="FILE", default=None, help="count no failure that this report has too")
+    group.addoption("--bnspec-all", action="store_true", help="with a line for each clause that is not supported")
     group.addoption(
         "--bnspec-table", action="store_true", help="print the result by clause, with a progress bar on a terminal"
     )
@@ -102,19 +113,30 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers write nothing
         from bnspec_conformance.report.files.output_paths import unusable
 
-        files = {f"--{kind}": config.getoption(f"--bnspec-{kind}") for kind in ("json", "junit", "html")}
+        files = {f"--{kind}": config.getoption(f"--bnspec-{kind}") for kind in ("json", "junit", "html", "statement")}
         if config.getoption("--bnspec-update-waivers"):
             files["--waivers"] = config.getoption("--bnspec-waivers")
         problem = unusable(files, {"--failures": config.getoption("--bnspec-failures")})
         if problem is not None:
             raise pytest.UsageError(problem)
-    config.pluginmanager.register(SuiteRun(config, _subjects(config), _waivers(config)), "bnspec-session")
+    subjects = _subjects(config)
+    again, as_before = _failures_before(config, subjects)
+    selection = Selection(config.getoption, again)
+    suite_run = SuiteRun(config, subjects, _waivers(config), _budget(config), selection, as_before)
+    config.pluginmanager.register(suite_run, "bnspec-session")
 
 
 @pytest.fixture(scope="session")
-def budget(pytestconfig: pytest.Config) -> Budget:
+def look(pytestconfig: pytest.Config) -> Callable[..., Record | None]:
+    """Return what runs a check on a subject: in this process, or in one of several."""
+    suite_run = pytestconfig.pluginmanager.get_plugin("bnspec-session")
+    assert isinstance(suite_run, SuiteRun)
+    return suite_run.look
+
+
+def _budget(config: pytest.Config) -> Budget:
     """Return the budget of each check, as the command line sets it."""
-    option = pytestconfig.getoption
+    option = config.getoption
     shrink = not option("--bnspec-no-shrink")
     deadline = option("--bnspec-deadline")
     limit = PATIENCE if deadline is None else float(deadline)
@@ -156,6 +178,27 @@ def _subjects(config: pytest.Config) -> dict[str, Subject | str]:
         except ValueError as error:
             raise pytest.UsageError(str(error)) from error
     return subjects
+
+
+def _failures_before(
+    config: pytest.Config, subjects: Mapping[str, Subject | str]
+) -> "tuple[dict[str, set[str]] | None, Expected | None]":
+    """Return the checks to run again, and the failures that are expected; None where no report is given."""
+    again, as_before = config.getoption("--bnspec-last-failed"), config.getoption("--bnspec-expect")
+    if again is None and as_before is None:
+        return None, None
+    from bnspec_conformance.report import BadReport
+    from bnspec_conformance.run.chosen.expected import expected
+    from bnspec_conformance.run.chosen.last_failed import last_failed
+
+    names = [s.name for s in subjects.values() if not isinstance(s, str)]
+    try:
+        return (
+            None if again is None else last_failed(again, names),
+            None if as_before is None else expected(as_before, names),
+        )
+    except BadReport as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _waivers(config: pytest.Config) -> "Waivers | None":

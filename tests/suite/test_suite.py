@@ -157,9 +157,11 @@ def test_exit_status_says_whether_a_clause_is_broken(tmp_path: Path, subject: st
 
 
 def test_what_a_subject_does_not_return_is_not_supported_rather_than_passed(tmp_path: Path) -> None:
-    done = run("run", "wrong_subjects:silent", "--clause", "BN-GRAD-4", "-k", "test_jvp", cwd=tmp_path)
+    words = ("run", "wrong_subjects:silent", "--clause", "BN-GRAD-4", "-k", "test_jvp")
+    done = run(*words, cwd=tmp_path)
     assert done.returncode == 1  # nothing that was asked for was looked at
-    assert "not supported: it returns no ydot" in " ".join(done.stdout.split())
+    assert "1 clause not supported (--all lists them):\n   1  it returns no ydot\n" in done.stdout
+    assert "not supported: it returns no ydot" in " ".join(run(*words, "--all", cwd=tmp_path).stdout.split())
 
 
 def test_one_seed_gives_one_run(tmp_path: Path) -> None:
@@ -236,7 +238,13 @@ def test_list_and_explain_name_the_checks(tmp_path: Path) -> None:
     listing = run("list", cwd=tmp_path)
     assert listing.returncode == 0
     assert all(clause in listing.stdout for clause in specification())
-    page = run("explain", "BN-RUN-3", cwd=tmp_path)
+    page = run("explain", "BN-RUN", cwd=tmp_path)
     assert "## Running statistics" in page.stdout
+    page = run("explain", "bn-run-3", cwd=tmp_path)
+    clause = specification()["BN-RUN-3"]
+    assert page.stdout.startswith(f"BN-RUN-3 ({clause.level}; {', '.join(clause.profiles)})\n\n{clause.text}\n\n")
+    path, line = re.findall(r"`bnspec-conformance explain BN-RUN` prints: (.*), line (\d+)\.", page.stdout)[0]
+    assert Path(path).read_text().splitlines()[int(line) - 1].startswith("- **BN-RUN-3**")
+    assert "## Running" not in page.stdout
     told = page.stdout.split("BN-RUN-3 is proved by ", 1)[1]
     assert "test_running::test_exponential" in told

@@ -12,6 +12,7 @@ COMMANDS = (
     "list_",
     "replay",
     "diff",
+    "report",
     "new_port",
     "probe",
     "matrix",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,10 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     diff = commands.add_parser("diff", help="compare two reports", epilog=_EPILOG)
     diff.add_argument("old", metavar="OLD.json")
     diff.add_argument("new", metavar="NEW.json")
+    diff.add_argument(
+        "--pair", nargs=2, action="append", default=[], metavar=("OLD_SUBJECT", "NEW_SUBJECT"),
+        help="compare these two, whose names differ; may be repeated",
+    )  # fmt: skip
     diff.add_argument("--json", metavar="FILE", help="write the changes as JSON; - is the standard output")
     diff.set_defaults(call=call)
 
@@ -38,12 +43,14 @@ def call(options: argparse.Namespace) -> int:
     from bnspec_conformance.report import BadReport, read_report, write_json
     from bnspec_conformance.report.compare import compare
     from bnspec_conformance.report.files.output_paths import unusable
+    from bnspec_conformance.report.pairs import paired, unpaired
 
     try:
         problem = None if options.json == "-" else unusable({"--json": options.json}, {})
         if problem is not None:
             raise BadReport(problem)
-        changes = compare(read_report(options.old), read_report(options.new))
+        old, new = read_report(options.old), read_report(options.new)
+        changes = compare(paired(old, new, options.pair), new)
     except BadReport as error:
         print(error, file=sys.stderr)
         return 2
@@ -52,6 +59,7 @@ def call(options: argparse.Namespace) -> int:
         "format": "bnspec-diff/1",
         "old": options.old,
         "new": options.new,
+        "pairs": options.pair,
         "worse": len(worse),
         "changes": [c.to_json() for c in changes],
     }
@@ -63,6 +71,8 @@ def call(options: argparse.Namespace) -> int:
         _print(changes)
         number = f"{len(changes)} change" + ("" if len(changes) == 1 else "s")
         print(f"{number}, {len(worse)} for the worse" if changes else "no change")
+        for was, now in unpaired(old, new, options.pair):
+            print(f"other names: {shlex.join(['--pair', was, now])} compares these two")
     return int(bool(worse))
 
 

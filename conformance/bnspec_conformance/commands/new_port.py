@@ -11,12 +11,12 @@ __all__ = ["call", "register"]
 _NEXT = {
     "python": """
   bnspec-conformance run {name}:port --clause BN-NORM-1   fails, and says what to write first
-  bnspec-conformance explain BN-NORM-1                    the page of the specification
+  bnspec-conformance explain BN-NORM                      the page of the specification
 """,
     "c": """
   cc -std=c99 -O2 -Wall -ffp-contract=off {name}.c -o {name} -lm
   bnspec-conformance run exec:./{name} --clause BN-NORM-1   fails, and says what to write first
-  bnspec-conformance explain BN-NORM-1                      the page of the specification
+  bnspec-conformance explain BN-NORM                        the page of the specification
 """,
 }
 

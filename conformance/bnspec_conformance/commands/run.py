@@ -50,11 +50,23 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument(
         "--level", choices=LEVELS, default=LEVELS[-1], help="fail only for failures up to this level (default AAA: all)"
     )
+    run.add_argument("-x", action="store_true", help="stop at the first failure that counts")
+    run.add_argument(
+        "--last-failed", metavar="FILE", help="only the checks that failed in this report of an earlier run --json"
+    )
+    run.add_argument(
+        "--expect", metavar="FILE", help="pass if the failures are those of this report of an earlier run --json"
+    )
+    run.add_argument("--jobs", type=count, default=1, metavar="N", help="processes that run checks (default 1)")
+    run.add_argument(
+        "--all", action="store_true", help="list clauses that are not supported too, not their number only"
+    )
     run.add_argument("--waivers", metavar="FILE", help="known failures, with reasons")
     run.add_argument("--update-waivers", action="store_true", help="rewrite that file to fit what this run finds")
     run.add_argument("--json", metavar="FILE", help="write the result as JSON")
     run.add_argument("--junit", metavar="FILE", help="write the result as JUnit's XML")
     run.add_argument("--html", metavar="FILE", help="write the result as one HTML file")
+    run.add_argument("--statement", metavar="FILE", help="write what may be claimed of the subjects, as Markdown")
     run.add_argument("--failures", metavar="DIR", help="write each failure to a file that replay can run")
     run.add_argument(
         "--ranks",
@@ -71,6 +83,9 @@ def call(options: argparse.Namespace) -> int:
     if options.ranks is not None:
         return _as_job(options)
     if options.of_ranks is not None and not _is_job_of(options):
+        return 2
+    if options.jobs > 1 and (_MPI | _TORCH) & {*options.subjects}:
+        print("--jobs goes with no subject whose ranks are processes: mpi, nccl and torch-gloo.", file=sys.stderr)
         return 2
     import pytest
 
@@ -107,14 +122,16 @@ def _asked(options: argparse.Namespace) -> list[str]:
     words += [f"--bnspec-level={options.level}"]
     words += [] if options.deadline is None else [f"--bnspec-deadline={options.deadline!r}"]
     words += [f"-k{options.k}"] if options.k else []
+    words += ["--maxfail=1"] if options.x else []
+    words += [f"--bnspec-jobs={options.jobs}"]
     words += [
         f"--bnspec-{name}"
-        for name in ("isolate", "no-shrink", "update-waivers")
+        for name in ("all", "isolate", "no-shrink", "update-waivers")
         if getattr(options, name.replace("-", "_"))
     ]
-    for name in ("json", "junit", "html", "failures", "waivers"):
-        if getattr(options, name) is not None:
-            words.append(f"--bnspec-{name}={getattr(options, name)}")
+    for name in ("json", "junit", "html", "statement", "failures", "waivers", "last-failed", "expect"):
+        value = getattr(options, name.replace("-", "_"))
+        words += [] if value is None else [f"--bnspec-{name}={value}"]
     return words
 
 

@@ -6,6 +6,7 @@ from bnspec_conformance.report.json_document import BadReport, document, read_re
 from bnspec_conformance.report.junit import write_junit
 from bnspec_conformance.report.pages.html_page import write_html
 from bnspec_conformance.report.progress import Progress
+from bnspec_conformance.report.statement import write_statement
 from bnspec_conformance.report.summary import VERDICTS, by_clause
 from bnspec_conformance.report.terminal_table import table
 
@@ -27,4 +28,5 @@ __all__ = [
     "write_html",
     "write_json",
     "write_junit",
+    "write_statement",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 from bnspec._clauses import LEVELS, specification_version
 from bnspec_conformance.bounds.declared import checked_evaluation
 from bnspec_conformance.cases.inputs.sizes import Choice
-from bnspec_conformance.cases.scope import PROFILES
+from bnspec_conformance.cases.scope import PROFILES, Scope
 from bnspec_conformance.report.facts import device, machine_facts, versions
 from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.report.summary import by_clause
@@ -50,6 +50,7 @@ def document(
     running: Record | None = None,
     asked: Collection[str] | None = None,
     level: str = LEVELS[-1],
+    partial: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything a run found, as a JSON value in the form of ``schemas/report.schema.json``.
 
@@ -80,6 +81,8 @@ def document(
         where one was not simply passed or left.
     level : str
         The highest level at which a failure fails the run.
+    partial : sequence of str
+        Options by which the run leaves out a part of the suite.
     """
     facts = machine_facts()
     content = {
@@ -97,6 +100,7 @@ def document(
         "sizes": sizes,
         "seconds": round(seconds, 3),
         "interrupted": interrupted,
+        "partial": list(partial),
         "notes": list(notes),
         "subjects": [_subject(asked, s) for asked, s in subjects.items()],
         "clauses": {c: row for c, row in by_clause(records, lacking).items() if _has_a_row(c, row, asked)},
@@ -202,7 +206,15 @@ def _subject(asked: str, subject: Subject) -> dict[str, Any]:
         "evaluation": checked_evaluation(subject.evaluation),
         "bound": subject.bound,
         "dialect": subject.dialect,
+        "examples": subject.examples,
+        "scope": _scope(scope),
     }
+
+
+def _scope(scope: Scope) -> dict[str, Any]:
+    """Return what a subject declares of itself, profiles and dtypes apart, which have entries of their own."""
+    declared = {field.name: getattr(scope, field.name) for field in dataclasses.fields(scope)}
+    return {name: value for name, value in declared.items() if name not in ("profiles", "dtypes")}
 
 
 def _refuse(text: str) -> None:

@@ -11,6 +11,7 @@ from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance.cases.levels import LEVELS, level_of_clause, within
 from bnspec_conformance.report.by_level import by_level, level_of_entry, levels_line
 from bnspec_conformance.report.summary import VERDICTS
+from bnspec_conformance.report.unsupported import by_reason, reasons_of
 
 __all__ = ["table"]
 
@@ -35,8 +36,10 @@ _OUTCOMES = ("passed", "failed", "stale", "waived", "untested", "not supported")
 _WIDTH = 120
 
 
-def table(content: Mapping[str, Any], out: TextIO) -> None:
+def table(content: Mapping[str, Any], out: TextIO, *, every: bool = False) -> None:
     """Print a report: one line per clause that was looked at, and the sums for each subject, by level and by verdict.
+
+    Clauses that are not supported are counted by their reason below the table.
 
     Parameters
     ----------
@@ -44,18 +47,25 @@ def table(content: Mapping[str, Any], out: TextIO) -> None:
         The report, as `document` makes it.
     out : text stream
         Where lines may be as wide as the terminal; 120 columns in a pipe.
+    every : bool
+        Whether clauses that are not supported have lines too.
     """
     console = Console(file=out, width=None if out.isatty() else _WIDTH, highlight=False)
     names = [s["name"] for s in content["subjects"]]
     if len(names) == 1:
         console.print()
-        console.print(_one(content["clauses"], names[0]))
+        console.print(_one(content["clauses"], names[0], every))
     else:
+        left = {} if every else reasons_of(content["clauses"], names)
+        rows = {clause: row for clause, row in content["clauses"].items() if clause not in left}
         for part in _parts(names, console.width):
             console.print()
-            console.print(_several(content["clauses"], part))
+            console.print(_several(rows, part))
         for name in names:
-            _reasons(console, content["clauses"], name)
+            _reasons(console, content["clauses"], name, every)
+    if not every:
+        for name in names:
+            _unsupported(console, content["clauses"], name, len(names) > 1)
     console.print()
     total = len(specification_clauses())
     for name in names:
@@ -69,9 +79,10 @@ def table(content: Mapping[str, Any], out: TextIO) -> None:
         console.print(f"in {content['seconds']:.0f} s")
 
 
-def _one(clauses: Mapping[str, Any], name: str) -> Table:
-    """Everything about one subject."""
+def _one(clauses: Mapping[str, Any], name: str, every: bool) -> Table:
+    """Everything about one subject; what it does not support only where every clause is asked for."""
     rows = {clause: row["subjects"][name] for clause, row in clauses.items() if name in row["subjects"]}
+    rows = {clause: entry for clause, entry in rows.items() if every or entry["verdict"] != "not supported"}
     always = ("passed", "failed", "not supported")
     shown_outcomes = [o for o in _OUTCOMES if o in always or any(entry[o] for entry in rows.values())]
     shown = Table(box=None, pad_edge=False)
@@ -149,9 +160,22 @@ def _parts(names: list[str], width: int) -> Iterator[list[str]]:
     yield part
 
 
-def _reasons(console: Console, clauses: Mapping[str, Any], name: str) -> None:
-    """Return the reasons of clauses that did not pass as a whole, each once with its clauses."""
-    for verdict in ("failed", "waived", "passed in part", "untested", "not supported"):
+def _unsupported(console: Console, clauses: Mapping[str, Any], name: str, named: bool) -> None:
+    """Print how many clauses a subject does not support, by the reason."""
+    reasons = reasons_of(clauses, [name])
+    if not reasons:
+        return
+    number = f"{len(reasons)} clause{'' if len(reasons) == 1 else 's'} not supported"
+    head = f"\n{name}: {number}" if named else f"\n{number}"
+    console.print(Text(f"{head} (--all lists them):", style=_STYLES["not supported"]), soft_wrap=True)
+    for reason, ids in by_reason(reasons).items():
+        console.print(Text(f"{len(ids):4}  {reason}"), soft_wrap=True)
+
+
+def _reasons(console: Console, clauses: Mapping[str, Any], name: str, every: bool) -> None:
+    """Print the reasons of clauses that did not pass as a whole, each once with its clauses."""
+    shown = ("failed", "waived", "passed in part", "untested", *(["not supported"] if every else []))
+    for verdict in shown:
         by_reason: dict[str, list[str]] = {}
         for clause, row in clauses.items():
             entry = row["subjects"].get(name)

@@ -23,7 +23,7 @@ def asked_for(clauses: Iterable[str], subjects: Collection[str]) -> set[tuple[st
     return {(check, subject) for check in checks for subject in subjects}
 
 
-def problems(asked: Collection[tuple[str, str]], records: Collection[Record]) -> list[str]:
+def problems(asked: Collection[tuple[str, str]], records: Collection[Record], *, stops: bool = False) -> list[str]:
     """Return the reasons why a run is not complete.
 
     Parameters
@@ -31,13 +31,18 @@ def problems(asked: Collection[tuple[str, str]], records: Collection[Record]) ->
     asked : collection of (check, subject)
     records : collection of Record
         Their records.
+    stops : bool
+        Whether the run was told to end with its first failure.
     """
     found = []
     done = {(r.check, r.subject) for r in records}
     missing = sorted(set(asked) - done)
     if missing:
         check, subject = missing[0]
-        found.append(f"not finished: {len(missing)} of {len(asked)} checks were not run, {check} on {subject} first")
+        why = "the first failure ended the run, as -x says; " if stops else ""
+        found.append(
+            f"not finished: {why}{len(missing)} of {len(asked)} checks were not run, {check} on {subject} first"
+        )
     elif not any(r.outcome in _LOOKED for r in records):
         found.append("nothing was looked at: no check of what was asked could be put to any of the subjects")
     return found

@@ -27,7 +27,7 @@ class ReportFiles:
     def __init__(self, option: Callable[[str], Any], document: Callable[[], Mapping[str, Any]]) -> None:
         folder = option("--bnspec-failures")
         self._folder = None if folder is None else Path(folder)
-        self._paths = {kind: option(f"--bnspec-{kind}") for kind in ("json", "junit", "html")}
+        self._paths = {kind: option(f"--bnspec-{kind}") for kind in ("json", "junit", "html", "statement")}
         self._document = document
         self._first: Mapping[str, Any] = {}
         self.live = report.Live(self._paths["json"], self._folder, self._head)
@@ -35,6 +35,7 @@ class ReportFiles:
             "json": self.live.write,
             "junit": report.write_junit,
             "html": report.write_html,
+            "statement": report.write_statement,
         }
         self._outputs = [report.Output(path, writers[kind]) for kind, path in self._paths.items() if path is not None]
 
@@ -64,9 +65,10 @@ class ReportFiles:
         """
         said = []
         self.live.end(cut=bool(content["interrupted"]))
-        for kind, write in (("json", report.write_json), ("junit", report.write_junit), ("html", report.write_html)):
-            if self._paths[kind] is not None:
-                write(self._paths[kind], content)
+        writers = (report.write_json, report.write_junit, report.write_html, report.write_statement)
+        for path, write in zip(self._paths.values(), writers, strict=True):
+            if path is not None:
+                write(path, content)
         if self._folder is not None:
             written = report.write_failures(self._folder, content, records)
             said = [self._replay(path, record, content) for path, record in written]

@@ -36,6 +36,7 @@ def command_line(option: Callable[[str], Any], subjects: Iterable[str]) -> str:
     if option("--bnspec-sizes") != "default":
         words += ["--sizes", option("--bnspec-sizes")]
     words += ["--seed", str(option("--bnspec-seed") or 0)]
-    if option("--bnspec-waivers") is not None:
-        words += ["--waivers", option("--bnspec-waivers")]
+    words += ["-x"] if option("maxfail") else []
+    for name in ("last-failed", "expect", "waivers"):
+        words += [] if option(f"--bnspec-{name}") is None else [f"--{name}", option(f"--bnspec-{name}")]
     return shlex.join(words)

@@ -4,17 +4,24 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any, cast
 
-from bnspec_conformance.cases.scope import PROFILES, Scope
+from bnspec_conformance.cases.scope import PROFILES
 from bnspec_conformance.subjects import Subject
 
 __all__ = ["Restricted", "only_profiles", "without_dtypes"]
 
 
 class Restricted:
-    """Subject in another scope; all other attributes are those of the subject itself."""
+    """Subject with another scope, or another declaration; all other attributes are those of the subject itself.
 
-    def __init__(self, subject: Subject, scope: Scope) -> None:
-        self.scope = scope
+    Parameters
+    ----------
+    subject : Subject
+    **said : Any
+        Attributes in place of its own.
+    """
+
+    def __init__(self, subject: Subject, **said: Any) -> None:
+        self.__dict__.update(said)
         self._subject = subject
 
     def __getattr__(self, name: str) -> Any:
@@ -38,10 +45,10 @@ def only_profiles(subject: Subject, profiles: Collection[str]) -> Subject:
             f"{', '.join(name for name in PROFILES if name in subject.scope.profiles)}."
         )
     kept = subject.scope.profiles & {"core", *profiles}
-    return cast(Subject, Restricted(subject, dataclasses.replace(subject.scope, profiles=frozenset(kept))))
+    return cast(Subject, Restricted(subject, scope=dataclasses.replace(subject.scope, profiles=frozenset(kept))))
 
 
 def without_dtypes(subject: Subject, dtypes: Collection[str]) -> Subject | None:
     """Return the subject without these dtypes of x; None where no other is left."""
     kept = tuple(name for name in subject.scope.dtypes if name not in dtypes)
-    return cast(Subject, Restricted(subject, dataclasses.replace(subject.scope, dtypes=kept))) if kept else None
+    return cast(Subject, Restricted(subject, scope=dataclasses.replace(subject.scope, dtypes=kept))) if kept else None

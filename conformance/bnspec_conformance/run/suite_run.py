@@ -4,26 +4,28 @@ import contextlib
 import sys
 import time
 from collections.abc import Collection, Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance import report
 from bnspec_conformance.cases.inputs.sizes import choice_of
 from bnspec_conformance.cases.levels import within
 from bnspec_conformance.report.json_document import plain, record_from_json
-from bnspec_conformance.run.completeness import asked_for, lacking, never_met, problems
-from bnspec_conformance.run.engine import all_checks, attempt, checks_of
-from bnspec_conformance.run.items import check_and_subject, clauses_of, matches, record_of
+from bnspec_conformance.run.chosen.expected import Expected
+from bnspec_conformance.run.chosen.selection import Selection
+from bnspec_conformance.run.completeness import lacking, never_met, problems
+from bnspec_conformance.run.items import check_and_subject, clauses_of, record_of
+from bnspec_conformance.run.jobs.one_check import run_check
+from bnspec_conformance.run.jobs.work import Settings, Task
+from bnspec_conformance.run.jobs.workers import Died, Workers, record_of_death
 from bnspec_conformance.run.report_files import ReportFiles
 from bnspec_conformance.run.reproduce import command_line
-from bnspec_conformance.run.restricted import without_dtypes
 from bnspec_conformance.run.stop import current
+from bnspec_conformance.run.waivers.of_run import WaiversOfRun
 from bnspec_conformance.run.waivers.settlement import Waivers
-from bnspec_conformance.run.waivers.waiver import Facts, facts_of
-from bnspec_conformance.subjects import Subject, version_of
+from bnspec_conformance.subjects import Subject, asked_as, version_of
+from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.listeners import listening
 from bnspec_conformance.trials.record import Record, level_of, outcome_of
 
@@ -31,12 +33,37 @@ __all__ = ["SuiteRun"]
 
 
 class SuiteRun:
-    """The state of one run; its ``pytest_`` methods are pytest's hooks."""
+    """The state of one run; its ``pytest_`` methods are pytest's hooks.
 
-    def __init__(self, config: pytest.Config, subjects: dict[str, Subject | str], waivers: Waivers | None) -> None:
+    Parameters
+    ----------
+    config : pytest.Config
+    subjects : dict of str to Subject or str
+        By the names they were asked by; a text is why one is missing.
+    waivers : Waivers or None
+    budget : Budget
+        Of each check.
+    selection : Selection
+    expected : Expected, optional
+        Failures that do not fail the run.
+    """
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        subjects: dict[str, Subject | str],
+        waivers: Waivers | None,
+        budget: Budget,
+        selection: Selection,
+        expected: Expected | None = None,
+    ) -> None:
         self.config = config
         self.subjects = subjects
-        self.waivers = waivers
+        self.waivers = None if waivers is None else WaiversOfRun(waivers, self.look)
+        self.budget = budget
+        self.selection = selection
+        self.expected = expected
+        self.workers: Workers | None = None
         self.records: list[Record] = []
         self.content: dict[str, Any] | None = None
         self.notes: list[str] = []  # what is wrong with the run as a whole
@@ -44,7 +71,6 @@ class SuiteRun:
         self.progress: report.Progress | None = None
         self.started = time.perf_counter()
         self.chosen: set[tuple[str, str]] = set()  # check and subject, of what pytest has collected
-        self._facts: dict[str, Facts] = {}
         self.written: ReportFiles | None = None
         self.cut: str | None = None  # what ended the run before its time
 
@@ -69,16 +95,14 @@ class SuiteRun:
         metafunc.parametrize("subject", list(self.present.values()), ids=list(self.present), scope="session")
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out the checks of other clauses."""
-        wanted = config.getoption("--clause")
-        if not wanted:
-            return
-        chosen = [i for i in items if any(matches(w, c) for w in wanted for c in clauses_of(i))]
-        config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
-        items[:] = chosen
+        """Leave out the checks that are not asked for."""
+        chosen = self.selection.choose(items)
+        if len(chosen) < len(items):
+            config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
+            items[:] = chosen
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Start the progress bar, whose length is known now."""
+        """Start the progress bar, whose length is known now, and the processes that run the checks."""
         self.chosen = {check_and_subject(item) for item in session.items if clauses_of(item)}
         if self.config.getoption("--bnspec-table"):
             self.progress = report.Progress(len(session.items), sys.stdout)
@@ -89,6 +113,31 @@ class SuiteRun:
             stop = current()
             if stop is not None:
                 stop.last = self._stuck
+        jobs = int(option("--bnspec-jobs"))
+        if self.chosen and jobs > 1:
+            profiles, isolate = tuple(option("--bnspec-profile")), bool(option("--bnspec-isolate"))
+            self.workers = Workers(jobs, Settings(self.budget, profiles, option("--bnspec-deadline"), isolate))
+            asked = {s.name: asked_as(s) for s in self.present.values()}
+            pairs = [check_and_subject(item) for item in session.items if clauses_of(item)]
+            self.workers.submit(Task(check, asked[subject]) for check, subject in pairs)
+
+    def look(self, check: str, subject: Subject, without: Collection[str] = ()) -> Record | None:
+        """Run a check on a subject, without some dtypes; in a process of its own where the run has several.
+
+        Returns
+        -------
+        Record or None
+            None where no dtype is left.
+        """
+        if self.workers is None:
+            return run_check(check, subject, self.budget, without)
+        found = self.workers.result(check, asked_as(subject), without)
+        return record_of_death(check, subject, found) if isinstance(found, Died) else found
+
+    def pytest_unconfigure(self) -> None:
+        """End the processes, whatever happened before."""
+        if self.workers is not None:
+            self.workers.close()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -115,11 +164,13 @@ class SuiteRun:
             return result
         record = record_of(item, call, result)
         if record.outcome == "failed" and self.waivers is not None:
-            record = self._settle(item, record, self.waivers)
+            record = self.waivers.settle(record, getattr(item, "funcargs", {})["subject"])
         if record.outcome == "waived":
             result.outcome, result.wasxfail = "skipped", f"waived: {(record.waiver or {})['reason']}"
         elif record.outcome == "failed" and not self._counts(record):
             result.outcome, result.wasxfail = "skipped", f"failed above level {self._level}"
+        elif record.outcome == "failed" and self.expected is not None and self.expected.covers(record):
+            result.outcome, result.wasxfail = "skipped", f"failed as in {self.expected.path}"
         # user_properties travel from pytest-xdist's workers to the process that reports.
         result.user_properties.append(("bnspec", plain(record.to_json())))
         return result
@@ -142,6 +193,8 @@ class SuiteRun:
             return
         if self.progress is not None:
             self.progress.close()
+        if self.workers is not None:
+            self.workers.close()
         self.cut = _why(session)
         failed = self._judge()
         self.content = self._document()
@@ -159,14 +212,14 @@ class SuiteRun:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the table, below the failures."""
         if self.content is not None and self.config.getoption("--bnspec-table"):
-            report.table(self.content, sys.stdout)
+            report.table(self.content, sys.stdout, every=bool(self.config.getoption("--bnspec-all")))
         for line in [*self.notes, *self.said]:
             terminalreporter.write_line(line)
 
     def _judge(self) -> bool:
         """Add to the notes what is wrong with the run as a whole; whether anything is."""
         if self.cut is None:
-            return self._judge_waivers() | self._vacuous() | self._partial()
+            return self._judge_waivers() | self._vacuous() | self._partial() | self._unexpected()
         running = None if self.written is None else self.written.live.running
         where = "" if running is None else f", in {running.check} on {running.subject}"
         case = None if running is None else (running.violation or {}).get("case")
@@ -175,6 +228,8 @@ class SuiteRun:
 
     def _stuck(self, signal: str) -> None:
         """Write what there is, where compiled code does not let the main thread do so."""
+        if self.workers is not None:
+            self.workers.close()
         self.cut = f"{signal} came, and the case that is running did not let go"
         self._judge()
         if self.written is not None:
@@ -183,44 +238,35 @@ class SuiteRun:
         if stop is not None:
             stop.tell("\n".join(["", *self.notes]))
 
-    def _settle(self, item: pytest.Item, record: Record, waivers: Waivers) -> Record:
-        arguments: dict[str, Any] = getattr(item, "funcargs", {})
-        subject: Subject = arguments["subject"]
-
-        def again(dtypes: Collection[str]) -> Record | None:
-            rest = without_dtypes(subject, dtypes)
-            return None if rest is None else attempt(all_checks()[record.check], rest, arguments["budget"])
-
-        return waivers.settle(record, self._about(subject), again)
-
-    def _about(self, subject: Subject) -> Facts:
-        if subject.name not in self._facts:
-            self._facts[subject.name] = facts_of(subject)
-        return self._facts[subject.name]
-
     def _judge_waivers(self) -> bool:
         """Add a record for what is stale, or rewrite the file; whether anything is stale."""
-        waivers = self.waivers
-        if waivers is None or self.config.getoption("--bnspec-profile"):  # a part of a scope says nothing of the rest
+        option = self.config.getoption
+        if self.waivers is None or option("--bnspec-profile"):  # a part of a scope says nothing of the rest
             return False
-        facts = [self._about(s) for s in self.present.values()]
-        stale = waivers.stale(self.records, facts, lambda clause: [c.name for c in checks_of(clause)])
-        if waivers.update:
-            from bnspec_conformance.run.waivers.file import write_changes
-
-            if self.config.getoption("--bnspec-silent"):
-                return False
-            self.said.append(write_changes(Path(waivers.path), waivers.changes(self.records, stale), waivers.today))
+        stale = self.waivers.stale(self.records, self.present.values())
+        if self.waivers.update:
+            if not option("--bnspec-silent"):
+                self.said.append(self.waivers.rewrite(self.records, stale))
             return False
         self.records += stale
         self.notes += [f"stale: {r.subject}: {r.reason}" for r in stale]
         return any(map(self._counts, stale))
 
+    def _unexpected(self) -> bool:
+        """Say which failures are new and which are gone, where some were expected; whether there is any."""
+        if self.expected is None:
+            return False
+        new = self.expected.new(self.records)
+        gone = self.expected.vanished(self.records, whole=not self.selection.partial())
+        self.notes += gone
+        self.said += new
+        if not new and not gone:
+            self.said.append(f"the failures are those of {self.expected.path}")
+        return bool(gone)
+
     def _vacuous(self) -> bool:
         """Say what a run of the whole suite never met although it is in a subject's scope; whether there is any."""
-        option = self.config.getoption
-        partial = option("--clause") or option("keyword") or option("--bnspec-profile")
-        if not self._is_whole() or partial or option("--max-examples") is not None:
+        if not self._is_whole() or self.selection.partial():
             return False
         found = never_met(self.records, self.present.values())
         self.notes += found
@@ -231,8 +277,8 @@ class SuiteRun:
         if not self._is_whole():
             return False
         names = [s.name for s in self.present.values()]
-        asked = self.chosen if self.config.getoption("keyword") else asked_for(self._clauses(), names)
-        found = problems(asked, self.records)
+        asked = self.selection.asked(self.chosen, names)
+        found = problems(asked, self.records, stops=self.selection.stops)
         self.notes += found
         self.cut = next((note for note in found if note.startswith("not finished")), None)
         return bool(found)
@@ -259,8 +305,9 @@ class SuiteRun:
             notes=[*self.notes, *notes],
             interrupted=bool(notes) or self.cut is not None,
             running=self.written.live.running if self.written is not None and self.cut is not None else None,
-            asked=self._clauses() if option("--clause") else None,
+            asked=self.selection.clauses() if option("--clause") else None,
             level=self._level,
+            partial=self.selection.partial(),
         )
 
     @property
@@ -272,12 +319,6 @@ class SuiteRun:
         """Return whether a failure fails the run."""
         wrong = [c for c in record.clauses if outcome_of(record, c) in ("failed", "stale")]
         return any(within(level_of(record, clause), self._level) for clause in wrong)
-
-    def _clauses(self) -> list[str]:
-        """Return the clauses that `--clause` names."""
-        return [
-            c for c in specification_clauses() if any(matches(w, c) for w in self.config.getoption("--clause") or [])
-        ]
 
 
 def _why(session: pytest.Session) -> str | None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from bnspec._printable import printable
 from bnspec_conformance.bounds.declared import ARITHMETICS, checked_evaluation
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects.contract import Subject, SubjectError
+from bnspec_conformance.subjects.ports_of_module import ports_in_words, see_modules_here
 from bnspec_conformance.subjects.time_limit import PATIENCE
 
 __all__ = ["complete", "find_subject", "is_ours", "known_subjects", "silenced", "version_of"]
@@ -97,13 +97,13 @@ def find_subject(name: str, *, deadline: float | None = None, isolate: bool = Fa
             made = point.load()
         elif ":" in name:
             module, attribute = name.split(":", 1)
-            if "" not in sys.path and os.getcwd() not in sys.path:  # a module beside the user, as python -m finds it
-                sys.path.insert(0, os.getcwd())
+            see_modules_here()
             made = getattr(importlib.import_module(module), attribute)
         else:
             known = ", ".join(known_subjects()) or "none, for bnspec is not installed (`pip install -e .`)"
             raise SubjectError(
                 f"unknown subject {name!r}; expected one of {known}, or module:attribute, or exec:PROGRAM."
+                f"{ports_in_words(name)}"
             )
         return complete(made() if callable(made) else made, name)
 

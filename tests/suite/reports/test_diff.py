@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 
 from bnspec_conformance import find_subject
 from bnspec_conformance.cli import main
-from bnspec_conformance.report import document, write_json
+from bnspec_conformance.report import BadReport, document, write_json
 from bnspec_conformance.report.compare import Change, compare
+from bnspec_conformance.report.pairs import paired
 from bnspec_conformance.trials.record import Record, Worst
 
 Report = dict[str, Any]
@@ -186,3 +188,37 @@ def test_what_is_no_report_and_what_cannot_be_written_is_refused(
     assert "new.json is no report of bnspec-conformance" in capsys.readouterr().err
     assert main(["diff", "gone.json", "old.json"]) == 2
     assert "No such file" in capsys.readouterr().err
+
+
+def test_subjects_of_different_names_are_compared_as_one(
+    files: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = files(make(name="numpy"), make("failed", name="my_port:port"))
+    assert main([*words, "--pair", "numpy", "my_port:port"]) == 1
+    out = capsys.readouterr().out
+    assert "1 change, 1 for the worse\n" in out
+    assert re.search(r"my_port:port +BN-RUN-1 +passed +failed +worse", out)
+    assert main(words) == 1
+    assert "other names: --pair numpy my_port:port compares these two" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (["nobody", "torch"], "the old report has no subject 'nobody'; it has numpy"),
+        (["numpy", "nobody"], "the new report has no subject 'nobody'; it has torch"),
+        (["numpy", "torch", "--pair", "numpy", "torch"], "'numpy' is in two pairs"),
+    ],
+)
+def test_pairs_that_do_not_exist_are_refused(
+    files: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], pairs: list[str], said: str
+) -> None:
+    assert main([*files(make(), make(name="torch")), "--pair", *pairs]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_pair_may_not_hide_a_subject_of_the_same_name() -> None:
+    old = make()
+    old["subjects"].append(old["subjects"][0] | {"name": "torch"})
+    with pytest.raises(BadReport, match="the old report has a subject 'torch' itself; pair that one too"):
+        paired(old, make(name="torch"), [["numpy", "torch"]])

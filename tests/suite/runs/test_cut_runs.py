@@ -131,7 +131,9 @@ def test_an_isolated_subject_fails_its_case_and_the_run_goes_on(act: str, tmp_pa
     outcomes = {c["check"]: c["outcome"] for c in report["checks"]}
     assert set(outcomes.values()) >= {"failed", "passed"}
     words = {"os.abort()": "killed by SIGABRT", "os._exit(0)": "ended with exit status 0"}
-    assert words.get(act, "gave no answer within 2 s") in said
+    # On the screen those of one cause are told by the simplest, which need not be the first that had all of the time.
+    assert any(words.get(act, "gave no answer within 2 s") in check["reason"] for check in report["checks"])
+    assert words.get(act, "gave no answer within ") in said
     assert [s["asked"] for s in report["subjects"]] == ["cut:Port"]
     assert (report["subjects"][0]["name"], report["subjects"][0]["version"]) == ("cut", "odd 1.0")
 

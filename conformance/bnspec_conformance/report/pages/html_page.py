@@ -3,22 +3,23 @@
 import datetime
 import shlex
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from bnspec._clauses import Clause
 from bnspec._clauses import clauses as specification_clauses
-from bnspec._printable import printable
 from bnspec_conformance.cases.levels import level_of_clause
 from bnspec_conformance.cases.scope import PROFILES
 from bnspec_conformance.report.by_level import level_of_entry, levels_line
+from bnspec_conformance.report.causes import causes
 from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.report.pages.markdown import plain, rendered
 from bnspec_conformance.report.pages.plot import Scale, axis, interval
+from bnspec_conformance.report.pages.template import part, render
 from bnspec_conformance.report.summary import VERDICTS
+from bnspec_conformance.report.unsupported import by_reason, reasons_of
 from bnspec_conformance.trials.record import level_of, outcome_of, reason_of
-from bnspec_conformance.trials.violations.violation import difference, told_by_ulps
+from bnspec_conformance.trials.violations.violation import declaration_text, difference, told_by_ulps
 
 __all__ = ["write_html"]
 
@@ -35,28 +36,25 @@ def write_html(path: str | Path, content: Mapping[str, Any]) -> None:
     content : mapping
         The report, as `document` makes it.
     """
-    import jinja2
     from markupsafe import Markup
 
-    folder = files("bnspec_conformance.report.pages")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_seen,
-        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
-    )
-    filters: dict[str, Any] = {"number": _number, "seconds": _seconds, "hex": _hex, "difference": difference}
-    environment.filters |= filters
-    page = environment.get_template("report.html.jinja").render(
-        style=Markup(folder.joinpath("report.css").read_text("utf-8")),
-        code=Markup(folder.joinpath("report.js").read_text("utf-8")),
+    page = render(
+        "report.html.jinja",
+        {
+            "number": _number,
+            "seconds": _seconds,
+            "hex": _hex,
+            "difference": difference,
+            "declaration": declaration_text,
+        },
+        style=part("report.css"),
+        code=part("report.js"),
         run=content,
         date=datetime.datetime.fromisoformat(content["date"]).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
         headline=_headline(content),
         subjects=list(_subjects(content)),
         families=_families(content, lambda text: Markup(rendered(text))),
+        causes=causes(content["checks"]),
         wide=len(content["subjects"]) <= _FEW,
         verdicts=[v for v in VERDICTS if v != "unlooked"],
         left_out=len(specification_clauses()) - len(content["clauses"]),
@@ -110,6 +108,7 @@ def _families(content: Mapping[str, Any], render: Any) -> list[dict[str, Any]]:
         for clause in check["clauses"]:
             checks.setdefault(clause, []).append(check)
     families: dict[str, dict[str, Any]] = {}
+    reasons = reasons_of(content["clauses"], [s["name"] for s in content["subjects"]])
     known = specification_clauses()
     for clause_id, row in content["clauses"].items():
         clause = known.get(clause_id) or Clause(clause_id, clause_id.rpartition("-")[0], "", "", "", ())
@@ -117,6 +116,9 @@ def _families(content: Mapping[str, Any], render: Any) -> list[dict[str, Any]]:
             clause.family, {"id": clause.family, "title": plain(clause.title_of_page), "clauses": []}
         )
         family["clauses"].append(_clause(clause, row, checks.get(clause_id, []), content, render))
+    for family in families.values():
+        mine = {clause["id"]: reasons[clause["id"]] for clause in family["clauses"] if clause["id"] in reasons}
+        family["unsupported"] = {reason: len(ids) for reason, ids in by_reason(mine).items()}
     return list(families.values())
 
 
@@ -143,6 +145,7 @@ def _clause(
         "text": render(clause.text),
         "first": plain(clause.text),
         "verdict": row["verdict"],
+        "folded": all(line["verdict"] == "not supported" for line in lines),
         "cells": [_cell(clause.id, name, row["subjects"].get(name)) for name in names],
         "lines": [line for line in lines if line["verdict"] != "not supported"],
         "outside": outside,
@@ -231,11 +234,6 @@ def _violations(check: Mapping[str, Any], clause: str) -> list[Mapping[str, Any]
     """Return the violations of a check that break a clause."""
     every = [v for v in (check["violation"], *check.get("others", ())) if v]
     return [v for v in every if clause in v.get("clauses", (clause,))]
-
-
-def _seen(value: Any) -> Any:
-    """Return a value of the page; texts come from subjects and files, and may hold what no page should."""
-    return printable(value) if type(value) is str else value
 
 
 def _size(value: Any) -> float:

@@ -11,6 +11,19 @@
   const words = new Map(rows.map((row) => [row, (row.textContent + " " + detailOf(row).textContent).toLowerCase()]));
   let show = "all";
 
+  // Clauses that no subject supports are one line of their family, with the reasons, until it is opened.
+  const opened = new Set();
+  const foldOf = (body) => one("tr.fold", body);
+  function unfold(body, open) {
+    if (open) opened.add(body);
+    else opened.delete(body);
+    one("button", foldOf(body)).setAttribute("aria-expanded", String(open));
+  }
+  for (const fold of all("tr.fold")) {
+    const body = fold.closest("tbody");
+    one("button", fold).addEventListener("click", () => { unfold(body, !opened.has(body)); filter(); });
+  }
+
   // What a row says for the chosen subject, or for all.
   const cells = (row) => all("td[data-verdict]", row).filter((c) => !subject?.value || c.dataset.subject === subject.value);
   const has = (row, kind) => kind === "all" || cells(row).some((c) => c.dataset.verdict === verdictOf[kind]);
@@ -25,11 +38,14 @@
   function filter() {
     const wanted = text.value.trim().toLowerCase();
     const counts = {};
+    const folding = show === "all" && !wanted;
     let shown = 0;
+    for (const fold of all("tr.fold")) fold.hidden = !folding || Boolean(family.value && fold.closest("tbody").dataset.family !== family.value);
     for (const row of rows) {
       const inside = (!family.value || row.closest("tbody").dataset.family === family.value) && (!wanted || words.get(row).includes(wanted));
       if (inside) for (const b of segments) counts[b.dataset.show] = (counts[b.dataset.show] || 0) + has(row, b.dataset.show);
-      const visible = inside && has(row, show);
+      const folded = folding && row.classList.contains("folded") && !opened.has(row.closest("tbody"));
+      const visible = inside && has(row, show) && !folded;
       row.hidden = !visible;
       row.nextElementSibling.hidden = !visible;
       shown += visible;
@@ -38,14 +54,14 @@
         c.classList.toggle("dim", (show !== "all" && c.dataset.verdict !== verdictOf[show]) || Boolean(subject?.value && c.dataset.subject !== subject.value));
       }
     }
-    for (const body of all("tbody[data-family]")) body.hidden = all("tr.clause", body).every((row) => row.hidden);
+    for (const body of all("tbody[data-family]")) body.hidden = all("tr.clause", body).every((row) => row.hidden) && (foldOf(body)?.hidden ?? true);
     for (const b of segments) {
       b.setAttribute("aria-pressed", String(b.dataset.show === show));
       one("b", b).textContent = counts[b.dataset.show] || 0;
       b.hidden = !rows.some((row) => all("td[data-verdict]", row).some((c) => c.dataset.verdict === verdictOf[b.dataset.show])) && b.dataset.show !== "all" && b.dataset.show !== "failures";
     }
     one("#shown").textContent = shown + " of " + rows.length;
-    one(".nothing").hidden = shown > 0;
+    one(".nothing").hidden = shown > 0 || all("tr.fold").some((fold) => !fold.hidden);
   }
 
   // The address carries the filter, so that a link can.
@@ -67,6 +83,7 @@
       else if (key in verdictOf || key === "all") show = key;
       else target = rows.find((row) => row.dataset.clause === key) || target;
     }
+    if (target?.classList.contains("folded")) unfold(target.closest("tbody"), true);
     filter();
     if (target) reveal(target);
   }

@@ -13,7 +13,7 @@ from bnspec_conformance.cases.levels import level_of_case, lowest
 from bnspec_conformance.subjects import Subject, asked_as
 from bnspec_conformance.trials.script import script
 
-__all__ = ["Found", "Violation", "difference", "in_ulps", "told_by_ulps", "violation"]
+__all__ = ["Found", "Violation", "declaration_text", "difference", "in_ulps", "told_by_ulps", "violation"]
 
 
 class Violation(AssertionError):
@@ -175,7 +175,10 @@ def violation(
     return Violation("\n".join(lines), details, case, output)
 
 
-#: Above so many units of the last place a number says nothing any more: the reference is 0, or nearly so.
+#: An error so many times as large as the reference: that is next to 0, and its units of the last place say nothing.
+_FAR_ABOVE = 2.0**20
+
+#: The same where the reference is not told, in units of the last place.
 _MOST_ULPS = 2.0**52
 
 
@@ -193,6 +196,17 @@ def difference(where: Mapping[str, Any]) -> str:
     return f"{float(where['error_ulp']):.4g} ulp, bound {float(where['bound_ulp']):.4g} ulp"
 
 
+def declaration_text(declaration: Mapping[str, Any]) -> str:
+    """Return a declaration as a port would write it.
+
+    Examples
+    --------
+    >>> print(declaration_text({"evaluation": {"y": "float32"}, "bound": "plain"}))
+    evaluation = {'y': 'float32'} and bound = 'plain'
+    """
+    return " and ".join(f"{name} = {value!r}" for name, value in declaration.items())
+
+
 def told_by_ulps(where: Mapping[str, Any]) -> bool:
     """Return whether units of the last place mean something: not next to 0, where they are too small for that.
 
@@ -202,7 +216,11 @@ def told_by_ulps(where: Mapping[str, Any]) -> bool:
         The details of a violation, or the worst error of a record as a mapping, which has no ``expected``.
     """
     off = float(where["error_ulp"])
-    near_zero = float(where.get("expected", 1.0)) == 0.0 or off > _MOST_ULPS
+    if "expected" in where and "error" in where:
+        expected, error = abs(float(where["expected"])), float(where["error"])
+        near_zero = expected == 0.0 or error > _FAR_ABOVE * expected
+    else:
+        near_zero = float(where.get("expected", 1.0)) == 0.0 or off > _MOST_ULPS
     return not (near_zero and np.isfinite(off))
 
 
