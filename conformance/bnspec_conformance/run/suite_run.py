@@ -106,7 +106,7 @@ class SuiteRun:
         self.chosen = {check_and_subject(item) for item in session.items if clauses_of(item)}
         if self.config.getoption("--bnspec-table"):
             self.progress = report.Progress(len(session.items), sys.stdout)
-        option = self.config.getoption
+        option: Any = self.config.getoption
         if self.chosen and not (option("--bnspec-silent") or hasattr(self.config, "workerinput")):
             self.written = ReportFiles(self.config.getoption, self._unfinished)
             self.written.update()
@@ -240,7 +240,7 @@ class SuiteRun:
 
     def _judge_waivers(self) -> bool:
         """Add a record for what is stale, or rewrite the file; whether anything is stale."""
-        option = self.config.getoption
+        option: Any = self.config.getoption
         if self.waivers is None or option("--bnspec-profile"):  # a part of a scope says nothing of the rest
             return False
         stale = self.waivers.stale(self.records, self.present.values())
@@ -292,7 +292,7 @@ class SuiteRun:
         return self._document(["not finished: the run is still going on, or its process was ended from outside"])
 
     def _document(self, notes: Collection[str] = ()) -> dict[str, Any]:
-        option = self.config.getoption
+        option: Any = self.config.getoption
         return report.document(
             self.records,
             self.present,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import signal
 import sys
 import traceback
@@ -90,7 +91,7 @@ def _carried(error: Exception) -> Exception:
     """Return an error with its traceback as a note, and as another error where it cannot be sent."""
     error.add_note("".join(traceback.format_exception(error)))
     try:
-        ForkingPickler.loads(ForkingPickler.dumps(error))
+        pickle.loads(ForkingPickler.dumps(error))
     except Exception:
         made = RuntimeError(f"{type(error).__name__}: {error}")
         made.add_note("".join(traceback.format_exception(error)))
