@@ -6,7 +6,7 @@ from typing import Any
 
 from bnspec._conversion.layers import Found, find_layers, full_name
 from bnspec._conversion.options import Options
-from bnspec._conversion.others import Place, checked_places, placed
+from bnspec._conversion.others import Place, Placed, checked_places, placed
 from bnspec._conversion.reading import read_layer
 from bnspec._conversion.variance import Count, Variance, moves_later
 from bnspec._conversion.writing import Change, checked_place, write_layer
@@ -33,7 +33,7 @@ class Converted:
     changes: list[tuple[str, str, Change]]  # source's layer, target's layer, change
     untouched: list[str]  # full names of the arrays that no layer has
     remarks: list[str]  # sentences on what a user has to know besides
-    places: dict[str, str] = field(default_factory=dict)  # other arrays that were given a place: new names by old ones
+    placed: list[Placed] = field(default_factory=list)  # other arrays that were given a place
 
 
 def convert_checkpoint(
@@ -72,19 +72,20 @@ def convert_checkpoint(
     """
     found = find_layers(given.arrays, source, only)
     rename, others = dict(rename or {}), dict(others or {})
-    _check(found, given, source, rename)
+    _check(found, given, source, rename, only)
     rank, axis = checked_place(rank, target.axis if axis is None else axis)
     taken = {full: layer for layer in found for full in layer.variables.values()}
     free = [full for full in given.arrays if full not in taken]
     checked_places(others, free)
     result = Converted({}, {}, [], [full for full in free if full not in others], [])
-    result.places = {full: others[full].name for full in free if full in others}
     done: set[str] = set()
     remarks: dict[str, list[str]] = {}
     for full, array in given.arrays.items():
         layer = taken.get(full)
         if layer is None and full in others:
-            _put(result.arrays, others[full].name, placed(full, array, others[full]))
+            moved = placed(full, array, others[full])
+            result.placed.append(Placed(full, array.shape, others[full], moved.shape))
+            _put(result.arrays, others[full].name, moved)
         elif layer is None:
             _put(result.arrays, full, array)
         elif layer.name not in done:
@@ -165,12 +166,22 @@ def _twice(name: str, what: str) -> Exception:
         "BN-STATE-5",
         got=f"two {what} of the target that would be called {name!r}",
         expected="one of each name",
-        do="Give layers other names (--rename OLD=NEW).",
+        do="Give layers other names (--rename OLD=NEW), or other arrays (--others).",
     )
 
 
-def _check(found: list[Found], given: Checkpoint, source: Dialect, rename: Mapping[str, str]) -> None:
+def _check(
+    found: list[Found], given: Checkpoint, source: Dialect, rename: Mapping[str, str], only: Sequence[str]
+) -> None:
     names = [layer.name for layer in found]
+    if not found and only and (every := find_layers(given.arrays, source)):
+        raise refusal(
+            ValueError,
+            "BN-STATE-5",
+            got=f"no layer whose name is like {' or '.join(map(repr, only))}",
+            expected=f"a pattern of one of the layers {_names([layer.name for layer in every])}",
+            do="A pattern is of the whole name, in which * stands for anything.",
+        )
     if not found:
         wanted = [source.names["mean"], source.names["var"]]
         raise refusal(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from bnspec._conversion.checkpoint import Checkpoint
-from bnspec._conversion.options import Options
+from bnspec._conversion.options import Options, merged
 from bnspec._dialect import Dialect
 from bnspec._errors import refusal
 from bnspec._files.disk import read_regular, write_atomically
@@ -112,7 +112,7 @@ def read_checkpoint(
         data = read_regular(path, check)
         with refusing():
             found = reader.read(data, row, layers, names)
-    return Checkpoint(found.arrays, dict(found.layers) | dict(layers))
+    return Checkpoint(found.arrays, merged(layers, found.layers))
 
 
 def write_checkpoint(path: str | os.PathLike[str], given: Checkpoint, row: Dialect, template: bytes | None) -> None:

@@ -82,11 +82,21 @@ def nested(arrays: Mapping[str, Any], separator: str) -> dict[str, Any]:
         for part in above:
             at = at.setdefault(part, {})
             if not isinstance(at, dict):
-                raise ValueError(f"{name!r} lies inside of an array")
+                raise _inside(f"{name!r}, which lies inside of another array")
         if last in at:
-            raise ValueError(f"other arrays lie inside of {name!r}")
+            raise _inside(f"{name!r}, inside of which other arrays lie")
         at[last] = array
     return found
+
+
+def _inside(got: str) -> Exception:
+    return refusal(
+        ValueError,
+        "BN-STATE-5",
+        got=f"an array of the name {got}",
+        expected="names none of which is the beginning of another",
+        do="Give layers other names (--rename OLD=NEW), or other arrays (--others).",
+    )
 
 
 def _leaves(tree: Mapping[Any, Any], separator: str) -> Iterator[tuple[str, Any]]:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from bnspec._checks.scalars import real, switch
 from bnspec._dialect import Dialect
+from bnspec._dialects import dialects
 from bnspec._errors import refusal
 
-__all__ = ["Options", "options_text", "read_options"]
+__all__ = ["Options", "merged", "options_text", "read_options"]
 
 
 class Options(NamedTuple):
@@ -25,6 +26,16 @@ class Options(NamedTuple):
     decay: float | None = None
     center: bool | None = None
     scale: bool | None = None
+
+    def over(self, other: "Options") -> "Options":
+        """Return these options, and those of another where these do not say.
+
+        Examples
+        --------
+        >>> Options(epsilon=0.5).over(Options(epsilon=1e-3, decay=0.9))
+        Options(epsilon=0.5, decay=0.9, center=None, scale=None)
+        """
+        return self._replace(**{word: v for word, v in other._asdict().items() if getattr(self, word) is None})
 
     def in_words_of(self, row: Dialect) -> dict[str, Any]:
         """Return the arguments of the framework's layer.
@@ -63,6 +74,11 @@ class Options(NamedTuple):
         return cls(**found)
 
 
+def merged(first: Mapping[str, Options], second: Mapping[str, Options]) -> dict[str, Options]:
+    """Return the options of all layers; what the first does not say of a layer is taken from the second."""
+    return dict(second) | {name: own.over(second.get(name, Options())) for name, own in first.items()}
+
+
 def read_options(text: str, row: Dialect) -> tuple[dict[str, Options], tuple[str, ...]]:
     """Return the options of each layer, and the names of arrays, of a file as `options_text` writes it.
 
@@ -77,6 +93,8 @@ def read_options(text: str, row: Dialect) -> tuple[dict[str, Options], tuple[str
         raise _unread(f"text that is no JSON ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get("layers", {}), dict):
         raise _unread('JSON without an object "layers"')
+    if unknown := sorted(set(content) - {"dialect", "layers", "names"}):
+        raise _unread(f"the unknown word {unknown[0]!r}")
     if content.get("dialect", row.name) != row.name:
         raise _unread(f"options of the dialect {str(content['dialect'])[:40]!r} for a checkpoint of {row.name}")
     names = content.get("names", [])
@@ -85,6 +103,8 @@ def read_options(text: str, row: Dialect) -> tuple[dict[str, Options], tuple[str
     layers = content.get("layers", {})
     if not all(isinstance(arguments, dict) for arguments in layers.values()):
         raise _unread("a layer whose arguments are no object")
+    for layer, arguments in layers.items():
+        _refuse_foreign(layer, arguments, row)
     return {layer: Options.of(layer, arguments, row) for layer, arguments in layers.items()}, tuple(names)
 
 
@@ -95,6 +115,16 @@ def options_text(layers: Mapping[str, Options], row: Dialect) -> str:
         "layers": {layer: options.in_words_of(row) for layer, options in layers.items()},
     }
     return json.dumps(content, indent=1) + "\n"
+
+
+def _refuse_foreign(layer: str, arguments: Mapping[str, Any], row: Dialect) -> None:
+    """Refuse another framework's word for an option; arguments that are of no option may stand beside them."""
+    for other in dialects:
+        for field, argument in other.storage.arguments.items():
+            if argument in arguments and argument not in row.storage.arguments.values():
+                own = row.storage.arguments.get(field)
+                word = "no word" if own is None else repr(own)
+                raise _unread(f"{argument!r} of layer {layer!r}, for which {row.name} has {word}")
 
 
 def _unread(got: str) -> Exception:

@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 
 from bnspec._errors import refusal
 
-__all__ = ["Place", "checked_places", "placed", "read_places"]
+__all__ = ["Place", "Placed", "checked_places", "placed", "read_places"]
+
+
+class Placed(NamedTuple):
+    """Array that was given a place, for the report."""
+
+    name: str
+    shape: tuple[int, ...]
+    place: "Place"
+    new_shape: tuple[int, ...]
 
 
 class Place(NamedTuple):
@@ -44,12 +53,16 @@ def read_places(text: str) -> dict[str, Place]:
     arrays = content.get("arrays") if isinstance(content, dict) else None
     if not isinstance(arrays, dict):
         raise _unread('JSON without an object "arrays"')
+    if unknown := set(content) - {"arrays"}:
+        raise _unread(f"the unknown word {sorted(unknown)[0]!r}")
     return {name: _place(name, given) for name, given in arrays.items()}
 
 
 def _place(name: str, given: Any) -> Place:
-    if not isinstance(given, dict) or set(given) - {"name", "axes"}:
+    if not isinstance(given, dict):
         raise _unread(f"the place of {name!r}, which is no object of name and axes")
+    if unknown := sorted(set(given) - {"name", "axes"}):
+        raise _unread(f"the place of {name!r} with the unknown word {unknown[0]!r}")
     new, axes = given.get("name", name), given.get("axes")
     if not isinstance(new, str) or not new:
         raise _unread(f"a name for {name!r} that is no text")
@@ -65,11 +78,12 @@ def checked_places(places: Mapping[str, Place], free: Collection[str]) -> None:
     """Refuse places of arrays that are not there, or that a layer has [BN-STATE-5]."""
     absent = sorted(set(places) - set(free))
     if absent:
+        known = ", ".join(map(repr, list(free)[:20])) or "none"
         raise refusal(
             ValueError,
             "BN-STATE-5",
             got=f"places of {', '.join(map(repr, absent[:5]))}",
-            expected="arrays of the source that belong to no layer of batch normalization",
+            expected=f"arrays of the source that belong to no layer of batch normalization: {known}",
             do="Arrays are named as in the source; layers get their names by --rename.",
         )
 

@@ -73,6 +73,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Temporary files of the same name that killed programs left are removed first.
     """
     target = Path(os.path.realpath(path))  # a symbolic link keeps pointing where it did
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder to write a file into", str(target.parent))
     _remove_leftovers(target)
     temporary, descriptor = _new_beside(target)
     try:

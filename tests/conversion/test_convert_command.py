@@ -195,12 +195,13 @@ def test_other_arrays_go_where_a_file_says(tmp_path: Path, capsys: pytest.Captur
         ("{", "text that is no JSON"),
         ("[]", 'JSON without an object "arrays"'),
         ('{"arrays": {"steps": 1}}', "the place of 'steps', which is no object of name and axes"),
-        ('{"arrays": {"steps": {"axis": 1}}}', "the place of 'steps', which is no object of name and axes"),
+        ('{"arrays": {"steps": {"axis": 1}}}', "the place of 'steps' with the unknown word 'axis'"),
+        ('{"arrays": {}, "layers": {}}', "the unknown word 'layers'"),
         ('{"arrays": {"steps": {"name": 1}}}', "a name for 'steps' that is no text"),
         ('{"arrays": {"conv.weight": {"axes": [0, 0, 1, 2]}}}', "axes of 'conv.weight' that are not each of 0, 1, "),
         ('{"arrays": {"conv.weight": {"axes": [true, false]}}}', "axes of 'conv.weight' that are not each of 0, 1, "),
         ('{"arrays": {"conv.weight": {"axes": [1, 0]}}}', "2 axes for 'conv.weight' of shape (4, 3, 3, 3); expected 4"),
-        ('{"arrays": {"conv": {}}}', "places of 'conv'; expected arrays of the source that belong to no layer"),
+        ('{"arrays": {"conv": {}}}', "belong to no layer of batch normalization: 'conv.weight', 'norm.weight', "),
         ('{"arrays": {"bn1.bias": {}}}', "places of 'bn1.bias'; expected arrays of the source that belong to no layer"),
         ('{"arrays": {"steps": {"name": "norm.bias"}}}', "two arrays of the target that would be called 'norm.bias'"),
     ],
@@ -211,8 +212,64 @@ def test_places_that_cannot_be_meant_are_refused(
     model, file = npz(tmp_path / "m.npz", network()), tmp_path / "places.json"
     file.write_text(text)
     assert convert(model, tmp_path / "o.npz", "--others", str(file)) == 2
-    assert part in refused(capsys)
+    told = refused(capsys)
+    assert part in told
+    assert "JSON" not in part or str(file) in told
     assert not (tmp_path / "o.npz").exists()
+
+
+def test_the_report_names_what_was_placed_and_what_was_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, file = npz(tmp_path / "m.npz", network()), tmp_path / "places.json"
+    places = {"conv.weight": {"name": "params/conv/kernel", "axes": [2, 3, 1, 0]}}
+    file.write_text(json.dumps({"arrays": places}))
+    assert convert(model, tmp_path / "o.npz", "--others", str(file)) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^conv.weight +params/conv/kernel +placed +4x3x3x3 +3x3x3x4 +axes 2, 3, 1, 0$", printed, re.M)
+    assert "Left as they are: norm.weight, norm.bias, steps." in printed
+
+
+def test_arguments_beside_a_model_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out, back = npz(tmp_path / "m.npz", layer("bn.")), tmp_path / "o.npz", tmp_path / "b.npz"
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps({"layers": {"bn": {"eps": 0.25, "momentum": 0.5}}}))
+    assert convert(model, out, "--config", str(config)) == 0
+    capsys.readouterr()
+    assert convert(out, back, source="flax", target="torch") == 0
+    assert f"The arguments of its layers are those of {out}.layers.json." in capsys.readouterr().out
+    assert told(back)["layers"]["bn"] == {"eps": 0.25, "momentum": 0.5, "affine": True}
+    assert convert(out, back, source="haiku", target="torch") == 2
+    assert f"{out}.layers.json: options of the dialect 'flax' for a checkpoint of haiku" in refused(capsys)
+
+
+def test_the_report_says_what_of_a_template_gives_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, template, out = npz(tmp_path / "m.npz", layer("bn.")), tmp_path / "t.npz", tmp_path / "o.npz"
+    npz(template, {f"batch_stats/bn/{n}": np.ones(4, "f") for n in ("mean", "var")}
+        | {f"params/bn/{n}": np.ones(4, "f") for n in ("scale", "bias")})  # fmt: skip
+    config = tmp_path / "t.json"
+    config.write_text(json.dumps({"layers": {"bn": {"epsilon": 0.25}}}))
+    assert convert(model, out, "--template", str(template), "--template-config", str(config)) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "bn: the source does not say eps and momentum; taken are torch's defaults, eps=1e-05 and momentum=0.1."
+        in printed
+    )
+    assert "bn: the template's epsilon=0.25 becomes epsilon=1e-05." in printed
+    assert told(out)["layers"]["bn"]["epsilon"] == 1e-5
+    npz(template, {"kernel": np.ones(4, "f")})
+    assert convert(model, out, "--template", str(template)) == 2
+    assert "a template without a layer of flax; expected a file of the target's own model" in refused(capsys)
+
+
+def test_names_that_cannot_be_meant_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = npz(tmp_path / "m.npz", network())
+    assert convert(model, tmp_path / "o.npz", "--only", "bn2") == 2
+    assert "no layer whose name is like 'bn2'; expected a pattern of one of the layers bn1, block.0.bn2" in refused(
+        capsys
+    )
+    assert convert(model, tmp_path / "none" / "o.npz") == 2
+    assert f"{tmp_path / 'none'}: there is no such folder to write a file into" in capsys.readouterr().err
+    assert convert(model, tmp_path / "o.npz", "--rename", "bn1=x", source="tf-keras") == 2
+    assert "none of them a layer of tf_keras" in refused(capsys)
 
 
 def test_a_template_gives_names_and_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -409,6 +466,8 @@ def test_what_is_read_is_never_written(where: str, tmp_path: Path, capsys: pytes
         ('{"layers": {"bn1": 3}}', "a layer whose arguments are no object"),
         ('{"dialect": "keras"}', "options of the dialect 'keras' for a checkpoint of torch"),
         ('{"names": [1]}', '"names" that is no list of strings'),
+        ('{"layers": {"bn1": {"epsilon": 1}}}', "'epsilon' of layer 'bn1', for which torch has 'eps'"),
+        ('{"layers": {}, "layerz": {}}', "the unknown word 'layerz'"),
         ('{"layers": {"bn7": {"eps": 1}}}', "options of the layers 'bn7'; expected layers that the file has"),
         ('{"layers": {"bn1": {"eps": -1}}}', "eps of layer 'bn1' is -1; expected a finite number >= 0"),
         ('{"layers": {"bn1": {"momentum": 2}}}', "momentum of layer 'bn1' is 2; expected a number in [0, 1]"),

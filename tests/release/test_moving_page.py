@@ -18,8 +18,10 @@ BNSPEC = [sys.executable, "-c", "import sys; from bnspec._cli import main; sys.e
 
 
 def test_there_are_programs_and_commands() -> None:
-    assert [name for kind, name, _ in BLOCKS if kind == "python"] == ["save.py", "run.py", "count.py"]
-    assert sum(text.startswith("$ bnspec convert") for _, _, text in BLOCKS) == 1
+    assert [name for kind, name, _ in BLOCKS if kind == "python"] == [
+        "save.py", "run.py", "whole.py", "same.py", "count.py",
+    ]  # fmt: skip
+    assert sum(text.startswith("$ bnspec convert") for _, _, text in BLOCKS) == 4
 
 
 @pytest.mark.parametrize("suffix", "bin eqx h5 keras msgpack npz onnx orbax pt pth safetensors".split())
@@ -57,4 +59,4 @@ def test_what_the_page_shows_is_what_happens(tmp_path: Path) -> None:
         start = {"bnspec": BNSPEC, "python": [sys.executable], "cat": ["cat"]}[program]
         assert run([*start, *arguments]) == printed
         ran.add(program)
-    assert ran == {"save.py", "bnspec", "python", "cat"}
+    assert ran == {"save.py", "whole.py", "bnspec", "python", "cat"}

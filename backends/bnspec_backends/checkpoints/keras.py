@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 
 from bnspec._conversion.checkpoint import Checkpoint
-from bnspec._conversion.options import Options
+from bnspec._conversion.layers import nested
+from bnspec._conversion.options import Options, merged
 from bnspec._dialect import Dialect
 from bnspec._errors import refusal
 from bnspec._files.npy import refuse_inflated, refuse_size
@@ -27,6 +28,10 @@ __all__ = ["H5", "KerasArchive"]
 
 _NUMBERED = re.compile(r"(?:(?P<layer>.*)/)?vars/(?P<number>[0-9]+)")
 _NAMED = re.compile(r"(sync_)?batch_normalization(_[0-9]+)?")
+
+#: How the versions begin of those that write a ``.keras``.
+_VERSIONS = {"keras": "3", "tf_keras": "2"}
+
 _CLASSES = ("BatchNormalization", "SyncBatchNormalization")
 
 
@@ -62,6 +67,7 @@ class H5:
         """
         refuse_bfloat16(given.arrays, "a dtype of HDF5", "Cast it to float32 in the source.")
         paths = _paths(given, row)
+        nested({paths.get(name, name): array for name, array in given.arrays.items()}, "/")  # refuses arrays in arrays
         buffer = io.BytesIO(template or b"")
         with h5py.File(buffer, "w" if template is None else "r+") as file:
             for name, array in given.arrays.items():
@@ -89,10 +95,11 @@ class KerasArchive:
     def read(self, data: bytes, row: Dialect, layers: Mapping[str, Options], names: Sequence[str]) -> Checkpoint:
         """Return the weights' arrays, with the options that the model's configuration says."""
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            _refuse_other_writers(archive, row)
             model = json.loads(archive.read("config.json"))
             weights = archive.read("model.weights.h5")
         known = {path: Options.of(path, config, row) for path, config in _configurations(model)}
-        return Checkpoint(H5().read(weights, row, known | dict(layers), names).arrays, known)
+        return Checkpoint(H5().read(weights, row, merged(layers, known), names).arrays, known)
 
     def write(self, given: Checkpoint, row: Dialect, template: bytes | None) -> bytes:
         """Return the template with the arrays, and with epsilon and momentum of the layers in its configuration."""
@@ -111,6 +118,23 @@ class KerasArchive:
             for info in old.infolist():
                 archive.writestr(info, new.get(info.filename) or old.read(info))
         return buffer.getvalue()
+
+
+def _refuse_other_writers(archive: zipfile.ZipFile, row: Dialect) -> None:
+    """Refuse an archive that another framework than the one asked for wrote, as it says itself."""
+    version = ""
+    if "metadata.json" in archive.namelist():
+        version = str(json.loads(archive.read("metadata.json")).get("keras_version", ""))
+    if row.name in _VERSIONS and (not version or version.startswith(_VERSIONS[row.name])):
+        return
+    wrote = next((name for name, begin in _VERSIONS.items() if version.startswith(begin)), "keras")
+    raise refusal(
+        ValueError,
+        "BN-STATE-5",
+        got=f"a file of Keras {version}".rstrip() + f", to be read as one of {row.name}",
+        expected=f"the dialect {wrote}",
+        do=f"Say --from {wrote}, or --to {wrote} of a template.",
+    )
 
 
 def _datasets(file: Any) -> Iterator[tuple[str, Any]]:
@@ -133,6 +157,14 @@ def _alike(arrays: Any) -> bool:
 
 def _fields(layer: str, variables: Mapping[str, Any], options: Options | None, row: Dialect) -> list[str]:
     """The fields of a layer's numbered variables, in order."""
+    if not row.storage.numbered:
+        raise refusal(
+            ValueError,
+            "BN-STATE-5",
+            got=f"layer {layer!r}, whose variables are numbered, in a file to be read as one of {row.name}",
+            expected="names of variables, as that framework writes them",
+            do="Name the framework that wrote the file, such as --from keras.",
+        )
     held = {} if options is None else {"gamma": options.scale, "beta": options.center}
     absent = [field for field, there in held.items() if there is False]
     every = [field for field in row.storage.numbered if field not in absent]
