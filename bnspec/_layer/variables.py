@@ -70,12 +70,14 @@ class StateDict:
         wanted = {self._names[field] for field in self._expected_fields()}
         missing, extra = sorted(wanted - set(values)), sorted(set(values) - wanted)
         if missing or extra:
+            wrong = [f"{how} {names}" for how, names in (("without", missing), ("with the unknown", extra)) if names]
             raise refusal(
                 ValueError,
                 "BN-STATE-5",
-                got=f"{self.name}: a state without {missing} and with the unknown {extra}",
+                got=f"{self.name}: a state {' and '.join(wrong)}",
                 expected=f"exactly the names {sorted(wanted)}",
-                do="Load it into a layer with the options it was saved from, or rename the entries.",
+                do="Load it into a layer with the options it was saved from, rename the entries (bnspec.convert knows "
+                "other frameworks' names), or leave out what this layer has not, such as a counter.",
             )
         counter = self._names["count"]
         positive = {self._names[field] for field in ("var", "stddev", "renorm_stddev", "count") if field in self._names}

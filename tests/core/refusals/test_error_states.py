@@ -30,7 +30,15 @@ def with_state() -> Any:
             ValueError,
             lambda state: {"gamma ": state["gamma"]} | {k: v for k, v in state.items() if k != "gamma"},
             "bn1: a state without ['gamma'] and with the unknown ['gamma ']; expected exactly the names "
-            f"{NAMES} [BN-STATE-5]. Load it into a layer with the options it was saved from, or rename the entries.",
+            f"{NAMES} [BN-STATE-5]. Load it into a layer with the options it was saved from, rename the entries "
+            "(bnspec.convert knows other frameworks' names), or leave out what this layer has not, such as a counter.",
+        ),
+        (
+            ValueError,
+            lambda state: state | {"steps": np.ones(3, np.float32)},
+            "bn1: a state with the unknown ['steps']; expected exactly the names "
+            f"{NAMES} [BN-STATE-5]. Load it into a layer with the options it was saved from, rename the entries "
+            "(bnspec.convert knows other frameworks' names), or leave out what this layer has not, such as a counter.",
         ),
         (
             ValueError,
