@@ -97,6 +97,8 @@ def _detached(x: Array) -> Array:
     torch: Any = sys.modules["torch"]
     if not x.is_floating_point():  # integers carry no gradient
         return x
+    if torch.compiler.is_compiling():  # first: the question behind it cannot be asked while torch compiles
+        return x.detach()
     if torch._C._functorch.is_legacy_batchedtensor(x) and not x.requires_grad:
         return x  # of the cotangents of ``is_grads_batched``, which has no rule for detach
     return x.detach()
