@@ -75,8 +75,8 @@ def run(options: argparse.Namespace) -> None:
     template = None
     if there is not None:
         into_template(converted, there, target)
-        if not os.path.isdir(options.template):  # a folder has no more than its arrays
-            template = read_regular(options.template, lambda file, size: None)
+    if options.template is not None and not os.path.isdir(options.template):  # a folder has no more than its arrays
+        template = read_regular(options.template, lambda file, size: None)
     write_checkpoint(options.out, Checkpoint(converted.arrays, converted.layers), target, template)
     beside = _beside(options.out)
     write_atomically(beside, options_text(converted.layers, target).encode())
