@@ -20,7 +20,7 @@ class TorchKernels(Kernels):
     call.
     """
 
-    #: Makes whole calls of modules; None where each operation is to be this class's own.
+    #: The module that makes whole calls of torch's modules; None where each operation is to be this class's own.
     _whole_calls: Any = None
 
     def __init_subclass__(cls, **options: Any) -> None:

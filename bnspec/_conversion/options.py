@@ -15,6 +15,7 @@ from bnspec._checks.scalars import real, switch
 from bnspec._dialect import Dialect
 from bnspec._dialects import dialects
 from bnspec._errors import refusal
+from bnspec._files.json_object import json_object
 
 __all__ = ["Options", "merged", "options_text", "read_options"]
 
@@ -87,14 +88,7 @@ def read_options(text: str, row: Dialect) -> tuple[dict[str, Options], tuple[str
     ValueError, TypeError
         For text that is no such file, or one of another framework [BN-STATE-5].
     """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _unread(f"text that is no JSON ({error})") from error
-    if not isinstance(content, dict) or not isinstance(content.get("layers", {}), dict):
-        raise _unread('JSON without an object "layers"')
-    if unknown := sorted(set(content) - {"dialect", "layers", "names"}):
-        raise _unread(f"the unknown word {unknown[0]!r}")
+    content = json_object(text, "layers", ("dialect", "layers", "names"), _unread)
     if content.get("dialect", row.name) != row.name:
         raise _unread(f"options of the dialect {str(content['dialect'])[:40]!r} for a checkpoint of {row.name}")
     names = content.get("names", [])

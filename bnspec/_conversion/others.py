@@ -8,11 +8,11 @@ which array is one, so the user says it, array by array:
 Both words may be left out: the array keeps its name, or the order of its axes.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from bnspec._errors import refusal
+from bnspec._files.json_object import json_object
 
 __all__ = ["Place", "Placed", "checked_places", "placed", "read_places"]
 
@@ -46,16 +46,10 @@ def read_places(text: str) -> dict[str, Place]:
     >>> read_places('{"arrays": {"conv.weight": {"axes": [2, 3, 1, 0]}}}')
     {'conv.weight': Place(name='conv.weight', axes=(2, 3, 1, 0))}
     """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _unread(f"text that is no JSON ({error})") from error
-    arrays = content.get("arrays") if isinstance(content, dict) else None
-    if not isinstance(arrays, dict):
+    content = json_object(text, "arrays", ("arrays",), _unread)
+    if "arrays" not in content:
         raise _unread('JSON without an object "arrays"')
-    if unknown := set(content) - {"arrays"}:
-        raise _unread(f"the unknown word {sorted(unknown)[0]!r}")
-    return {name: _place(name, given) for name, given in arrays.items()}
+    return {name: _place(name, given) for name, given in content["arrays"].items()}
 
 
 def _place(name: str, given: Any) -> Place:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from suite_command import command as run
 
 import bnspec
 import bnspec_conformance
@@ -23,20 +24,6 @@ from bnspec_conformance.trials.trial import Trial
 from bnspec_conformance.trials.violations.violation import Violation
 
 SUITE = Path(bnspec_conformance.__file__).parent
-HERE = Path(__file__).parents[1] / "support" / "subjects"
-
-
-def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bnspec_conformance", *arguments]
-    paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": paths} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 # Coverage -------------------------------------------------------------------------------------------------

@@ -19,34 +19,25 @@ from bnspec_backends.cpu.compiled.dtypes import compiles_half
 from bnspec_backends.cpu.compiled_kernels import CompiledKernels
 from bnspec_backends.cpu.torch_memory import array_of, tensor_of
 
-__all__ = ["BatchCall", "RunningCall", "WholeCalls"]
+__all__ = ["BatchCall", "RunningCall", "serves"]
 
 _COMPILED = CompiledKernels()
 
 
-class WholeCalls:
-    """Maker of the calls that the compiled kernels serve."""
-
-    def by_batch(self, kernels: Kernels, config: BatchNormConfig, groups: Groups, name: str) -> "BatchCall":
-        """Return a call that normalizes by the batch, without renorm, mask or ranks."""
-        return BatchCall(kernels, groups, config, name)
-
-    def by_running(self, kernels: Kernels, config: BatchNormConfig, groups: Groups, name: str) -> "RunningCall":
-        """Return a call that normalizes by running statistics as they are kept."""
-        return RunningCall(kernels, groups, config, name)
-
-    def serves(self, x: Any) -> bool:
-        """Return whether compiled code takes a tensor."""
-        return x.numel() > 0 and (x.dtype != torch.float16 or compiles_half())
+def serves(x: Any) -> bool:
+    """Return whether compiled code takes a tensor."""
+    return x.numel() > 0 and (x.dtype != torch.float16 or compiles_half())
 
 
 class _WholeCall:
     """Call of a module; made for one forward pass, and kept for its backward pass."""
 
-    __slots__ = ("config", "done", "groups", "kernels", "name")
+    __slots__ = ("config", "done", "groups", "kernels", "name", "statistics")
 
     #: The forward pass as arrays of NumPy, without y.
     done: Normalized
+    #: What x was normalized by, beside its own statistics, as it was then.
+    statistics: tuple[Any, ...]
 
     def __init__(self, kernels: Kernels, groups: Groups, config: BatchNormConfig, name: str) -> None:
         self.kernels, self.groups, self.config, self.name = kernels, groups, config, name
@@ -114,10 +105,7 @@ class BatchCall(_WholeCall):
 class RunningCall(_WholeCall):
     """Normalization by a mean and a variance that are constants to the derivatives."""
 
-    __slots__ = ("statistics",)
-
-    #: The mean and the variance as they were; modules move theirs in place.
-    statistics: tuple[Any, Any]
+    __slots__ = ()
 
     def compute(self, x: Any, params: Params, *statistics: Any) -> Any:
         given, (mean, var) = Params(*map(array_of, params)), map(array_of, statistics)
@@ -130,7 +118,8 @@ class RunningCall(_WholeCall):
         return not array_of(var).min() < 0
 
     def formulas(self, dy: Any, x: Any, params: Params, wanted: Any) -> list[Any]:
-        return of_inference(x, params, *self.statistics, self.config.epsilon, self.groups, wanted, dy)
+        mean, var = self.statistics
+        return of_inference(x, params, mean, var, self.config.epsilon, self.groups, wanted, dy)
 
 
 class _Function(torch.autograd.Function):
@@ -140,8 +129,7 @@ class _Function(torch.autograd.Function):
     def forward(ctx: Any, x: Any, gamma: Any, beta: Any, statistics: Any, call: _WholeCall) -> Any:
         ctx.save_for_backward(x, gamma, beta)
         ctx.call = call
-        if isinstance(call, RunningCall):
-            call.statistics = tuple(v.clone() for v in statistics)
+        call.statistics = tuple(v.clone() for v in statistics)  # modules move theirs in place
         return call.compute(x, Params(gamma, beta), *statistics)
 
     @staticmethod

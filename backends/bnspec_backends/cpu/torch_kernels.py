@@ -9,9 +9,8 @@ from typing import Any
 
 from bnspec import BatchNormConfig, Gradients, Groups, Moments, Normalized, Params, RunningState, Saved
 from bnspec._modes import in_graph, readable
-from bnspec_backends.cpu import operations, state_operations
+from bnspec_backends.cpu import operations, state_operations, torch_calls
 from bnspec_backends.cpu.compiled_kernels import CompiledKernels
-from bnspec_backends.cpu.torch_calls import WholeCalls
 from bnspec_backends.cpu.torch_memory import array_of, tensor_of
 from bnspec_backends.plain_calls import is_plain, is_plain_frozen, is_plain_gradient
 from bnspec_backends.torch_kernels import TorchKernels
@@ -24,7 +23,7 @@ _COMPILED = CompiledKernels()
 class TorchCpuKernels(TorchKernels):
     """Kernels for tensors on the CPU, over those for NumPy arrays."""
 
-    _whole_calls = WholeCalls()
+    _whole_calls = torch_calls
 
     def moments(self, x: Any, groups: Groups, mask: Any) -> Moments:
         if not _may_read(x, mask):
@@ -45,18 +44,8 @@ class TorchCpuKernels(TorchKernels):
     def grad_input(self, dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, groups: Groups, mask: Any) -> Any:
         if not _may_read(dy, x, centre, a, b, c, mask):
             return super().grad_input(dy, x, centre, a, b, c, groups, mask)
-        return tensor_of(
-            _COMPILED.grad_input(
-                array_of(dy),
-                array_of(x),
-                array_of(centre),
-                array_of(a),
-                array_of(b),
-                array_of(c),
-                groups,
-                array_of(mask),
-            )
-        )
+        dy, x, centre, a, b, c, mask = map(array_of, (dy, x, centre, a, b, c, mask))
+        return tensor_of(_COMPILED.grad_input(dy, x, centre, a, b, c, groups, mask))
 
     def _forward(
         self, x: Any, params: Params, config: BatchNormConfig, groups: Groups, **more: Any

@@ -3,9 +3,7 @@
 import dataclasses
 import io
 import json
-import os
 import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from suite_command import command
 
 import bnspec
 from bnspec._clauses import clauses as specification
@@ -29,7 +28,6 @@ from bnspec_conformance.run.engine import all_checks, attempt
 from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.record import Record
 
-HERE = Path(__file__).parents[2] / "support" / "subjects"
 CONFIG = bnspec.BatchNormConfig(axis=1, epsilon=1e-5, decay=0.9, correction=0)
 ROWS = np.asarray([[0.5, 3.0], [1.0, -1.0], [2.0, 0.25], [-1.5, 0.0]], np.float32)
 
@@ -211,17 +209,9 @@ def test_a_failure_at_a_lower_level_is_worse() -> None:
 # Runs -------------------------------------------------------------------------------------------------------
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     words = ["run", "wrong_subjects:hard_only", "--clause", "BN-NORM-1", "--max-examples", "30", *arguments]
-    return subprocess.run(
-        [sys.executable, "-m", "bnspec_conformance", *words, "--no-shrink", "--json", "r.json", "--junit", "r.xml"],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return command(*words, "--no-shrink", "--json", "r.json", "--junit", "r.xml", cwd=cwd)
 
 
 @pytest.mark.parametrize(("options", "status"), [((), 1), (("--level", "AAA"), 1), (("--level", "AA"), 0)])

@@ -5,17 +5,16 @@ import html.parser
 import io
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import junitparser
 import pytest
+from suite_command import command
 
 import bnspec
 from bnspec._clauses import clauses as specification
@@ -40,21 +39,8 @@ from bnspec_conformance.run.restricted import only_profiles, without_dtypes
 from bnspec_conformance.subjects import complete
 from bnspec_conformance.trials.record import Record, Worst
 
-HERE = Path(__file__).parents[2] / "support" / "subjects"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WORST = Worst(0.5, 0.25, 0.5, "y", "float32(2,3) axis=1")
-
-
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, "-m", "bnspec_conformance", *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

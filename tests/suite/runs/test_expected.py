@@ -2,32 +2,17 @@
 
 import copy
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from suite_command import command
 
 from bnspec_conformance.report import BadReport, read_report
 from bnspec_conformance.run.chosen.expected import Expected, expected
 from bnspec_conformance.trials.record import Record
 
-HERE = Path(__file__).parents[2] / "support" / "subjects"
 CALL = ("run", "narrow_ports:Elementwise", "--clause", "BN-NORM", "--max-examples", "4", "--sizes", "none")
-
-
-def command(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, "-m", "bnspec_conformance", *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -2,32 +2,17 @@
 
 import copy
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from suite_command import command
 
 from bnspec_conformance.report import BadReport, read_report
 from bnspec_conformance.run.chosen.last_failed import last_failed
 
-HERE = Path(__file__).parents[2] / "support" / "subjects"
 SMALL = ("--clause", "BN-NORM", "--max-examples", "4", "--sizes", "none")
-
-
-def command(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, "-m", "bnspec_conformance", *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def without_time(value: Any) -> Any:

@@ -48,12 +48,12 @@ def whole_call(module: Any, input: torch.Tensor, params: Params, config: BatchNo
     if mean is not None and (module.frozen or not training):
         state = module._state(config)
         groups = arguments.inference(input, params, state, config, name, values=False)
-        call = calls.by_running(kernels, config, groups, name)
+        call = calls.RunningCall(kernels, groups, config, name)
         return call.normalize(input, params, state.mean, state.var) if call.usable(state.var) else None
     if training and module.sync not in (None, False):
         return None
     groups = arguments.forward(input, params, config, None, None, None, None, name)
-    call = calls.by_batch(kernels, config, groups, name)
+    call = calls.BatchCall(kernels, groups, config, name)
     y: torch.Tensor = call.normalize(input, params)
     if training and module.track_running_stats and mean is not None and not repeats(input):
         if not call.advance(mean, var, updates):
