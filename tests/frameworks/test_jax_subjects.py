@@ -44,7 +44,7 @@ def jitted() -> Subject:
     """Make the subject, or skip where bnspec runs from its folder and has no entry points."""
     if "jax" not in entry_points(group="bnspec.backends").names:
         pytest.skip("bnspec is not installed, so its backends are not known")
-    from bnspec_conformance.subjects.jit import jax_jit
+    from bnspec_conformance.subjects.own.jit import jax_jit
 
     return complete(jax_jit(), "jax-jit")
 
@@ -183,7 +183,7 @@ def test_jit_agrees_with_the_exact_answer(ranks: int, fields: dict[str, Any]) ->
 
 
 def test_jit_compiles_a_configuration_and_its_shapes_once() -> None:
-    from bnspec_conformance.subjects.jit import Compiled, _program
+    from bnspec_conformance.subjects.own.jit import Compiled, _program
 
     made = jitted()
     case = dataclasses.replace(case_for(made), mode="inference", update=False, dmean=None, dvar=None)

@@ -312,11 +312,11 @@ def as_torch() -> Any:
 
 
 def test_the_command_prints_a_table_for_each_subject(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("bnspec_conformance.subjects.ours:numpy") == 0
+    assert call("bnspec_conformance.subjects.own.backends:numpy") == 0
     right = capsys.readouterr().out
     assert "numpy (bnspec" in right
     assert "73 conventions: 73 same" in right
-    assert call("bnspec_conformance.subjects.ours:numpy", "test_probe:as_torch") == 1
+    assert call("bnspec_conformance.subjects.own.backends:numpy", "test_probe:as_torch") == 1
     both = capsys.readouterr().out
     assert both.startswith(right)
     assert "numpy-as-torch (bnspec" in both
@@ -337,23 +337,26 @@ def test_the_command_writes_json(capsys: pytest.CaptureFixture[str], tmp_path: P
         "group", "convention", "measured", "declared", "source", "verdict", "note",
     }  # fmt: skip
     assert subject["findings"] == [dataclasses.asdict(f) for f in probe(as_torch())]
-    assert call("bnspec_conformance.subjects.ours:numpy", "--json", "-") == 0
+    assert call("bnspec_conformance.subjects.own.backends:numpy", "--json", "-") == 0
     assert json.loads(capsys.readouterr().out)["subjects"][0]["same"] is True
 
 
 def test_the_command_takes_groups(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("bnspec_conformance.subjects.ours:numpy", "--group", "ghost", "--group", "layer", "--json", "-") == 0
+    assert (
+        call("bnspec_conformance.subjects.own.backends:numpy", "--group", "ghost", "--group", "layer", "--json", "-")
+        == 0
+    )
     (subject,) = json.loads(capsys.readouterr().out)["subjects"]
     assert {f["group"] for f in subject["findings"]} == {"ghost", "layer"}
     assert list(dict.fromkeys(f.group for f in probe(OURS))) == list(GROUPS)
-    assert call("bnspec_conformance.subjects.ours:numpy", "--group", "gohst") == 2
+    assert call("bnspec_conformance.subjects.own.backends:numpy", "--group", "gohst") == 2
     assert "unknown groups gohst; expected some of running," in capsys.readouterr().err
 
 
 def test_a_wrong_call(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert call("no_such_subject") == 2
     assert "unknown subject" in capsys.readouterr().err
-    assert call("bnspec_conformance.subjects.ours:numpy", "--json", str(tmp_path / "none" / "x.json")) == 2
+    assert call("bnspec_conformance.subjects.own.backends:numpy", "--json", str(tmp_path / "none" / "x.json")) == 2
     assert "cannot be written" in capsys.readouterr().err
     with pytest.raises(SystemExit) as status:
         call()

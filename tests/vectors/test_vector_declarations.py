@@ -341,7 +341,7 @@ def test_an_option_that_a_subject_lacks_is_no_refusal_that_it_owes(tmp_path: Pat
 
 def test_the_numpy_subject_declares_the_strict_bound(vectors: Vectors) -> None:
     some = Vectors(vectors.index, {"core/spec-example": vectors.cases["core/spec-example"]})
-    found = run_vectors(find_subject("bnspec_conformance.subjects.ours:numpy"), some)
+    found = run_vectors(find_subject("bnspec_conformance.subjects.own.backends:numpy"), some)
     assert (found["arithmetic"], found["bound"], found["flushes_subnormals"]) == ("float64", "strict", False)
 
 

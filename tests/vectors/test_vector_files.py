@@ -76,7 +76,7 @@ def vectors(folder: Path) -> Vectors:
 
 @pytest.fixture(scope="module")
 def numpy_answers(vectors: Vectors) -> dict[str, Any]:
-    return run_vectors(find_subject("bnspec_conformance.subjects.ours:numpy"), vectors)
+    return run_vectors(find_subject("bnspec_conformance.subjects.own.backends:numpy"), vectors)
 
 
 class Port:
@@ -511,7 +511,7 @@ def saved(path: Path, answers: dict[str, Any], **more: Any) -> Path:
 def test_the_command_runs_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, verdict = tmp_path / "vectors", tmp_path / "verdict.json"
     assert call("export", folder, "--profile", "grad,jvp") == 0
-    assert call("run", "bnspec_conformance.subjects.ours:numpy", folder, "-o", tmp_path / "numpy.json") == 0
+    assert call("run", "bnspec_conformance.subjects.own.backends:numpy", folder, "-o", tmp_path / "numpy.json") == 0
     answers = json.loads((tmp_path / "numpy.json").read_text())["results"]
     assert f"{len(answers)} cases: {len(answers)} answered, 0 refused, 0 unsupported" in capsys.readouterr().out
     assert call("verify", folder, tmp_path / "numpy.json", "--json", verdict) == 0

@@ -14,7 +14,7 @@ from bnspec_conformance.cases.limits import NO_INFERENCE_GRAD
 from bnspec_conformance.cases.outputs import GRADIENTS, output_named, speaks
 from bnspec_conformance.oracle import exact
 from bnspec_conformance.subjects import NotSupported
-from bnspec_conformance.subjects.rank_pool import RankPool, ThreadRankPool
+from bnspec_conformance.subjects.own.rank_pool import RankPool, ThreadRankPool
 from bnspec_conformance.trials.case_runner import CaseRunner
 from bnspec_conformance.trials.record import Worst
 from bnspec_conformance.trials.violations.attribution import Control, Controls

@@ -151,7 +151,7 @@ def wait_for(path: Path) -> None:
 
 
 def test_a_process_of_its_own_changes_no_result() -> None:
-    name = "bnspec_conformance.subjects.ours:numpy_specification"
+    name = "bnspec_conformance.subjects.own.backends:numpy_specification"
     there, here = find_subject(name, isolate=True), find_subject(name)
     assert there.scope == here.scope
     assert (there.name, there.arithmetic, there.dialect) == (here.name, here.arithmetic, here.dialect)

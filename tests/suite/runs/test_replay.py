@@ -144,7 +144,7 @@ def test_a_subject_of_bnspec_is_found_by_what_it_was_asked_as(report: Path, caps
         "exec:touch {folder}/started",
         "exec:{folder}/program",
         "imported:Port",
-        "bnspec_conformance.subjects.ours:numpy",
+        "bnspec_conformance.subjects.own.backends:numpy",
         "foreign",
         "./numpy",
         "nosuch",

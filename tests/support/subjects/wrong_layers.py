@@ -11,11 +11,12 @@ from bnspec_conformance.cases.case import Outcome
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.probe import probe
 from bnspec_conformance.probe.predict import EPSILON_PLACES
-from bnspec_conformance.subjects import complete, ours
+from bnspec_conformance.subjects import complete
+from bnspec_conformance.subjects.own import backends
 
 __all__ = ["OURS", "Wrong", "by_place", "configured", "differing", "each", "measured", "put"]
 
-OURS = ours.numpy()
+OURS = backends.numpy()
 
 
 class Wrong:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import bnspec
-from bnspec_conformance.subjects.mpi import APART, MPIRankPool, OursOnMPI, mpi_version
+from bnspec_conformance.subjects.own.mpi import APART, MPIRankPool, OursOnMPI, mpi_version
 
 __all__ = ["NCCLRankPool", "nccl"]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 import bnspec
 from bnspec_conformance.subjects.frameworks.jax.jax_common import RANKS
-from bnspec_conformance.subjects.jit import Compiled, asked, jax_jit
+from bnspec_conformance.subjects.own.jit import Compiled, asked, jax_jit
 
 __all__ = ["Devices", "jax_axis"]
 

@@ -18,7 +18,7 @@ from bnspec_conformance.cases.layout import layouts
 from bnspec_conformance.cases.limits import REFUSED
 from bnspec_conformance.cases.scope import Scope, needs
 from bnspec_conformance.subjects.frameworks.jax.jax_common import RANKS, dtypes, full_mask, parameters, put, stack
-from bnspec_conformance.subjects.ours import _run, asked_count
+from bnspec_conformance.subjects.own.backends import _run, asked_count
 
 __all__ = ["Compiled", "asked", "jax_jit"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import bnspec
 from bnspec_conformance.subjects.frameworks.jax.jax_common import RANKS
-from bnspec_conformance.subjects.jit import Compiled, asked, jax_jit
+from bnspec_conformance.subjects.own.jit import Compiled, asked, jax_jit
 
 __all__ = ["Nested", "jax_nested"]
 

@@ -15,7 +15,7 @@ from bnspec_conformance.bounds.declared import Evaluation
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, RankOutcome
 from bnspec_conformance.cases.scope import PROFILES, Scope, needs
 from bnspec_conformance.subjects.frameworks.torch.torch_common import from_torch, gradients, tangent, to_torch
-from bnspec_conformance.subjects.rank_pool import RankPool, ThreadRankPool
+from bnspec_conformance.subjects.own.rank_pool import RankPool, ThreadRankPool
 
 __all__ = ["TorchModule", "torch_module"]
 

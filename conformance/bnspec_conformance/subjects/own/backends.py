@@ -9,7 +9,7 @@ import bnspec
 from bnspec_conformance.bounds.declared import Evaluation
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, RankOutcome
 from bnspec_conformance.cases.scope import Scope
-from bnspec_conformance.subjects.rank_pool import RankPool, ThreadRankPool
+from bnspec_conformance.subjects.own.rank_pool import RankPool, ThreadRankPool
 
 __all__ = ["Ours", "asked_count", "cupy", "jax", "numpy", "strict", "torch"]
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import bnspec
 from bnspec_conformance.cases.scope import Scope
-from bnspec_conformance.subjects.ours import Ours
-from bnspec_conformance.subjects.rank_pool import first_error
+from bnspec_conformance.subjects.own.backends import Ours
+from bnspec_conformance.subjects.own.rank_pool import first_error
 from bnspec_conformance.subjects.time_limit import TooLong
 
 __all__ = ["APART", "MPIRankPool", "OursOnMPI", "mpi", "mpi_version"]

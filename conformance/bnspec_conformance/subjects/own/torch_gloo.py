@@ -7,7 +7,7 @@ environment variables that torchrun sets: ``torchrun --nproc-per-node 3 -m bnspe
 import os
 
 import bnspec
-from bnspec_conformance.subjects.mpi import APART, MPIRankPool, OursOnMPI
+from bnspec_conformance.subjects.own.mpi import APART, MPIRankPool, OursOnMPI
 
 __all__ = ["torch_gloo"]
 
