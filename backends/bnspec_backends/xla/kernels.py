@@ -23,6 +23,7 @@ from bnspec._renorm import corrections
 from bnspec._sharding import sharding_of
 from bnspec._types import per_channel
 from bnspec_backends.xla.levels import spread, total
+from bnspec_backends.xla.once import once
 from bnspec_backends.xla.statistics import Deviations, deviations
 
 __all__ = ["JaxKernels"]
@@ -139,7 +140,7 @@ def _affine(x: Any, centre: Any, unit: Any, scale: Any, shift: Any, groups: Grou
         unit = _reshaped(unit, x, groups)
         v = v * unit - still * unit  # powers of two, so this rounds once; the difference itself may overflow
     y = v * _spread(scale, x, groups)
-    y = y if shift is None else y + _spread(shift, x, groups)
+    y = y if shift is None else y + _spread(once(shift, centre), x, groups)
     return unsplit(y.astype(x.dtype), x)
 
 
@@ -159,7 +160,7 @@ def _sums(dy: Any, x: Any, centre: Any, mask: Any, groups: Groups) -> tuple[Any,
 def _combination(dy: Any, x: Any, centre: Any, a: Any, b: Any, c: Any, mask: Any, groups: Groups) -> Any:
     """Return ``a*dy + m*(b*(x - centre) + c)`` in x's dtype."""
     v = _wide(x, groups) - _reshaped(centre, x, groups)
-    statistics = v * _spread(b, x, groups) + _spread(c, x, groups)
+    statistics = v * _spread(b, x, groups) + _spread(once(c, centre), x, groups)
     if mask is not None:
         keep = _grouped(expand_mask(mask, x, groups), groups)
         statistics = jnp.where(keep, statistics, jnp.zeros_like(statistics))

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from bnspec._sharding import sharding_of
 from bnspec_backends.xla.levels import total
+from bnspec_backends.xla.once import once
 
 __all__ = ["Deviations", "deviations"]
 
@@ -73,7 +74,7 @@ def _deviations(v: Any, keep: Any, count: Any, axes: tuple[int, ...], fits: bool
     # Beside the largest number an element may be further from the mean than any number reaches; half of it is not.
     halves = 2 * (element / 2 + step / (2 * small))
     high = jnp.where(jnp.isfinite(step / small), element + step / small, halves)
-    high = jax.lax.optimization_barrier(high)
+    high = once(high, element)
     e = _counted(v * unit - high * unit, keep)  # the difference itself may overflow
     low = total(e, axes) / count
     m2 = total(e * e, axes) - count * (low * low)
@@ -87,7 +88,8 @@ def _rule(axes: tuple[int, ...], fits: bool, given: tuple[Any, ...], tangents: t
     moved = _counted(tangents[0], keep)
     # Before it is multiplied: a masked NaN must not reach the derivative of this rule either.
     e = _counted(v * unit - high * unit - low, keep)
-    dots = total(moved, axes) / count, jnp.zeros_like(low), 2 * unit * total(moved * e, axes), jnp.zeros_like(unit)
+    s1, s2 = (once(total(each, axes), high) for each in (moved, moved * e))
+    dots = s1 / count, jnp.zeros_like(low), 2 * unit * s2, jnp.zeros_like(unit)
     return found, dots
 
 

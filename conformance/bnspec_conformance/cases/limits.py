@@ -15,6 +15,7 @@ __all__ = [
     "EXTENTS",
     "FLOATS",
     "NO_INFERENCE_GRAD",
+    "OTHER_BITS",
     "PARAMETER_DTYPES",
     "REFUSED",
     "choose_dtype",
@@ -41,6 +42,9 @@ REFUSED = ("BN-SHAPE-1", "BN-SHAPE-2", "BN-SHAPE-5", "BN-SHAPE-6", "BN-GRP-3", "
 
 #: Why there is no gradient of a case in inference.
 NO_INFERENCE_GRAD = "it has no gradient in inference"
+
+#: Why a group need not have the bits of its samples alone.
+OTHER_BITS = "each shape is a program of its own, and its compiler orders the sums"
 
 
 class _Words(Protocol):

@@ -101,6 +101,9 @@ class Scope:
         Whether gamma and beta may be there one without the other.
     nonempty : tuple of str
         Extents that may not be 0: "samples", "spatial" (any other axis) and "channels".
+    same_bits : bool
+        False where each shape is a program of its own, whose compiler orders the sums as suits it, so that a group
+        need not have the bits that its samples have alone.
     refuses : bool or tuple of str
         Whether it refuses what the specification has refused: all of `limits.REFUSED`, or the clauses named.
     """
@@ -118,6 +121,7 @@ class Scope:
     parameter_dtypes: tuple[str, ...] = limits.FLOATS
     affine: Literal["separate", "together"] = "separate"
     nonempty: tuple[str, ...] = ()
+    same_bits: bool = True
     refuses: bool | tuple[str, ...] = False
 
     def __post_init__(self) -> None:
@@ -140,6 +144,8 @@ class Scope:
             return f"it has no {missing[0]} ({PROFILES[missing[0]]})"
         if clause == "BN-INF-3" and not self.inference_grad and "jvp" not in self.profiles:
             return limits.NO_INFERENCE_GRAD
+        if clause == "BN-GRP-4" and not self.same_bits:
+            return limits.OTHER_BITS
         return None
 
     def fit(self, case: Case) -> Case:

@@ -52,16 +52,20 @@ def test_each_slice_alone(t: Trial, case: Case) -> None:
 @explore()
 def test_distant_slices_alone(t: Trial) -> None:
     """The same where groups are of very different sizes, so that what one takes from another costs digits."""
-    for case in t.inside(_distant(masked) for masked in (False, True)):
+    for case in t.inside(_distant(shape, masked) for shape in _SHAPES for masked in (False, True)):
         _each_alone(t, case)
 
 
-def _distant(masked: bool) -> Case:
+#: The second has enough elements for a compiled sum to take several at a time, and to have some left over.
+_SHAPES = [(21, 3, 1), (21, 19, 25)]
+
+
+def _distant(shape: tuple[int, int, int], masked: bool) -> Case:
     """Return three groups, the first so large that no arithmetic holds its values less those of another."""
     rng = np.random.default_rng(4)
     own = config(virtual_batch_size=7)
-    case = example(own, [(21, 3, 1)], [rng.random((21, 1, 1)) < 0.8] if masked else [])
-    x = rng.standard_normal((21, 3, 1)) * np.repeat([2.0**30, 2.0**-20, 1.0], 7)[:, None, None]
+    case = example(own, [shape], [rng.random((21, 1, 1)) < 0.8] if masked else [])
+    x = rng.standard_normal(shape) * np.repeat([2.0**30, 2.0**-20, 1.0], 7)[:, None, None]
     rank = dataclasses.replace(case.ranks[0], x=x.astype(case.ranks[0].x.dtype))
     return dataclasses.replace(case, ranks=(rank,), dmean=None, dvar=None)
 

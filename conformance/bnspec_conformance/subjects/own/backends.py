@@ -28,11 +28,12 @@ class Ours:
     dialect: str | None = "bnspec"
     pool: RankPool = dataclasses.field(default_factory=ThreadRankPool)
     kernels: Any = None  # that serve NumPy arrays, in place of those in use
+    same_bits: bool = True
 
     @property
     def scope(self) -> Scope:
         """Everything, in the dtypes that the backend takes."""
-        return Scope(dtypes=tuple(self.backend.dtypes()))
+        return Scope(dtypes=tuple(self.backend.dtypes()), same_bits=self.same_bits)
 
     def version(self) -> str:
         """Return the library and its version."""
@@ -177,7 +178,7 @@ def jax() -> Ours:
     backend = bnspec.get_backend("jax")
     wide = "float64" in backend.dtypes()
     # XLA flushes subnormal numbers on the CPU; every new shape compiles, so there are fewer examples.
-    return Ours("jax", backend, "float64" if wide else "float32", flushes=True, examples=6)
+    return Ours("jax", backend, "float64" if wide else "float32", flushes=True, examples=6, same_bits=False)
 
 
 def cupy() -> Ours:

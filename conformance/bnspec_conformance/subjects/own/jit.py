@@ -29,7 +29,9 @@ def jax_jit() -> "Compiled":
     wide = "float64" in backend.dtypes()
     refused = tuple(clause for clause in REFUSED if clause != "BN-RUN-14")  # no value can be looked at in a trace
     return Compiled(
-        Scope(dtypes=dtypes(), ragged=False, refuses=refused), backend.version(), "float64" if wide else "float32"
+        Scope(dtypes=dtypes(), ragged=False, same_bits=False, refuses=refused),
+        backend.version(),
+        "float64" if wide else "float32",
     )
 
 

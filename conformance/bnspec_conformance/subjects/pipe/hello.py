@@ -164,6 +164,7 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "axes": _word("any", "first", "last"),
     "world": _whole(1),
     "ragged": (_flag, "true or false"),
+    "same_bits": (_flag, "true or false"),
     "declared": (_flag, "true or false"),
     "min_count": _whole(1),
     "inference_grad": (_flag, "true or false"),

@@ -67,6 +67,7 @@ def hello(subject: Subject) -> dict[str, Any]:
         "axes": scope.axes,
         "world": scope.world if several else 1,
         "ragged": scope.ragged,
+        "same_bits": scope.same_bits,
         "declared": scope.declared,
         "min_count": scope.min_count,
         "inference_grad": scope.inference_grad,
