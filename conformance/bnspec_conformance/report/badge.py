@@ -130,7 +130,7 @@ def badge_name(name: str) -> str:
 def _width(text: str) -> int:
     """Return about how wide a text is in Verdana of 11 pixels; browsers fit the text to what is told."""
     narrow, wide = set("iljtfr.,:;|!'()[] -1I"), set("mwMW@%")
-    sizes = {True: 4.4, False: 6.9}
+    sizes = {True: 3.8, False: 6.6}
     return round(
         sum(
             11.0 if c in wide or unicodedata.east_asian_width(c) in "WF" else sizes[c in narrow]

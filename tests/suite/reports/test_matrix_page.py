@@ -4,12 +4,11 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
+from matrix_rows import NUMBERS, finding, record, row
 
 from bnspec._clauses import clauses as specification
-from bnspec_conformance import find_subject
 from bnspec_conformance.cli import main
 from bnspec_conformance.matrix.markdown import page as markdown_page
 from bnspec_conformance.matrix.merge import merged, rows_of
@@ -21,36 +20,12 @@ from bnspec_conformance.matrix.page.page import matrix_page
 from bnspec_conformance.matrix.page.reason import reasons
 from bnspec_conformance.matrix.read import read_rows
 from bnspec_conformance.matrix.row import MatrixRow
-from bnspec_conformance.report import BadReport, document, read_report, write_json
+from bnspec_conformance.report import BadReport, read_report, write_json
 from bnspec_conformance.report.pages.markdown import plain
 from bnspec_conformance.trials.record import Record, Worst
 
-NUMBERS = {"what": "y", "rank": 0, "index": [0, 3], "got": 1.0009765625, "expected": 1.0, "error": 2.0**-10}
-NUMBERS |= {"bound": 2.0**-20, "error_ulp": 8192.0, "bound_ulp": 8.0, "case": "float32(2,3) axis=1", "script": "run()"}
 WORST = Worst(0.5, 4.0, 8.0, "y", "float32(2,3) axis=1")
 EVIL = '../<script>alert("1")</script>\x1b[2J\U0001f600 &amp;'
-
-
-def record(name: str, clause: str, outcome: str, **more: Any) -> Record:
-    """A check of one clause; a failure has numbers, and a waiver its reason and link."""
-    if outcome in ("failed", "waived"):
-        more = {"violation": {"clauses": [clause], "subject": name, "problem": "y is off", **NUMBERS}} | more
-    if outcome in ("waived", "stale"):
-        entry = {"entry": 1, "reason": "it is known", "link": "findings/a.md"}
-        more = {"waiver": entry | {"applied": [entry]}} | more
-    return Record(f"test_a::test_{clause}", (clause,), name, outcome, 0.1, **({"reason": "because"} | more))
-
-
-def row(name: str, *records: Record, findings: list[dict[str, Any]] | None = None, **more: Any) -> MatrixRow:
-    given: dict[str, Any] = {"seed": 0, "max_examples": None, "seconds": 1.0, "command": "bnspec-conformance run x"}
-    content = document(records, {name: find_subject("numpy")}, **(given | more))
-    content["subjects"][0] |= {"name": name, "asked": name}
-    return MatrixRow(name, content, findings or [], "", 1.0)
-
-
-def finding(convention: str, measured: str, verdict: str = "same", **more: str) -> dict[str, Any]:
-    empty = {"declared": "", "source": "", "note": ""}
-    return {"group": "running", "convention": convention, "measured": measured, "verdict": verdict} | empty | more
 
 
 ROWS = [
@@ -180,6 +155,13 @@ def test_the_page_asks_for_nothing_and_shows_foreign_text_as_text() -> None:
     assert "default-src 'none'" in text
     assert not [link for link in elements.values("href") if not link.startswith(("#", "data:,"))]
     assert not re.search(r"@import|url\(|https?://|src=", text.replace("http-equiv", "").replace("default-src=", ""))
+
+
+def test_a_note_of_several_rows_is_told_once() -> None:
+    said = {"a": ["both", "one"], "b": ["both"]}
+    rows = [row(name, record(name, "BN-RUN-1", "passed"), notes=notes) for name, notes in said.items()]
+    text = matrix_page(rows, "x")
+    assert "<li><b>all</b> both</li><li><b>a</b> one</li>" in text
 
 
 def test_no_rows_and_one_that_did_not_run_make_a_page() -> None:

@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from test_matrix_page import finding, record, row
+from matrix_rows import finding, record, row
 
 from bnspec_conformance.matrix.page.page import write_matrix_page
 from bnspec_conformance.matrix.row import MatrixRow

@@ -52,18 +52,18 @@ def versions(columns: Sequence[Column]) -> dict[str, str]:
     return {package: ", ".join(dict.fromkeys(found[package])) for package in sorted(found)}
 
 
-def notes(columns: Sequence[Column]) -> list[tuple[Column, str]]:
-    """Return what is wrong with the rows as a whole, such as a waiver that is stale.
+def notes(columns: Sequence[Column]) -> dict[str, list[Column]]:
+    """Return what is wrong with the rows as a whole, such as a waiver that is stale, each with the rows that it is of.
 
     Parameters
     ----------
     columns : sequence of Column
     """
-    found = []
+    found: dict[str, list[Column]] = {}
     for column in columns:
-        found += [(column, "the run did not come to its end")] if column.report.get("interrupted") else []
-        found += [(column, note) for note in column.report.get("notes", ())]
-        found += [(column, column.problem)] if column.problem else []
+        cut = ["the run did not come to its end"] if column.report.get("interrupted") else []
+        for note in [*cut, *column.report.get("notes", ()), *([column.problem] if column.problem else [])]:
+            found.setdefault(note, []).append(column)
     return found
 
 
