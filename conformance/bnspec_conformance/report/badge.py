@@ -119,7 +119,7 @@ def badge_name(name: str) -> str:
     Examples
     --------
     >>> badge_name("flax-linen"), badge_name("exec:../port")
-    ('flax-linen.svg', 'exec_.._port-df82ff9c.svg')
+    ('flax-linen.svg', 'exec_.._port-6af2d970.svg')
     """
     if re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,100}", name):
         return f"{name}.svg"

@@ -59,7 +59,7 @@ class Elements(HTMLParser):
 def test_a_cell_has_the_verdict_in_words_and_leads_to_its_reason() -> None:
     a, b, c = columns(ROWS)
     assert [cell("BN-RUN-1", column).word for column in (a, b, c)] == ["passed", "failed", "untested"]
-    assert [cell("BN-RUN-9", column).word for column in (a, b, c)] == ["known failure", "known failure", "failed"]
+    assert [cell("BN-RUN-9", column).word for column in (a, b, c)] == ["known failure", "known failure", "stale waiver"]
     assert [cell("BN-SYNC-1", column).word for column in (a, b, c)] == ["not asked", "not supported", "not asked"]
     assert cell("BN-RUN-9", a).anchor == "BN-RUN-9/a"
     assert cell("BN-SYNC-1", a).anchor == ""
@@ -155,6 +155,16 @@ def test_the_page_asks_for_nothing_and_shows_foreign_text_as_text() -> None:
     assert "default-src 'none'" in text
     assert not [link for link in elements.values("href") if not link.startswith(("#", "data:,"))]
     assert not re.search(r"@import|url\(|https?://|src=", text.replace("http-equiv", "").replace("default-src=", ""))
+
+
+def test_a_clause_counts_its_verdicts_in_words() -> None:
+    text = matrix_page(ROWS, "x")
+    counts = re.findall(r'<span class="counts">(.*?)</span>', text)
+    assert counts == [
+        "1 failed, 1 passed, 1 untested",
+        "1 stale waiver, 2 known failures",
+        "1 not supported, 2 not asked",
+    ]
 
 
 def test_a_note_of_several_rows_is_told_once() -> None:

@@ -35,6 +35,8 @@ class Cell:
         The address of the reason in the page; empty where there is none to tell.
     label : str
         For a pointer that rests on the cell.
+    word : str
+        The verdict in the words of the page; of a waiver for what passes by now, "stale waiver".
     """
 
     column: Column
@@ -42,11 +44,7 @@ class Cell:
     level: str
     anchor: str
     label: str
-
-    @property
-    def word(self) -> str:
-        """The verdict in the words of the page."""
-        return WORDS[self.verdict]
+    word: str
 
 
 def cell(clause: str, column: Column) -> Cell:
@@ -59,10 +57,12 @@ def cell(clause: str, column: Column) -> Cell:
     """
     entry = column.entry(clause)
     if entry is None:
-        return Cell(column, "unlooked", "", "", f"{column.name}, {clause}: not asked in this run")
+        return Cell(column, "unlooked", "", "", f"{column.name}, {clause}: not asked in this run", WORDS["unlooked"])
     verdict, level = entry["verdict"], level_of_entry(clause, entry)
     failing = verdict in ("failed", "waived")
     at = f" at level {level}" if failing else ""
     above = level if failing and level != level_of_clause(clause) else ""
-    label = f"{column.name}, {clause}: {WORDS[verdict]}{at}"
-    return Cell(column, verdict, above, f"{clause}/{column.anchor}", label)
+    stale = verdict == "failed" and not entry["failed"]
+    word = "stale waiver" if stale else WORDS[verdict]
+    label = f"{column.name}, {clause}: {word}{'' if stale else at}"
+    return Cell(column, verdict, above, f"{clause}/{column.anchor}", label, word)

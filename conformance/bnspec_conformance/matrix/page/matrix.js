@@ -106,7 +106,10 @@
       show(target);
       one(".lit", grid)?.scrollIntoView({ block: "center", inline: "nearest" });
       uncover(one(".lit", grid));
-    } else if (!panel.hidden) hide();
+    } else {
+      if (!panel.hidden) hide();
+      if (Object.keys(given).length) one("#clauses").scrollIntoView();
+    }
   }
 
   // A cell opens beside the table: the clause, and of its reasons those of the subject, or all.

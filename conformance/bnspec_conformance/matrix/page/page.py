@@ -1,5 +1,6 @@
 """The page: its parts put together from the rows of the matrix, and written as one file."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ _HERE = "bnspec_conformance.matrix.page"
 
 #: Verdicts in the order of the legend and of the bars.
 _LEGEND = ("passed", "passed in part", "waived", "failed", "not supported", "untested", "unlooked")
+
+#: Words for a verdict that have a plural.
+_NOUNS = ("known failure", "stale waiver")
 
 #: Up to this many subjects have columns that are wide enough for words.
 _FEW = 6
@@ -56,10 +60,11 @@ class Line:
     reasons: list[Reason]
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Number of subjects with each verdict, in the words of the page; those without a subject are left out."""
-        found = [one.verdict for one in self.cells]
-        return {WORDS[verdict]: found.count(verdict) for verdict in VERDICTS if verdict in found}
+    def counts(self) -> str:
+        """Number of subjects with each verdict, such as "4 known failures, 2 passed"."""
+        ordered = sorted(self.cells, key=lambda one: VERDICTS.index(one.verdict))
+        found = Counter(one.word for one in ordered)
+        return ", ".join(f"{n} {word}{'s' if n > 1 and word in _NOUNS else ''}" for word, n in found.items())
 
     def first_of(self, column: Column) -> Reason | None:
         """Return the reason of a subject that its cell leads to."""
@@ -187,6 +192,6 @@ def _lead(found: Sequence[Column]) -> list[str]:
         "kept every clause that could be asked of them": rest,
         "broke none, with some clause that could not be tested": untested,
         "broke clauses, all of them known with a reason": known,
-        "broke clauses that nobody has explained": failing,
+        "broke clauses that nobody has explained, or have a waiver that is stale": failing,
     }
     return [f"{number} {text}" for text, number in counted.items() if number]
