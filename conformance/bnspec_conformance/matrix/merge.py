@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance.cases.inputs.sizes import CHOICES
 from bnspec_conformance.matrix.row import MatrixRow
-from bnspec_conformance.report import by_clause
-from bnspec_conformance.report.json_document import plain, record_from_json
+from bnspec_conformance.report.json_document import plain
+from bnspec_conformance.report.summary import clause_row
 
 __all__ = ["merged", "rows_of"]
 
@@ -41,15 +42,12 @@ def merged(rows: Sequence[MatrixRow], command: str, seconds: float) -> dict[str,
     reports = [row.report for row in rows if row.report is not None]
     if not reports:
         raise ValueError("no subject ran")
-    records = [record_from_json(check) for report in reports for check in report["checks"]]
-    lacking: dict[str, dict[str, str]] = {}
     versions: dict[str, str] = {}
+    entries: dict[str, dict[str, Any]] = {clause: {} for clause in specification_clauses()}
     for report in reports:
         versions |= report["versions"]
-        for clause, entry in report["clauses"].items():
-            for name, mine in entry["subjects"].items():
-                if mine["verdict"] == "not supported" and mine["reasons"]:
-                    lacking.setdefault(name, {})[clause] = mine["reasons"][0]
+        for clause, row in report["clauses"].items():
+            entries.setdefault(clause, {}).update(row["subjects"])
     whole = reports[0] | {
         "versions": dict(sorted(versions.items())),
         "command": command,
@@ -59,8 +57,8 @@ def merged(rows: Sequence[MatrixRow], command: str, seconds: float) -> dict[str,
         "partial": list(dict.fromkeys(option for report in reports for option in report.get("partial", []))),
         "sizes": min((report.get("sizes", "none") for report in reports), key=CHOICES.index),
         "subjects": [subject for report in reports for subject in report["subjects"]],
-        "clauses": {c: entry for c, entry in by_clause(records, lacking).items() if entry["subjects"]},
-        "checks": [record.to_json() for record in records],
+        "clauses": {clause: clause_row(clause, subjects) for clause, subjects in entries.items() if subjects},
+        "checks": [check for report in reports for check in report["checks"]],
         "running": None,
         "rows": [_row(row) for row in rows],
     }
@@ -107,10 +105,6 @@ def _of_subject(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = {key: value for key, value in report.items() if key != "rows"}
     return found | {
         "subjects": [subject for subject in report["subjects"] if subject["name"] == name],
-        "clauses": {
-            clause: report["clauses"][clause]
-            | {"verdict": entry["verdict"], "worst": entry["worst"], "subjects": {name: entry}}
-            for clause, entry in entries.items()
-        },
+        "clauses": {clause: clause_row(clause, {name: entry}) for clause, entry in entries.items()},
         "checks": [check for check in report["checks"] if check["subject"] == name],
     }

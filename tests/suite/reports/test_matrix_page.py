@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from matrix_rows import NUMBERS, finding, record, row
+from suite_command import command
 
 from bnspec._clauses import clauses as specification
 from bnspec_conformance.cli import main
@@ -237,6 +238,11 @@ def test_a_merged_report_left_out_what_one_of_its_runs_left_out(place: int) -> N
     assert (found["interrupted"], found["partial"], found["sizes"]) == (True, ["-x"], "none")
 
 
+def test_a_merged_report_has_no_clause_that_no_run_was_asked_about() -> None:
+    one = row("a", Record("t::t", ("BN-RUN-1", "BN-RUN-9"), "a", "passed", 0.1), asked={"BN-RUN-1"})
+    assert list(merged([one], "x", 1.0)["clauses"]) == ["BN-RUN-1"]
+
+
 def test_a_run_of_several_subjects_has_a_row_for_each(tmp_path: Path) -> None:
     whole = merged(ROWS[:2], "x", 1.0)
     del whole["rows"]
@@ -303,3 +309,16 @@ def test_a_subject_whose_name_is_not_what_was_asked_for_has_its_marks_in_the_tab
 def test_matrix_asks_for_each_subject_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["matrix", "numpy", "numpy"]) == 2
     assert "subject 'numpy' is asked for twice; name it once." in capsys.readouterr().err
+
+
+def test_matrix_writes_the_page_the_badges_and_a_report_that_makes_the_page_again(tmp_path: Path) -> None:
+    few = ["--clause", "BN-SHAPE-3", "--max-examples", "2"]
+    outputs = ["--html", "p.html", "--badges", "badges", "--json", "m.json", "-o", "m.md"]
+    done = command("matrix", "numpy", "no-such", *few, *outputs, cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    text = (tmp_path / "p.html").read_text()
+    assert '<tr class="line" data-clause="BN-SHAPE-3" data-level="A">' in text
+    assert '<th scope="rowgroup" rowspan="1">decay multiplies' in text
+    assert "<dt>no-such</dt><dd>unknown subject" in text
+    assert [path.name for path in (tmp_path / "badges").iterdir()] == ["numpy.svg"]
+    assert matrix_page(read_rows([tmp_path / "m.json"]), "bnspec-conformance matrix numpy no-such") == text
