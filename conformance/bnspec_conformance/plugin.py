@@ -87,6 +87,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for kind, text in (("json", "JSON"), ("junit", "JUnit's XML"), ("html", "one HTML file")):
         group.addoption(f"--bnspec-{kind}", metavar="FILE", default=None, help=f"write the result by clause as {text}")
     group.addoption("--bnspec-statement", metavar="FILE", default=None, help="write what may be claimed")
+    group.addoption("--bnspec-badge", metavar="FILE", default=None, help="write the badge of the only subject, as SVG")
     group.addoption(
         "--bnspec-failures", metavar="DIR", default=None, help="write each failure to a file that replay can run"
     )
@@ -113,13 +114,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers write nothing
         from bnspec_conformance.report.files.output_paths import unusable
 
-        files = {f"--{kind}": config.getoption(f"--bnspec-{kind}") for kind in ("json", "junit", "html", "statement")}
+        kinds = ("json", "junit", "html", "statement", "badge")
+        files = {f"--{kind}": config.getoption(f"--bnspec-{kind}") for kind in kinds}
         if config.getoption("--bnspec-update-waivers"):
             files["--waivers"] = config.getoption("--bnspec-waivers")
         problem = unusable(files, {"--failures": config.getoption("--bnspec-failures")})
         if problem is not None:
             raise pytest.UsageError(problem)
     subjects = _subjects(config)
+    if config.getoption("--bnspec-badge") is not None and len(subjects) != 1:
+        raise pytest.UsageError(
+            f"--badge is for one subject, and {len(subjects)} are asked for; run one, or use `matrix --badges DIR`."
+        )
     again, as_before = _failures_before(config, subjects)
     selection = Selection(config.getoption, again)
     suite_run = SuiteRun(config, subjects, _waivers(config), _budget(config), selection, as_before)

@@ -1,8 +1,10 @@
 """``bnspec-conformance matrix``: every subject that can be had against every clause, as one page."""
 
 import argparse
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,15 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     matrix = commands.add_parser("matrix", help="write the divergence table of all subjects that can be had")
     matrix.add_argument("subjects", nargs="*", metavar="SUBJECT", help="only these (default: all that are declared)")
     matrix.add_argument("-o", "--output", metavar="FILE", help="write the page, Markdown (default: print it)")
-    matrix.add_argument("--json", metavar="FILE", help="write the merged report")
-    matrix.add_argument("--html", metavar="FILE", help="write the merged report as one HTML file")
+    matrix.add_argument("--json", metavar="FILE", help="write the merged report; `report --matrix` makes pages of it")
+    matrix.add_argument("--html", metavar="FILE", help="write the page for a browser: one file, with filters")
+    matrix.add_argument(
+        "--docs",
+        metavar="BASE",
+        default="",
+        help="the folder docs/ as that page sees it, a path or an address (default: the page's own folder)",
+    )
+    matrix.add_argument("--badges", metavar="DIR", help="write a badge of each subject there, as SVG")
     matrix.add_argument("--jobs", type=int, default=2, metavar="N", help="subjects at a time (default 2)")
     matrix.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all cases (default 0)")
     matrix.add_argument("--max-examples", type=count, metavar="N", help="cases per check (default: the subject's)")
@@ -56,16 +65,19 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def call(options: argparse.Namespace) -> int:
     """Run, merge and write; 0 only if every subject that ran had no failure that is not known."""
+    from bnspec_conformance.matrix.badges import write_badges
     from bnspec_conformance.matrix.collect import collect, known_failures
     from bnspec_conformance.matrix.markdown import page
     from bnspec_conformance.matrix.merge import merged
-    from bnspec_conformance.report import write_html, write_json
+    from bnspec_conformance.matrix.page.link import base_problem
+    from bnspec_conformance.matrix.page.page import write_matrix_page
+    from bnspec_conformance.report import write_json
     from bnspec_conformance.report.files.atomic_write import write_text
     from bnspec_conformance.report.files.output_paths import unusable
     from bnspec_conformance.subjects import known_subjects
 
     outputs = {"--output": options.output, "--json": options.json, "--html": options.html}
-    problem = unusable(outputs, {})
+    problem = unusable(outputs, {"--badges": options.badges}) or base_problem(options.docs) or _twice(options.subjects)
     if problem is not None:
         print(problem, file=sys.stderr)
         return 2
@@ -99,7 +111,7 @@ def call(options: argparse.Namespace) -> int:
     print(f"{len(ran)} of {len(rows)} subjects ran, in {seconds:.0f} s", file=sys.stderr)
     if not ran:
         return 2
-    command = " ".join(["bnspec-conformance matrix", *options.subjects])
+    command = shlex.join(["bnspec-conformance", "matrix", *options.subjects])
     report = merged(rows, command, seconds)
     text = page(rows, report, command)
     if options.output is None:
@@ -109,11 +121,19 @@ def call(options: argparse.Namespace) -> int:
     if options.json:
         write_json(options.json, report)
     if options.html:
-        write_html(options.html, report)
+        write_matrix_page(options.html, rows, command, options.docs)
+    if options.badges:
+        write_badges(options.badges, rows)
     if options.smoke:
         return int(any(row.broken for row in ran))
     asked_for = bool(options.subjects) and len(ran) < len(rows)
     return int(asked_for or any(row.failed for row in rows))
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """Return None, or that a subject is asked for twice."""
+    found = next((name for name in names if names.count(name) > 1), None)
+    return None if found is None else f"subject {found!r} is asked for twice; name it once."
 
 
 def _tell(row: "MatrixRow") -> None:

@@ -67,6 +67,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument("--junit", metavar="FILE", help="write the result as JUnit's XML")
     run.add_argument("--html", metavar="FILE", help="write the result as one HTML file")
     run.add_argument("--statement", metavar="FILE", help="write what may be claimed of the subjects, as Markdown")
+    run.add_argument("--badge", metavar="FILE", help="write the badge of the only subject, as SVG")
     run.add_argument("--failures", metavar="DIR", help="write each failure to a file that replay can run")
     run.add_argument(
         "--ranks",
@@ -129,7 +130,7 @@ def _asked(options: argparse.Namespace) -> list[str]:
         for name in ("all", "isolate", "no-shrink", "update-waivers")
         if getattr(options, name.replace("-", "_"))
     ]
-    for name in ("json", "junit", "html", "statement", "failures", "waivers", "last-failed", "expect"):
+    for name in ("json", "junit", "html", "statement", "badge", "failures", "waivers", "last-failed", "expect"):
         value = getattr(options, name.replace("-", "_"))
         words += [] if value is None else [f"--bnspec-{name}={value}"]
     return words

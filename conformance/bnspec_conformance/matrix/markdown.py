@@ -89,7 +89,7 @@ def _conventions(rows: Sequence[MatrixRow]) -> str:
         for finding in row.findings:
             if finding["verdict"] == "not observable":
                 continue
-            name = code(row.subject)
+            name = code(row.name)
             if finding["verdict"] == "differs":
                 name += f" (declared: {escaped(finding['declared'])})"
             found.setdefault(escaped(finding["convention"]), {}).setdefault(escaped(finding["measured"]), []).append(
@@ -103,7 +103,7 @@ def _conventions(rows: Sequence[MatrixRow]) -> str:
 
 
 def _clauses(rows: Sequence[MatrixRow], report: Mapping[str, Any]) -> str:
-    names = [row.subject for row in rows]
+    names = [row.name for row in rows]
     lines = [
         (clause, level_of_clause(clause), *(_mark(clause, entry["subjects"].get(name)) for name in names))
         for clause, entry in report["clauses"].items()
@@ -170,7 +170,7 @@ def _reasons(row: MatrixRow) -> str:
     lines += [f"- ✓ in part, {_ids(clauses)}: {escaped(reason)}" for reason, clauses in in_part.items()]
     lines += [f"- ? {_ids(clauses)}: {escaped(reason)}" for reason, clauses in untested.items()]
     lines += [f"- · {_ids(clauses)}: {escaped(reason)}" for reason, clauses in lacking.items()]
-    return f"### {escaped(row.subject)}\n\n" + ("\n".join(lines) or "Every clause passes.")
+    return f"### {escaped(row.name)}\n\n" + ("\n".join(lines) or "Every clause passes.")
 
 
 def _by_level(item: tuple[tuple[str, ...], object]) -> int:

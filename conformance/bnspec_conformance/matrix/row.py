@@ -28,6 +28,11 @@ class MatrixRow:
     seconds: float = 0.0
 
     @property
+    def name(self) -> str:
+        """Name that the report has for the subject, which may differ from the one that it was asked by."""
+        return self.subject if self.report is None else str(self.report["subjects"][0]["name"])
+
+    @property
     def failed(self) -> bool:
         """True if something failed that no waiver covers, or a convention differs from the declared one."""
         checks = [] if self.report is None else self.report["checks"]

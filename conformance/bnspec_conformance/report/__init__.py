@@ -1,5 +1,6 @@
 """A run's result by clause: a table, JSON, JUnit's XML and one HTML file, all made from the same document."""
 
+from bnspec_conformance.report.badge import write_badge
 from bnspec_conformance.report.files.failures import failure_head, read_failures, write_failures
 from bnspec_conformance.report.files.live import RUNNING, Live, Output, Write
 from bnspec_conformance.report.json_document import BadReport, document, read_report, write_json
@@ -24,6 +25,7 @@ __all__ = [
     "read_failures",
     "read_report",
     "table",
+    "write_badge",
     "write_failures",
     "write_html",
     "write_json",

@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance.bounds.declared import evaluation_texts
@@ -13,10 +13,18 @@ from bnspec_conformance.report.files.atomic_write import write_text
 from bnspec_conformance.report.pages.markdown import code, escaped
 from bnspec_conformance.report.unsupported import by_reason, reasons_of
 
-__all__ = ["level_reached", "obstacles", "statement", "write_statement"]
+__all__ = ["Claim", "claim_of", "level_reached", "obstacles", "statement", "write_statement"]
 
 #: Verdicts with which a clause is not shown to hold.
 _OPEN = ("failed", "waived", "untested")
+
+
+class Claim(NamedTuple):
+    """Claim that a run supports for one subject, or the reasons why it supports none."""
+
+    level: str | None  # the highest that may be claimed; None where nothing may be
+    against: tuple[str, ...]  # why nothing may be claimed; empty where something may be
+    words: str  # the claim in one sentence, without a full stop; empty where there is none
 
 
 def write_statement(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -61,6 +69,30 @@ def level_reached(clauses: Mapping[str, Any], name: str) -> str | None:
     return reached
 
 
+def claim_of(content: Mapping[str, Any], subject: Mapping[str, Any]) -> Claim:
+    """Return what may be claimed of a subject after a run: what docs/claims.md allows, and nothing else.
+
+    Parameters
+    ----------
+    content : mapping
+        The report.
+    subject : mapping
+        One of its ``subjects``.
+
+    Returns
+    -------
+    Claim
+        A failure that a waiver covers is a failure here: its level is not reached.
+    """
+    level, against = level_reached(content["clauses"], subject["name"]), obstacles(content)
+    if level is None:
+        against = [*against, *_against_a(content["clauses"], subject["name"])]
+    if against or level is None:
+        return Claim(None, tuple(against), "")
+    words = f"{subject['name']} ({subject['version']}) conforms to {_claim(content, subject, level)}"
+    return Claim(level, (), words)
+
+
 def statement(content: Mapping[str, Any]) -> str:
     """Return the statement of a report, with a section for each subject."""
     date = datetime.datetime.fromisoformat(content["date"]).strftime("%d %B %Y").lstrip("0")
@@ -76,15 +108,13 @@ def statement(content: Mapping[str, Any]) -> str:
 
 def _section(content: Mapping[str, Any], subject: Mapping[str, Any]) -> Iterator[str]:
     name, clauses = subject["name"], content["clauses"]
-    level, against = level_reached(clauses, name), obstacles(content)
-    if level is None:
-        against = [*against, *_against_a(clauses, name)]
+    claim = claim_of(content, subject)
     yield from ("", f"## {escaped(name)}", "")
-    if against:
+    if claim.level is None:
         yield "**This run supports no claim of conformance**, since"
-        yield from ("", *(f"- {escaped(reason)}" for reason in against))
+        yield from ("", *(f"- {escaped(reason)}" for reason in claim.against))
     else:
-        yield f"**{escaped(name)} ({escaped(subject['version'])}) conforms to {_claim(content, subject, str(level))}.**"
+        yield f"**{escaped(claim.words)}.**"
     yield from ("", "| what | value |", "| --- | --- |")
     yield from (f"| {key} | {value} |" for key, value in _facts(content, subject))
     yield from ("", "| level | clauses | passed | in part | failed | waived | untested |", "| --- " * 7 + "|")
@@ -107,7 +137,7 @@ def _claim(content: Mapping[str, Any], subject: Mapping[str, Any], level: str) -
     """Return the words of a claim, after "conforms to"."""
     elementwise = ", ".join(evaluation_texts(subject.get("evaluation", {}))) or subject["arithmetic"]
     return (
-        f"bnspec SPEC {escaped(content['specification'])}, level {level}, profiles {', '.join(subject['profiles'])}; "
+        f"bnspec SPEC {content['specification']}, level {level}, profiles {', '.join(subject['profiles'])}; "
         f"W {subject['arithmetic']}, E {elementwise}, bound {subject['bound']}; x of {', '.join(subject['dtypes'])}"
     )
 

@@ -8,7 +8,7 @@ from bnspec._clauses import clauses as specification_clauses
 from bnspec_conformance.cases.levels import level_of_clause, lowest
 from bnspec_conformance.trials.record import OUTCOMES, Record, level_of, outcome_of, reason_of
 
-__all__ = ["VERDICTS", "by_clause", "verdict_of"]
+__all__ = ["VERDICTS", "by_clause", "clause_row", "verdict_of"]
 
 #: From the one that matters most to the one that matters least.
 VERDICTS = ("failed", "waived", "passed in part", "passed", "untested", "not supported", "unlooked")
@@ -49,18 +49,30 @@ def by_clause(
             found.setdefault((clause, record.subject), []).append(record)
     rows: dict[str, dict[str, Any]] = {}
     for clause in specification_clauses():
-        subjects = {}
+        subjects: dict[str, dict[str, Any]] = {}
         for name in names:
             mine, reason = found.get((clause, name), []), outside.get(name, {}).get(clause)
             if mine or reason is not None:
                 subjects[name] = _entry(clause, mine, reason)
-        rows[clause] = {
-            "level": level_of_clause(clause),
-            "verdict": verdict_of({entry["verdict"]: 1 for entry in subjects.values()}),
-            "worst": _largest(entry["worst"] for entry in subjects.values()),
-            "subjects": subjects,
-        }
+        rows[clause] = clause_row(clause, subjects)
     return rows
+
+
+def clause_row(clause: str, subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a report says of a clause, from what it says of each subject.
+
+    Parameters
+    ----------
+    clause : str
+    subjects : mapping of str to mapping
+        The entries of `by_clause`, by the subject's name.
+    """
+    return {
+        "level": level_of_clause(clause),
+        "verdict": verdict_of({entry["verdict"]: 1 for entry in subjects.values()}),
+        "worst": _largest(entry["worst"] for entry in subjects.values()),
+        "subjects": dict(subjects),
+    }
 
 
 def _entry(clause: str, records: Sequence[Record], outside: str | None) -> dict[str, Any]:

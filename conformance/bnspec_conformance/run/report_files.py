@@ -27,16 +27,18 @@ class ReportFiles:
     def __init__(self, option: Callable[[str], Any], document: Callable[[], Mapping[str, Any]]) -> None:
         folder = option("--bnspec-failures")
         self._folder = None if folder is None else Path(folder)
-        self._paths = {kind: option(f"--bnspec-{kind}") for kind in ("json", "junit", "html", "statement")}
+        self._paths = {kind: option(f"--bnspec-{kind}") for kind in ("json", "junit", "html", "statement", "badge")}
         self._document = document
         self._first: Mapping[str, Any] = {}
         self.live = report.Live(self._paths["json"], self._folder, self._head)
-        writers: dict[str, report.Write] = {
-            "json": self.live.write,
+        self._final: dict[str, report.Write] = {
+            "json": report.write_json,
             "junit": report.write_junit,
             "html": report.write_html,
             "statement": report.write_statement,
+            "badge": report.write_badge,
         }
+        writers = self._final | {"json": self.live.write}
         self._outputs = [report.Output(path, writers[kind]) for kind, path in self._paths.items() if path is not None]
 
     @property
@@ -65,10 +67,9 @@ class ReportFiles:
         """
         said = []
         self.live.end(cut=bool(content["interrupted"]))
-        writers = (report.write_json, report.write_junit, report.write_html, report.write_statement)
-        for path, write in zip(self._paths.values(), writers, strict=True):
+        for kind, path in self._paths.items():
             if path is not None:
-                write(path, content)
+                self._final[kind](path, content)
         if self._folder is not None:
             written = report.write_failures(self._folder, content, records)
             said = [self._replay(path, record, content) for path, record in written]
