@@ -148,6 +148,10 @@ class Scope:
             return limits.OTHER_BITS
         return None
 
+    def returns(self, field: str) -> bool:
+        """Return whether a field of an outcome may come back; one that says nothing of itself may return any."""
+        return not self.declared or field == "y" or _FIELDS[field] in self.profiles
+
     def fit(self, case: Case) -> Case:
         """Return the case without the derivatives and the state that the subject does not deal in.
 

@@ -58,7 +58,8 @@ def collect(
     """
     with tempfile.TemporaryDirectory() as compiled, ThreadPoolExecutor(jobs) as pool:
         # Half of the time of a framework on JAX goes into compiling what the one before it has compiled already.
-        shared = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        shared = {"JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", compiled)}
+        shared["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         shared["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
         # bnspec's own clauses hold at every level of XLA's optimization. Compiling is most of their time there, and

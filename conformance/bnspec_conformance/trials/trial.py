@@ -75,6 +75,7 @@ class Trial(CaseRunner):
             The case without what the check is about. A clause of the check breaks only by what is right there.
         """
         __tracebackhide__ = True
+        self.needs(*fields)
         gradients = [
             clause for clause in self.clauses if any(speaks(clause, case, f) for f in fields if f in _GRADIENTS)
         ]
@@ -197,6 +198,16 @@ class Trial(CaseRunner):
         """Return what to raise where the subject has nothing that the check is about, so that nothing is left out."""
         self.evidence.foreign = True
         return NeverSupported(reason)
+
+    def needs(self, *fields: str) -> None:
+        """Refuse to draw cases where none of the fields of an outcome is in the scope.
+
+        Raises
+        ------
+        NeverSupported
+        """
+        if not any(map(self.subject.scope.returns, fields)):
+            raise NeverSupported(f"it returns no {' or '.join(fields)}")
 
     def needs_backend(self) -> Any:
         """Return bnspec's backend of this subject, for clauses about bnspec's own layers."""

@@ -41,7 +41,7 @@ class TfKerasLayer(HasDefaults):
     arithmetic: Literal["float64", "float32"] = "float32"
     bound: Literal["strict", "plain"] = "plain"
     flushes: bool = True  # TensorFlow sets its threads so
-    examples: int = 20
+    examples: int = 12  # a call of a layer takes milliseconds here
     dialect: str | None = "tf_keras"
     backend: None = None
 
