@@ -1,0 +1,111 @@
+"""new-port in other languages than Python and C: each file runs at once, says what to write, and can be filled in."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from filled_templates import filled
+
+from bnspec_conformance import cli, find_subject
+from bnspec_conformance.run.engine import all_checks, attempt
+from bnspec_conformance.subjects import Subject
+from bnspec_conformance.trials.budget import Budget
+
+#: The checks that every one of these ports is asked.
+CHECKS = [
+    "test_gradients::test_hard_families",
+    "test_gradients::test_vjp",
+    "test_inference::test_derivatives",
+    "test_inference::test_far_mean",
+    "test_inference::test_formula",
+    "test_moments::test_definitions",
+    "test_normalize::test_absent_parameters",
+    "test_normalize::test_constant_channel",
+    "test_normalize::test_formula",
+    "test_normalize::test_hard_families",
+    "test_precision::test_arithmetic",
+    "test_running::test_count_zero",
+    "test_running::test_exponential",
+    "test_running::test_extreme_weights",
+    "test_running::test_single_value",
+    "test_shapes::test_empty",
+    "test_shapes::test_every_axis",
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def new_port(name: str, *arguments: str) -> None:
+    assert cli.main(["new-port", name, *arguments]) == 0
+
+
+def outcomes(subject: Subject, checks: list[str], examples: int) -> dict[str, tuple[str, str]]:
+    """Return the outcome and the reason of each check; one that has passed has run cases."""
+    budget = Budget(examples, 0, shrink=False)
+    records = [attempt(all_checks()[name], subject, budget) for name in checks]
+    assert all(record.examples > 0 for record in records if record.outcome == "passed")
+    return {record.check: (record.outcome, record.reason) for record in records}
+
+
+def conforms(subject: Subject) -> bool:
+    """Return True, or fail with the reason of every check that has not passed."""
+    wrong = {name: found for name, found in outcomes(subject, CHECKS, 6).items() if found[0] != "passed"}
+    assert wrong == {}
+    return True
+
+
+def ask_in_vain(subject: Subject, file: str) -> None:
+    """Every check fails, and says which function is to be written."""
+    for name, (outcome, reason) in outcomes(subject, CHECKS, 2).items():
+        function = "infer" if "inference" in name else "forward"
+        assert outcome == "failed", name
+        assert f"write {function}() in {file}; SPEC.md, page" in reason
+
+
+# JavaScript -------------------------------------------------------------------------------------------------
+
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
+
+
+@needs_node
+def test_the_javascript_file_runs_at_once_and_says_what_to_write(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_port("js_port", "--language", "javascript")
+    assert "bnspec-conformance run 'exec:node js_port.mjs' --clause BN-NORM-1" in capsys.readouterr().out
+    subject = find_subject("exec:node js_port.mjs")
+    assert subject.version() == "js_port 0"
+    ask_in_vain(subject, "js_port.mjs")
+
+
+@needs_node
+def test_the_javascript_file_conforms_once_its_functions_are_written(here: Path) -> None:
+    new_port("js_port", "--language", "javascript")
+    filled(here / "js_port.mjs")
+    assert conforms(find_subject("exec:node js_port.mjs"))
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("line", "key", "said"),
+    [
+        ("", "error", "JSON"),
+        ('{"op": "stop"}', "error", "op is stop; expected hello or run"),
+        ('{"op": "run"}', "error", "undefined"),
+        ('{"op": "run", "case": {"x": {"dtype": "float32", "shape": [2], "data": "AAA="}}}', "error", "x has 2 bytes"),
+        ('{"op": "run", "case": {"x": {"dtype": "float16", "shape": [], "data": ""}}}', "unsupported", "no float16"),
+    ],
+)
+def test_the_javascript_file_answers_what_is_no_request(here: Path, line: str, key: str, said: str) -> None:
+    new_port("js_port", "--language", "javascript")
+    given = line + '\n{"op": "hello", "protocol": 1}\n'
+    done = subprocess.run(["node", "js_port.mjs"], input=given, capture_output=True, text=True, check=True, timeout=60)
+    wrong, hello = map(json.loads, done.stdout.splitlines())
+    assert said in wrong[key]
+    assert hello["name"] == "js_port"
