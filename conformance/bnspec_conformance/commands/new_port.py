@@ -11,6 +11,14 @@ __all__ = ["call", "register"]
 
 _PAGE = "  bnspec-conformance explain BN-NORM   prints the page of the specification\n"
 _FUNCTIONS = "Then write the functions of its part 2 in their order. docs/porting.md goes through it step by step."
+_LAYER = (
+    "For a layer of a library, which does all of this in one call, `new-port NAME --from layer` writes a shorter file."
+)
+_METHODS = 'Then write the methods of Port in their order. docs/porting.md, "A layer of a library", has an example.'
+_MAKE = "It passes what that library's own layer passes. Then put your layer in its place in make()."
+
+#: Modules that a file must not hide.
+_IMPORTED = ("bnspec", "bnspec_conformance", "flax", "jax", "keras", "numpy", "torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Template:
     commands : str
         The commands to type next; ``{name}`` stands for the port's name.
     then : str
-        What comes after them.
+        Text that comes after them.
     """
 
     file: str
@@ -40,6 +48,7 @@ _LANGUAGES = {
         "port.py.txt",
         ".py",
         "  bnspec-conformance run {name}:port --clause BN-NORM-1\n" + _PAGE,
+        f"{_FUNCTIONS}\n{_LAYER}",
     ),
     "javascript": Template(
         "port.mjs.txt",
@@ -54,17 +63,34 @@ _LANGUAGES = {
     ),
 }
 
+_LIBRARIES = {
+    library: Template(
+        f"layer{'' if library == 'layer' else '_' + library}.py.txt",
+        ".py",
+        "  bnspec-conformance run {name}:port --clause BN-NORM\n  bnspec-conformance run {name}:port\n",
+        _METHODS if library == "layer" else _MAKE,
+    )
+    for library in ("layer", "torch", "keras", "flax")
+}
+
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the arguments."""
     new = commands.add_parser("new-port", help="write a file to start a port from")
     new.add_argument("name", metavar="NAME", help="of the port: NAME.py is written, and run as NAME:port")
-    new.add_argument(
+    kind = new.add_mutually_exclusive_group()
+    kind.add_argument(
         "--language",
         choices=tuple(_LANGUAGES),
         default="python",
-        help="a Python module that calls the port (default), or a program in C or JavaScript that is one, behind the "
-        "line protocol",
+        help="a Python module that calls the port (default), or a program that is one, behind the line protocol",
+    )
+    kind.add_argument(
+        "--from",
+        dest="library",
+        choices=tuple(_LIBRARIES),
+        help="a Python module around a layer that does forward, update and gradients in one call: of torch, keras or "
+        "flax, complete, or of another library, to be written",
     )
     new.add_argument("--directory", type=Path, default=Path(), metavar="DIR", help="where (default: here)")
     new.set_defaults(call=call)
@@ -73,7 +99,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def call(options: argparse.Namespace) -> int:
     """Write the file; 2 if that name or place will not do."""
     name = str(options.name)
-    template = _LANGUAGES[options.language]
+    template = _LANGUAGES[options.language] if options.library is None else _LIBRARIES[options.library]
     path = Path(options.directory) / (name + template.suffix)
     problem = _problem(name, path)
     if problem is not None:
@@ -94,7 +120,7 @@ def call(options: argparse.Namespace) -> int:
 def _problem(name: str, path: Path) -> str | None:
     if not name.isascii() or not name.isidentifier() or keyword.iskeyword(name):
         return f"{name!r} cannot be imported; expected a Python identifier such as my_port."
-    if path.suffix == ".py" and (name in sys.stdlib_module_names or name in ("bnspec", "bnspec_conformance", "numpy")):
+    if path.suffix == ".py" and (name in sys.stdlib_module_names or name in _IMPORTED):
         return f"{name!r} would hide the module of that name; choose another, such as {name}_port."
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}; make it first."

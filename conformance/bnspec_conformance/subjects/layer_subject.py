@@ -26,7 +26,7 @@ _DIFFERENTIATED = ("x", "gamma", "beta")
 class LayerSubject(abc.ABC):
     """A layer as a subject: `build`, `forward`, `state` and, with the profile "grad", `gradients` are to be written.
 
-    What is called *layer* below is whatever `build` returns; nobody else looks into it. Arrays go to the library
+    The word *layer* below stands for whatever `build` returns; nobody else looks into it. Arrays go to the library
     through `to_library` and come back through `to_numpy`. Any exception of the library counts as a refusal where the
     specification has the call refused [BN-RUN-4], and as a failure everywhere else.
 
@@ -35,7 +35,7 @@ class LayerSubject(abc.ABC):
     name : str
         For reports.
     scope : Scope
-        What the layer can do. The profiles that can be served here are core, running, inference, grad, jvp and, where
+        Declared capabilities. The profiles that can be served here are core, running, inference, grad, jvp and, where
         `build` sees to them, mask, ghost and renorm; the batch's own statistics are not returned.
     packages : tuple of str
         Distributions whose versions identify it.
@@ -74,7 +74,7 @@ class LayerSubject(abc.ABC):
     ...                   dtypes=("float32",), nonempty=("samples",), parameter_dtypes=("statistics",))
     ...     def build(self, case):
     ...         numbers = {"gamma": 1, "beta": 0} | self.parameters(case)
-    ...         state = case.state or {"mean": np.float32(0), "var": np.float32(1)}
+    ...         state = {"mean": np.float32(0), "var": np.float32(1)} | self.running_state(case)
     ...         return Layer(np.float32(case.config.epsilon), np.float32(case.config.decay), **numbers, **state)
     ...     def forward(self, layer, x, training):
     ...         return layer(x, training)
@@ -110,10 +110,10 @@ class LayerSubject(abc.ABC):
         Parameters
         ----------
         case : Case
-            ``case.config`` has epsilon, decay, scale, center and so on; `parameters` gives gamma and beta.
-            ``case.state`` has the arrays "mean" and "var" of shape (C,), and "count" unless averaging is
-            "exponential"; or it is None, for a layer as the library makes it. ``case.mode`` is "batch" in training
-            and "inference" else. None of the arrays may be written to.
+            ``case.config`` has epsilon, decay, scale, center and so on. `parameters` gives "gamma" and "beta", and
+            `running_state` "mean" and "var", also "count" unless averaging is "exponential", all of shape (C,); it
+            is empty where the layer starts as the library makes it. ``case.mode`` is "batch" in training and
+            "inference" else. Arrays of the case itself may be read-only, and are not to be written to.
 
         Raises
         ------
@@ -165,13 +165,13 @@ class LayerSubject(abc.ABC):
         """Return a new NumPy array with these values and of this dtype."""
         return np.array(value)
 
-    def parameters(self, case: Case) -> dict[str, Array]:
-        """Return gamma and beta, those that the layer has; where none is given 1 or 0, in a dtype of the scope."""
-        kept = dtype_named(choose_dtype(case.ranks[0].x.dtype.name, self.scope.parameter_dtypes))
-        exists = {"gamma": case.config.scale, "beta": case.config.center}
-        given = {"gamma": case.gamma, "beta": case.beta}
-        usual = {"gamma": np.ones(case.channels, kept), "beta": np.zeros(case.channels, kept)}
-        return {name: usual[name] if given[name] is None else given[name] for name in exists if exists[name]}
+    def parameters(self, case: Case) -> dict[str, Any]:
+        """Return gamma and beta as the library's arrays, those that the layer has; 1 or 0 where none is given."""
+        return {name: self.to_library(array) for name, array in self._parameters(case).items()}
+
+    def running_state(self, case: Case) -> dict[str, Any]:
+        """Return the running state of a case as the library's arrays; empty where the case has none."""
+        return {name: self.to_library(array) for name, array in (case.state or {}).items()}
 
     def version(self) -> str:
         """Return the packages with their versions, and whether channels are moved."""
@@ -227,11 +227,22 @@ class LayerSubject(abc.ABC):
             raise TypeError(f"gradients() returned {', '.join(unknown)}; expected some of {expected}. Rename them.")
         return {f"d{name}": value for name, value in gradients.items()}
 
+    def _parameters(self, case: Case) -> dict[str, Array]:
+        kept = dtype_named(choose_dtype(case.ranks[0].x.dtype.name, self.scope.parameter_dtypes))
+        found, config = {}, case.config
+        for name, exists, given, usual in (
+            ("gamma", config.scale, case.gamma, 1),
+            ("beta", config.center, case.beta, 0),
+        ):
+            if exists:
+                found[name] = np.full(case.channels, usual, kept) if given is None else given
+        return found
+
     def _dots(self, case: Case) -> dict[str, Array]:
         """Return the tangents of x and of the parameters that exist, 0 where the case has none."""
         rank, given = case.ranks[0], {"gamma": case.gamma_dot, "beta": case.beta_dot}
         dots = {"x": np.zeros_like(rank.x) if rank.xdot is None else rank.xdot}
-        for name, value in self.parameters(case).items():
+        for name, value in self._parameters(case).items():
             dot = given[name]
             dots[name] = np.zeros_like(value) if dot is None else dot.astype(value.dtype)
         return dots
