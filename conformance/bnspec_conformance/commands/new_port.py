@@ -50,10 +50,20 @@ _LANGUAGES = {
         "  bnspec-conformance run {name}:port --clause BN-NORM-1\n" + _PAGE,
         f"{_FUNCTIONS}\n{_LAYER}",
     ),
+    "python-pipe": Template(
+        "pipe.py.txt",
+        ".py",
+        "  bnspec-conformance run 'exec:python3 {name}.py' --clause BN-NORM-1\n" + _PAGE,
+    ),
     "javascript": Template(
         "port.mjs.txt",
         ".mjs",
         "  bnspec-conformance run 'exec:node {name}.mjs' --clause BN-NORM-1\n" + _PAGE,
+    ),
+    "rust": Template(
+        "port.rs.txt",
+        ".rs",
+        "  rustc --edition 2021 -O {name}.rs\n  bnspec-conformance run exec:./{name} --clause BN-NORM-1\n" + _PAGE,
     ),
     "c": Template(
         "port.c.txt",

@@ -1,12 +1,15 @@
 """new-port in other languages than Python and C: each file runs at once, says what to write, and can be filled in."""
 
+import ast
 import json
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from filled_templates import filled
+from filled_templates import PORTS, filled, functions_of_the_page
 
 from bnspec_conformance import cli, find_subject
 from bnspec_conformance.run.engine import all_checks, attempt
@@ -68,6 +71,40 @@ def ask_in_vain(subject: Subject, file: str) -> None:
         assert f"write {function}() in {file}; SPEC.md, page" in reason
 
 
+# Plain Python -----------------------------------------------------------------------------------------------
+
+#: Python with the packages of this environment, and without any.
+PYTHONS = {"NumPy": shlex.quote(sys.executable), "lists": shlex.quote(sys.executable) + " -I -S"}
+
+
+@pytest.mark.parametrize("kind", PYTHONS)
+def test_the_python_program_runs_at_once_and_says_what_to_write(
+    here: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    new_port("pipe_port", "--language", "python-pipe")
+    assert "bnspec-conformance run 'exec:python3 pipe_port.py' --clause BN-NORM-1" in capsys.readouterr().out
+    subject = find_subject(f"exec:{PYTHONS[kind]} pipe_port.py")
+    assert subject.version() == "pipe_port 0"
+    ask_in_vain(subject, "pipe_port.py")
+
+
+@pytest.mark.parametrize("kind", PYTHONS)
+def test_the_python_program_conforms_once_its_functions_are_written(here: Path, kind: str) -> None:
+    new_port("pipe_port", "--language", "python-pipe")
+    lists = (PORTS / "functions_of_lists.py.txt").read_text(encoding="utf-8")
+    filled(here / "pipe_port.py", functions_of_the_page() if kind == "NumPy" else lists)
+    assert conforms(find_subject(f"exec:{PYTHONS[kind]} pipe_port.py"))
+
+
+def test_the_python_program_needs_no_newer_python_and_no_package(here: Path) -> None:
+    new_port("pipe_port", "--language", "python-pipe")
+    text = (here / "pipe_port.py").read_text()
+    tree = ast.parse(text, feature_version=(3, 8))
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert set(names) - set(sys.stdlib_module_names) == {"numpy"}
+
+
 # JavaScript -------------------------------------------------------------------------------------------------
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
@@ -109,3 +146,59 @@ def test_the_javascript_file_answers_what_is_no_request(here: Path, line: str, k
     wrong, hello = map(json.loads, done.stdout.splitlines())
     assert said in wrong[key]
     assert hello["name"] == "js_port"
+
+
+# Rust -------------------------------------------------------------------------------------------------------
+
+needs_rustc = pytest.mark.skipif(shutil.which("rustc") is None, reason="there is no rustc")
+
+
+def compiled(name: str, *flags: str) -> None:
+    subprocess.run(["rustc", "--edition", "2021", "-O", "-D", "warnings", *flags, f"{name}.rs"], check=True)
+
+
+@needs_rustc
+def test_the_rust_file_compiles_and_says_what_to_write(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new_port("rs_port", "--language", "rust")
+    said = capsys.readouterr().out
+    assert "  rustc --edition 2021 -O rs_port.rs\n  bnspec-conformance run exec:./rs_port --clause BN-NORM-1\n" in said
+    compiled("rs_port")
+    subject = find_subject("exec:./rs_port")
+    assert subject.version() == "rs_port 0"
+    ask_in_vain(subject, "rs_port.rs")
+
+
+@needs_rustc
+def test_the_rust_file_conforms_once_its_functions_are_written(here: Path) -> None:
+    new_port("rs_port", "--language", "rust")
+    filled(here / "rs_port.rs")
+    compiled("rs_port")
+    assert conforms(find_subject("exec:./rs_port"))
+
+
+@needs_rustc
+def test_the_rust_file_answers_what_is_no_request(here: Path) -> None:
+    new_port("rs_port", "--language", "rust")
+    compiled("rs_port")
+    x = '{"op": "run", "case": {"config": {}, "ranks": [{"x": {"dtype": %s, "shape": [2], "data": "%s"}}]}}'
+    said = {
+        "": "expected a value in the request",
+        "{": 'expected " in the request',
+        '{"op": "hello"': "expected , in the request",
+        '{"op": "hello"} x': "expected one value on the line",
+        '{"op": "hello': "the request ends within a string",
+        "[" * 100: "the request has more than 32 levels",
+        "[1, 2]": "the key op is missing",
+        '{"op": "stop"}': "op is stop; expected hello or run",
+        '{"op": "run"}': "the key case is missing",
+        x % ('"float32"', "AAA="): "x has 2 bytes; expected 8",
+        x % ('"float32"', "A-A="): "the data of x is no base64",
+        x % ('"float16"', "AAAA"): "this port reads no float16",
+    }
+    given = "\n".join([*said, '{"op": "hello", "protocol": 1}', ""])
+    done = subprocess.run(["./rs_port"], input=given, capture_output=True, text=True, check=True, timeout=60)
+    *answers, hello = map(json.loads, done.stdout.splitlines())
+    for answer, text in zip(answers, said.values(), strict=True):
+        (found,) = answer.values()
+        assert text in found
+    assert hello["name"] == "rs_port"
