@@ -28,6 +28,8 @@ CHECKS = [
     "test_normalize::test_constant_channel",
     "test_normalize::test_formula",
     "test_normalize::test_hard_families",
+    "test_normalize::test_no_epsilon",
+    "test_normalize::test_subnormal",
     "test_precision::test_arithmetic",
     "test_running::test_count_zero",
     "test_running::test_exponential",
