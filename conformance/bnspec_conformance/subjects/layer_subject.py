@@ -5,7 +5,6 @@ its subclass makes the layer of a case and calls it, and everything else about a
 """
 
 import abc
-import dataclasses
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from bnspec_conformance.bounds.declared import Evaluation
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome, dtype_named
 from bnspec_conformance.cases.limits import choose_dtype
 from bnspec_conformance.cases.scope import Scope, needs
+from bnspec_conformance.subjects.channel_order import PLACES, called_with_channels
 from bnspec_conformance.subjects.contract import Refused
 
 __all__ = ["LayerSubject"]
@@ -176,8 +176,7 @@ class LayerSubject(abc.ABC):
     def version(self) -> str:
         """Return the packages with their versions, and whether channels are moved."""
         said = ", ".join(f"{package} {version(package)}" for package in self.packages) or self.name
-        places = {"first": "to axis 1", "last": "to the last axis", None: ""}
-        return said + (f", channels moved {places[self.moves_channels]}" if self.moves_channels else "")
+        return said + (f", channels moved to {PLACES[self.moves_channels]}" if self.moves_channels else "")
 
     def supports(self, case: Case) -> str | None:
         """Return the scope's reason; besides, one counter may serve all channels."""
@@ -190,11 +189,7 @@ class LayerSubject(abc.ABC):
         """Run the case on a layer of its own, and on another one where tangents are asked for."""
         if self.moves_channels is None:
             return Outcome((self._called(case),))
-        moved = dataclasses.replace(self.scope, axes=self.moves_channels).arrange(case)
-        outcome, axes = self._called(moved), (moved.config.axis, case.config.axis)
-        like_x = {name: getattr(outcome, name) for name in ("y", "dx", "ydot")}
-        back = {name: np.moveaxis(value, *axes) for name, value in like_x.items() if value is not None}
-        return Outcome((dataclasses.replace(outcome, **back),))
+        return Outcome((called_with_channels(self.moves_channels, self._called, case),))
 
     def _called(self, case: Case) -> RankOutcome:
         rank, training = case.ranks[0], case.mode == "batch"
@@ -229,12 +224,10 @@ class LayerSubject(abc.ABC):
 
     def _parameters(self, case: Case) -> dict[str, Array]:
         kept = dtype_named(choose_dtype(case.ranks[0].x.dtype.name, self.scope.parameter_dtypes))
-        found, config = {}, case.config
-        for name, exists, given, usual in (
-            ("gamma", config.scale, case.gamma, 1),
-            ("beta", config.center, case.beta, 0),
-        ):
-            if exists:
+        exists = {"gamma": case.config.scale, "beta": case.config.center}
+        found: dict[str, Array] = {}
+        for name, given, usual in (("gamma", case.gamma, 1), ("beta", case.beta, 0)):
+            if exists[name]:
                 found[name] = np.full(case.channels, usual, kept) if given is None else given
         return found
 

@@ -224,6 +224,13 @@ def test_channels_are_moved_where_that_is_declared_and_nowhere_else() -> None:
     assert Example().version() == "example"
 
 
+def test_channels_are_moved_to_known_places_only() -> None:
+    lost: Any = Moving()
+    lost.moves_channels = "middle"
+    with pytest.raises(ValueError, match="moved to 'middle'; expected one of first, last, or None"):
+        lost.run(case_of())
+
+
 def test_the_version_is_that_of_the_packages() -> None:
     class Known(Moving):
         packages = ("numpy", "pytest")
