@@ -145,6 +145,8 @@ class LayerSubject(abc.ABC):
     def gradients(self, layer: Any, x: Any, dy: Any, training: bool) -> tuple[Any, Mapping[str, Any]]:
         """Call the layer as `forward` does, and differentiate sum(dy*y) by the library's own means.
 
+        Without `training` the running statistics are constants.
+
         Returns
         -------
         y : Any

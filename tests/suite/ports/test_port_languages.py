@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from damaged_requests import damaged_requests
 from filled_templates import PORTS, filled, functions_of_the_page
 
 from bnspec_conformance import cli, find_subject
@@ -73,6 +74,19 @@ def ask_in_vain(subject: Subject, file: str) -> None:
         assert f"write {function}() in {file}; SPEC.md, page" in reason
 
 
+def survives(command: list[str]) -> bool:
+    """Return True after the program has answered each damaged request by one line, or fail."""
+    lines = damaged_requests(500)
+    given = "\n".join(lines).encode() + b"\n"
+    done = subprocess.run(command, input=given, capture_output=True, check=True, timeout=60)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(lines)
+    kinds = [next(iter(answer)) for answer in answers]
+    assert set(kinds) <= {"outcome", "unsupported", "refused", "error"}
+    assert kinds.count("error") > 100
+    return True
+
+
 # Plain Python -----------------------------------------------------------------------------------------------
 
 #: Python with the packages of this environment, and without any.
@@ -96,6 +110,7 @@ def test_the_python_program_conforms_once_its_functions_are_written(here: Path, 
     lists = (PORTS / "functions_of_lists.py.txt").read_text(encoding="utf-8")
     filled(here / "pipe_port.py", functions_of_the_page() if kind == "NumPy" else lists)
     assert conforms(find_subject(f"exec:{PYTHONS[kind]} pipe_port.py"))
+    assert survives([*shlex.split(PYTHONS[kind]), "pipe_port.py"])
 
 
 def test_the_python_program_needs_no_newer_python_and_no_package(here: Path) -> None:
@@ -128,6 +143,7 @@ def test_the_javascript_file_conforms_once_its_functions_are_written(here: Path)
     new_port("js_port", "--language", "javascript")
     filled(here / "js_port.mjs")
     assert conforms(find_subject("exec:node js_port.mjs"))
+    assert survives(["node", "js_port.mjs"])
 
 
 @needs_node
@@ -176,6 +192,7 @@ def test_the_rust_file_conforms_once_its_functions_are_written(here: Path) -> No
     filled(here / "rs_port.rs")
     compiled("rs_port")
     assert conforms(find_subject("exec:./rs_port"))
+    assert survives(["./rs_port"])
 
 
 @needs_rustc
