@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-__all__ = ["PORTS", "filled", "functions_of_the_page"]
+__all__ = ["PAGE", "PORTS", "filled", "functions_of_the_page"]
 
 PORTS = Path(__file__).parent / "ports"
 PAGE = Path(__file__).parents[2] / "docs" / "porting.md"

@@ -20,8 +20,6 @@ from bnspec_conformance.subjects.contract import Refused
 
 __all__ = ["LayerSubject"]
 
-_DIFFERENTIATED = ("x", "gamma", "beta")
-
 
 class LayerSubject(abc.ABC):
     """A layer as a subject: `build`, `forward`, `state` and, with the profile "grad", `gradients` are to be written.
@@ -218,10 +216,9 @@ class LayerSubject(abc.ABC):
 
     def _named(self, gradients: Mapping[str, Any]) -> dict[str, Any]:
         """Return gradients under the names of the outcome."""
-        unknown = sorted(set(gradients) - set(_DIFFERENTIATED))
+        unknown = sorted(set(gradients) - {"x", "gamma", "beta"})
         if unknown:
-            expected = ", ".join(_DIFFERENTIATED)
-            raise TypeError(f"gradients() returned {', '.join(unknown)}; expected some of {expected}. Rename them.")
+            raise TypeError(f"gradients() returned {', '.join(unknown)}; expected some of x, gamma, beta. Rename them.")
         return {f"d{name}": value for name, value in gradients.items()}
 
     def _parameters(self, case: Case) -> dict[str, Array]:
@@ -249,5 +246,5 @@ class LayerSubject(abc.ABC):
         return values.reshape(case.channels) if values.size == case.channels else values
 
     def _unwritten(self, method: str, profile: str) -> NotImplementedError:
-        kind = type(self).__name__
-        return NotImplementedError(f"write {method} in {kind}, or leave {profile!r} out of the profiles of its scope")
+        words = f"write {method} in {type(self).__name__}, or leave {profile!r} out of the profiles of its scope"
+        return NotImplementedError(words)

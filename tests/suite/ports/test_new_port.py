@@ -71,9 +71,11 @@ def test_the_file_runs_at_once_and_every_failure_says_what_to_write(
         assert f"NotImplementedError: write {function}() in fresh_port.py; SPEC.md, page" in found[name]
 
 
-def test_no_check_passes_before_anything_is_written(here: Path) -> None:
-    assert write("empty_port") == 0
-    subject = find_subject("empty_port:port")
+@pytest.mark.parametrize("more", [[], ["--from", "layer"]])
+def test_no_check_passes_before_anything_is_written(here: Path, more: list[str]) -> None:
+    name = f"empty_port_{len(more)}"
+    assert write(name, *more) == 0
+    subject = find_subject(f"{name}:port")
     for check in all_checks().values():
         if any(subject.scope.lacks(clause) for clause in check.clauses) or check.name.startswith("test_update"):
             continue  # not about this port, or about layers only

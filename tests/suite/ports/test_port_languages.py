@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from damaged_requests import damaged_requests
-from filled_templates import PORTS, filled, functions_of_the_page
+from filled_templates import PAGE, PORTS, filled, functions_of_the_page
 
 from bnspec_conformance import cli, find_subject
 from bnspec_conformance.run.engine import all_checks, attempt
@@ -131,11 +132,14 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is n
 def test_the_javascript_file_runs_at_once_and_says_what_to_write(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    new_port("js_port", "--language", "javascript")
-    assert "bnspec-conformance run 'exec:node js_port.mjs' --clause BN-NORM-1" in capsys.readouterr().out
-    subject = find_subject("exec:node js_port.mjs")
-    assert subject.version() == "js_port 0"
-    ask_in_vain(subject, "js_port.mjs")
+    new_port("my_port", "--language", "javascript")
+    assert "bnspec-conformance run 'exec:node my_port.mjs' --clause BN-NORM-1" in capsys.readouterr().out
+    subject = find_subject("exec:node my_port.mjs")
+    assert subject.version() == "my_port 0"
+    ask_in_vain(subject, "my_port.mjs")
+    (shown,) = re.findall(r"^BN-NORM-1: exec:node .*?\n.*?$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    (_, said) = outcomes(subject, ["test_normalize::test_formula"], 2)["test_normalize::test_formula"]
+    assert said.startswith(shown.replace("\n", " "))
 
 
 @needs_node
