@@ -276,10 +276,10 @@ def test_the_layer_on_the_page_runs_and_fails_as_the_page_shows(here: Path) -> N
     ):
         record = attempt(all_checks()[f"test_{name}"], subject, Budget(6, 0, shrink=False))
         assert record.outcome == "passed", record.reason
-    (shown,) = re.findall(r"^BN-RUN-11: (minilayer: .*)$", page, re.MULTILINE)
-    record = attempt(all_checks()["test_running::test_extreme_weights"], subject, Budget(None, 0))
+    (shown,) = re.findall(r"^BN-NORM-5: (minilayer: .*)$", page, re.MULTILINE)
+    record = attempt(all_checks()["test_normalize::test_constant_channel"], subject, Budget(None, 0))
     assert record.outcome == "failed"
-    assert record.reason.startswith(f"BN-RUN-11: {shown}\n")
+    assert record.reason.startswith(f"BN-NORM-5: {shown}\n")
 
 
 def test_the_file_for_a_layer_runs_at_once_and_says_what_to_write(
