@@ -7,10 +7,11 @@ below are the public ones, all that a subject or a script needs.
 from bnspec_conformance.cases.case import Case, Outcome, RankInputs, RankOutcome
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.oracle import exact
-from bnspec_conformance.subjects import NotSupported, Refused, Subject, find_subject, known_subjects
+from bnspec_conformance.subjects import LayerSubject, NotSupported, Refused, Subject, find_subject, known_subjects
 
 __all__ = [
     "Case",
+    "LayerSubject",
     "NotSupported",
     "Outcome",
     "RankInputs",

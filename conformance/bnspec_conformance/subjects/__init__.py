@@ -13,9 +13,11 @@ from bnspec_conformance.subjects.contract import (
     asked_as,
 )
 from bnspec_conformance.subjects.find import complete, find_subject, is_ours, known_subjects, silenced, version_of
+from bnspec_conformance.subjects.layer_subject import LayerSubject
 from bnspec_conformance.subjects.variable_names import names_by_value
 
 __all__ = [
+    "LayerSubject",
     "NotSupported",
     "ProgramError",
     "Refused",

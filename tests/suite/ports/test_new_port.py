@@ -71,9 +71,11 @@ def test_the_file_runs_at_once_and_every_failure_says_what_to_write(
         assert f"NotImplementedError: write {function}() in fresh_port.py; SPEC.md, page" in found[name]
 
 
-def test_no_check_passes_before_anything_is_written(here: Path) -> None:
-    assert write("empty_port") == 0
-    subject = find_subject("empty_port:port")
+@pytest.mark.parametrize("more", [[], ["--from", "layer"]])
+def test_no_check_passes_before_anything_is_written(here: Path, more: list[str]) -> None:
+    name = f"empty_port_{len(more)}"
+    assert write(name, *more) == 0
+    subject = find_subject(f"{name}:port")
     for check in all_checks().values():
         if any(subject.scope.lacks(clause) for clause in check.clauses) or check.name.startswith("test_update"):
             continue  # not about this port, or about layers only
@@ -82,8 +84,9 @@ def test_no_check_passes_before_anything_is_written(here: Path) -> None:
         assert record.outcome == "not supported" or "write " in record.reason, record.reason
 
 
-def test_the_file_passes_the_linter(here: Path) -> None:
-    assert write("tidy_port") == 0
+@pytest.mark.parametrize("library", ["none", "layer", "torch", "keras", "flax"])
+def test_the_file_passes_the_linter(here: Path, library: str) -> None:
+    assert write("tidy_port", *([] if library == "none" else ["--from", library])) == 0
     if shutil.which("ruff", path=os.path.dirname(sys.executable)) is None:
         pytest.skip("ruff is not installed")
     for action in (["check"], ["format", "--check"]):
@@ -174,6 +177,12 @@ def test_the_c_file_compiles_and_says_what_to_write(here: Path, capsys: pytest.C
         (["port", "--directory", "nowhere"], "there is no folder nowhere; make it first."),
         (["taken"], "taken.py exists; choose another name, or remove it."),
         (["taken", "--language", "c"], "taken.c exists; choose another name, or remove it."),
+        (["taken", "--language", "python-pipe"], "taken.py exists; choose another name, or remove it."),
+        (["taken", "--from", "torch"], "taken.py exists; choose another name, or remove it."),
+        (
+            ["torch", "--from", "torch"],
+            "'torch' would hide the module of that name; choose another, such as torch_port.",
+        ),
     ],
 )
 def test_what_will_not_do_is_refused_and_nothing_is_written(
@@ -186,6 +195,18 @@ def test_what_will_not_do_is_refused_and_nothing_is_written(
     assert capsys.readouterr().err.startswith(said)
     assert sorted(here.rglob("*")) == before
     assert (here / "taken.py").read_text() == (here / "taken.c").read_text() == "mine\n"
+
+
+def test_a_language_and_a_library_are_not_named_together(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        write("my_port", "--language", "c", "--from", "torch")
+    assert "argument --from: not allowed with argument --language" in capsys.readouterr().err
+    assert not list(here.iterdir())
+
+
+def test_whoever_starts_in_python_hears_of_layers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert write("my_port") == 0
+    assert "`new-port NAME --from layer`" in capsys.readouterr().out
 
 
 def test_a_folder_can_be_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import shlex
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damaged_requests import damaged_requests
 
 from bnspec import BatchNormConfig
 from bnspec_conformance import Case, RankInputs, find_subject
@@ -244,38 +244,7 @@ def test_damaged_requests_do_no_damage(folder: Path) -> None:
         [*COMPILER, *flags, str(SOURCE), "-o", str(checked), "-lm"], capture_output=True, text=True, check=False
     )
     program = checked if made.returncode == 0 else folder / "port"  # not every compiler comes with the sanitizers
-    dice = random.Random(0)
-    whole = [json.dumps({"op": "run", "case": case_to_json(case)}) for case in cases().values()]
-    words = [
-        "null",
-        "true",
-        "0",
-        "-1",
-        "18446744073709551615",
-        "1e400",
-        '"int64"',
-        '"float32"',
-        "{}",
-        "[]",
-        "[[]]",
-        '"',
-    ] * 2
-    lines = []
-    for _ in range(2000):
-        line = dice.choice(whole)
-        for _ in range(dice.choice((1, 1, 2, 4))):
-            if dice.random() < 0.5:  # a value becomes another one
-                found = dice.choice([*re.finditer(r'null|true|-?\d+(\.\d+)?|"[^"]*"', line)] or [re.search("", line)])
-                assert found is not None
-                line = line[: found.start()] + dice.choice(words) + line[found.end() :]
-            else:  # characters are lost, or others come in
-                at = dice.randrange(len(line) + 1)
-                line = (
-                    line[:at]
-                    + dice.choice(["", "{", "]", ",", ":", '"', "\\", "é"])
-                    + line[at + dice.choice((0, 1, 9)) :]
-                )
-        lines.append(line)
+    lines = damaged_requests()
     done = subprocess.run(
         [program],
         input="\n".join(lines).encode() + b"\n",
