@@ -10,11 +10,10 @@ import pytest
 
 from bnspec_conformance import report
 from bnspec_conformance.cases.inputs.sizes import choice_of
-from bnspec_conformance.cases.levels import within
 from bnspec_conformance.report.json_document import plain, record_from_json
 from bnspec_conformance.run.chosen.expected import Expected
 from bnspec_conformance.run.chosen.selection import Selection
-from bnspec_conformance.run.completeness import lacking, never_met, problems
+from bnspec_conformance.run.completeness import lacking
 from bnspec_conformance.run.items import check_and_subject, clauses_of, record_of
 from bnspec_conformance.run.jobs.one_check import run_check
 from bnspec_conformance.run.jobs.work import Settings, Task
@@ -22,12 +21,13 @@ from bnspec_conformance.run.jobs.workers import Died, Workers, record_of_death
 from bnspec_conformance.run.report_files import ReportFiles
 from bnspec_conformance.run.reproduce import command_line
 from bnspec_conformance.run.stop import current
+from bnspec_conformance.run.verdict import Verdict
 from bnspec_conformance.run.waivers.of_run import WaiversOfRun
 from bnspec_conformance.run.waivers.settlement import Waivers
 from bnspec_conformance.subjects import Subject, asked_as, version_of
 from bnspec_conformance.trials.budget import Budget
 from bnspec_conformance.trials.listeners import listening
-from bnspec_conformance.trials.record import Record, level_of, outcome_of
+from bnspec_conformance.trials.record import Record
 
 __all__ = ["SuiteRun"]
 
@@ -66,13 +66,11 @@ class SuiteRun:
         self.workers: Workers | None = None
         self.records: list[Record] = []
         self.content: dict[str, Any] | None = None
-        self.notes: list[str] = []  # what is wrong with the run as a whole
-        self.said: list[str] = []
+        self.verdict = Verdict(config.getoption, self.present.values(), self.waivers, selection, expected)
         self.progress: report.Progress | None = None
         self.started = time.perf_counter()
         self.chosen: set[tuple[str, str]] = set()  # check and subject, of what pytest has collected
         self.written: ReportFiles | None = None
-        self.cut: str | None = None  # what ended the run before its time
 
     @property
     def present(self) -> dict[str, Subject]:
@@ -167,8 +165,8 @@ class SuiteRun:
             record = self.waivers.settle(record, getattr(item, "funcargs", {})["subject"])
         if record.outcome == "waived":
             result.outcome, result.wasxfail = "skipped", f"waived: {(record.waiver or {})['reason']}"
-        elif record.outcome == "failed" and not self._counts(record):
-            result.outcome, result.wasxfail = "skipped", f"failed above level {self._level}"
+        elif record.outcome == "failed" and not self.verdict.counts(record):
+            result.outcome, result.wasxfail = "skipped", f"failed above level {self.verdict.level}"
         elif record.outcome == "failed" and self.expected is not None and self.expected.covers(record):
             result.outcome, result.wasxfail = "skipped", f"failed as in {self.expected.path}"
         # user_properties travel from pytest-xdist's workers to the process that reports.
@@ -195,13 +193,13 @@ class SuiteRun:
             self.progress.close()
         if self.workers is not None:
             self.workers.close()
-        self.cut = _why(session)
+        self.verdict.cut = _why(session)
         failed = self._judge()
         self.content = self._document()
         try:
-            self.said += [] if self.written is None else self.written.finish(self.content, self.records)
+            self.verdict.said += [] if self.written is None else self.written.finish(self.content, self.records)
         except OSError as error:
-            self.said.append(f"cannot write {error.filename}: {error.strerror}")
+            self.verdict.said.append(f"cannot write {error.filename}: {error.strerror}")
             failed = True
         # Where nothing was left to run, the command says so itself.
         nothing = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
@@ -213,79 +211,24 @@ class SuiteRun:
         """Print the table, below the failures."""
         if self.content is not None and self.config.getoption("--bnspec-table"):
             report.table(self.content, sys.stdout, every=bool(self.config.getoption("--bnspec-all")))
-        for line in [*self.notes, *self.said]:
+        for line in [*self.verdict.notes, *self.verdict.said]:
             terminalreporter.write_line(line)
 
     def _judge(self) -> bool:
-        """Add to the notes what is wrong with the run as a whole; whether anything is."""
-        if self.cut is None:
-            return self._judge_waivers() | self._vacuous() | self._partial() | self._unexpected()
         running = None if self.written is None else self.written.live.running
-        where = "" if running is None else f", in {running.check} on {running.subject}"
-        case = None if running is None else (running.violation or {}).get("case")
-        self.notes.append(f"not finished: {self.cut}{where}" + (f", at the case {case}" if case else ""))
-        return True
+        return self.verdict.judge(self.records, self.chosen, running)
 
     def _stuck(self, signal: str) -> None:
         """Write what there is, where compiled code does not let the main thread do so."""
         if self.workers is not None:
             self.workers.close()
-        self.cut = f"{signal} came, and the case that is running did not let go"
+        self.verdict.cut = f"{signal} came, and the case that is running did not let go"
         self._judge()
         if self.written is not None:
             self.written.finish(self._document(), self.records)
         stop = current()
         if stop is not None:
-            stop.tell("\n".join(["", *self.notes]))
-
-    def _judge_waivers(self) -> bool:
-        """Add a record for what is stale, or rewrite the file; whether anything is stale."""
-        option: Any = self.config.getoption
-        if self.waivers is None or option("--bnspec-profile"):  # a part of a scope says nothing of the rest
-            return False
-        stale = self.waivers.stale(self.records, self.present.values())
-        if self.waivers.update:
-            if not option("--bnspec-silent"):
-                self.said.append(self.waivers.rewrite(self.records, stale))
-            return False
-        self.records += stale
-        self.notes += [f"stale: {r.subject}: {r.reason}" for r in stale]
-        return any(map(self._counts, stale))
-
-    def _unexpected(self) -> bool:
-        """Say which failures are new and which are gone, where some were expected; whether there is any."""
-        if self.expected is None:
-            return False
-        new = self.expected.new(self.records)
-        gone = self.expected.vanished(self.records, whole=not self.selection.partial())
-        self.notes += gone
-        self.said += new
-        if not new and not gone:
-            self.said.append(f"the failures are those of {self.expected.path}")
-        return bool(gone)
-
-    def _vacuous(self) -> bool:
-        """Say what a run of the whole suite never met although it is in a subject's scope; whether there is any."""
-        if not self._is_whole() or self.selection.partial():
-            return False
-        found = never_met(self.records, self.present.values())
-        self.notes += found
-        return bool(found)
-
-    def _partial(self) -> bool:
-        """Say what was asked and not looked at; whether there is any."""
-        if not self._is_whole():
-            return False
-        names = [s.name for s in self.present.values()]
-        asked = self.selection.asked(self.chosen, names)
-        found = problems(asked, self.records, stops=self.selection.stops)
-        self.notes += found
-        self.cut = next((note for note in found if note.startswith("not finished")), None)
-        return bool(found)
-
-    def _is_whole(self) -> bool:
-        """Return whether the command runs the suite; pytest itself may have been given some of the files only."""
-        return bool(self.config.getoption("--bnspec-table"))
+            stop.tell("\n".join(["", *self.verdict.notes]))
 
     def _unfinished(self) -> dict[str, Any]:
         """Return the report so far."""
@@ -302,23 +245,13 @@ class SuiteRun:
             seconds=time.perf_counter() - self.started,
             command=command_line(option, self.present),
             lacking=lacking(self.records, {s.name: s for s in self.present.values()}),
-            notes=[*self.notes, *notes],
-            interrupted=bool(notes) or self.cut is not None,
-            running=self.written.live.running if self.written is not None and self.cut is not None else None,
+            notes=[*self.verdict.notes, *notes],
+            interrupted=bool(notes) or self.verdict.cut is not None,
+            running=self.written.live.running if self.written is not None and self.verdict.cut is not None else None,
             asked=self.selection.clauses() if option("--clause") else None,
-            level=self._level,
+            level=self.verdict.level,
             partial=self.selection.partial(),
         )
-
-    @property
-    def _level(self) -> str:
-        """The highest level at which a failure fails the run."""
-        return str(self.config.getoption("--bnspec-level"))
-
-    def _counts(self, record: Record) -> bool:
-        """Return whether a failure fails the run."""
-        wrong = [c for c in record.clauses if outcome_of(record, c) in ("failed", "stale")]
-        return any(within(level_of(record, clause), self._level) for clause in wrong)
 
 
 def _why(session: pytest.Session) -> str | None:
