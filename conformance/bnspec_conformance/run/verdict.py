@@ -73,9 +73,9 @@ class Verdict:
         records : list of Record
             Of the run; a record of each stale waiver is added.
         chosen : collection of (str, str)
-            Check and subject, of what was to run.
+            Check and subject of each that was to run.
         running : RunningCheck or None
-            What was running when the run was cut.
+            The check that was running when the run was cut.
         """
         if self.cut is None:
             judged = (self._waivers(records), self._never_met(records), self._left(records, chosen), self._new(records))
