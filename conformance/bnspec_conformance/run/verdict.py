@@ -74,7 +74,7 @@ class Verdict:
             Of the run; a record of each stale waiver is added.
         chosen : collection of (str, str)
             Check and subject of each that was to run.
-        running : RunningCheck or None
+        running : Record or None
             The check that was running when the run was cut.
         """
         if self.cut is None:
