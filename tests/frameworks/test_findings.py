@@ -20,7 +20,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in P
 HEADINGS = ["Reproduction", "What is right", "What it means", "Way round"]
 LONGEST = 15  # lines of a reproduction
 
-#: What a reproduction may import: one framework with what it stands on, and NumPy.
+#: What a reproduction may import, beside NumPy and the standard library: one framework with what it stands on.
 FAMILIES = {
     "flax": {"flax", "jax"},
     "haiku": {"haiku", "jax"},
@@ -30,6 +30,9 @@ FAMILIES = {
     "tf_keras": {"tf_keras", "tensorflow"},
     "onnx": {"onnx"},
     "onnxruntime": {"onnx", "onnxruntime"},
+    "paddle": {"paddle"},
+    "tinygrad": {"tinygrad"},
+    "mlx": {"mlx"},
 }
 
 #: Runs the codes that come in as JSON, each in names of its own, and writes what each printed.
@@ -70,8 +73,11 @@ def imports(code: str) -> set[str]:
 
 def family(page: Path) -> str | None:
     """Return the framework that a page is about: the first whose modules are all that it imports."""
-    modules = imports(reproduction(page)[0]) - {"numpy"}
-    return next((name for name, allowed in FAMILIES.items() if name in modules and modules <= allowed), None)
+    code = reproduction(page)[0]
+    modules = imports(code) - {"numpy"} - sys.stdlib_module_names
+    # One that starts processes has the framework in the code that they run.
+    named = modules or {name for name in FAMILIES if f"import {name}" in code}
+    return next((name for name, allowed in FAMILIES.items() if name in named and named <= allowed), None)
 
 
 @functools.cache
@@ -120,7 +126,7 @@ def test_a_reproduction_is_short_and_needs_one_framework(page: Path) -> None:
 @every_page
 def test_a_reproduction_prints_what_its_page_says(page: Path) -> None:
     code, printed = reproduction(page)
-    for module in sorted(imports(code) | ({"torch"} if family(page) == "keras" else set())):
+    for module in sorted(imports(code) | {str(family(page))} | ({"torch"} if family(page) == "keras" else set())):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
     framework = family(page)
