@@ -1,4 +1,4 @@
-"""ONNX's operator BatchNormalization, opset 15, as subjects: ONNX's reference evaluator, and onnxruntime on the CPU.
+"""ONNX's operator BatchNormalization, opset 15, as subjects: ONNX's reference evaluator, and onnxruntime.
 
 A case becomes a model of one node, with ``training_mode`` 1 or 0, x of the case's dtype and scale, B, mean and var of
 the dtype that the statistics have. The operator has no form without scale and B, returns no statistics, and takes its
@@ -15,9 +15,10 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankOutcome
 from bnspec_conformance.cases.scope import Scope, needs
-from bnspec_conformance.subjects.contract import Refused
+from bnspec_conformance.subjects.contract import Refused, SubjectError
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks.onnx import onnx_defaults as own
+from bnspec_conformance.subjects.frameworks.onnx.providers import CPU, errors, starter
 
 __all__ = ["OnnxOperator", "reference", "runtime"]
 
@@ -116,19 +117,30 @@ def reference() -> OnnxOperator:
     return OnnxOperator("onnx-reference", _evaluator, ("onnx",), dtypes, defaults=defaults)
 
 
-def runtime() -> OnnxOperator:
-    """onnxruntime's CPU kernels, which have no bfloat16."""
-    import onnx  # noqa: F401
-    import onnxruntime  # noqa: F401
+def runtime(*, provider: str = CPU) -> OnnxOperator:
+    """onnxruntime's kernels, those of the CPU unless told otherwise; they have no bfloat16.
 
-    return OnnxOperator(
-        "onnxruntime",
-        _inference_session,
-        ("onnxruntime", "onnx"),
-        ("float32", "float64", "float16"),
-        _errors,
-        defaults=own.operator(_inference_session, own.RUNTIME),
-    )
+    Parameters
+    ----------
+    provider : str
+        The execution provider.
+
+    Raises
+    ------
+    SubjectError
+        If it is none of this onnxruntime, or cannot run the operator.
+    """
+    import onnx  # noqa: F401
+
+    start = starter(provider)
+    try:
+        _session(start, "float32", 4, "float32", 1e-5, 0.9, training=False)
+    except errors() as error:
+        why = str(error).splitlines()[0]
+        raise SubjectError(f"onnxruntime's {provider} does not run BatchNormalization by itself: {why}") from error
+    defaults = own.operator(start, own.RUNTIME)
+    dtypes = ("float32", "float64", "float16")
+    return OnnxOperator("onnxruntime", start, ("onnxruntime", "onnx"), dtypes, errors, defaults=defaults)
 
 
 def _evaluator(model: Any) -> Evaluator:
@@ -136,19 +148,6 @@ def _evaluator(model: Any) -> Evaluator:
 
     evaluator = ReferenceEvaluator(model)
     return lambda feeds: list(evaluator.run(None, feeds))
-
-
-def _inference_session(model: Any) -> Evaluator:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return lambda feeds: list(session.run(None, feeds))
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return (state.Fail, state.InvalidArgument, state.NotImplemented, state.RuntimeException)
 
 
 @functools.lru_cache(maxsize=256)

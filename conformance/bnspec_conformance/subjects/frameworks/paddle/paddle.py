@@ -4,8 +4,9 @@ Channels are on axis 1. Parameters and running statistics have the dtype of x, f
 kernel for 16 bits. Derivatives are those of ``paddle.grad``. What a case switches off, gamma or beta, is None in the
 layer, by ``weight_attr=False`` and ``bias_attr=False``.
 
-Paths of the layer are subjects of their own, so that what is wrong on one does not hide the rest: float64, training with
-one value per channel, and gradients of a layer that has one of its two parameters. `paddle` is asked about none of them.
+Paths of the layer are subjects of their own, so that what is wrong on one does not hide the rest: float64, training
+with one value per channel, and gradients of a layer that has one of its two parameters. `paddle` is asked about none
+of these.
 """
 
 import dataclasses

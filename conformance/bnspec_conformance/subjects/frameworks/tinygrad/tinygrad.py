@@ -17,6 +17,7 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case, Outcome
 from bnspec_conformance.cases.scope import Scope
+from bnspec_conformance.subjects.contract import SubjectError
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks.tinygrad import tinygrad_defaults as own
 from bnspec_conformance.subjects.layer_subject import LayerSubject
@@ -107,7 +108,7 @@ def tinygrad(*, device: str = _CPU) -> TinygradLayer:
 
     Raises
     ------
-    ImportError
+    SubjectError
         If tinygrad cannot compute there.
     """
     return _subject("tinygrad", ("float32", "float64"), device)
@@ -154,9 +155,9 @@ def _subject(name: str, dtypes: tuple[str, ...], device: str) -> TinygradLayer:
         with Context(DEV=device):
             Tensor([1.0, 2.0]).exp().tolist()
     except Exception as error:  # tinygrad raises whatever its compilers and drivers do
-        raise ImportError(
+        raise SubjectError(
             f"tinygrad cannot compute on device {device!r}: {type(error).__name__}: {error}. Its device CPU needs "
-            "clang on the path; its device PYTHON needs nothing (`--device PYTHON --sizes none`)"
+            "clang on the path; its device PYTHON needs nothing (`--device PYTHON --sizes none`)."
         ) from error
     scope = Scope(
         profiles=frozenset({"core", "running", "inference", "grad"}),
@@ -173,5 +174,4 @@ def _subject(name: str, dtypes: tuple[str, ...], device: str) -> TinygradLayer:
         parameter_dtypes=("x",),
         affine="together",
     )
-    shown = name if device == _CPU else f"{name}@device={device}"
-    return TinygradLayer(name=shown, scope=scope, device=device, defaults=own.layer(device))
+    return TinygradLayer(name=name, scope=scope, device=device, defaults=own.layer(device))
