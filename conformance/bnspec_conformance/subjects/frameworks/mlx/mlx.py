@@ -17,7 +17,7 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.cases.scope import Scope
-from bnspec_conformance.subjects.defaults import HasDefaults
+from bnspec_conformance.subjects.defaults import Defaults, HasDefaults
 from bnspec_conformance.subjects.frameworks.mlx import mlx_defaults as own
 from bnspec_conformance.subjects.layer_subject import LayerSubject
 
@@ -37,7 +37,7 @@ class MlxLayer(HasDefaults, LayerSubject):
     def build(self, case: Case) -> Any:
         """Return the layer."""
         config = case.config
-        return layer_of(case, eps=config.epsilon, momentum=1 - config.decay, affine=config.scale)
+        return layer_of(case, case.ranks[0].x.dtype, eps=config.epsilon, momentum=1 - config.decay, affine=config.scale)
 
     def forward(self, layer: Any, x: Any, training: bool) -> Any:
         """Call it."""
@@ -82,19 +82,19 @@ class MlxLayer(HasDefaults, LayerSubject):
 
 def mlx() -> MlxLayer:
     """Return the layer in float32 and float64."""
-    return _subject("mlx", ("float32", "float64"))
+    return _subject("mlx", ("float32", "float64"), own.LAYER)
 
 
 def mlx_16_bit() -> MlxLayer:
     """Return the layer in float16 and bfloat16."""
-    return _subject("mlx-16-bit", ("float16", "bfloat16"))
+    return _subject("mlx-16-bit", ("float16", "bfloat16"), own.NARROW)
 
 
-def layer_of(case: Case, **arguments: Any) -> Any:
-    """Return the layer with its own arguments and the case's parameters and running state, in the dtype of x."""
+def layer_of(case: Case, dtype: np.dtype[Any], **arguments: Any) -> Any:
+    """Return the layer with its own arguments and the case's parameters and running state, in a dtype."""
     import mlx.nn as nn
 
-    dtype, state = case.ranks[0].x.dtype, case.state or {}
+    state = case.state or {}
     layer = nn.BatchNorm(case.channels, **arguments)
     given = {"weight": (case.gamma, 1), "bias": (case.beta, 0)}
     given |= {"running_mean": (state.get("mean"), 0), "running_var": (state.get("var"), 1)}
@@ -127,7 +127,7 @@ def _differentiated(layer: Any, x: Any) -> dict[str, Any]:
     return {"x": x} | ({"gamma": layer.weight, "beta": layer.bias} if "weight" in layer else {})
 
 
-def _subject(name: str, dtypes: tuple[str, ...]) -> MlxLayer:
+def _subject(name: str, dtypes: tuple[str, ...], defaults: Defaults) -> MlxLayer:
     import mlx.nn  # noqa: F401 - what is missing shows here and not in the first case
 
     scope = Scope(
@@ -147,4 +147,4 @@ def _subject(name: str, dtypes: tuple[str, ...]) -> MlxLayer:
         affine="together",
         nonempty=("samples", "spatial"),
     )
-    return MlxLayer(name=name, scope=scope, defaults=own.LAYER)
+    return MlxLayer(name=name, scope=scope, defaults=defaults)

@@ -9,14 +9,14 @@ from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.subjects.defaults import Defaults
 from bnspec_conformance.subjects.variable_names import names_by_value
 
-__all__ = ["LAYER"]
+__all__ = ["LAYER", "NARROW"]
 
 
 def _layer(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, Array] | None]:
     from bnspec_conformance.subjects.frameworks.mlx.mlx import layer_of, to_mlx, to_numpy
 
-    layer = layer_of(case, **arguments).train(case.mode == "batch")
-    y = to_numpy(layer(to_mlx(case.ranks[0].x)))
+    layer = layer_of(case, np.dtype("float32"), **arguments).train(case.mode == "batch")
+    y = to_numpy(layer(to_mlx(case.ranks[0].x.astype("float32"))))
     if case.state is None:
         return y, None
     return y, {"mean": to_numpy(layer.running_mean), "var": to_numpy(layer.running_var)}
@@ -34,4 +34,10 @@ def _names() -> dict[str, str]:
     return names_by_value({name: np.array(value) for name, value in tree_flatten(layer.parameters())}, marks)
 
 
+#: A layer without options is a float32 one, so that is where its numbers are measured.
 LAYER = Defaults(step=_layer, names=_names)
+
+#: 16 bits are computed in throughout; only float16 overflows.
+_WHATS = ("centre", "centre in inference", "state")
+_DEPARTURES = {f"{what} ({dtype} x)": dtype for what in _WHATS for dtype in ("float16", "bfloat16")}
+NARROW = Defaults(step=_layer, names=_names, departures=_DEPARTURES | {"sums (float16 x)": "float16"})

@@ -59,7 +59,7 @@ class TinygradLayer(HasDefaults, LayerSubject):
     def build(self, case: Case) -> Any:
         """Return the layer."""
         config = case.config
-        return layer_of(case, eps=config.epsilon, momentum=1 - config.decay, affine=config.scale)
+        return layer_of(case, case.ranks[0].x.dtype, eps=config.epsilon, momentum=1 - config.decay, affine=config.scale)
 
     def forward(self, layer: Any, x: Any, training: bool) -> Any:
         """Call it, and compute what it promises."""
@@ -111,19 +111,19 @@ def tinygrad(*, device: str = _CPU) -> TinygradLayer:
     SubjectError
         If tinygrad cannot compute there.
     """
-    return _subject("tinygrad", ("float32", "float64"), device)
+    return _subject("tinygrad", ("float32", "float64"), device, own.FLOAT32)
 
 
 def tinygrad_float16(*, device: str = _CPU) -> TinygradLayer:
     """Return the layer in float16; the parameter and the error are those of `tinygrad`."""
-    return _subject("tinygrad-float16", ("float16",), device)
+    return _subject("tinygrad-float16", ("float16",), device, own.FLOAT16)
 
 
-def layer_of(case: Case, **arguments: Any) -> Any:
-    """Return the layer with its own arguments and the case's parameters and running state, in the dtype of x."""
+def layer_of(case: Case, dtype: np.dtype[Any], **arguments: Any) -> Any:
+    """Return the layer with its own arguments and the case's parameters and running state, in a dtype."""
     from tinygrad import nn
 
-    dtype, state = case.ranks[0].x.dtype, case.state or {}
+    state = case.state or {}
     layer = nn.BatchNorm(case.channels, **arguments)
     given = {"weight": (case.gamma, 1), "bias": (case.beta, 0)}
     given |= {"running_mean": (state.get("mean"), 0), "running_var": (state.get("var"), 1)}
@@ -146,7 +146,7 @@ def to_numpy(value: Any) -> Array:
     return np.array(value.numpy())
 
 
-def _subject(name: str, dtypes: tuple[str, ...], device: str) -> TinygradLayer:
+def _subject(name: str, dtypes: tuple[str, ...], device: str, departures: Mapping[str, str]) -> TinygradLayer:
     os.environ.setdefault("PARALLEL", "0")  # a pool of processes that compile takes longer than these small kernels
     from tinygrad import Tensor
     from tinygrad.helpers import Context
@@ -174,4 +174,4 @@ def _subject(name: str, dtypes: tuple[str, ...], device: str) -> TinygradLayer:
         parameter_dtypes=("x",),
         affine="together",
     )
-    return TinygradLayer(name=name, scope=scope, device=device, defaults=own.layer(device))
+    return TinygradLayer(name=name, scope=scope, device=device, defaults=own.layer(device, departures))
