@@ -96,7 +96,7 @@ def paddle_float64() -> PaddleLayer:
 
 def paddle_one_value() -> PaddleLayer:
     """Return the layer in float32, with training on one value per channel."""
-    return _subject("paddle-one-value", "float32", _one_parameter)
+    return dataclasses.replace(_subject("paddle-one-value", "float32", _one_parameter), defaults=own.ONE_VALUE)
 
 
 def paddle_one_parameter() -> PaddleLayer:

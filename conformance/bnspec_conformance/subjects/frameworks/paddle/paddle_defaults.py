@@ -1,5 +1,6 @@
 """The defaults of ``paddle.nn.BatchNorm1D``, ``2D`` and ``3D``, for the probe."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.subjects.defaults import Defaults
 from bnspec_conformance.subjects.variable_names import names_by_value
 
-__all__ = ["LAYER"]
+__all__ = ["LAYER", "ONE_VALUE"]
 
 
 def _layer(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, Array] | None]:
@@ -36,3 +37,12 @@ def _names() -> dict[str, str]:
 
 
 LAYER = Defaults(step=_layer, names=_names)
+
+#: The path of one value per channel returns x and does nothing else.
+ONE_VALUE = dataclasses.replace(
+    LAYER,
+    departures={
+        "one value, no state": "accepted, returns x",
+        "one value, with a state": "accepted, returns x, the state stays",
+    },
+)
