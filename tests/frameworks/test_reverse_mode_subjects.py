@@ -16,6 +16,9 @@ from bnspec_conformance.checks.examples import config, example
 from bnspec_conformance.subjects import Refused, SubjectError, find_subject
 from bnspec_conformance.trials.violations.violation import Violation
 
+# Paddle warns in each training step of what it has always done.
+pytestmark = pytest.mark.filterwarnings("ignore:When training, we now always track")
+
 RESULTS = ("y", "state", "dx", "dgamma", "dbeta")
 LIBRARIES = {
     "paddle": "paddle", "paddle-float64": "paddle", "paddle-one-value": "paddle", "paddle-one-parameter": "paddle",

@@ -40,4 +40,4 @@ def test_other_names_get_no_suggestion_and_nothing_is_imported(name: str) -> Non
     with pytest.raises(SubjectError) as caught:
         find_subject(name)
     assert "module:attribute, or exec:PROGRAM, or onnx:FILE" in str(caught.value)
-    assert str(caught.value).endswith("exec:PROGRAM.")
+    assert str(caught.value).endswith("NAME@key=value.")

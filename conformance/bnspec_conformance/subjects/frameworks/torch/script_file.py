@@ -90,7 +90,8 @@ def model(path: str) -> ScriptedLayer:
         test: with running statistics, in float32 or float64, and with a momentum that is a number.
     """
     layer = _only_layer(path)
-    dtype = str(layer.running_mean.dtype).removeprefix("torch.") if hasattr(layer, "running_mean") else "none"
+    held = getattr(layer, "running_mean", None)
+    dtype = "none" if held is None else str(held.dtype).removeprefix("torch.")
     if dtype not in ("float32", "float64"):
         raise SubjectError(f"{path} has running statistics of dtype {dtype}; expected float32 or float64.")
     momentum, epsilon = _constants(path, layer)
