@@ -97,7 +97,7 @@ def made_with(made: Any, given: Mapping[str, str], name: str) -> Any:
     Parameters
     ----------
     made : Any
-        What a name leads to: a factory, a class or an object.
+        A factory, a class or an object, to which a name leads.
     given : mapping of str to str
     name : str
         For the error.

@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,7 +139,7 @@ def test_a_file_may_name_bnspec_s_own_subject_with_its_parameters() -> None:
 
 def test_a_device_of_torch_that_is_not_there_is_an_error() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    made = find_subject("torch-nn@device=cpu")
+    made: Any = find_subject("torch-nn@device=cpu")
     assert (made.name, made.device) == ("torch-nn@device=cpu", "cpu")
     missing = ["nonsense", "meta"] + ([] if torch.cuda.is_available() else ["cuda"])
     for name in missing:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bnspec_conformance.subjects.contract import SubjectError
-from bnspec_conformance.subjects.frameworks.onnx.operator import OnnxOperator, evaluator
+from bnspec_conformance.subjects.frameworks.onnx.operator import OnnxOperator, evaluator, reference_errors
 from bnspec_conformance.subjects.frameworks.onnx.providers import CPU, errors, starter
 
 __all__ = ["model"]
@@ -71,7 +71,7 @@ def model(path: str, *, provider: str = CPU) -> OnnxOperator:
         starter(provider) if own else evaluator,
         ("onnxruntime", "onnx") if own else ("onnx",),
         (str(dtype),),
-        **({"refusals": errors} if own else {}),
+        errors if own else reference_errors,
         profiles=frozenset({"core", "running"} if training else {"inference"}),
         fixed=fixed,
         opset=opset,

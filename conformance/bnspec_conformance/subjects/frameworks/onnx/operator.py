@@ -20,7 +20,7 @@ from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks.onnx import onnx_defaults as own
 from bnspec_conformance.subjects.frameworks.onnx.providers import CPU, errors, starter
 
-__all__ = ["OnnxOperator", "evaluator", "reference", "runtime"]
+__all__ = ["OnnxOperator", "evaluator", "reference", "reference_errors", "runtime"]
 
 _OPSET = 15
 _INPUTS = ("x", "scale", "B", "input_mean", "input_var")
@@ -51,7 +51,7 @@ class OnnxOperator(HasDefaults):
     start: Callable[[Any], Evaluator]
     packages: tuple[str, ...]
     dtypes: tuple[str, ...]
-    refusals: Callable[[], tuple[type[Exception], ...]] = lambda: (TypeError, ValueError, RuntimeError)
+    refusals: Callable[[], tuple[type[Exception], ...]]
     arithmetic: Literal["float64", "float32"] = "float32"
     bound: Literal["strict", "plain"] = "plain"
     flushes: bool = False
@@ -125,7 +125,7 @@ def reference() -> OnnxOperator:
 
     dtypes = ("float32", "float64", "float16", "bfloat16")
     defaults = own.operator(evaluator, own.REFERENCE)
-    return OnnxOperator("onnx-reference", evaluator, ("onnx",), dtypes, defaults=defaults)
+    return OnnxOperator("onnx-reference", evaluator, ("onnx",), dtypes, reference_errors, defaults=defaults)
 
 
 def runtime(*, provider: str = CPU) -> OnnxOperator:
@@ -152,6 +152,11 @@ def runtime(*, provider: str = CPU) -> OnnxOperator:
     defaults = own.operator(start, own.RUNTIME)
     dtypes = ("float32", "float64", "float16")
     return OnnxOperator("onnxruntime", start, ("onnxruntime", "onnx"), dtypes, errors, defaults=defaults)
+
+
+def reference_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions by which ONNX's reference refuses a model or its inputs."""
+    return (TypeError, ValueError, RuntimeError)
 
 
 def evaluator(model: Any) -> Evaluator:

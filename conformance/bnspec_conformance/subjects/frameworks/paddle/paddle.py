@@ -1,8 +1,8 @@
 """``paddle.nn.BatchNorm1D``, ``2D`` and ``3D`` as subjects, on the CPU.
 
 Channels are on axis 1. Parameters and running statistics have the dtype of x, float32 or float64; the CPU has no
-kernel for 16 bits. Derivatives are those of ``paddle.grad``. What a case switches off, gamma or beta, is None in the
-layer, by ``weight_attr=False`` and ``bias_attr=False``.
+kernel for 16 bits. Derivatives are those of ``paddle.grad``. Where a case has no gamma or no beta, the layer has
+None, by ``weight_attr=False`` and ``bias_attr=False``.
 
 Paths of the layer are subjects of their own, so that what is wrong on one does not hide the rest: float64, training
 with one value per channel, and gradients of a layer that has one of its two parameters. `paddle` is asked about none
