@@ -26,7 +26,7 @@ export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help bench-cpu bench-gpu bench-jax clause conformance docs gallery quick test test-core test-docs test-oldest test-cuda test-gpu test-frameworks selftest matrix matrix-short pages lint format wheel-test clean clean-venv
+.PHONY: help bench-cpu bench-gpu bench-jax clause conformance docs gallery quick test test-core test-docs test-oldest test-cuda test-gpu test-frameworks test-js selftest matrix matrix-short pages lint format wheel-test clean clean-venv
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,11 @@ test-oldest: $(OLDEST_VENV)/.stamp-oldest ## Run the core's tests, and few cases
 # In an environment of its own: CuPy and NCCL are large. Without a device it compares the emulator with CuPy and runs on that.
 test-cuda: $(CUDA_VENV)/.stamp-cuda ## Compare the emulated CuPy with CuPy, run what needs it, and the suite on CUDA devices where there are some
 	$(CUDA_VENV)/bin/python -m pytest -q tests/cuda $(ARGS)
+
+# node's packages lie in the example, which git ignores; where there is no node, the tests are skipped with that reason.
+test-js: $(MATRIX_VENV)/.stamp-frameworks ## Install TensorFlow.js, put its layer to the test, and reproduce its findings
+	cd examples/port-js && npm ci --silent --no-audit --no-fund
+	OMP_NUM_THREADS=1 $(MATRIX_VENV)/bin/python -m pytest -q tests/frameworks/test_tfjs_port.py tests/frameworks/test_findings.py -k tfjs $(ARGS)
 
 selftest: $(VENV)/.stamp-conformance ## Show that the suite finds every shipped wrong implementation, and no right one
 	OMP_NUM_THREADS=1 $(VENV)/bin/bnspec-conformance selftest --jobs $(JOBS) $(ARGS)

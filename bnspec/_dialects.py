@@ -65,7 +65,7 @@ _ROWS = (
             title="mxnet.gluon.nn.BatchNorm on the CPU", epsilon=1e-5, decay=0.9, axis=1,
             names={"gamma": "gamma", "beta": "beta", "mean": "running_mean", "var": "running_var", "count": "count"}),
     Dialect(name="paddle", storage=STORED["paddle"],
-            title="paddle.nn.BatchNorm2D", epsilon=1e-5, decay=0.9, axis=1,
+            title="paddle.nn.BatchNorm1D/2D/3D, paddlepaddle 3.3", epsilon=1e-5, decay=0.9, axis=1,
             names={"gamma": "weight", "beta": "bias", "mean": "_mean", "var": "_variance", "count": "count"}),
     Dialect(name="chainer", storage=STORED["chainer"],
             title="chainer.links.BatchNormalization", epsilon=2e-5, decay=0.9, correction=1,
@@ -74,6 +74,12 @@ _ROWS = (
     Dialect(name="nnabla", storage=STORED["nnabla"],
             title="nnabla.functions.batch_normalization", epsilon=1e-5, decay=0.9, correction=1, axis=1,
             sync_weighting="rank"),
+    Dialect(name="tinygrad", storage=STORED["tinygrad"],
+            title="tinygrad.nn.BatchNorm, tinygrad 0.14", epsilon=1e-5, decay=0.9, correction=1,
+            momentum_weighs="new", axis=1, names=_TORCH, axes=(1,)),
+    Dialect(name="mlx", storage=STORED["mlx"],
+            title="mlx.nn.BatchNorm, mlx 0.32", epsilon=1e-5, decay=0.9, correction=1,
+            momentum_weighs="new", axis=-1, ranks=(2, 3, 4), names=_TORCH),
 )  # fmt: skip
 
 

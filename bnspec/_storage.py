@@ -110,4 +110,11 @@ STORED: Mapping[str, Storage] = {
         arguments=_arguments("eps", "decay", "use_beta", "use_gamma"),
     ),
     "nnabla": Storage(keeps_axes=True, arguments={"epsilon": "eps", "decay": "decay_rate"}),
+    "tinygrad": Storage(
+        separator=".",
+        counters=("num_batches_tracked",),
+        affine="both",
+        arguments=_arguments("eps", "momentum", "affine", "affine"),
+    ),
+    "mlx": Storage(separator=".", affine="both", arguments=_arguments("eps", "momentum", "affine", "affine")),
 }

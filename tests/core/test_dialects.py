@@ -79,7 +79,7 @@ def test_the_rows_are_in_a_fixed_order_and_bnspec_comes_first() -> None:
 # --- the appendix of SPEC.md ------------------------------------------------------------------------------------------
 
 #: Rows that nothing measures: no subject has them, and no recorded results.
-FROM_DOCUMENTATION = {"mxnet", "paddle", "chainer", "nnabla"}
+FROM_DOCUMENTATION = {"mxnet", "chainer", "nnabla"}
 
 
 @pytest.mark.pages

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,10 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in P
 HEADINGS = ["Reproduction", "What is right", "What it means", "Way round"]
 LONGEST = 15  # lines of a reproduction
 
-#: What a reproduction may import: one framework with what it stands on, and NumPy.
+#: Where the packages are that reproductions in JavaScript import; `npm ci` puts them there.
+NODE = Path(__file__).parents[2] / "examples" / "port-js"
+
+#: What a reproduction may import, beside NumPy and the standard library: one framework with what it stands on.
 FAMILIES = {
     "flax": {"flax", "jax"},
     "haiku": {"haiku", "jax"},
@@ -30,6 +34,10 @@ FAMILIES = {
     "tf_keras": {"tf_keras", "tensorflow"},
     "onnx": {"onnx"},
     "onnxruntime": {"onnx", "onnxruntime"},
+    "paddle": {"paddle"},
+    "tinygrad": {"tinygrad"},
+    "mlx": {"mlx"},
+    "@tensorflow/tfjs": {"@tensorflow/tfjs"},
 }
 
 #: Runs the codes that come in as JSON, each in names of its own, and writes what each printed.
@@ -49,16 +57,23 @@ json.dump(printed, sys.stdout)
 
 
 def reproduction(page: Path) -> tuple[str, str]:
-    """Return the code of a page and what it says that the code prints."""
+    """Return the code of a page, in Python or JavaScript, and what it says that the code prints."""
     part = re.search(r"^## Reproduction\n(.*?)^## ", page.read_text(), re.DOTALL | re.MULTILINE)
     assert part is not None, f"{page.name} has no section Reproduction with another after it"
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", part[1], re.DOTALL | re.MULTILINE)
-    assert [kind for kind, _ in blocks] == ["python", "text"], f"{page.name}: one python block, then one text block"
+    kinds = [kind for kind, _ in blocks]
+    assert kinds in (["python", "text"], ["javascript", "text"]), f"{page.name}: one python block, then one text block"
     return blocks[0][1], blocks[1][1]
 
 
+def is_javascript(page: Path) -> bool:
+    return "```javascript\n" in page.read_text()
+
+
 def imports(code: str) -> set[str]:
-    """Return the top-level modules that a code imports."""
+    """Return the top-level modules that a code imports, or the packages that one in JavaScript does."""
+    if packages := re.findall(r'^import .* from "(.*)";$', code, re.MULTILINE):
+        return set(packages)
     found: set[str] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -70,8 +85,11 @@ def imports(code: str) -> set[str]:
 
 def family(page: Path) -> str | None:
     """Return the framework that a page is about: the first whose modules are all that it imports."""
-    modules = imports(reproduction(page)[0]) - {"numpy"}
-    return next((name for name, allowed in FAMILIES.items() if name in modules and modules <= allowed), None)
+    code = reproduction(page)[0]
+    modules = imports(code) - {"numpy"} - sys.stdlib_module_names
+    # One that starts processes has the framework in the code that they run.
+    named = modules or {name for name in FAMILIES if f"import {name}" in code}
+    return next((name for name, allowed in FAMILIES.items() if name in named and named <= allowed), None)
 
 
 @functools.cache
@@ -120,7 +138,21 @@ def test_a_reproduction_is_short_and_needs_one_framework(page: Path) -> None:
 @every_page
 def test_a_reproduction_prints_what_its_page_says(page: Path) -> None:
     code, printed = reproduction(page)
-    for module in sorted(imports(code) | ({"torch"} if family(page) == "keras" else set())):
+    if is_javascript(page):
+        if shutil.which("node") is None or not (NODE / "node_modules").is_dir():
+            pytest.skip("node is not installed, or not the packages of examples/port-js (`make test-js`)")
+        done = subprocess.run(
+            ["node", "--input-type=module"],
+            input=code,
+            cwd=NODE,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.stdout.rstrip() == printed.rstrip(), done.stderr
+        return
+    for module in sorted(imports(code) | {str(family(page))} | ({"torch"} if family(page) == "keras" else set())):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
     framework = family(page)

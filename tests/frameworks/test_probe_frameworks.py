@@ -24,6 +24,10 @@ FIELDS = ("gamma", "beta", "mean", "var", "count")
         ("keras", "keras.keras:keras", {"count"}),
         ("onnx", "onnx.operator:reference", {"count"}),
         ("tf_keras", "keras.tf_keras:tf_keras", {"count"}),
+        ("paddle", "paddle.paddle:paddle", {"count"}),
+        ("paddle", "paddle.paddle:paddle_one_value", {"count"}),
+        ("mlx", "mlx.mlx:mlx", {"count"}),
+        ("mlx", "mlx.mlx:mlx_16_bit", {"count"}),
     ],
 )
 def test_the_layers_of_frameworks_are_what_their_rows_say_but_for_what_they_declare(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnspec_conformance.commands.numbers import count, seconds
+from bnspec_conformance.commands.subject_options import add_subject_options, named, named_of_those_that_take
 
 if TYPE_CHECKING:
     from bnspec_conformance.matrix.row import MatrixRow
@@ -60,6 +61,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--rows", metavar="DIR", type=Path, help="keep each row there, and take those that are there instead of a run"
     )
     matrix.add_argument("--deadline", type=seconds, metavar="SECONDS", help="for one case (default 120)")
+    add_subject_options(matrix)
     matrix.set_defaults(call=call)
 
 
@@ -74,14 +76,19 @@ def call(options: argparse.Namespace) -> int:
     from bnspec_conformance.report import write_json
     from bnspec_conformance.report.files.atomic_write import write_text
     from bnspec_conformance.report.files.output_paths import unusable
-    from bnspec_conformance.subjects import known_subjects
+    from bnspec_conformance.subjects import SubjectError, known_subjects
 
     outputs = {"--output": options.output, "--json": options.json, "--html": options.html}
     problem = unusable(outputs, {"--badges": options.badges}) or base_problem(options.docs) or _twice(options.subjects)
     if problem is not None:
         print(problem, file=sys.stderr)
         return 2
-    names = options.subjects or [name for name in known_subjects() if name not in _AGAIN]
+    usual = [name for name in known_subjects() if name not in _AGAIN]
+    try:
+        names = named(options.subjects, options) if options.subjects else named_of_those_that_take(usual, options)
+    except SubjectError as error:
+        print(error, file=sys.stderr)
+        return 2
     if options.smoke:
         options.max_examples = options.max_examples or 2
         options.clause = options.clause or list(_SMOKE)
@@ -111,7 +118,7 @@ def call(options: argparse.Namespace) -> int:
     print(f"{len(ran)} of {len(rows)} subjects ran, in {seconds:.0f} s", file=sys.stderr)
     if not ran:
         return 2
-    command = shlex.join(["bnspec-conformance", "matrix", *options.subjects])
+    command = shlex.join(["bnspec-conformance", "matrix", *(names if names != usual else [])])
     report = merged(rows, command, seconds)
     text = page(rows, report, command)
     if options.output is None:

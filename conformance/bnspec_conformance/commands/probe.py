@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from bnspec_conformance.commands.subject_options import add_subject_options, named
+
 if TYPE_CHECKING:
     from bnspec_conformance.probe import Finding
     from bnspec_conformance.subjects import Subject
@@ -19,7 +21,10 @@ _VERDICTS = {"same": "yes", "differs": "NO", "ambiguous": "?", "undeclared": "-"
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the arguments."""
     probe = commands.add_parser("probe", help="infer conventions from the outside and compare with the declared ones")
-    probe.add_argument("subjects", nargs="+", metavar="SUBJECT", help="a name, module:attribute, or exec:PROGRAM")
+    probe.add_argument(
+        "subjects", nargs="+", metavar="SUBJECT", help="a name, module:attribute, onnx:FILE, or exec:PROGRAM"
+    )
+    add_subject_options(probe)
     probe.add_argument(
         "--group",
         action="append",
@@ -42,7 +47,7 @@ def call(options: argparse.Namespace) -> int:
         return 2
     results = []
     try:
-        for name in options.subjects:
+        for name in named(options.subjects, options):
             subject = find_subject(name)
             results.append((subject, probe(subject, options.group)))
             if options.json != "-":

@@ -7,6 +7,8 @@ from pathlib import Path
 from bnspec._clauses import LEVELS
 from bnspec_conformance.cases.inputs.sizes import CHOICES
 from bnspec_conformance.commands.numbers import count, seconds
+from bnspec_conformance.commands.subject_options import add_subject_options, named
+from bnspec_conformance.subjects.contract import SubjectError
 
 __all__ = ["call", "register"]
 
@@ -23,8 +25,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     """Declare the arguments."""
     run = commands.add_parser("run", help="put subjects to the test", epilog=_EPILOG, allow_abbrev=False)
     run.add_argument(
-        "subjects", nargs="+", metavar="SUBJECT", help="a name, module:attribute, or exec:PROGRAM on a pipe"
+        "subjects",
+        nargs="+",
+        metavar="SUBJECT",
+        help="a name, module:attribute, onnx:FILE, torchscript:FILE, or exec:PROGRAM",
     )
+    add_subject_options(run)
     run.add_argument("--max-examples", type=count, metavar="N", help="cases per check (default: the subject's)")
     run.add_argument(
         "--sizes",
@@ -83,6 +89,11 @@ def call(options: argparse.Namespace) -> int:
     """Run the suite; 0 only if nothing failed."""
     if options.ranks is not None:
         return _as_job(options)
+    try:
+        options.subjects = named(options.subjects, options)
+    except SubjectError as error:
+        print(error, file=sys.stderr)
+        return 2
     if options.of_ranks is not None and not _is_job_of(options):
         return 2
     if options.jobs > 1 and (_MPI | _TORCH) & {*options.subjects}:

@@ -17,6 +17,7 @@ from typing import Any
 
 from bnspec_conformance.matrix.kept_rows import keep, kept
 from bnspec_conformance.matrix.row import MatrixRow
+from bnspec_conformance.subjects.parameters import split
 
 __all__ = ["collect", "known_failures"]
 
@@ -27,7 +28,7 @@ _KNOWN = Path(__file__).parent / "known"
 def known_failures(subject: str) -> Path | None:
     """Return the file of waivers that ships for a subject: that of "keras" also serves "keras-masked"."""
     files = {path.stem: path for path in _KNOWN.glob("*.toml")}
-    return next((path for name, path in sorted(files.items()) if f"{subject}-".startswith(f"{name}-")), None)
+    return next((path for name, path in sorted(files.items()) if f"{split(subject)[0]}-".startswith(f"{name}-")), None)
 
 
 def collect(

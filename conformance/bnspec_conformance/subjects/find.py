@@ -1,10 +1,11 @@
 """Search for a subject by its name, and completion with defaults, whatever its module does on import."""
 
 import contextlib
+import functools
 import importlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -12,15 +13,22 @@ from bnspec._printable import printable
 from bnspec_conformance.bounds.declared import ARITHMETICS, checked_evaluation
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects.contract import Subject, SubjectError
+from bnspec_conformance.subjects.parameters import made_with, named_with, parameters_of, split
 from bnspec_conformance.subjects.ports_of_module import ports_in_words, see_modules_here
 from bnspec_conformance.subjects.time_limit import PATIENCE
 
-__all__ = ["complete", "find_subject", "is_ours", "known_subjects", "silenced", "version_of"]
+__all__ = ["complete", "find_subject", "is_ours", "known_subjects", "silenced", "takes", "version_of"]
 
 _GROUP = "bnspec.subjects"
 
 #: Where the modules of bnspec's own subjects are.
 _OURS = "bnspec_conformance.subjects."
+
+#: Model files as subjects: the kind that a name begins with, to the function of a path that makes the subject.
+_FILES = {
+    "onnx": "bnspec_conformance.subjects.frameworks.onnx.model_file:model",
+    "torchscript": "bnspec_conformance.subjects.frameworks.torch.script_file:model",
+}
 
 #: Defaults of the attributes that a subject may leave out.
 _DEFAULTS: dict[str, Any] = {
@@ -52,8 +60,18 @@ def known_subjects() -> list[str]:
 
 def is_ours(name: str) -> bool:
     """Return whether this is one of bnspec's own subjects, which may run although only a file names it."""
-    point = _entry_point(name)
+    point = _entry_point(split(name)[0])
     return point is not None and _is_ours(point)
+
+
+def takes(name: str, parameters: Collection[str]) -> bool:
+    """Return whether a declared subject takes these parameters in its name; one that cannot be imported takes none."""
+    point = _entry_point(name)
+    try:
+        with silenced():
+            return point is not None and set(parameters) <= set(parameters_of(point.load()))
+    except Exception:  # whatever its module does, asking is no reason to stop
+        return False
 
 
 @contextlib.contextmanager
@@ -65,9 +83,10 @@ def silenced() -> Iterator[None]:
 
 
 def find_subject(name: str, *, deadline: float | None = None, isolate: bool = False) -> Subject:
-    """Return a subject by its entry-point name, as ``module:attribute`` or as ``exec:PROGRAM``.
+    """Return a subject by its entry-point name, as ``module:attribute``, ``exec:PROGRAM`` or ``onnx:FILE``.
 
-    This imports the module or starts the program, so ask `is_ours` first about a name that was read from a file.
+    A name may end in parameters: ``torch-nn@device=cuda``. This imports the module or starts the program, so ask
+    `is_ours` first about a name that was read from a file.
 
     Parameters
     ----------
@@ -80,32 +99,39 @@ def find_subject(name: str, *, deadline: float | None = None, isolate: bool = Fa
     Raises
     ------
     SubjectError
-        For an unknown name, listing the known ones, for a subject whose library is missing, and for one whose module
-        does not import.
+        For an unknown name, listing the known ones, for a subject whose library is missing, for one whose module
+        does not import, and for a parameter that it does not take.
     """
-    point = _entry_point(name)
+    bare, given = split(name)
     with _telling(name), silenced():
         if name.startswith("exec:"):
             from bnspec_conformance.subjects.pipe.program import Program
 
-            made: Any = Program(name, deadline=deadline)
-        elif isolate:
+            return complete(Program(name, deadline=deadline), name)
+        if isolate:
             from bnspec_conformance.subjects.pipe.isolated import Isolated
 
-            made = Isolated(name, PATIENCE if deadline is None else deadline)
-        elif point is not None:
-            made = point.load()
-        elif ":" in name:
-            module, attribute = name.split(":", 1)
-            see_modules_here()
-            made = getattr(importlib.import_module(module), attribute)
-        else:
-            known = ", ".join(known_subjects()) or "none, for bnspec is not installed (`pip install -e .`)"
-            raise SubjectError(
-                f"unknown subject {name!r}; expected one of {known}, or module:attribute, or exec:PROGRAM."
-                f"{ports_in_words(name)}"
-            )
-        return complete(made() if callable(made) else made, name)
+            return complete(Isolated(name, PATIENCE if deadline is None else deadline), name)
+        return complete(made_with(_found(bare), given, name), name)
+
+
+def _found(name: str) -> Any:
+    """Return what a name without parameters leads to: an object, or what makes one."""
+    point, (kind, _, rest) = _entry_point(name), name.partition(":")
+    if point is not None:
+        return point.load()
+    if kind in _FILES and rest:
+        module, attribute = _FILES[kind].split(":")
+        return functools.partial(getattr(importlib.import_module(module), attribute), rest)
+    if rest:
+        see_modules_here()
+        return getattr(importlib.import_module(kind), rest)
+    known = ", ".join(known_subjects()) or "none, for bnspec is not installed (`pip install -e .`)"
+    files = " or ".join(f"{kind}:FILE" for kind in _FILES)
+    raise SubjectError(
+        f"unknown subject {name!r}; expected one of {known}, or module:attribute, or exec:PROGRAM, or {files}; "
+        f"parameters are written NAME@key=value.{ports_in_words(name)}"
+    )
 
 
 def complete(subject: Any, name: str) -> Subject:
@@ -133,8 +159,9 @@ def complete(subject: Any, name: str) -> Subject:
         own = getattr(subject, "name", name)
         if not isinstance(own, str):
             raise SubjectError(f"subject {name!r} has name {own!r:.60}; expected a string.")
-        if not hasattr(subject, "name") or printable(own, lines=False) != own:
-            said["name"] = printable(own, lines=False)
+        shown = named_with(printable(own, lines=False), name)
+        if not hasattr(subject, "name") or shown != own:
+            said["name"] = shown
         if not hasattr(subject, "version"):
             said["version"] = lambda: printable(name, lines=False)
         said["asked"] = name

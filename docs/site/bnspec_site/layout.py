@@ -21,8 +21,9 @@ ROOT = Path(__file__).parents[3]
 #: "reference", which is no file.
 OUTLINE: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Port it", (
-        "docs/porting.md", "docs/probe.md", "docs/protocol.md", "examples/port-c/README.md", "docs/vectors.md",
-        "docs/reports.md", "docs/claims.md", "docs/matrix-page.md", "docs/way-of-x.md",
+        "docs/porting.md", "docs/probe.md", "docs/protocol.md", "examples/port-c/README.md",
+        "examples/port-js/README.md", "docs/vectors.md", "docs/reports.md", "docs/claims.md", "docs/matrix-page.md",
+        "docs/way-of-x.md",
     )),
     ("Train with it", ("docs/numpy.md", "docs/cupy.md", "docs/torch.md", "docs/jax.md", "docs/ranks.md")),
     ("Move a model", ("docs/moving.md",)),

@@ -15,7 +15,10 @@ from bnspec._cli import main
 from bnspec_backends.ranks import threads
 
 X = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
-DIALECTS = "bnspec, tensorpack, torch, keras, tf_keras, flax, haiku, equinox, onnx, mxnet, paddle, chainer, nnabla"
+DIALECTS = (
+    "bnspec, tensorpack, torch, keras, tf_keras, flax, haiku, equinox, onnx, mxnet, paddle, chainer, nnabla, tinygrad, "
+    "mlx"
+)
 
 
 def known(group: Any) -> Any:

@@ -39,5 +39,5 @@ def test_a_module_of_this_folder_is_looked_into(folder: Path, name: str, text: s
 def test_other_names_get_no_suggestion_and_nothing_is_imported(name: str) -> None:
     with pytest.raises(SubjectError) as caught:
         find_subject(name)
-    assert "module:attribute, or exec:PROGRAM." in str(caught.value)
-    assert str(caught.value).endswith("exec:PROGRAM.")
+    assert "module:attribute, or exec:PROGRAM, or onnx:FILE" in str(caught.value)
+    assert str(caught.value).endswith("NAME@key=value.")

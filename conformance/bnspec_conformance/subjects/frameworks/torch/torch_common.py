@@ -15,20 +15,20 @@ Forward = Callable[[Mapping[str, Any]], Any]
 
 
 def to_torch(values: Array) -> Any:
-    """Return a new contiguous tensor with the array's values and dtype."""
+    """Return a new contiguous tensor with the array's values and dtype, on torch's default device."""
     import torch
 
     values = np.array(values, order="C")
     if values.dtype.name == "bfloat16":  # torch reads the bits, not ml_dtypes' type
-        return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(values)
+        return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16).to(torch.get_default_device())
+    return torch.from_numpy(values).to(torch.get_default_device())
 
 
 def from_torch(tensor: Any) -> Array:
     """Return a new array with the tensor's values and dtype."""
     import torch
 
-    tensor = tensor.detach().clone()
+    tensor = tensor.detach().clone().cpu()
     if tensor.dtype == torch.bfloat16:
         import ml_dtypes
 

@@ -1,6 +1,8 @@
-"""torch's own batch normalization as subjects: ``nn.BatchNorm1d/2d/3d`` and ``nn.functional.batch_norm``, on the CPU.
+"""torch's own batch normalization as subjects: ``nn.BatchNorm1d/2d/3d`` and ``nn.functional.batch_norm``.
 
-There are three kernels, for contiguous, channels-last and any other memory, so there is a subject for each.
+They compute on the CPU, or on the device that their name has: ``torch-nn@device=cuda``.
+
+There are three kernels on the CPU, for contiguous, channels-last and any other memory, so there is a subject for each.
 
 Parameters and running state have the statistics dtype of x, as the layer's are made: 16-bit x meets those in float32,
 as under autocast. Derivatives are those of `torch.autograd`: reverse mode, and forward mode on a second call. A layer
@@ -20,6 +22,7 @@ from bnspec_conformance.cases.scope import Scope, needs
 from bnspec_conformance.subjects.contract import Refused
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks.torch import torch_nn_defaults as own
+from bnspec_conformance.subjects.frameworks.torch.devices import checked_device, on_device
 from bnspec_conformance.subjects.frameworks.torch.torch_common import Forward, from_torch, gradients, tangent, to_torch
 
 __all__ = ["TorchNorm", "channels_last", "functional", "layer", "transposed"]
@@ -41,12 +44,15 @@ class TorchNorm(HasDefaults):
         A case to a layer that has not run yet, and to what reads its state afterwards.
     memory : {"contiguous", "channels last", "transposed"}
         How x, dy and the tangent of x lie there.
+    device : str
+        On which it computes, in torch's words.
     """
 
     name: str
     prepare: Callable[[Case], Prepared]
     scope: Scope
     memory: Literal["contiguous", "channels last", "transposed"] = "contiguous"
+    device: str = "cpu"
     arithmetic: Literal["float64", "float32"] = "float32"
     bound: Literal["strict", "plain"] = "plain"
     flushes: bool = False
@@ -72,6 +78,10 @@ class TorchNorm(HasDefaults):
 
     def run(self, case: Case) -> Outcome:
         """Run the case once, and once more, on a layer of its own, where tangents are asked for."""
+        with on_device(self.device):
+            return self._run(case)
+
+    def _run(self, case: Case) -> Outcome:
         rank, config = case.ranks[0], case.config
         given = {"x": self._input(rank.x)}
         if config.scale:
@@ -113,40 +123,40 @@ class TorchNorm(HasDefaults):
         return tensor.contiguous(memory_format=form)
 
 
-def layer() -> TorchNorm:
+def layer(*, device: str = "cpu") -> TorchNorm:
     """``nn.BatchNorm1d``, ``2d`` or ``3d``, by the rank of x; averaging "cumulative" is ``momentum=None``."""
-    import torch  # noqa: F401 - what is missing shows here and not in the first case
-
-    return TorchNorm("torch-nn", _module, _scope("exponential", "cumulative"), defaults=own.LAYER)
+    return _subject("torch-nn", device)
 
 
-def functional() -> TorchNorm:
+def functional(*, device: str = "cpu") -> TorchNorm:
     """``nn.functional.batch_norm``, which takes any rank."""
-    import torch  # noqa: F401
+    scope = _scope("exponential", device=checked_device(device))
+    return TorchNorm("torch-functional", _function, scope, device=device, defaults=own.on(device, own.FUNCTION))
 
-    return TorchNorm("torch-functional", _function, _scope("exponential"), defaults=own.FUNCTION)
 
-
-def channels_last() -> TorchNorm:
+def channels_last(*, device: str = "cpu") -> TorchNorm:
     """``nn.BatchNorm2d`` and ``3d`` on ``torch.channels_last`` memory."""
-    import torch  # noqa: F401
-
-    scope = dataclasses.replace(_scope("exponential", "cumulative"), ndims=(4, 5))
-    return TorchNorm("torch-channels-last", _module, scope, "channels last", defaults=own.LAYER)
+    made = _subject("torch-channels-last", device, "channels last")
+    return dataclasses.replace(made, scope=dataclasses.replace(made.scope, ndims=(4, 5)))
 
 
-def transposed() -> TorchNorm:
+def transposed(*, device: str = "cpu") -> TorchNorm:
     """``nn.BatchNorm1d``, ``2d`` or ``3d`` on tensors whose axes lie in memory in the opposite order."""
-    import torch  # noqa: F401
-
-    return TorchNorm("torch-transposed", _module, _scope("exponential", "cumulative"), "transposed", defaults=own.LAYER)
+    return _subject("torch-transposed", device, "transposed")
 
 
-def _scope(*averaging: str) -> Scope:
+def _subject(
+    name: str, device: str, memory: Literal["contiguous", "channels last", "transposed"] = "contiguous"
+) -> TorchNorm:
+    scope = _scope("exponential", "cumulative", device=checked_device(device))
+    return TorchNorm(name, _module, scope, memory, device=device, defaults=own.on(device, own.LAYER))
+
+
+def _scope(*averaging: str, device: str) -> Scope:
     options = {"correction": (1,), "averaging": averaging, "single_value": ("raise",), "nonfinite": ("propagate",)}
     return Scope(
         profiles=_PROFILES,
-        dtypes=_DTYPES,
+        dtypes=tuple(name for name in _DTYPES if name != "float64" or not device.startswith("mps")),
         axes="first",
         world=1,
         options=options,

@@ -1,5 +1,6 @@
 """The defaults of ``torch.nn.BatchNorm1d``, ``2d``, ``3d`` and of ``nn.functional.batch_norm``, for the probe."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,9 +8,10 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.subjects.defaults import Defaults
+from bnspec_conformance.subjects.frameworks.torch.devices import on_device
 from bnspec_conformance.subjects.variable_names import names_by_value
 
-__all__ = ["FUNCTION", "LAYER"]
+__all__ = ["FUNCTION", "LAYER", "on"]
 
 
 def _layer(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, Array] | None]:
@@ -26,10 +28,10 @@ def _layer(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, A
         given |= {"running_mean": case.state["mean"], "running_var": case.state["var"]}
     own = module.state_dict()
     module.load_state_dict(own | {k: torch.tensor(v) for k, v in given.items() if v is not None})
-    y = module(torch.tensor(case.ranks[0].x)).detach().numpy()
+    y = module(torch.tensor(case.ranks[0].x)).detach().cpu().numpy()
     if case.state is None:
         return y, None
-    return y, {"mean": module.running_mean.numpy().copy(), "var": module.running_var.numpy().copy()}
+    return y, {"mean": module.running_mean.cpu().numpy().copy(), "var": module.running_var.cpu().numpy().copy()}
 
 
 def _function(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, Array] | None]:
@@ -43,8 +45,8 @@ def _function(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str
         n: None if v is None else torch.tensor(v) for n, v in (("weight", case.gamma), ("bias", case.beta))
     }
     x = torch.tensor(case.ranks[0].x)
-    y = batch_norm(x, mean, var, training=case.mode == "batch", **params, **arguments).numpy()
-    return y, None if mean is None or var is None else {"mean": mean.numpy(), "var": var.numpy()}
+    y = batch_norm(x, mean, var, training=case.mode == "batch", **params, **arguments).cpu().numpy()
+    return y, None if mean is None or var is None else {"mean": mean.cpu().numpy(), "var": var.cpu().numpy()}
 
 
 def _names() -> dict[str, str]:
@@ -62,3 +64,13 @@ def _names() -> dict[str, str]:
 #: num_batches_tracked counts calls, also those without elements, so that a cumulative average is off after one.
 LAYER = Defaults(step=_layer, names=_names, departures={"counter, empty batch": "counted"})
 FUNCTION = Defaults(step=_function)
+
+
+def on(device: str, defaults: Defaults) -> Defaults:
+    """Return the same layer on a device."""
+
+    def step(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, Array] | None]:
+        with on_device(device):
+            return defaults.step(case, arguments)
+
+    return dataclasses.replace(defaults, step=step)

@@ -1,0 +1,1 @@
+"""Subjects: MLX's layer."""

@@ -1,0 +1,1 @@
+"""Subjects: Paddle's layer."""

@@ -1,0 +1,1 @@
+"""Subjects: tinygrad's layer."""
