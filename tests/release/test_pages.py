@@ -21,7 +21,11 @@ from bnspec_conformance.report import write_html
 from bnspec_conformance.report.pages.markdown import code, escaped, plain, rendered
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))
+PAGES = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part.startswith(".") or part == "node_modules" for part in path.relative_to(ROOT).parts)
+)
 #: Text as subjects, files and mathematics have it.
 HOSTILE = [
     "dx = gamma*r*istd*(g - (sum g)/n - xhat*(sum g*xhat)/n)",
