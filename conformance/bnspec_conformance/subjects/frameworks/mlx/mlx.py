@@ -13,15 +13,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects.defaults import Defaults, HasDefaults
 from bnspec_conformance.subjects.frameworks.mlx import mlx_defaults as own
+from bnspec_conformance.subjects.frameworks.mlx.mlx_layer import layer_of, to_mlx, to_numpy
 from bnspec_conformance.subjects.layer_subject import LayerSubject
 
-__all__ = ["MlxLayer", "layer_of", "mlx", "mlx_16_bit", "to_mlx", "to_numpy"]
+__all__ = ["MlxLayer", "mlx", "mlx_16_bit"]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -88,39 +87,6 @@ def mlx() -> MlxLayer:
 def mlx_16_bit() -> MlxLayer:
     """Return the layer in float16 and bfloat16."""
     return _subject("mlx-16-bit", ("float16", "bfloat16"), own.NARROW)
-
-
-def layer_of(case: Case, dtype: np.dtype[Any], **arguments: Any) -> Any:
-    """Return the layer with its own arguments and the case's parameters and running state, in a dtype."""
-    import mlx.nn as nn
-
-    state = case.state or {}
-    layer = nn.BatchNorm(case.channels, **arguments)
-    given = {"weight": (case.gamma, 1), "bias": (case.beta, 0)}
-    given |= {"running_mean": (state.get("mean"), 0), "running_var": (state.get("var"), 1)}
-    for name, (values, usual) in given.items():
-        if name in layer:
-            setattr(layer, name, to_mlx(np.array(np.full(case.channels, usual) if values is None else values, dtype)))
-    return layer
-
-
-def to_mlx(array: Array) -> Any:
-    """Return a new array of MLX with the values and the dtype."""
-    import mlx.core as mx
-
-    if array.dtype.name == "bfloat16":  # MLX reads the bits, not ml_dtypes' type
-        return mx.array(np.array(array, order="C").view(np.uint16)).view(mx.bfloat16)
-    return mx.array(np.array(array, order="C"), dtype=getattr(mx, array.dtype.name))
-
-
-def to_numpy(value: Any) -> Array:
-    """Return a new NumPy array with the values and the dtype."""
-    import ml_dtypes
-    import mlx.core as mx
-
-    if value.dtype == mx.bfloat16:
-        return np.array(value.view(mx.uint16)).view(ml_dtypes.bfloat16)
-    return np.array(value)
 
 
 def _differentiated(layer: Any, x: Any) -> dict[str, Any]:

@@ -7,14 +7,13 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.subjects.defaults import Defaults
+from bnspec_conformance.subjects.frameworks.mlx.mlx_layer import layer_of, to_mlx, to_numpy
 from bnspec_conformance.subjects.variable_names import names_by_value
 
 __all__ = ["LAYER", "NARROW"]
 
 
 def _layer(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, Array] | None]:
-    from bnspec_conformance.subjects.frameworks.mlx.mlx import layer_of, to_mlx, to_numpy
-
     layer = layer_of(case, np.dtype("float32"), **arguments).train(case.mode == "batch")
     y = to_numpy(layer(to_mlx(case.ranks[0].x.astype("float32"))))
     if case.state is None:

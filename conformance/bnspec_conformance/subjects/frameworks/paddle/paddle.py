@@ -20,9 +20,10 @@ from bnspec_conformance.cases.counts import counts_of
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks.paddle import paddle_defaults as own
+from bnspec_conformance.subjects.frameworks.paddle.paddle_layer import layer_of
 from bnspec_conformance.subjects.layer_subject import LayerSubject
 
-__all__ = ["PaddleLayer", "layer_of", "paddle", "paddle_float64", "paddle_one_parameter", "paddle_one_value"]
+__all__ = ["PaddleLayer", "paddle", "paddle_float64", "paddle_one_parameter", "paddle_one_value"]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -102,20 +103,6 @@ def paddle_one_value() -> PaddleLayer:
 def paddle_one_parameter() -> PaddleLayer:
     """Return the layer in float32, with gradients where it has gamma or beta alone."""
     return _subject("paddle-one-parameter", "float32", _one_value)
-
-
-def layer_of(case: Case, **arguments: Any) -> Any:
-    """Return the layer for the rank of x, with its own arguments and the case's parameters and running state."""
-    import paddle
-
-    x, nn, state = case.ranks[0].x, paddle.nn, case.state or {}
-    kind = {2: nn.BatchNorm1D, 3: nn.BatchNorm1D, 4: nn.BatchNorm2D, 5: nn.BatchNorm3D}[x.ndim]
-    layer = kind(case.channels, **arguments).to(device="cpu", dtype=x.dtype.name)
-    given = {"weight": case.gamma, "bias": case.beta, "_mean": state.get("mean"), "_variance": state.get("var")}
-    for name, values in given.items():
-        if values is not None and getattr(layer, name) is not None:
-            getattr(layer, name).set_value(values.astype(x.dtype))
-    return layer
 
 
 def _subject(name: str, dtype: str, limit: Callable[[Case], str | None]) -> PaddleLayer:

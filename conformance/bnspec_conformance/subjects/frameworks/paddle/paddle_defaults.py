@@ -8,6 +8,7 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.subjects.defaults import Defaults
+from bnspec_conformance.subjects.frameworks.paddle.paddle_layer import layer_of
 from bnspec_conformance.subjects.variable_names import names_by_value
 
 __all__ = ["LAYER", "ONE_VALUE"]
@@ -15,8 +16,6 @@ __all__ = ["LAYER", "ONE_VALUE"]
 
 def _layer(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, Array] | None]:
     import paddle
-
-    from bnspec_conformance.subjects.frameworks.paddle.paddle import layer_of
 
     layer = layer_of(case, **arguments)
     (layer.train if case.mode == "batch" else layer.eval)()

@@ -13,16 +13,15 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from bnspec_conformance.cases.case import Array, Case, Outcome
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects.contract import SubjectError
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks.tinygrad import tinygrad_defaults as own
+from bnspec_conformance.subjects.frameworks.tinygrad.tinygrad_layer import layer_of, to_numpy, to_tinygrad
 from bnspec_conformance.subjects.layer_subject import LayerSubject
 
-__all__ = ["TinygradLayer", "layer_of", "tinygrad", "tinygrad_float16", "to_numpy", "to_tinygrad"]
+__all__ = ["TinygradLayer", "tinygrad", "tinygrad_float16"]
 
 _CPU = "CPU"
 
@@ -117,33 +116,6 @@ def tinygrad(*, device: str = _CPU) -> TinygradLayer:
 def tinygrad_float16(*, device: str = _CPU) -> TinygradLayer:
     """Return the layer in float16; the parameter and the error are those of `tinygrad`."""
     return _subject("tinygrad-float16", ("float16",), device, own.FLOAT16)
-
-
-def layer_of(case: Case, dtype: np.dtype[Any], **arguments: Any) -> Any:
-    """Return the layer with its own arguments and the case's parameters and running state, in a dtype."""
-    from tinygrad import nn
-
-    state = case.state or {}
-    layer = nn.BatchNorm(case.channels, **arguments)
-    given = {"weight": (case.gamma, 1), "bias": (case.beta, 0)}
-    given |= {"running_mean": (state.get("mean"), 0), "running_var": (state.get("var"), 1)}
-    for name, (values, usual) in given.items():
-        if getattr(layer, name) is not None:
-            values = np.full(case.channels, usual) if values is None else values
-            setattr(layer, name, to_tinygrad(values.astype(dtype)))
-    return layer
-
-
-def to_tinygrad(array: Array) -> Any:
-    """Return a new tensor on the device in use with the values and the dtype."""
-    from tinygrad import Tensor
-
-    return Tensor(np.array(array, order="C"))
-
-
-def to_numpy(value: Any) -> Array:
-    """Return a new NumPy array with the values and the dtype."""
-    return np.array(value.numpy())
 
 
 def _subject(name: str, dtypes: tuple[str, ...], device: str, departures: Mapping[str, str]) -> TinygradLayer:

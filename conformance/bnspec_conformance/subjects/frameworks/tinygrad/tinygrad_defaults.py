@@ -7,6 +7,7 @@ import numpy as np
 
 from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.subjects.defaults import Defaults
+from bnspec_conformance.subjects.frameworks.tinygrad.tinygrad_layer import layer_of, to_numpy, to_tinygrad
 from bnspec_conformance.subjects.variable_names import names_by_value
 
 __all__ = ["FLOAT16", "FLOAT32", "layer"]
@@ -25,8 +26,6 @@ def layer(device: str, departures: Mapping[str, str]) -> Defaults:
     def step(case: Case, arguments: Mapping[str, Any]) -> tuple[Array, dict[str, Array] | None]:
         from tinygrad.helpers import Context
 
-        from bnspec_conformance.subjects.frameworks.tinygrad.tinygrad import layer_of, to_numpy, to_tinygrad
-
         with Context(DEV=device, TRAINING=int(case.mode == "batch")):
             made = layer_of(case, np.dtype("float32"), **arguments)
             y = to_numpy(made(to_tinygrad(case.ranks[0].x.astype("float32"))))
@@ -37,8 +36,6 @@ def layer(device: str, departures: Mapping[str, str]) -> Defaults:
     def names() -> dict[str, str]:
         from tinygrad import nn
         from tinygrad.helpers import Context
-
-        from bnspec_conformance.subjects.frameworks.tinygrad.tinygrad import to_tinygrad
 
         marks = {"weight": 2.0, "bias": 3.0, "running_mean": 5.0, "running_var": 7.0, "num_batches_tracked": 11.0}
         with Context(DEV=device):
