@@ -1,6 +1,7 @@
 """What `bnspec-conformance probe` measures of frameworks' layers, where they are installed."""
 
 import dataclasses
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -33,7 +34,8 @@ FIELDS = ("gamma", "beta", "mean", "var", "count")
 def test_the_layers_of_frameworks_are_what_their_rows_say_but_for_what_they_declare(
     library: str, subject: str, unnamed: set[Any]
 ) -> None:
-    pytest.importorskip(library)
+    if find_spec(library) is None:  # not imported: Keras reads its backend then, which the subject chooses
+        pytest.skip(f"{library} is not installed")
     made: Any = find_subject("bnspec_conformance.subjects.frameworks." + subject)
     found = {f.convention: f for f in probe(made)}
     assert [f for f in found.values() if f.verdict == "differs"] == []
