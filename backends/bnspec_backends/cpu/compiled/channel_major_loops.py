@@ -7,6 +7,7 @@ from typing import Any
 
 from bnspec_backends.cpu.compiled.dtypes import add, add_product, internal, widen
 from bnspec_backends.cpu.compiled.elementwise import gradient_masked, gradient_rows, normalize_rows
+from bnspec_backends.cpu.compiled.near_factors import near_affine, near_gradient
 from bnspec_backends.cpu.compiled.scalar_math import exact_sum, needs_second_pass, shift_of
 
 __all__ = [
@@ -112,8 +113,9 @@ def normalize_channel(
     x: Any, y: Any, t: int, first: int, last: int, centre: float, scale: float, shift: float, stream: bool
 ) -> None:
     """Write ``(x - centre)*scale + shift`` for some rows."""
+    near = near_affine(x[0], y[0], centre, scale, shift)
     for n in range(first, last):
-        normalize_rows(_run(x, t, n), 0, _run(y, t, n), 0, 1, x[1][2], centre, scale, shift, stream)
+        normalize_rows(_run(x, t, n), 0, _run(y, t, n), 0, 1, x[1][2], near, (centre, scale, shift), stream)
 
 
 @internal
@@ -150,9 +152,10 @@ def differentiate_channel(
 ) -> None:  # fmt: skip
     """Write ``a*dy + b*(x - centre) + c`` for some rows."""
     size = x[1][2]
+    near = near_gradient(dy[0], x[0], dx[0], size * x[1][3], centre, a, b, c)
     for n in range(first, last):
         g, of, to = _run(dy, t, n), _run(x, t, n), _run(dx, t, n)
         if mask is None:
-            gradient_rows(g, 0, of, 0, to, 0, 1, size, centre, a, b, c, stream)
+            gradient_rows(g, 0, of, 0, to, 0, 1, size, near, (centre, a, b, c), stream)
         else:
             gradient_masked(g, of, to, centre, a, b, c, _run(mask, t, n))

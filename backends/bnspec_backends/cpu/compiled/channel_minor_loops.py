@@ -11,6 +11,7 @@ import numpy
 
 from bnspec_backends.cpu.compiled.dtypes import add, add_product, internal, widen
 from bnspec_backends.cpu.compiled.elementwise import AT_ONCE, gradient_masked, gradient_rows, normalize_rows
+from bnspec_backends.cpu.compiled.near_factors import near_affine, near_gradient
 from bnspec_backends.cpu.compiled.scalar_math import exact_sum, needs_second_pass, shift_of, shifts_of_columns
 
 __all__ = [
@@ -191,13 +192,14 @@ def normalize_part(x: Any, y: Any, part: Any, centre: Any, scale: Any, shift: An
     run = x[1][2]
     fold = _fold(part, x, y, y)
     k, a, b = _tile(centre, part, run, fold), _tile(scale, part, run, fold), _tile(shift, part, run, fold)
+    near = near_affine(x[0], y[0], k, a, b)
     many = 1 if stream or fold > 1 else AT_ONCE
     n = 0
     while n < part[1]:
         rows = many if n + many <= part[1] else 1
         size = min(fold, part[1] - n) * run * part[3]
         of, to = _rows(x, part, n), _rows(y, part, n)
-        normalize_rows(of, x[1][0], to, y[1][0], rows, size, k, a, b, stream)
+        normalize_rows(of, x[1][0], to, y[1][0], rows, size, near, (k, a, b), stream)
         n += rows * fold
 
 
@@ -252,11 +254,12 @@ def differentiate_part(dy: Any, x: Any, dx: Any, mask: Any, part: Any, factors: 
             values, cotangents, target = _row(x, part, n, size), _row(dy, part, n, size), _row(dx, part, n, size)
             gradient_masked(cotangents, values, target, k, a, b, c, _row(mask, part, n, size))
         return
+    near = near_gradient(dy[0], x[0], dx[0], run * x[1][3], k, a, b, c)
     many = 1 if stream or fold > 1 else AT_ONCE
     n = 0
     while n < part[1]:
         rows = many if n + many <= part[1] else 1
         size = min(fold, part[1] - n) * run * part[3]
         g, of, to = _rows(dy, part, n), _rows(x, part, n), _rows(dx, part, n)
-        gradient_rows(g, dy[1][0], of, x[1][0], to, dx[1][0], rows, size, k, a, b, c, stream)
+        gradient_rows(g, dy[1][0], of, x[1][0], to, dx[1][0], rows, size, near, (k, a, b, c), stream)
         n += rows * fold

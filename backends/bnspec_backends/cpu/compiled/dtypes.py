@@ -1,4 +1,4 @@
-"""Numbers in memory and in registers: every kernel computes in float64 and stores what the array holds.
+"""Numbers in memory and in registers: float64, or elementwise float32, in registers, and what an array holds in memory.
 
 Compiled code sees bfloat16 as uint16 and float16 as int16 (`as_storage`), so that a type tells how to read the
 bits; NumPy has no bfloat16 of its own, and numba no float16 on a CPU. The compiler may change floating point in two
@@ -9,6 +9,7 @@ may be fused with the addition behind it.
 import functools
 import hashlib
 import importlib.resources
+import sys
 from typing import Any
 
 import numpy
@@ -24,6 +25,8 @@ if getattr(config, "DISABLE_JIT", False):
     raise ImportError("numba is told not to compile, by NUMBA_DISABLE_JIT")
 
 __all__ = [
+    "DOUBLE",
+    "SINGLE",
     "add",
     "add_product",
     "affine",
@@ -35,8 +38,10 @@ __all__ = [
     "internal",
     "narrow",
     "narrowed",
+    "narrowed_pairs",
     "widen",
     "widened",
+    "widened_pairs",
 ]
 
 #: Type that stands for each dtype in compiled code.
@@ -47,8 +52,11 @@ _KINDS: dict[Any, Any] = {}  # the same by dtype: NumPy takes longer to find a d
 #: Decorator of a function that writes LLVM instructions; compiled code calls it with other arguments.
 instructions: Any = intrinsic
 
-_DOUBLE, _SINGLE, _HALF = ir.DoubleType(), ir.FloatType(), ir.HalfType()
-_I32, _I16 = ir.IntType(32), ir.IntType(16)
+#: Types of numbers in registers.
+DOUBLE, SINGLE = ir.DoubleType(), ir.FloatType()
+_HALF, _I32, _I16 = ir.HalfType(), ir.IntType(32), ir.IntType(16)
+
+_UPPER = 0xFFFF0000  # the upper half of a word
 
 
 #: Division by zero gives an infinity or NaN, and no index is checked.
@@ -113,34 +121,67 @@ def compiles_half() -> bool:
     return not triple.startswith(("x86", "i386", "i686")) or "+f16c" in features.split(",")
 
 
-def widened(builder: Any, kind: Any, bits: Any, lanes: int = 0) -> Any:
-    """Write the instructions that turn stored numbers into float64: one number, or a vector of ``lanes``."""
-    single, double, half, i32 = (_vector(t, lanes) for t in (_SINGLE, _DOUBLE, _HALF, _I32))
-    if kind == types.float64:
-        return bits
+def widened(builder: Any, kind: Any, bits: Any, lanes: int = 0, number: Any = DOUBLE) -> Any:
+    """Write the instructions that turn stored numbers into float64 or float32: one, or a vector of ``lanes``."""
+    single, half, i32 = (_vector(t, lanes) for t in (SINGLE, _HALF, _I32))
     if kind == types.uint16:
         bits = builder.bitcast(builder.shl(builder.zext(bits, i32), _constant(i32, 16)), single)
     elif kind == types.int16:
         bits = builder.fpext(builder.bitcast(bits, half), single)
-    return builder.fpext(bits, double)
+    wide = _vector(number, lanes)
+    return bits if bits.type == wide else builder.fpext(bits, wide)
 
 
 def narrowed(builder: Any, kind: Any, number: Any, lanes: int = 0) -> Any:
-    """Write the instructions that round float64 to stored numbers, to nearest, ties to even."""
-    single, half, i32, i16 = (_vector(t, lanes) for t in (_SINGLE, _HALF, _I32, _I16))
+    """Write the instructions that round float64 or float32 to stored numbers, to nearest, ties to even."""
+    single, half, i32, i16 = (_vector(t, lanes) for t in (SINGLE, _HALF, _I32, _I16))
     if kind == types.float64:
         return number
-    number = builder.fptrunc(number, single)
+    if number.type != single:
+        number = builder.fptrunc(number, single)
     if kind == types.float32:
         return number
     if kind == types.int16:
         return builder.bitcast(builder.fptrunc(number, half), i16)
-    bits = builder.bitcast(number, i32)
-    odd = builder.and_(builder.lshr(bits, _constant(i32, 16)), _constant(i32, 1))
-    rounded = builder.add(bits, builder.add(odd, _constant(i32, 0x7FFF)))
-    nan = builder.fcmp_unordered("uno", number, number)  # some of these the addition above would make infinite or 0
-    rounded = builder.select(nan, _constant(i32, 0x7FC00000), rounded)
+    nan = builder.fcmp_unordered("uno", number, number)  # some of these would become infinite or 0 by rounding
+    rounded = builder.select(nan, _constant(i32, 0x7FC00000), _rounded(builder, number))
     return builder.trunc(builder.lshr(rounded, _constant(i32, 16)), i16)
+
+
+def widened_pairs(builder: Any, bits: Any, lanes: int) -> list[Any]:
+    """Write the instructions that turn bfloat16 into float32: the elements of even places, then those of odd ones.
+
+    A bfloat16 is the upper half of a float32, so two neighbours become numbers by one instruction each.
+    """
+    i32, single = _vector(_I32, lanes // 2), _vector(SINGLE, lanes // 2)
+    words = builder.bitcast(bits, i32)
+    lower, upper = builder.shl(words, _constant(i32, 16)), builder.and_(words, _constant(i32, _UPPER))
+    return [builder.bitcast(v, single) for v in _in_order(lower, upper)]
+
+
+def narrowed_pairs(builder: Any, numbers: list[Any], lanes: int) -> Any:
+    """Write the instructions that round what `widened_pairs` gives to bfloat16.
+
+    A NaN stays one only if the lower half of its bits is 0. So is that of all that come from a bfloat16, and of those
+    that a processor makes of other numbers.
+    """
+    i32 = _vector(_I32, lanes // 2)
+    lower, upper = _in_order(*(_rounded(builder, v) for v in numbers))
+    lower, upper = builder.lshr(lower, _constant(i32, 16)), builder.and_(upper, _constant(i32, _UPPER))
+    return builder.bitcast(builder.or_(lower, upper), _vector(_I16, lanes))
+
+
+def _in_order(first: Any, second: Any) -> tuple[Any, Any]:
+    """Return the lower and the upper half of a word's neighbours for its first and second, and the other way round."""
+    return (first, second) if sys.byteorder == "little" else (second, first)
+
+
+def _rounded(builder: Any, number: Any) -> Any:
+    """Write the instructions that round float32 to bfloat16, in the upper half of a word."""
+    kind = _vector(_I32, number.type.count if isinstance(number.type, ir.VectorType) else 0)
+    bits = builder.bitcast(number, kind)
+    odd = builder.and_(builder.lshr(bits, _constant(kind, 16)), _constant(kind, 1))
+    return builder.add(bits, builder.add(odd, _constant(kind, 0x7FFF)))
 
 
 def _vector(kind: Any, lanes: int) -> Any:

@@ -11,7 +11,18 @@ from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, Rank
 from bnspec_conformance.cases.scope import Scope
 from bnspec_conformance.subjects.own.rank_pool import RankPool, ThreadRankPool
 
-__all__ = ["Ours", "asked_count", "cupy", "jax", "numpy", "strict", "torch"]
+__all__ = ["Ours", "asked_count", "cpu_evaluation", "cupy", "jax", "numpy", "strict", "torch"]
+
+
+#: What compiled kernels declare: they make y and dx of 16 bits in float32.
+_OF_16_BITS: Evaluation = {name: {"float16": "float32", "bfloat16": "float32"} for name in ("y", "dx")}
+
+
+def cpu_evaluation() -> Evaluation:
+    """Return what the kernels in use for NumPy arrays, and torch's tensors on the CPU, evaluate y and dx in."""
+    from bnspec_backends import cpu
+
+    return _OF_16_BITS if cpu.in_use() == "compiled" else {}
 
 
 @dataclasses.dataclass
@@ -136,7 +147,7 @@ def _or_default(values: Array | None, default: float, case: Case) -> Array:
 
 def numpy() -> Ours:
     """bnspec on NumPy, by the kernels in use: compiled where numba is installed."""
-    return Ours("numpy", bnspec.get_backend("numpy"))
+    return Ours("numpy", bnspec.get_backend("numpy"), evaluation=cpu_evaluation())
 
 
 def numpy_compiled() -> Ours:
@@ -157,7 +168,9 @@ def numpy_specification() -> Ours:
 def _numpy_with(kernels: str) -> Ours:
     from bnspec_backends import cpu
 
-    return Ours(f"numpy-{kernels}", bnspec.get_backend("numpy"), examples=20, kernels=cpu.make(kernels))
+    evaluation = _OF_16_BITS if kernels == "compiled" else {}
+    made = cpu.make(kernels)
+    return Ours(f"numpy-{kernels}", bnspec.get_backend("numpy"), evaluation=evaluation, examples=20, kernels=made)
 
 
 def strict() -> Ours:
@@ -170,7 +183,7 @@ def strict() -> Ours:
 
 def torch() -> Ours:
     """bnspec on torch tensors of the default device."""
-    return Ours("torch", bnspec.get_backend("torch"), examples=20)
+    return Ours("torch", bnspec.get_backend("torch"), evaluation=cpu_evaluation(), examples=20)
 
 
 def jax() -> Ours:
@@ -188,8 +201,6 @@ def cupy() -> Ours:
         raise ImportError("CuPy is installed, but there is no CUDA device")
     from bnspec_backends import cuda
 
-    # Compiled kernels make y and dx of 16 bits in float32.
-    narrow = {"float16": "float32", "bfloat16": "float32"}
-    evaluation: Evaluation = {"y": narrow, "dx": narrow} if cuda.in_use() == "compiled" else {}
+    evaluation = _OF_16_BITS if cuda.in_use() == "compiled" else {}
     # CuPy compiles what it does with -ftz=true: also a conversion from float32 to float64 flushes subnormal numbers.
     return Ours("cupy", backend, evaluation=evaluation, flushes=True, examples=20)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import bnspec
 from bnspec_conformance.cases.scope import Scope
-from bnspec_conformance.subjects.own.backends import Ours
+from bnspec_conformance.subjects.own.backends import Ours, cpu_evaluation
 from bnspec_conformance.subjects.own.rank_pool import first_error
 from bnspec_conformance.subjects.time_limit import TooLong
 
@@ -95,7 +95,8 @@ def mpi() -> OursOnMPI:
     from bnspec_backends.ranks import MPICommunicator
 
     pool = MPIRankPool(MPICommunicator(deadline=APART))
-    return OursOnMPI("mpi", bnspec.get_backend("numpy"), examples=20, pool=pool, library=mpi_version())
+    backend, evaluation = bnspec.get_backend("numpy"), cpu_evaluation()
+    return OursOnMPI("mpi", backend, evaluation=evaluation, examples=20, pool=pool, library=mpi_version())
 
 
 def mpi_version() -> str:

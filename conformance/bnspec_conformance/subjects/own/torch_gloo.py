@@ -7,6 +7,7 @@ environment variables that torchrun sets: ``torchrun --nproc-per-node 3 -m bnspe
 import os
 
 import bnspec
+from bnspec_conformance.subjects.own.backends import cpu_evaluation
 from bnspec_conformance.subjects.own.mpi import APART, MPIRankPool, OursOnMPI
 
 __all__ = ["torch_gloo"]
@@ -27,4 +28,5 @@ def torch_gloo() -> OursOnMPI:
             dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     pool = MPIRankPool(TorchCommunicator(deadline=APART))
     library = f"gloo of torch {torch.__version__}"
-    return OursOnMPI("torch-gloo", bnspec.get_backend("torch"), examples=20, pool=pool, library=library)
+    backend, evaluation = bnspec.get_backend("torch"), cpu_evaluation()
+    return OursOnMPI("torch-gloo", backend, evaluation=evaluation, examples=20, pool=pool, library=library)

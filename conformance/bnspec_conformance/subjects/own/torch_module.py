@@ -15,6 +15,7 @@ from bnspec_conformance.bounds.declared import Evaluation
 from bnspec_conformance.cases.case import Array, Case, Outcome, RankInputs, RankOutcome
 from bnspec_conformance.cases.scope import PROFILES, Scope, needs
 from bnspec_conformance.subjects.frameworks.torch.torch_common import from_torch, gradients, tangent, to_torch
+from bnspec_conformance.subjects.own.backends import cpu_evaluation
 from bnspec_conformance.subjects.own.rank_pool import RankPool, ThreadRankPool
 
 __all__ = ["TorchModule", "torch_module"]
@@ -181,4 +182,4 @@ def _torch() -> Any:
 def torch_module() -> TorchModule:
     """bnspec's modules for torch, on the CPU."""
     _torch()  # what is missing shows here and not in the first case
-    return TorchModule()
+    return TorchModule(evaluation=cpu_evaluation())
