@@ -31,10 +31,10 @@ _MANY = 16
 
 _NAN = numpy.float32(numpy.nan)
 
+_OPTIONS: Any = {"forceinline": True, "error_model": "numpy", "boundscheck": False}
+
 #: Decorator of a function that looks at the types of compiled arguments and returns what is compiled for them.
-_by_types: Any = functools.partial(
-    overload, jit_options={"forceinline": True, "error_model": "numpy", "boundscheck": False}, strict=False
-)
+_by_types: Any = functools.partial(overload, jit_options=_OPTIONS, strict=False)
 
 
 def near_affine(x: Any, y: Any, centre: Any, scale: Any, shift: Any) -> Any:
