@@ -481,7 +481,7 @@ def test_a_subject_behind_a_pipe_gives_the_bits_it_gives_here(tmp_path: Path, mo
         "    request = json.loads(line)\n"
         "    if request['op'] == 'hello':\n"
         "        answer = {'protocol': 1, 'name': 'numpy', 'profiles': sorted(subject.scope.profiles), 'world': 4,\n"
-        "                  'dtypes': list(subject.scope.dtypes)}\n"
+        "                  'dtypes': list(subject.scope.dtypes), 'evaluation': subject.evaluation}\n"
         "    else:\n"
         "        answer = {'outcome': outcome_to_json(subject.run(case_from_json(request['case'])))}\n"
         "    print(json.dumps(answer), flush=True)\n"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bnspec_conformance import find_subject
+from bnspec_conformance.bounds.declared import evaluation_texts
 from bnspec_conformance.report import document, write_statement
 from bnspec_conformance.report.pages.markdown import rendered
 from bnspec_conformance.report.statement import level_reached, statement
@@ -34,10 +35,11 @@ KEPT = [record("passed", clause) for clause in ("BN-RUN-1", "BN-RUN-4", "BN-NORM
 
 def test_a_run_in_which_everything_passed_is_claimed_with_its_terms() -> None:
     text = statement(made(*KEPT))
-    version = find_subject("numpy").version()
-    claim = f"**numpy ({version}) conforms to bnspec SPEC 1.0, level AAA, profiles core, "
+    subject = find_subject("numpy")
+    claim = f"**numpy ({subject.version()}) conforms to bnspec SPEC 1.0, level AAA, profiles core, "
     assert claim in text
-    assert "W float64, E float64, bound strict; x of " in text
+    elementwise = ", ".join(evaluation_texts(subject.evaluation)) or "float64"  # as the kernels in use compute
+    assert f"W float64, E {elementwise}, bound strict; x of " in text
     assert "| cases per check | " in text
     assert "Not asked: 103 of 106 clauses" in text
 
