@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import importlib.util
+import sys
+import types
 from typing import Any
 
 import ml_dtypes
@@ -24,6 +26,7 @@ LIBRARIES = {
     "paddle": "paddle", "paddle-float64": "paddle", "paddle-one-value": "paddle", "paddle-one-parameter": "paddle",
     "tinygrad": "tinygrad", "tinygrad-float16": "tinygrad", "mlx": "mlx", "mlx-16-bit": "mlx",
 }  # fmt: skip
+NAMES = [pytest.param(n, marks=pytest.mark.paddle) if n.startswith("paddle") else n for n in LIBRARIES]
 SHAPES = {2: (6, 3), 3: (4, 3, 2), 4: (4, 3, 2, 3), 5: (2, 3, 2, 1, 3)}
 DTYPES = {"bfloat16": ml_dtypes.bfloat16}
 
@@ -56,7 +59,7 @@ def case_for(made: Any, ndim: int = 4, dtype: str = "", **fields: Any) -> Case:
     return fitted
 
 
-@pytest.mark.parametrize("name", ["paddle", "tinygrad", "mlx"])
+@pytest.mark.parametrize("name", [pytest.param("paddle", marks=pytest.mark.paddle), "tinygrad", "mlx"])
 def test_a_layer_computes_what_its_dialect_says(name: str) -> None:
     made = subject(name)
     assert made.dialect == name
@@ -71,7 +74,7 @@ def test_a_layer_computes_what_its_dialect_says(name: str) -> None:
         compare(made, case_for(made, 3), "ydot")
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_results_are_new_arrays_of_the_dtypes_that_went_in(name: str) -> None:
     made = subject(name)
     for dtype in made.scope.dtypes:
@@ -86,7 +89,7 @@ def test_results_are_new_arrays_of_the_dtypes_that_went_in(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "where"),
     [
-        ("paddle", "paddle.nn:BatchNorm2D.forward"),
+        pytest.param("paddle", "paddle.nn:BatchNorm2D.forward", marks=pytest.mark.paddle),
         ("tinygrad", "tinygrad.nn:BatchNorm.__call__"),
         ("mlx", "mlx.nn:BatchNorm.__call__"),
     ],
@@ -107,6 +110,15 @@ def test_what_runs_is_the_library_s_own(name: str, where: str, monkeypatch: pyte
     assert set(calls) == {kind}
 
 
+def test_paddle_is_not_imported_where_that_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", types.ModuleType("tensorflow"))
+    monkeypatch.delitem(sys.modules, "paddle", raising=False)
+    with pytest.raises(SubjectError, match=r"not imported TensorFlow.*run --isolate"):
+        find_subject("paddle")
+    assert "paddle" not in sys.modules
+
+
+@pytest.mark.paddle
 def test_paths_of_paddle_are_asked_about_what_is_theirs() -> None:
     usual, value, parameter = (subject(name) for name in ("paddle", "paddle-one-value", "paddle-one-parameter"))
     one = case_for(usual)

@@ -10,6 +10,7 @@ of these.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from bnspec_conformance.cases.case import Array, Case
 from bnspec_conformance.cases.counts import counts_of
 from bnspec_conformance.cases.scope import Scope
+from bnspec_conformance.subjects.contract import SubjectError
 from bnspec_conformance.subjects.defaults import HasDefaults
 from bnspec_conformance.subjects.frameworks.paddle import paddle_defaults as own
 from bnspec_conformance.subjects.frameworks.paddle.paddle_layer import layer_of
@@ -106,6 +108,12 @@ def paddle_one_parameter() -> PaddleLayer:
 
 
 def _subject(name: str, dtype: str, limit: Callable[[Case], str | None]) -> PaddleLayer:
+    # Both link their own copies of one library; the import of Paddle then ends the process without a word.
+    if "tensorflow" in sys.modules and "paddle" not in sys.modules:
+        raise SubjectError(
+            f"subject {name!r} needs a process that has not imported TensorFlow, which Paddle's import would crash; "
+            "ask about it in a command of its own, or with `run --isolate`."
+        )
     import paddle as library  # noqa: F401 - what is missing shows here and not in the first case
 
     scope = Scope(
