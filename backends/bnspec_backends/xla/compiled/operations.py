@@ -37,14 +37,15 @@ def affine(v: Any, x: Any, centre: Any, unit: Any, scale: Any, shift: Any, group
         return formulas.affine(v, x, centre, unit, scale, shift, groups)
     scale = jnp.broadcast_to(scale, centre.shape)
     shift = jnp.zeros_like(scale) if shift is None else jnp.broadcast_to(shift, centre.shape)
-    return _affine(v, stop_gradient(x), centre, _ones(unit, centre), scale, shift, groups)
+    unit = _ones(unit, centre)
+    return primitives.affine(None, None, scale, shift, v, stop_gradient(x), centre, unit, groups=groups, dtype=x.dtype)
 
 
 def sums(dy: Any, x: Any, centre: Any, mask: Any, groups: Groups) -> tuple[Any, Any]:
     """Return ``sum dy`` and ``sum dy*(x - centre)``."""
     if mask is not None or not serves(x, groups):
         return formulas.sums(dy, x, centre, mask, groups)
-    return _sums(dy, x, stop_gradient(x), centre, _ones(None, centre), groups)
+    return primitives.sums(dy, x, stop_gradient(x), centre, _ones(None, centre), groups=groups)
 
 
 def deviations(v: Any, x: Any, mask: Any, groups: Groups) -> tuple[Any, Deviations]:
@@ -54,24 +55,8 @@ def deviations(v: Any, x: Any, mask: Any, groups: Groups) -> tuple[Any, Deviatio
     return formulas.count_of(x, groups), Deviations(*_deviations(v, stop_gradient(x), groups))
 
 
-@jax.jit
-def _affine(v: Any, x: Any, centre: Any, unit: Any, scale: Any, shift: Any, groups: Groups) -> Any:
-    return primitives.affine(None, None, scale, shift, v, x, centre, unit, groups=groups, dtype=x.dtype)
-
-
-@jax.jit
-def _sums(dy: Any, v: Any, x: Any, centre: Any, unit: Any, groups: Groups) -> Any:
-    return primitives.sums(dy, v, x, centre, unit, groups=groups)
-
-
 @jax.custom_jvp
 def _deviations(v: Any, x: Any, groups: Groups) -> tuple[Any, Any, Any, Any]:
-    high, low, m2, unit = _measured(x, groups)
-    return high, low, m2, unit
-
-
-@jax.jit
-def _measured(x: Any, groups: Groups) -> Any:
     return primitives.measured(x, groups=groups)
 
 
@@ -81,7 +66,7 @@ def _rule(given: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     found = high, low, _, unit = _deviations(v, x, groups)
     count = jnp.asarray(formulas.count_of(x, groups)[:, None], v.dtype)
     # Here the centre is none that is constant: a derivative of this rule is to follow it.
-    s1, s2 = _sums(tangents[0], v, x, high, stop_gradient(unit), groups)
+    s1, s2 = primitives.sums(tangents[0], v, x, high, stop_gradient(unit), groups=groups)
     return found, (s1 / count, jnp.zeros_like(low), 2 * unit * (s2 - low * s1), jnp.zeros_like(unit))
 
 

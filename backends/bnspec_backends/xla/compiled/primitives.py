@@ -31,7 +31,9 @@ from bnspec_backends.xla.once import once
 __all__ = ["affine", "measured", "sums"]
 
 
-def affine(v: Any, s: Any, a: Any, b: Any, wide: Any, x: Any, centre: Any, u: Any, *, groups: Groups, dtype: Any) -> Any:
+def affine(
+    v: Any, s: Any, a: Any, b: Any, wide: Any, x: Any, centre: Any, u: Any, *, groups: Groups, dtype: Any
+) -> Any:
     """Return ``v*u*s + (wide - centre)*u*a + b`` in a dtype; v and s are absent together."""
     given = (a, b, wide, x, centre, u)
     given = given if v is None else (v, s, *given)
@@ -47,7 +49,7 @@ def sums(g: Any, wide: Any, x: Any, centre: Any, u: Any, *, groups: Groups) -> t
 
 def measured(x: Any, *, groups: Groups) -> tuple[Any, Any, Any, Any]:
     """Return mean, the rest of it, squared deviations, both in units, and the units, as `statistics` has them."""
-    high, low, m2, unit = _MEASURED.bind(x, groups=groups)
+    high, low, m2, unit = _MEASURED.bind(x, groups=groups, dtype=jnp.dtype(arithmetic_dtype(x)))
     return high, low, m2, unit
 
 
@@ -64,20 +66,16 @@ def _sums_formula(g: Any, wide: Any, x: Any, centre: Any, u: Any, *, groups: Gro
     return formulas.summed(g, wide, centre, u, None, groups)
 
 
-def _measured_formula(x: Any, *, groups: Groups) -> tuple[Any, ...]:
+def _measured_formula(x: Any, *, groups: Groups, dtype: Any) -> tuple[Any, ...]:
     return tuple(formulas.measured(x, x, groups))
 
 
-def _primitive(name: str, formula: Callable[..., Any]) -> Any:
+def _primitive(name: str, formula: Callable[..., Any], abstract: Callable[..., Any]) -> Any:
     """Return a primitive that is a formula, wherever it is not said to be something else."""
     made = Primitive(name)
     made.multiple_results = True
     found = jax.jit(made.bind, static_argnames=("groups", "dtype"))
     made.def_impl(found)
-
-    def abstract(*given: Any, **options: Any) -> Any:
-        shapes = jax.eval_shape(lambda *v: formula(*v, **options), *(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in given))
-        return [jax.core.ShapedArray(s.shape, s.dtype) for s in shapes]
 
     def batch(given: Any, axes: Any, **options: Any) -> Any:
         found = jax.vmap(lambda *v: formula(*v, **options), in_axes=tuple(axes))(*given)
@@ -89,9 +87,21 @@ def _primitive(name: str, formula: Callable[..., Any]) -> Any:
     return made
 
 
-_AFFINE = _primitive("bnspec_affine", _affine_formula)
-_SUMS = _primitive("bnspec_sums", _sums_formula)
-_MEASURED = _primitive("bnspec_measured", _measured_formula)
+def _like_x(*given: Any, groups: Groups, dtype: Any) -> Any:
+    return [jax.core.ShapedArray(given[-3].shape, dtype)]
+
+
+def _two_numbers(g: Any, wide: Any, x: Any, centre: Any, u: Any, *, groups: Groups) -> Any:
+    return [jax.core.ShapedArray(centre.shape, centre.dtype)] * 2
+
+
+def _four_numbers(x: Any, *, groups: Groups, dtype: Any) -> Any:
+    return [jax.core.ShapedArray((groups.number, x.shape[groups.axis]), dtype)] * 4
+
+
+_AFFINE = _primitive("bnspec_affine", _affine_formula, _like_x)
+_SUMS = _primitive("bnspec_sums", _sums_formula, _two_numbers)
+_MEASURED = _primitive("bnspec_measured", _measured_formula, _four_numbers)
 
 
 # Derivatives ---------------------------------------------------------------------------------------------------------
@@ -195,7 +205,7 @@ def _call(operation: str, x: Any, groups: Groups, results: int, *given: Any) -> 
     return jax.ffi.ffi_call(name, (shape,) * results)(*given, plan=handlers.description(layout, formulas.fits(x)))
 
 
-def _measured_here(x: Any, *, groups: Groups) -> Any:
+def _measured_here(x: Any, *, groups: Groups, dtype: Any) -> Any:
     return _call("moments", x, groups, 4, x)
 
 
