@@ -13,7 +13,7 @@ from numba import carray, types
 
 from bnspec_backends.cpu.compiled.dtypes import instructions, internal
 
-__all__ = ["PLACES", "VERSION", "answers", "argument", "attribute", "failure", "readable", "result"]
+__all__ = ["PLACES", "VERSION", "answers", "argument", "attribute", "failure", "pointer", "readable", "result"]
 
 #: Version of the interface that the places are those of; XLA takes functions of earlier versions than its own.
 VERSION = (0, 3)
@@ -75,20 +75,20 @@ def answers(frame: int) -> bool:
 @internal
 def argument(frame: int, i: int, size: int, dtype: Any) -> Any:
     """Return an argument as an array of one axis."""
-    return carray(_pointer(_long(_long(_long(frame + _ARGS) + 8 * i) + _DATA)), (size,), dtype)
+    return carray(pointer(_long(_long(_long(frame + _ARGS) + 8 * i) + _DATA)), (size,), dtype)
 
 
 @internal
 def result(frame: int, i: int, size: int, dtype: Any) -> Any:
     """Return a result, to be written, as an array of one axis."""
-    return carray(_pointer(_long(_long(_long(frame + _RETS) + 8 * i) + _DATA)), (size,), dtype)
+    return carray(pointer(_long(_long(_long(frame + _RETS) + 8 * i) + _DATA)), (size,), dtype)
 
 
 @internal
 def attribute(frame: int, i: int, dtype: Any) -> Any:
     """Return an attribute that is an array."""
     array = _long(_long(frame + _ATTRS) + 8 * i)
-    return carray(_pointer(_long(array + _VALUES)), (_long(array + _LENGTH),), dtype)
+    return carray(pointer(_long(array + _VALUES)), (_long(array + _LENGTH),), dtype)
 
 
 @internal
@@ -110,7 +110,9 @@ def readable(context: Any, array: Any) -> Any:
 
 
 @instructions  # type: ignore[untyped-decorator]
-def _pointer(context: Any, address: Any) -> Any:
+def pointer(context: Any, address: Any) -> Any:
+    """Return an address as a pointer."""
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
 

@@ -19,6 +19,7 @@ from bnspec_backends.cpu.compiled.dtypes import internal, kept, storage_of
 from bnspec_backends.cpu.plan import plan_for
 from bnspec_backends.layout import Layout
 from bnspec_backends.xla.compiled.call_frame import answers, argument, attribute, failure, readable, result
+from bnspec_backends.xla.compiled.threads import control_for, tell_threads
 
 __all__ = ["description", "target"]
 
@@ -64,6 +65,7 @@ def target(operation: str, dtype: str, number: str, by_runs: bool) -> str:
         ("sums", True): _sums_of_runs,
         ("sums", False): _sums_of_columns,
     }[operation, by_runs]
+    tell_threads()
     handler = _compiled(make(numpy.dtype(storage_of(dtype)), numpy.dtype(number)))
     _KEPT[name] = handler
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler.ctypes), platform="cpu", api_version=1)
@@ -90,9 +92,10 @@ def _moments_of_runs(dtype: Any, number: Any) -> Any:
             about, where, blocks = _described(frame)
             groups, channels = about[0], about[1]
             tasks = groups * channels
-            x = (readable(argument(frame, 0, _span(about, where), dtype)), where)
+            size = _span(about, where)
+            x = (readable(argument(frame, 0, size, dtype)), where)
             stats, count = numpy.empty((3, tasks)), numpy.full(groups, about[2])
-            channel_major.moments(x, None, blocks, about[3], count, stats, _alone())
+            channel_major.moments(x, None, blocks, about[3], count, stats, control_for(size))
             _deliver(frame, stats, about, number)
         except Exception:
             return failure(frame, _NO_MEMORY)
@@ -108,9 +111,10 @@ def _moments_of_columns(dtype: Any, number: Any) -> Any:
         try:
             about, where, blocks = _described(frame)
             groups, channels = about[0], about[1]
-            x = (readable(argument(frame, 0, _span(about, where), dtype)), where)
+            size = _span(about, where)
+            x = (readable(argument(frame, 0, size, dtype)), where)
             stats, count = numpy.empty((3, groups, channels)), numpy.full(groups, about[2])
-            channel_minor.moments(x, None, blocks, about[3], count, stats, _alone())
+            channel_minor.moments(x, None, blocks, about[3], count, stats, control_for(size))
             _deliver(frame, stats.reshape(3, groups * channels), about, number)
         except Exception:
             return failure(frame, _NO_MEMORY)
@@ -129,7 +133,7 @@ def _sums_of_runs(dtype: Any, number: Any) -> Any:
             dy, x = readable(argument(frame, 0, size, dtype)), readable(argument(frame, 1, size, dtype))
             centre, sums = numpy.empty(tasks), numpy.empty((2, tasks, about[3]))
             centre[:] = argument(frame, 2, tasks, number)
-            channel_major.grad_sums((dy, where), (x, where), None, blocks, centre, sums, _alone())
+            channel_major.grad_sums((dy, where), (x, where), None, blocks, centre, sums, control_for(size))
             _deliver_sums(frame, 0, 1, sums[0, :, 0], sums[1, :, 0], number)
         except Exception:
             return failure(frame, _NO_MEMORY)
@@ -148,7 +152,7 @@ def _sums_of_columns(dtype: Any, number: Any) -> Any:
             dy, x = readable(argument(frame, 0, size, dtype)), readable(argument(frame, 1, size, dtype))
             centre, sums = numpy.empty((groups, channels)), numpy.empty((2, groups, about[3], channels))
             centre.reshape(-1)[:] = argument(frame, 2, groups * channels, number)
-            channel_minor.grad_sums((dy, where), (x, where), None, blocks, centre, sums, _alone())
+            channel_minor.grad_sums((dy, where), (x, where), None, blocks, centre, sums, control_for(size))
             for g in range(groups):
                 _deliver_sums(frame, g, groups, sums[0, g, 0], sums[1, g, 0], number)
         except Exception:
@@ -172,11 +176,6 @@ def _described(frame: int) -> Any:
 def _span(about: Any, where: Any) -> int:
     """Return the number of elements of an array without gaps."""
     return about[0] * where[3] * where[0]
-
-
-@internal
-def _alone() -> Any:
-    return numpy.zeros(128, numpy.int64)
 
 
 @internal

@@ -115,9 +115,22 @@ def _affine_jvp(given: Any, tangents: Any, *, groups: Groups, dtype: Any) -> Any
         return _AFFINE.bind(*given, **options), _AFFINE.bind(*_with(given, dots), **options)
     if len(given) == 6 and all(still[3:]):
         a, _, wide, *others = given
+        if still[0]:  # (x - centre)*0 is not 0 where x is infinite
+            return _AFFINE.bind(*given, **options), _moved(*given, tangents, options)
         da, db, dwide = (ad.instantiate_zeros(t) for t in tangents[:3])
         return _AFFINE.bind(*given, **options), _AFFINE.bind(dwide, a, da, db, wide, *others, **options)
     return _of_formula(_affine_formula, given, tangents, options)
+
+
+def _moved(a: Any, b: Any, wide: Any, x: Any, centre: Any, u: Any, tangents: Any, options: Any) -> list[Any]:
+    """Return the tangent of an affine map whose factor is a constant."""
+    groups, (_, db, dwide, *_) = options["groups"], tangents
+    if isinstance(dwide, ad.Zero):
+        y = formulas.spread_over(ad.instantiate_zeros(db), x, groups)
+    else:
+        y = formulas.wide(dwide, groups) * formulas.spread_over(u * a, x, groups)
+        y = y if isinstance(db, ad.Zero) else y + formulas.spread_over(db, x, groups)
+    return [unsplit(y.astype(options["dtype"]), x)]
 
 
 def _affine_transpose(cotangents: Any, *given: Any, groups: Groups, dtype: Any) -> Any:
