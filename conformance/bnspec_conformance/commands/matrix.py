@@ -22,7 +22,7 @@ _SMOKE = ("BN-NORM-1", "BN-RUN-1", "BN-INF-1", "BN-GRAD-1", "BN-GRAD-4", "BN-MAS
 
 
 #: Subjects that are another one again: alone in a world of ranks, and NumPy by each kind of kernels.
-_AGAIN = ("jax-axis", "jax-nested", "mpi", "nccl", "numpy-blocked", "numpy-compiled", "numpy-specification",
+_AGAIN = ("jax-axis", "jax-compiled", "jax-nested", "mpi", "nccl", "numpy-blocked", "numpy-compiled", "numpy-specification",
           "torch-gloo")  # fmt: skip
 
 #: Cases per check where each is compiled; `run` takes more, and is what answers for bnspec itself.
