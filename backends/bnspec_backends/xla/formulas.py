@@ -30,7 +30,7 @@ __all__ = [
 def affine(v: Any, x: Any, centre: Any, unit: Any, scale: Any, shift: Any, groups: Groups) -> Any:
     """Return ``(v - centre)*unit*scale + shift`` in x's dtype; v is x widened. unit and shift may be absent."""
     y = distance(v, centre, unit, groups) * spread_over(scale, x, groups)
-    y = y if shift is None else y + spread_over(once(shift, centre), x, groups)
+    y = y if shift is None else y + spread_over(shift, x, groups)
     return unsplit(y.astype(x.dtype), x)
 
 

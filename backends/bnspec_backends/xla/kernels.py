@@ -20,6 +20,7 @@ from bnspec._renorm import corrections
 from bnspec._types import per_channel
 from bnspec_backends.xla import formulas
 from bnspec_backends.xla.following import following
+from bnspec_backends.xla.once import once
 from bnspec_backends.xla.statistics import Deviations
 
 __all__ = ["JaxKernels", "Operations"]
@@ -64,7 +65,8 @@ class JaxKernels(Kernels):
 
     def normalize(self, x: Any, centre: Any, scale: Any, shift: Any, groups: Groups) -> Any:
         still = stop_gradient(centre)
-        return self._operations.affine(x, x, still, None, scale, following(shift, centre, -scale), groups)
+        shift = once(following(shift, centre, -scale), still)
+        return self._operations.affine(x, x, still, None, scale, shift, groups)
 
     def infer(self, x: Any, params: Params, mean: Any, var: Any, epsilon: float, groups: Groups) -> Normalized:
         if holds_nothing(x, groups):
@@ -111,7 +113,7 @@ class JaxKernels(Kernels):
         # In units in which no square overflows, until y itself.
         inverse = 1.0 / jnp.sqrt(m2 / per_channel(divisor) + (config.epsilon * unit) * unit)
         scale, shift = scale_and_shift(Params(*used), inverse, following(low, high, unit), r, d)
-        y = self._operations.affine(wide, x, still, stop_gradient(unit), scale, shift, groups)
+        y = self._operations.affine(wide, x, still, stop_gradient(unit), scale, once(shift, still), groups)
         return stats, Normalized(y, stats.mean, stats.mean_low, inverse * unit, divisor, r, d)
 
 

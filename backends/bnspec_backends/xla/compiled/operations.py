@@ -37,7 +37,6 @@ def affine(v: Any, x: Any, centre: Any, unit: Any, scale: Any, shift: Any, group
         return formulas.affine(v, x, centre, unit, scale, shift, groups)
     scale = jnp.broadcast_to(scale, centre.shape)
     shift = jnp.zeros_like(scale) if shift is None else jnp.broadcast_to(shift, centre.shape)
-    unit = _ones(unit, centre)
     return primitives.affine(None, None, scale, shift, v, stop_gradient(x), centre, unit, groups=groups, dtype=x.dtype)
 
 
@@ -45,7 +44,7 @@ def sums(dy: Any, x: Any, centre: Any, mask: Any, groups: Groups) -> tuple[Any, 
     """Return ``sum dy`` and ``sum dy*(x - centre)``."""
     if mask is not None or not serves(x, groups):
         return formulas.sums(dy, x, centre, mask, groups)
-    return primitives.sums(dy, x, stop_gradient(x), centre, _ones(None, centre), groups=groups)
+    return primitives.sums(dy, x, stop_gradient(x), centre, jnp.ones_like(centre), groups=groups)
 
 
 def deviations(v: Any, x: Any, mask: Any, groups: Groups) -> tuple[Any, Deviations]:
@@ -68,7 +67,3 @@ def _rule(given: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     # Here the centre is none that is constant: a derivative of this rule is to follow it.
     s1, s2 = primitives.sums(tangents[0], v, x, high, stop_gradient(unit), groups=groups)
     return found, (s1 / count, jnp.zeros_like(low), 2 * unit * (s2 - low * s1), jnp.zeros_like(unit))
-
-
-def _ones(unit: Any, like: Any) -> Any:
-    return jnp.ones_like(like) if unit is None else unit

@@ -34,10 +34,10 @@ __all__ = ["affine", "measured", "sums"]
 def affine(
     v: Any, s: Any, a: Any, b: Any, wide: Any, x: Any, centre: Any, u: Any, *, groups: Groups, dtype: Any
 ) -> Any:
-    """Return ``v*u*s + (wide - centre)*u*a + b`` in a dtype; v and s are absent together."""
-    given = (a, b, wide, x, centre, u)
+    """Return ``v*u*s + (wide - centre)*u*a + b`` in a dtype; v and s are absent together, and u where it is 1."""
+    given = (a, b, wide, x, centre, jnp.ones_like(centre) if u is None else u)
     given = given if v is None else (v, s, *given)
-    (y,) = _AFFINE.bind(*given, groups=groups, dtype=jnp.dtype(dtype))
+    (y,) = _AFFINE.bind(*given, groups=groups, dtype=jnp.dtype(dtype), scaled=u is not None)
     return y
 
 
@@ -53,12 +53,14 @@ def measured(x: Any, *, groups: Groups) -> tuple[Any, Any, Any, Any]:
     return high, low, m2, unit
 
 
-def _affine_formula(*given: Any, groups: Groups, dtype: Any) -> tuple[Any]:
+def _affine_formula(*given: Any, groups: Groups, dtype: Any, scaled: bool) -> tuple[Any]:
     v, s, a, b, wide, x, centre, u = (None, None, *given) if len(given) == 6 else given
+    u = u if scaled else None
     y = formulas.distance(wide, centre, u, groups) * formulas.spread_over(a, x, groups)
-    y = y + formulas.spread_over(once(b, centre), x, groups)
+    y = y + formulas.spread_over(b, x, groups)
     if v is not None:
-        y = formulas.wide(v, groups) * formulas.spread_over(once(u * s, centre), x, groups) + y
+        factor = once(s if u is None else u * s, centre)
+        y = formulas.wide(v, groups) * formulas.spread_over(factor, x, groups) + y
     return (unsplit(y.astype(dtype), x),)
 
 
@@ -74,7 +76,7 @@ def _primitive(name: str, formula: Callable[..., Any], abstract: Callable[..., A
     """Return a primitive that is a formula, wherever it is not said to be something else."""
     made = Primitive(name)
     made.multiple_results = True
-    found = jax.jit(made.bind, static_argnames=("groups", "dtype"))
+    found = jax.jit(made.bind, static_argnames=("groups", "dtype", "scaled"))
     made.def_impl(found)
 
     def batch(given: Any, axes: Any, **options: Any) -> Any:
@@ -87,7 +89,7 @@ def _primitive(name: str, formula: Callable[..., Any], abstract: Callable[..., A
     return made
 
 
-def _like_x(*given: Any, groups: Groups, dtype: Any) -> Any:
+def _like_x(*given: Any, groups: Groups, dtype: Any, scaled: bool) -> Any:
     return [jax.core.ShapedArray(given[-3].shape, dtype)]
 
 
@@ -107,8 +109,7 @@ _MEASURED = _primitive("bnspec_measured", _measured_formula, _four_numbers)
 # Derivatives ---------------------------------------------------------------------------------------------------------
 
 
-def _affine_jvp(given: Any, tangents: Any, *, groups: Groups, dtype: Any) -> Any:
-    options = {"groups": groups, "dtype": dtype}
+def _affine_jvp(given: Any, tangents: Any, **options: Any) -> Any:
     still = [isinstance(t, ad.Zero) for t in tangents]
     if all(still[i] for i in range(len(given)) if i not in _linear(len(given))):
         dots = [ad.instantiate_zeros(tangents[i]) for i in _linear(len(given))]
@@ -118,6 +119,7 @@ def _affine_jvp(given: Any, tangents: Any, *, groups: Groups, dtype: Any) -> Any
         if still[0]:  # (x - centre)*0 is not 0 where x is infinite
             return _AFFINE.bind(*given, **options), _moved(*given, tangents, options)
         da, db, dwide = (ad.instantiate_zeros(t) for t in tangents[:3])
+        db = once(db, others[1])
         return _AFFINE.bind(*given, **options), _AFFINE.bind(dwide, a, da, db, wide, *others, **options)
     return _of_formula(_affine_formula, given, tangents, options)
 
@@ -133,7 +135,7 @@ def _moved(a: Any, b: Any, wide: Any, x: Any, centre: Any, u: Any, tangents: Any
     return [unsplit(y.astype(options["dtype"]), x)]
 
 
-def _affine_transpose(cotangents: Any, *given: Any, groups: Groups, dtype: Any) -> Any:
+def _affine_transpose(cotangents: Any, *given: Any, groups: Groups, dtype: Any, scaled: bool) -> Any:
     (g,), found = cotangents, [None] * len(given)
     if isinstance(g, ad.Zero):
         return found
@@ -157,7 +159,8 @@ def _sums_jvp(given: Any, tangents: Any, *, groups: Groups) -> Any:
 
 def _sums_transpose(cotangents: Any, g: Any, wide: Any, x: Any, centre: Any, u: Any, *, groups: Groups) -> Any:
     b, a = (ad.instantiate_zeros(t) for t in cotangents)
-    return [affine(None, None, a, b, wide, x, centre, u, groups=groups, dtype=g.aval.dtype), None, None, None, None]
+    found = affine(None, None, a, once(b, centre), wide, x, centre, u, groups=groups, dtype=g.aval.dtype)
+    return [found, *[None] * 4]
 
 
 def _linear(number: int) -> tuple[int, ...]:
