@@ -22,7 +22,7 @@ class Choice:
     libraries : sequence of str
         The libraries whose kernels depend on it.
     kind : str
-        What they are called where one is refused, such as "CPU kernels".
+        Their name where one is refused, such as "CPU kernels".
     """
 
     def __init__(

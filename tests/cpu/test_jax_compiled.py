@@ -43,7 +43,7 @@ def calls(text: str) -> int:
 
 def test_places_are_those_of_the_header(tmp_path: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    header = Path(importlib.util.find_spec("jaxlib").submodule_search_locations[0]) / "include"  # type: ignore[union-attr, index]
+    header = Path(importlib.util.find_spec("jaxlib").submodule_search_locations[0]) / "include"
     if compiler is None or not (header / "xla/ffi/api/c_api.h").exists():
         pytest.skip("no C compiler, or a jaxlib without its headers")
     lines = [

@@ -31,12 +31,15 @@ class Operations(Protocol):
 
     def affine(self, v: Any, x: Any, centre: Any, unit: Any, scale: Any, shift: Any, groups: Groups) -> Any:
         """Return ``(v - centre)*unit*scale + shift`` in x's dtype."""
+        ...
 
     def sums(self, dy: Any, x: Any, centre: Any, mask: Any, groups: Groups) -> tuple[Any, Any]:
         """Return ``sum dy`` and ``sum dy*(x - centre)``."""
+        ...
 
     def deviations(self, v: Any, x: Any, mask: Any, groups: Groups) -> tuple[Any, Deviations]:
         """Return how many elements count, and their deviations."""
+        ...
 
 
 class JaxKernels(Kernels):

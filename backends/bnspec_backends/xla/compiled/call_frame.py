@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy
 from llvmlite import ir
-from numba import carray, types
+from numba import types
+from numba.np.numpy_support import carray
 
 from bnspec_backends.cpu.compiled.dtypes import instructions, internal
 

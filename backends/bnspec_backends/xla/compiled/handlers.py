@@ -1,7 +1,7 @@
 """Functions that XLA's programs call: moments and sums of gradients of one array, by the compiled loops of the CPU.
 
-A function serves one dtype of the array, one of the statistics, and one of the two ways in which channels lie. It is
-made, and registered with XLA, when the first program that calls it is lowered. Everything else that is settled by the
+A function serves one dtype of the array, one of the statistics, and one of the two ways in which channels lie. XLA
+learns of it when the first program that calls it is lowered. Everything else that is settled by the
 shape comes with each call as one attribute, an array of integers: first `HEAD`, then the blocks of the plan.
 """
 
@@ -85,7 +85,7 @@ def _compiled(function: Any) -> Any:
 
 
 def _moments_of_runs(dtype: Any, number: Any) -> Any:
-    def handler(frame: int) -> int:
+    def handler(frame: int) -> Any:
         if answers(frame):
             return 0
         try:
@@ -105,7 +105,7 @@ def _moments_of_runs(dtype: Any, number: Any) -> Any:
 
 
 def _moments_of_columns(dtype: Any, number: Any) -> Any:
-    def handler(frame: int) -> int:
+    def handler(frame: int) -> Any:
         if answers(frame):
             return 0
         try:
@@ -124,7 +124,7 @@ def _moments_of_columns(dtype: Any, number: Any) -> Any:
 
 
 def _sums_of_runs(dtype: Any, number: Any) -> Any:
-    def handler(frame: int) -> int:
+    def handler(frame: int) -> Any:
         if answers(frame):
             return 0
         try:
@@ -143,7 +143,7 @@ def _sums_of_runs(dtype: Any, number: Any) -> Any:
 
 
 def _sums_of_columns(dtype: Any, number: Any) -> Any:
-    def handler(frame: int) -> int:
+    def handler(frame: int) -> Any:
         if answers(frame):
             return 0
         try:
@@ -175,7 +175,7 @@ def _described(frame: int) -> Any:
 @internal
 def _span(about: Any, where: Any) -> int:
     """Return the number of elements of an array without gaps."""
-    return about[0] * where[3] * where[0]
+    return about[0] * where[3] * where[0]  # type: ignore[no-any-return]
 
 
 @internal

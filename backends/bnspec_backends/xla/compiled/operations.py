@@ -1,6 +1,7 @@
 """Operations on all elements of a JAX array: sums by compiled loops on a CPU, elementwise work and derivatives by XLA.
 
-The functions here stand in the place of those of `formulas`. What `serves` is not true of, and masks, they hand on.
+The functions here stand in the place of those of `formulas`. Masks, and
+arrays that `serves` is not true of, they hand on.
 """
 
 from typing import Any
@@ -43,14 +44,16 @@ def affine(v: Any, x: Any, centre: Any, unit: Any, scale: Any, shift: Any, group
 def sums(dy: Any, x: Any, centre: Any, mask: Any, groups: Groups) -> tuple[Any, Any]:
     """Return ``sum dy`` and ``sum dy*(x - centre)``."""
     if mask is not None or not serves(x, groups):
-        return formulas.sums(dy, x, centre, mask, groups)
+        s1, s2 = formulas.sums(dy, x, centre, mask, groups)
+        return s1, s2
     return primitives.sums(dy, x, stop_gradient(x), centre, jnp.ones_like(centre), groups=groups)
 
 
 def deviations(v: Any, x: Any, mask: Any, groups: Groups) -> tuple[Any, Deviations]:
     """Return how many elements count, in the shape of `Moments`, and their deviations as (G, C) arrays."""
     if mask is not None or not serves(x, groups):
-        return formulas.deviations(v, x, mask, groups)
+        count, found = formulas.deviations(v, x, mask, groups)
+        return count, found
     return formulas.count_of(x, groups), Deviations(*_deviations(v, stop_gradient(x), groups))
 
 

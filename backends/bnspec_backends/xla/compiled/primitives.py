@@ -12,11 +12,13 @@ x comes twice: widened, of which derivatives are taken, so that they are not rou
 lies in memory, which functions read. Centre and u are constants to derivatives.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -35,8 +37,8 @@ def affine(
     v: Any, s: Any, a: Any, b: Any, wide: Any, x: Any, centre: Any, u: Any, *, groups: Groups, dtype: Any
 ) -> Any:
     """Return ``v*u*s + (wide - centre)*u*a + b`` in a dtype; v and s are absent together, and u where it is 1."""
-    given = (a, b, wide, x, centre, jnp.ones_like(centre) if u is None else u)
-    given = given if v is None else (v, s, *given)
+    front = () if v is None else (v, s)
+    given = (*front, a, b, wide, x, centre, jnp.ones_like(centre) if u is None else u)
     (y,) = _AFFINE.bind(*given, groups=groups, dtype=jnp.dtype(dtype), scaled=u is not None)
     return y
 
@@ -90,15 +92,15 @@ def _primitive(name: str, formula: Callable[..., Any], abstract: Callable[..., A
 
 
 def _like_x(*given: Any, groups: Groups, dtype: Any, scaled: bool) -> Any:
-    return [jax.core.ShapedArray(given[-3].shape, dtype)]
+    return [ShapedArray(given[-3].shape, dtype)]
 
 
 def _two_numbers(g: Any, wide: Any, x: Any, centre: Any, u: Any, *, groups: Groups) -> Any:
-    return [jax.core.ShapedArray(centre.shape, centre.dtype)] * 2
+    return [ShapedArray(centre.shape, centre.dtype)] * 2
 
 
 def _four_numbers(x: Any, *, groups: Groups, dtype: Any) -> Any:
-    return [jax.core.ShapedArray((groups.number, x.shape[groups.axis]), dtype)] * 4
+    return [ShapedArray((groups.number, x.shape[groups.axis]), dtype)] * 4
 
 
 _AFFINE = _primitive("bnspec_affine", _affine_formula, _like_x)
@@ -117,16 +119,16 @@ def _affine_jvp(given: Any, tangents: Any, **options: Any) -> Any:
     if len(given) == 6 and all(still[3:]):
         a, _, wide, *others = given
         if still[0]:  # (x - centre)*0 is not 0 where x is infinite
-            return _AFFINE.bind(*given, **options), _moved(*given, tangents, options)
+            return _AFFINE.bind(*given, **options), _moved(given, tangents, options)
         da, db, dwide = (ad.instantiate_zeros(t) for t in tangents[:3])
         db = once(db, others[1])
         return _AFFINE.bind(*given, **options), _AFFINE.bind(dwide, a, da, db, wide, *others, **options)
     return _of_formula(_affine_formula, given, tangents, options)
 
 
-def _moved(a: Any, b: Any, wide: Any, x: Any, centre: Any, u: Any, tangents: Any, options: Any) -> list[Any]:
+def _moved(given: Any, tangents: Any, options: Any) -> list[Any]:
     """Return the tangent of an affine map whose factor is a constant."""
-    groups, (_, db, dwide, *_) = options["groups"], tangents
+    (a, _, _, x, _, u), (_, db, dwide, *_), groups = given, tangents, options["groups"]
     if isinstance(dwide, ad.Zero):
         y = formulas.spread_over(ad.instantiate_zeros(db), x, groups)
     else:
@@ -205,11 +207,9 @@ def _alone(context: Any) -> bool:
 
 
 def _layout_of(x: Any, groups: Groups) -> Layout:
-    strides, size = [], x.dtype.itemsize
-    for n in reversed(x.shape):
-        strides.insert(0, size)
-        size *= n
-    found = find_layout(x.shape, tuple(strides), x.dtype.itemsize, groups.axis, groups.number)
+    size = x.dtype.itemsize
+    strides = tuple(size * math.prod(x.shape[a + 1 :]) for a in range(x.ndim))
+    found = find_layout(x.shape, strides, size, groups.axis, groups.number)
     assert found is not None, "an array without gaps has a layout"
     return found
 

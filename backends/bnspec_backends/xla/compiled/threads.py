@@ -1,14 +1,15 @@
 """Threads of functions that XLA calls: the team that shares the blocks of every other call.
 
-Compiled code is kept on disk, so that no address of this process may stand in it. It asks a function by its name, which
-is made anew in each process and knows where the team's control block is written down.
+Compiled code is kept on disk, so that no address of this process may stand in it. A function of a known name,
+made anew in each process, tells it where the team's control block is written down.
 """
 
 from typing import Any
 
 import numpy
 from llvmlite import binding
-from numba import carray, cfunc, types
+from numba import cfunc, types
+from numba.np.numpy_support import carray
 
 from bnspec_backends.cpu.compiled.dtypes import internal
 from bnspec_backends.cpu.compiled.thread_team import team

@@ -52,7 +52,8 @@ def _differentiated(
         y, stats, _ = bnspec.batch_norm(x, params, config, state=before, mask=given["mask"])
         return y, stats
 
-    x, found = given["x"], dict.fromkeys(_RESULTS)
+    x = given["x"]
+    found: dict[str, Any] = dict.fromkeys(_RESULTS)
     (found["y"], stats) = forward(x, params)
     if stats is not None:
         mean = stats.mean + stats.mean_low
