@@ -28,6 +28,7 @@ import numpy as np
 from cpu import about, rewrite
 
 import bnspec
+from bnspec_backends import xla
 
 SHAPES = [(64, 8, 8, 64), (32, 32, 32, 64), (256, 256), (32, 56, 56, 64)]
 DTYPES = ("float32", "bfloat16")
@@ -97,12 +98,29 @@ def deep(apply: Callable[..., Any], number: int = 10) -> Callable[..., Any]:
     return layers
 
 
+#: What is measured: the same of bnspec's layer and of flax's.
 KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "step": (step_of(bnspec_apply), step_of(flax_apply)),
     "forward mode": (tangents_of(bnspec_apply), tangents_of(flax_apply)),
     "inference": (lambda x, p, s, dy: bnspec_infer(x, p, s), lambda x, p, s, dy: flax_infer(x, p, s)),
     "ten layers": (step_of(deep(bnspec_apply)), step_of(deep(flax_apply))),
 }
+
+
+def by(kernels: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is traced with some of bnspec's kernels."""
+
+    def traced(*given: Any) -> Any:
+        with xla.using(kernels):
+            return function(*given)
+
+    return traced
+
+
+def programs_of(kind: str) -> dict[str, Callable[..., Any]]:
+    """Return the functions that are compared: bnspec's by each of its kernels, and flax's."""
+    ours, theirs = KINDS[kind]
+    return {kernels: by(kernels, ours) for kernels in xla.KERNELS} | {"flax": theirs}
 
 
 def arguments(shape: tuple[int, ...], dtype: str) -> tuple[Any, ...]:
@@ -124,27 +142,31 @@ def compiled(function: Callable[..., Any], given: tuple[Any, ...]) -> tuple[Any,
     return program, facts | {"memory": program.memory_analysis().temp_size_in_bytes}
 
 
-def compare(kind: str, shape: tuple[int, ...], dtype: str, rounds: int) -> dict[str, Any]:
-    """Compile both programs of a kind and run them in turn."""
-    given = arguments(shape, dtype)
+def compare(kind: str, shape: tuple[int, ...], dtype: str, rounds: int) -> list[dict[str, Any]]:
+    """Compile the programs of a kind and run them in turn; return a row for each of bnspec's kernels."""
+    given, functions = arguments(shape, dtype), programs_of(kind)
     # The first program of a process pays for what every later one finds done; and the faster of two is closer to what
     # compiling takes than to what else the machine did.
-    pairs = [[compiled(function, given) for function in KINDS[kind]] for _ in range(3)][1:]
-    programs = [program for program, _ in pairs[-1]]
-    facts = [dict(pairs[0][i][1], compile=min(pair[i][1]["compile"] for pair in pairs)) for i in range(2)]
-    times: tuple[list[float], list[float]] = ([], [])
+    made = [{name: compiled(function, given) for name, function in functions.items()} for _ in range(3)][1:]
+    programs = {name: program for name, (program, _) in made[-1].items()}
+    facts = {name: made[0][name][1] | {"compile": min(each[name][1]["compile"] for each in made)} for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(rounds + 2):
-        for program, kept in zip(programs, times, strict=True):
+        for name, program in programs.items():
             begun = time.perf_counter()
             jax.block_until_ready(program(*given))
             if turn > 1:
-                kept.append(time.perf_counter() - begun)
-    found: dict[str, Any] = {"kind": kind, "shape": shape, "dtype": dtype}
-    found["ms"] = [statistics.median(kept) * 1e3 for kept in times]
-    found["time"] = statistics.median(a / b for a, b in zip(*times, strict=True))
-    for name in ("compile", "instructions", "memory"):
-        found[name] = [each[name] for each in facts]
-    return found
+                times[name].append(time.perf_counter() - begun)
+    rows = []
+    for kernels in xla.KERNELS:
+        pair = (kernels, "flax")
+        row: dict[str, Any] = {"kernels": kernels, "kind": kind, "shape": shape, "dtype": dtype}
+        row["ms"] = [statistics.median(times[name]) * 1e3 for name in pair]
+        row["time"] = statistics.median(a / b for a, b in zip(*(times[name] for name in pair), strict=True))
+        rows.append(
+            row | {fact: [facts[name][fact] for name in pair] for fact in ("compile", "instructions", "memory")}
+        )
+    return rows
 
 
 def collectives() -> dict[str, dict[str, int]]:
@@ -157,7 +179,7 @@ def collectives() -> dict[str, dict[str, int]]:
     x, params, state, dy = arguments((32, 8, 8, 64), "float32")
     given = put(x, "batch"), *jax.tree.map(put, (params, state)), put(dy, "batch")
     found = {}
-    for name, function in zip(("bnspec", "flax"), KINDS["step"], strict=True):
+    for name, function in programs_of("step").items():
         text = jax.jit(function).lower(*given).compile().as_text()
         kinds = re.findall(r"= .*? (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\(", text)
         found[name] = dict(collections.Counter(kinds))
@@ -180,10 +202,17 @@ def over(pair: list[float]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return what was measured as a Markdown table."""
-    head = "| what | shape | dtype | bnspec ms | flax ms | time | compile | instructions | temporary memory |"
-    lines = [head, "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    named = ("kernels", "what", "shape", "dtype", "bnspec ms", "flax ms")
+    head = "| " + " | ".join([*named, "time", "compile", "instructions", "temporary memory"]) + " |"
+    lines = [head, "| " + " | ".join(["---"] * 4 + ["---:"] * 6) + " |"]
     for row in rows:
-        cells = [row["kind"], str(tuple(row["shape"])), row["dtype"], *(f"{ms:.3g}" for ms in row["ms"])]
+        cells = [
+            row["kernels"],
+            row["kind"],
+            str(tuple(row["shape"])),
+            row["dtype"],
+            *(f"{ms:.3g}" for ms in row["ms"]),
+        ]
         cells += [f"**{row['time']:.2f}**", over(row["compile"]), over(row["instructions"]), over(row["memory"])]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -212,6 +241,12 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def summaries(rows: list[dict[str, Any]]) -> str:
+    """Return the goals of each of bnspec's kernels."""
+    parts = {kernels: summary([row for row in rows if row["kernels"] == kernels]) for kernels in xla.KERNELS}
+    return "\n\n".join(f'Kernels "{kernels}":\n\n{part}' for kernels, part in parts.items())
+
+
 def main() -> None:
     """Measure, print, and write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -227,14 +262,16 @@ def main() -> None:
     kinds = ("step", "forward mode", "inference")
     cases = [(kind, shape, dtype) for kind in kinds for dtype in DTYPES for shape in SHAPES]
     cases.append(("ten layers", SHAPES[0], "float32"))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in cases:
-        rows.append(compare(*case, options.rounds))
-        print(table(rows[-1:]).splitlines()[-1], flush=True)
+        found = compare(*case, options.rounds)
+        print(*table(found).splitlines()[2:], sep="\n", flush=True)
+        rows += found
+    rows.sort(key=lambda row: xla.KERNELS.index(row["kernels"]))
     messages = elsewhere()
     counted = {name: ", ".join(f"{n} {kind}" for kind, n in each.items()) for name, each in messages.items()}
     spread = "; ".join(f"{name}: {text}" for name, text in counted.items())
-    text = f"{about()}, flax {flax.__version__}\n\n{summary(rows)}\n\n{table(rows)}\n\n"
+    text = f"{about()}, flax {flax.__version__}\n\n{summaries(rows)}\n\n{table(rows)}\n\n"
     text += f"Messages of a step whose batch is spread over four devices: {spread}.\n"
     print("\n" + text)
     if options.json:

@@ -12,7 +12,7 @@ import numpy
 
 from bnspec import Kernels
 from bnspec._static import tell_jax
-from bnspec_backends.xla.kernels import JaxKernels
+from bnspec_backends import xla
 
 __all__ = ["JaxBackend"]
 
@@ -23,10 +23,16 @@ class JaxBackend:
     """Backend "jax". Without ``jax_enable_x64`` there is no float64, and sums have the rounding error of float32."""
 
     name = "jax"
-    serving = "sums in levels (XLA)"
 
-    def __init__(self) -> None:
-        self.kernels: Kernels = JaxKernels()
+    @property
+    def kernels(self) -> Kernels:
+        """Kernels of `bnspec_backends.xla`."""
+        return xla.make(xla.in_use())
+
+    @property
+    def serving(self) -> str:
+        """Name of the kernels in use."""
+        return xla.in_use()
 
     def version(self) -> str:
         """Return JAX's version."""

@@ -7,20 +7,14 @@ before the first call: BNSPEC_CPU_KERNELS, BNSPEC_NUM_THREADS, BNSPEC_POOL_BYTES
 
 import functools
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-from bnspec import Kernels, _discovery
+from bnspec import Kernels
 from bnspec._errors import refusal
-from bnspec_backends._environment import choice
+from bnspec_backends._choice import Choice
 from bnspec_backends.cpu.resources import resources
 
 __all__ = ["KERNELS", "in_use", "make", "not_compiled", "remark", "resources", "use", "using"]
-
-#: Names of the kernels for NumPy arrays.
-KERNELS = ("compiled", "blocked", "specification")
-
-_chosen = ""
 
 
 def in_use() -> str:
@@ -28,12 +22,7 @@ def in_use() -> str:
 
     Unless chosen, "compiled" where numba is installed and compiles, else "blocked".
     """
-    return _asked() or ("blocked" if not_compiled() else "compiled")
-
-
-def _asked() -> str:
-    """Return the kernels chosen by a call or by the environment; an empty text if none were."""
-    return _chosen or choice("BNSPEC_CPU_KERNELS", KERNELS, "BN-ERR-5")
+    return _CHOICE.asked() or ("blocked" if not_compiled() else "compiled")
 
 
 @functools.cache
@@ -50,7 +39,7 @@ def not_compiled() -> str:
 
 def remark() -> str:
     """Return a remark for users who expect compiled kernels and have others; empty if there is none to make."""
-    if _asked() or not not_compiled():
+    if _CHOICE.asked() or not not_compiled():
         return ""
     return f"kernels 'blocked' in the place of 'compiled': {not_compiled()}"
 
@@ -79,46 +68,26 @@ def use(name: str) -> None:
     'blocked'
     >>> use(before)
     """
-    global _chosen
-    make(name)
-    _chosen = name
-    _forget()
+    _CHOICE.use(name)
 
 
-@contextmanager
-def using(name: str) -> Iterator[None]:
+def using(name: str) -> AbstractContextManager[None]:
     """Use other kernels inside a ``with`` block."""
-    global _chosen
-    before = _chosen
-    use(name)
-    try:
-        yield
-    finally:
-        _chosen = before
-        _forget()
-
-
-def _forget() -> None:
-    for library in ("numpy", "torch"):
-        _discovery.forget_kernels(library)
+    return _CHOICE.using(name)
 
 
 def make(name: str) -> Kernels:
     """Return new kernels for NumPy arrays; raise as `use` does."""
-    if name not in KERNELS:
-        raise refusal(
-            ValueError,
-            "BN-ERR-5",
-            got=f"CPU kernels {name!r}",
-            expected="one of " + ", ".join(KERNELS),
-            do="Leave the choice to bnspec, or name one of these.",
-        )
-    if name == "specification":
-        return Kernels()
-    if name == "blocked":
-        from bnspec_backends.cpu.blocked import BlockedKernels
+    return _CHOICE.make(name)
 
-        return BlockedKernels()
+
+def _blocked() -> Kernels:
+    from bnspec_backends.cpu.blocked import BlockedKernels
+
+    return BlockedKernels()
+
+
+def _compiled() -> Kernels:
     if not_compiled():
         raise refusal(
             ImportError,
@@ -130,3 +99,14 @@ def make(name: str) -> Kernels:
     from bnspec_backends.cpu.compiled_kernels import CompiledKernels
 
     return CompiledKernels()
+
+
+_CHOICE = Choice(
+    {"compiled": _compiled, "blocked": _blocked, "specification": Kernels},
+    variable="BNSPEC_CPU_KERNELS",
+    libraries=("numpy", "torch"),
+    kind="CPU kernels",
+)
+
+#: Names of the kernels for NumPy arrays.
+KERNELS = _CHOICE.names

@@ -18,6 +18,7 @@ import math
 from typing import Any
 
 import jax
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from bnspec._sharding import sharding_of
 
@@ -84,11 +85,15 @@ def spread(v: Any, shape: tuple[int, ...], axes: tuple[int, ...], sharding: Any 
     return _broadcast(v, shape, sharding)
 
 
-@spread.defjvp
+# With symbolic zeros: a factor that has no tangent is to add none where x is infinite, and not 0 times infinity.
+@functools.partial(spread.defjvp, symbolic_zeros=True)
 def _spread_tangent(
     shape: tuple[int, ...], axes: tuple[int, ...], sharding: Any, given: Any, tangents: Any
 ) -> tuple[Any, Any]:
     (v,) = tangents
+    if isinstance(v, SymbolicZero):
+        out = spread(*given, shape, axes, sharding)
+        return out, zero_from_primal(out, symbolic_zeros=True)
     held = _held(sharding)
     for level in reversed(_levels(shape, axes, held)):
         v, a = _kept(v), level[0]

@@ -63,12 +63,12 @@ def collect(
         shared["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         shared["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-        # bnspec's own clauses hold at every level of XLA's optimization. Compiling is most of their time there, and
-        # the lowest level so quick that keeping what it made does not pay.
+        # Where each operation is a program of its own, as it is without `jax.jit`, compiling is most of the time, and
+        # no level of XLA's optimization changes a bit. The lowest is so quick that keeping what it made does not pay.
         quick = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"}
 
         def one(name: str) -> MatrixRow:
-            mine = quick if name in ("jax", "jax-jit") else shared
+            mine = quick if name == "jax" else shared
             asked = arguments(name)
             row = None if rows is None else kept(rows, name, asked)
             if row is None:

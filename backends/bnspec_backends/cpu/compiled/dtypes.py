@@ -36,9 +36,11 @@ __all__ = [
     "inlined",
     "instructions",
     "internal",
+    "kept",
     "narrow",
     "narrowed",
     "narrowed_pairs",
+    "storage_of",
     "widen",
     "widened",
     "widened_pairs",
@@ -66,11 +68,16 @@ _njit: Any = functools.partial(njit, error_model="numpy", boundscheck=False)
 def compiled(function: Any) -> Any:
     """Compile a kernel at its first call, to run without the interpreter lock; keep the code on disk if possible."""
     kernel = _njit(nogil=True, no_cfunc_wrapper=True)(function)
+    kept(kernel, function)
+    return kernel
+
+
+def kept(kernel: Any, function: Any) -> None:
+    """Keep on disk what will be compiled of a function, if possible."""
     try:
         kernel._cache = CodeCache(function, _stamp())
     except Exception as error:  # neither beside the source nor in the user's cache folder can a file be written
         notice.unkept("any folder", error)
-    return kernel
 
 
 @functools.cache
@@ -83,7 +90,8 @@ def _stamp() -> str:
         The sources are not there, so that old code cannot be told from new.
     """
     folder = importlib.resources.files("bnspec_backends.cpu")
-    files = [*folder.joinpath("compiled").iterdir(), folder.joinpath("plan.py")]
+    frames = importlib.resources.files("bnspec_backends.xla.compiled")
+    files = [*folder.joinpath("compiled").iterdir(), folder.joinpath("plan.py"), *frames.iterdir()]
     sources = sorted((path.name, path.read_bytes()) for path in files if path.name.endswith(".py"))
     if not sources:
         raise FileNotFoundError("the sources of this package are not there")
@@ -103,6 +111,11 @@ def internal(function: Any) -> Any:
 def inlined(function: Any) -> Any:
     """Compile a function into each caller: for code called once a row, where passing arrays costs more than the row."""
     return _njit(inline="always")(function)
+
+
+def storage_of(dtype: str) -> Any:
+    """Return the type that stands for a dtype in compiled code."""
+    return _STORAGE[dtype]
 
 
 def as_storage(x: Any) -> Any:
