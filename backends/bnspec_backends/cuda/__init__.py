@@ -4,25 +4,18 @@
 kernels were started, how many arrays had to be copied first, and what no kernel served.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-from bnspec import Kernels, _discovery
-from bnspec._errors import refusal
-from bnspec_backends._environment import choice
+from bnspec import Kernels
+from bnspec_backends._choice import Choice
 from bnspec_backends.cuda.counters import counters
 
 __all__ = ["KERNELS", "counters", "in_use", "make", "remark", "use", "using"]
 
-#: Names of the kernels for CuPy arrays.
-KERNELS = ("compiled", "specification")
-
-_chosen = ""
-
 
 def in_use() -> str:
     """Return the name of the kernels that serve CuPy's arrays: "compiled" unless others were chosen."""
-    return _chosen or choice("BNSPEC_CUDA_KERNELS", KERNELS, "BN-ERR-5") or KERNELS[0]
+    return _CHOICE.asked() or "compiled"
 
 
 def remark() -> str:
@@ -49,37 +42,31 @@ def use(name: str) -> None:
     ValueError
         For another name. Nothing is changed then.
     """
-    global _chosen
-    make(name)
-    _chosen = name
-    _discovery.forget_kernels("cupy")
+    _CHOICE.use(name)
 
 
-@contextmanager
-def using(name: str) -> Iterator[None]:
+def using(name: str) -> AbstractContextManager[None]:
     """Use other kernels inside a ``with`` block."""
-    global _chosen
-    before = _chosen
-    use(name)
-    try:
-        yield
-    finally:
-        _chosen = before
-        _discovery.forget_kernels("cupy")
+    return _CHOICE.using(name)
 
 
 def make(name: str) -> Kernels:
     """Return new kernels for CuPy arrays; raise as `use` does."""
-    if name not in KERNELS:
-        raise refusal(
-            ValueError,
-            "BN-ERR-5",
-            got=f"CUDA kernels {name!r}",
-            expected="one of " + ", ".join(KERNELS),
-            do="Leave the choice to bnspec, or name one of these.",
-        )
-    if name == "specification":
-        return Kernels()
+    return _CHOICE.make(name)
+
+
+def _compiled() -> Kernels:
     from bnspec_backends.cuda.kernels import CudaKernels
 
     return CudaKernels()
+
+
+_CHOICE = Choice(
+    {"compiled": _compiled, "specification": Kernels},
+    variable="BNSPEC_CUDA_KERNELS",
+    libraries=("cupy",),
+    kind="CUDA kernels",
+)
+
+#: Names of the kernels for CuPy arrays.
+KERNELS = _CHOICE.names

@@ -72,16 +72,16 @@ def compiled(function: Any) -> Any:
     return kernel
 
 
-def kept(kernel: Any, function: Any) -> None:
-    """Keep on disk what will be compiled of a function, if possible."""
+def kept(kernel: Any, function: Any, *packages: str) -> None:
+    """Keep on disk what will be compiled of a function, if possible; it is made from these packages too."""
     try:
-        kernel._cache = CodeCache(function, _stamp())
+        kernel._cache = CodeCache(function, _stamp(*packages))
     except Exception as error:  # neither beside the source nor in the user's cache folder can a file be written
         notice.unkept("any folder", error)
 
 
 @functools.cache
-def _stamp() -> str:
+def _stamp(*packages: str) -> str:
     """Return a digest of all that compiled code was made from; numba looks at the file of the function only.
 
     Raises
@@ -90,8 +90,8 @@ def _stamp() -> str:
         The sources are not there, so that old code cannot be told from new.
     """
     folder = importlib.resources.files("bnspec_backends.cpu")
-    frames = importlib.resources.files("bnspec_backends.xla.compiled")
-    files = [*folder.joinpath("compiled").iterdir(), folder.joinpath("plan.py"), *frames.iterdir()]
+    files = [*folder.joinpath("compiled").iterdir(), folder.joinpath("plan.py")]
+    files += [path for package in packages for path in importlib.resources.files(package).iterdir()]
     sources = sorted((path.name, path.read_bytes()) for path in files if path.name.endswith(".py"))
     if not sources:
         raise FileNotFoundError("the sources of this package are not there")

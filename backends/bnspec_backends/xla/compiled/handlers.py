@@ -1,8 +1,8 @@
 """Functions that XLA's programs call: moments and sums of gradients of one array, by the compiled loops of the CPU.
 
 A function serves one dtype of the array, one of the statistics, and one of the two ways in which channels lie. XLA
-learns of it when the first program that calls it is lowered. Everything else that is settled by the
-shape comes with each call as one attribute, an array of integers: first `HEAD`, then the blocks of the plan.
+learns of it when the first program that calls it is lowered. Everything else that is settled by the shape comes with
+each call as one attribute, an array of integers: first `HEAD`, then the blocks of the plan.
 """
 
 import functools
@@ -79,7 +79,7 @@ def _compiled(function: Any) -> Any:
     """Compile a function of the address of a frame for callers in C; keep the code on disk if possible."""
     options = {"error_model": "numpy", "boundscheck": False}
     made: Any = CFunc(function, ((types.int64,), types.int64), {}, options)
-    kept(made, function)
+    kept(made, function, "bnspec_backends.xla.compiled")
     made.compile()
     return made
 
